@@ -1,0 +1,63 @@
+# Needs python3 (3.11 or newer) and make; everything else goes into .venv.
+PYTHON ?= python3
+EVENTS ?=
+# Two servers run for each pytest worker. Further options of pytest: make test ARGS="-k history -x".
+WORKERS ?= 2
+ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+SYSTEM_PACKAGES := prometheus prometheus-alertmanager chromium openjdk-17-jre-headless
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench constraints system-deps clean
+
+help: ## say what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(READY) ## show the processor at work, with servers of its own (EVENTS=n: how many events)
+	$(if $(EVENTS),EVENTS=$(EVENTS) )$(BIN)/python -m demo
+
+test: $(READY) ## run all tests (WORKERS=n, ARGS="options of pytest")
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+check: $(READY) ## style, types, who imports whom, and whether constraints.txt is in step
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tools.constraints
+
+format: $(READY) ## put the code into its form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## measure the processor's speed
+	$(BIN)/python -m tests.bench $(ARGS)
+
+constraints: $(READY) ## choose the newest versions that pyproject.toml allows, for every platform
+	$(BIN)/uv pip compile --quiet --universal --all-extras --upgrade --no-header --no-annotate \
+		--output-file constraints.txt pyproject.toml
+
+system-deps: ## install what some tests need from the system (Debian, root): without it they are skipped
+	@missing=; for package in $(SYSTEM_PACKAGES); do \
+		dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \
+	test -z "$$missing" || apt-get update -q; \
+	failed=; for package in $$missing; do \
+		DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$package \
+			|| failed="$$failed $$package"; done; \
+	test -z "$$failed" || { echo "not installed:$$failed" >&2; exit 1; }
+
+clean: ## remove what was made here, .venv too
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Exact versions, and nothing is built: constraints.txt lists everything that pyproject.toml leads to.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --requirement constraints.txt
+	@touch $@

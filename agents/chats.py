@@ -1,0 +1,40 @@
+"""Chat events as rows of `chats` (contract 2.4, 2.5, 3.3, 3.4)."""
+
+from __future__ import annotations
+
+from streams.events import ChatUpdate, ChatUpsert, object_text
+from tables.chats import ChatPatch, ChatRow
+from tables.versions import Origin
+
+
+def row(ref: int, event: ChatUpsert, origin: Origin) -> ChatRow:
+    """The row of a chat."""
+    return ChatRow(
+        ref=ref,
+        origin=origin,
+        chat_id=event.chat_id or "",
+        jid=event.jid or "",
+        company_id=event.company_id or "",
+        agent_id=event.agent_id or "",
+        phone_number=event.phone_number or "",
+        push_name=event.push_name or "",
+        is_group=bool(event.is_group),
+        group_name=event.group_name or "",
+        last_message=object_text(event.last_message),
+        conversation_timestamp=event.talked_at,
+        unread_count=event.unread,
+        not_spam=bool(event.not_spam),
+    )
+
+
+def patch(ref: int, event: ChatUpdate, origin: Origin) -> ChatPatch:
+    """What a chat update changes; an absent `unread_count` means read (contract 2.1)."""
+    return ChatPatch(
+        ref=ref,
+        origin=origin,
+        chat_id=event.chat_id or "",
+        company_id=event.company_id or "",
+        unread_count=event.unread,
+        conversation_timestamp=event.talked_at,
+        last_message=object_text(event.last_message),
+    )

@@ -1,0 +1,282 @@
+"""The routing agent: a batch of events in, rows out, each event settled once (contract 3, design 5)."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Protocol, cast
+
+from agents import policy
+from agents.dead_letters import DeadLetters, context, message_id
+from agents.onboarding import Job, Task, wants_onboarding
+from agents.policy import Limits
+from agents.storing import Storing
+from agents.work import Source, Work, metadata, plan
+from streams import envelope, events
+from streams.delivery import Batch, Delivery, Role
+from streams.errors import BrokerFailed, Crashed, EventError, Undelivered
+from streams.subjects import Tenant, event_type
+from tables.tenant import TenantTables
+from tables.versions import Origin, Version
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN = "unknown"
+
+
+class RoutingMeter(Protocol):
+    """What is counted here (contract 9, rows 1-7)."""
+
+    def received(self, company: str, event_type: str, count: int = 1) -> None:
+        """Deliveries arrived."""
+        ...
+
+    def agent_seen(self, company: str, event_type: str, agent_id: str, jid: str) -> None:
+        """A delivery named an agent."""
+        ...
+
+    def settled(
+        self,
+        company: str,
+        event_type: str,
+        action: str,
+        error_type: str,
+        processing_seconds: float,
+        routing_seconds: float,
+    ) -> None:
+        """A delivery came to its end."""
+        ...
+
+
+class Routing:
+    """Handles the batches of the real-time and the historical consumers, and replays dead letters."""
+
+    def __init__(
+        self,
+        *,
+        tables: Callable[[Tenant], TenantTables],
+        storing: Storing,
+        dead_letters: DeadLetters,
+        onboard: Callable[[Job], Awaitable[None]],
+        limits: Mapping[Role, Limits],
+        meter: RoutingMeter,
+    ) -> None:
+        self._tables = tables
+        self._storing = storing
+        self._dead_letters = dead_letters
+        self._onboard = onboard
+        self._limits = limits
+        self._meter = meter
+
+    async def run(self, stream: AsyncIterable[Batch]) -> AsyncIterator[int]:
+        """The agent's body: one channel item is a batch. Nothing that happens to one may leave the loop.
+
+        Batches of different sources run side by side, so that no tenant waits for another; each source hands
+        over its next batch only when the one before is released.
+        """
+        running: set[asyncio.Task[None]] = set()
+        try:
+            async for batch in stream:
+                task = asyncio.create_task(self._attend(batch))
+                running.add(task)
+                task.add_done_callback(running.discard)
+                yield len(batch.deliveries)
+        finally:
+            for task in running:
+                task.cancel()
+
+    async def _attend(self, batch: Batch) -> None:
+        try:
+            await self.handle(batch)
+        except Exception:
+            logger.exception("unexpected exception in the routing agent; its events come again")
+            await self._hand_back(batch)
+        finally:
+            batch.release()
+
+    async def _hand_back(self, batch: Batch) -> None:
+        # Left unsettled they would stay in our hands for ever; for those that are settled it has no effect.
+        for delivery in batch.deliveries:
+            with suppress(Exception):
+                await delivery.nak(self._limits[batch.role].base)
+
+    def prepare(self, batch: Batch) -> list[Work]:
+        """Decode and check a batch; the source calls it while the agent is busy with the one before."""
+        limits = self._limits[batch.role]
+        processed_at = envelope.now()
+        refs = itertools.count()
+        return [self._prepare(batch.tenant, item, limits, processed_at, refs) for item in batch.deliveries]
+
+    async def handle(self, batch: Batch) -> None:
+        """Store a batch and settle each delivery, or hand it on to onboarding, which then settles it."""
+        works = cast("list[Work]", batch.prepared) if batch.prepared else self.prepare(batch)
+        limits = self._limits[batch.role]
+        started = time.perf_counter()
+        await self._store(works, bulk=batch.role == "historical")
+        seconds = time.perf_counter() - started
+        for work in works:
+            work.routing_seconds += seconds
+            work.conclude()
+        tasks = [(work, task) for work in works if work.error is None and (task := onboarding_task(work))]
+        waiting = {id(work) for work, _ in tasks}
+        await self._settle([work for work in works if id(work) not in waiting], limits)
+        if tasks:
+            await self._hand_on(self._job(batch.tenant, tasks, limits))
+
+    async def _hand_on(self, job: Job) -> None:
+        try:
+            await self._onboard(job)
+        except Exception as error:
+            logger.exception("unexpected exception while handing messages to onboarding")
+            crashed = Crashed(f"unexpected {type(error).__name__} while handing over to onboarding")
+            await job.done([crashed] * len(job.tasks))
+
+    async def abandon(self, tenant: Tenant, role: Role, delivery: Delivery) -> None:
+        """Dead-letter an event that the server will not deliver again (contract C14, OC13)."""
+        limits = self._limits[role]
+        work = self._prepare(tenant, delivery, limits, envelope.now(), itertools.count())
+        work.error = Undelivered("the consumer's own limit of deliveries (max_deliver) was reached")
+        await self._settle([work], limits)
+
+    async def replay(self, work: Work) -> EventError | None:
+        """Handle a dead letter's event like a live one, onboarding included; returns what went wrong."""
+        await self._store([work], bulk=isinstance(work.event, events.History))
+        if work.conclude() is None and (task := onboarding_task(work)):
+            outcome: asyncio.Future[EventError | None] = asyncio.get_running_loop().create_future()
+
+            async def done(results: Sequence[EventError | None]) -> None:
+                outcome.set_result(results[0])
+
+            await self._onboard(Job(work.tenant, [task], done, time.perf_counter()))
+            work.error = await outcome
+        return work.error
+
+    def _prepare(
+        self, tenant: Tenant, delivery: Delivery, limits: Limits, processed_at: str, refs: Iterator[int]
+    ) -> Work:
+        started = time.perf_counter()
+        origin = delivery.provenance
+        kind = event_type(delivery.subject)
+        name = message_id(delivery.headers, origin.stream_sequence)
+        source = Source(
+            event_type=kind or UNKNOWN,
+            metadata=metadata(origin, name, delivery.subject, processed_at),
+            stored_ns=origin.stored_ns,
+            sequence=origin.stream_sequence,
+            version=Version(origin.stored_ns, origin.stream_sequence),
+        )
+        work = Work(tenant, delivery, source)
+        self._meter.received(tenant.company, source.event_type)
+        if kind is None:
+            work.error = UnknownSubject()
+        elif policy.lost(origin.delivered, limits):
+            work.error = Undelivered()
+        else:
+            plan(work, delivery.data, refs)
+            self._note_agent(work)
+        work.routing_seconds = time.perf_counter() - started
+        return work
+
+    def _note_agent(self, work: Work) -> None:
+        agent_id, jid = named_agent(work.event or work.error)
+        if agent_id:
+            self._meter.agent_seen(work.tenant.company, work.source.event_type, agent_id, jid)
+
+    async def _store(self, works: Sequence[Work], *, bulk: bool) -> None:
+        if not works:
+            return
+        units = [unit for work in works for unit in work.units]
+        try:
+            tables = self._tables(works[0].tenant)
+            await self._storing.store(units, lambda changes: tables.write(changes, bulk=bulk))
+        except Exception as error:
+            logger.exception("unexpected exception while storing a batch")
+            for unit in units:
+                unit.error = unit.error or Crashed(f"unexpected {type(error).__name__} while storing")
+
+    def _job(self, tenant: Tenant, tasks: Sequence[tuple[Work, Task]], limits: Limits) -> Job:
+        works = [work for work, _ in tasks]
+
+        async def done(results: Sequence[EventError | None]) -> None:
+            for work, error in zip(works, results, strict=True):
+                work.error = error
+            await self._settle(works, limits)
+
+        return Job(tenant, [task for _, task in tasks], done, time.perf_counter())
+
+    async def _settle(self, works: Sequence[Work], limits: Limits) -> None:
+        failed: list[Work] = []
+        for work in works:
+            if work.error is not None:
+                failed.append(work)
+                continue
+            try:
+                await work.delivery.ack()
+            except BrokerFailed:
+                # It comes again, and is stored again without effect.
+                logger.warning("event is stored, but its ack was not sent", extra=context(work))
+                continue
+            self.ended(work, "ack_success", None)
+        await asyncio.gather(*(self._settle_failed(work, limits) for work in failed))
+
+    async def _settle_failed(self, work: Work, limits: Limits) -> None:
+        error = cast(EventError, work.error)
+        try:
+            if isinstance(error, UnknownSubject):
+                await self._dead_letters.exhaust(work, error, limits)
+                return
+            decision = policy.decide(error, work.delivery.provenance.delivered, limits)
+            if decision.outcome == "nak":
+                await work.delivery.nak(decision.delay)
+                self.ended(work, "nack_retryable", error)
+            else:
+                logger.warning("event given up: %s", error, extra=context(work))
+                await self._dead_letters.give_up(work, error, limits)
+        except BrokerFailed as trouble:
+            logger.warning("event not settled, it comes again: %s", trouble, extra=context(work))
+
+    def ended(self, work: Work, action: str, error: EventError | None) -> None:
+        """Count a delivery that came to its end."""
+        self._meter.settled(
+            work.tenant.company,
+            work.source.event_type,
+            action,
+            "none" if error is None else error.label,
+            time.perf_counter() - work.delivery.received,
+            work.routing_seconds,
+        )
+
+
+class UnknownSubject(EventError):
+    """The subject is of no known event type."""
+
+
+def onboarding_task(work: Work) -> Task | None:
+    """What onboarding has to do for this event, if anything (contract 5.1)."""
+    message = work.incoming
+    if message is None or not wants_onboarding(
+        message.flow or "", message.from_phone or "", message.jid or ""
+    ):
+        return None
+    return Task(
+        agent_id=message.agent_id or "",
+        from_phone=message.from_phone or "",
+        message_id=message.message_id or "",
+        message_timestamp=message.sent_at,
+        chat_id=message.chat_id or "",
+        jid=message.jid or "",
+        campaign=message.campaign,
+        origin=Origin(work.source.version, work.source.metadata),
+    )
+
+
+def named_agent(event: events.Event | events.History | EventError | None) -> tuple[str, str]:
+    """The agent and jid that metric 4 counts (contract 9.5), also of an invalid event; empty where there is none."""
+    if isinstance(event, events.History):
+        first = event.items[0].event if event.items else None
+        return event.agent_id or getattr(first, "agent_id", None) or "", ""
+    return getattr(event, "agent_id", None) or "", getattr(event, "jid", None) or ""

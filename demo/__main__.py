@@ -1,0 +1,190 @@
+"""`python -m demo`: servers, a worker and traffic, to look at (until Ctrl-C) or to prove (`--events N`)."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Coroutine, Sequence
+from contextlib import ExitStack
+from typing import Any, Final
+
+import asyncpg
+import nats
+from nats.aio.client import Client
+
+from demo.accounting import Report
+from demo.ledger import PublishError
+from demo.run import Run
+from demo.servers import NatsServer, PostgresServer, ServerError
+from demo.worker import Worker, WorkerError
+from streams.subjects import Tenant
+
+COMPANIES: Final = ("KopiNusa01", "TokoJaya02")
+_CONNECT: Final = 5
+
+
+class _Stopped(Exception):
+    """Somebody asked for the end."""
+
+
+class DemoError(RuntimeError):
+    """The demo cannot go on; the message is one line."""
+
+
+def main() -> int:
+    """Run the demo; the exit status: 0 all well, 1 something is wrong."""
+    # Ctrl-C and SIGTERM both end it in the orderly way, at whatever point it is.
+    signal.signal(signal.SIGTERM, _interrupt)
+    options = _options(sys.argv[1:])
+    try:
+        with ExitStack() as stack:
+            return _run(stack, options)
+    except (KeyboardInterrupt, _Stopped):
+        print("\nstopped", flush=True)
+        return 1 if options.events else 0
+    except (DemoError, PublishError, ServerError, WorkerError) as error:
+        print(f"\nerror: {error}", file=sys.stderr, flush=True)
+        return 1
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
+    events = os.environ.get("EVENTS") or "0"
+    parser.add_argument("--events", type=int, default=events, help="publish this many, account for each, end")
+    parser.add_argument("--rate", type=float, default=50.0, help="events a second without --events")
+    parser.add_argument("--seed", type=int, default=1, help="another seed, other traffic")
+    options = parser.parse_args(arguments)
+    if options.events < 0 or options.rate <= 0:
+        parser.error("--events must not be negative, and --rate must be above 0")
+    return options
+
+
+def _run(stack: ExitStack, options: argparse.Namespace) -> int:
+    nats_url, dsn = os.environ.get("NATS_URL", ""), os.environ.get("POSTGRES_DSN", "")
+    # Rows of an earlier run must not count, so on servers that stay the companies are new each time.
+    companies = [f"{name}x{int(time.time()):x}" if nats_url or dsn else name for name in COMPANIES]
+    if not nats_url:
+        nats_url = stack.enter_context(NatsServer()).url
+    if not dsn:
+        dsn = stack.enter_context(PostgresServer()).dsn
+    asyncio.run(_reachable(nats_url, dsn))
+    print("starting the worker: faust -A streams.app worker", flush=True)
+    worker = stack.enter_context(Worker(companies, nats_url=nats_url, postgres_dsn=dsn))
+    _tell(worker, nats_url, dsn, companies)
+    return asyncio.run(_drive(worker, nats_url, dsn, companies, options))
+
+
+async def _reachable(nats_url: str, dsn: str) -> None:
+    """Raises `DemoError`: the worker would wait for its servers, but whoever starts a demo wants to know."""
+    try:
+        client = await _connected(nats_url, allow_reconnect=False)
+        try:
+            await client.jetstream().account_info()
+        finally:
+            await client.close()
+    except (nats.errors.Error, OSError, ValueError, TimeoutError) as error:
+        raise DemoError(f"no NATS server with JetStream at {_masked(nats_url)}: {_reason(error)}") from error
+    try:
+        await (await asyncpg.connect(dsn, timeout=_CONNECT)).close()
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, TimeoutError) as error:
+        raise DemoError(f"no PostgreSQL at {_masked(dsn)}: {_reason(error)}") from error
+
+
+async def _connected(nats_url: str, *, allow_reconnect: bool) -> Client:
+    return await nats.connect(
+        nats_url.split(","),
+        name="daisi demo",
+        allow_reconnect=allow_reconnect,
+        connect_timeout=_CONNECT,
+        max_reconnect_attempts=-1 if allow_reconnect else 0,
+        error_cb=_ignore,
+    )
+
+
+async def _ignore(_error: Exception) -> None:
+    """Errors of the connection come back from the calls that meet them."""
+
+
+async def _drive(
+    worker: Worker, nats_url: str, dsn: str, companies: Sequence[str], options: argparse.Namespace
+) -> int:
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    client = await _connected(nats_url, allow_reconnect=True)
+    run = Run(client.jetstream(), dsn, companies, seed=options.seed)
+    work: Coroutine[Any, Any, Report | None] = (
+        _proof(run, options.events) if options.events else run.flow(options.rate)
+    )
+    tasks = {
+        "work": asyncio.create_task(work),
+        "watch": asyncio.create_task(run.watch(lambda: worker.get("/metrics"), worker.check)),
+        "stop": asyncio.create_task(stopping.wait()),
+    }
+    try:
+        await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks.values():
+            task.cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        await run.close()
+        await client.close()
+    return _outcome(tasks, worker)
+
+
+def _outcome(tasks: dict[str, asyncio.Task[Any]], worker: Worker) -> int:
+    for task in (tasks["watch"], tasks["work"]):
+        if not task.cancelled() and (error := task.exception()):
+            raise error
+    if tasks["work"].cancelled():
+        raise _Stopped
+    report: Report = tasks["work"].result()
+    print(f"\n{report.text()}", flush=True)
+    if not report.ok:
+        worker.keep_log = True
+        print(f"The worker's log: {worker.log}", flush=True)
+    return 0 if report.ok else 1
+
+
+async def _proof(run: Run, events: int) -> Report:
+    await run.publish(events)
+    return await run.settle()
+
+
+def _tell(worker: Worker, nats_url: str, dsn: str, companies: Sequence[str]) -> None:
+    schema = Tenant(companies[0]).schema
+    shown = _masked(dsn)
+    print(
+        f"""
+  companies   {", ".join(companies)}
+  metrics     curl {worker.url}/metrics
+  ready       curl {worker.url}/ready
+  PostgreSQL  psql {shown} -c 'SELECT * FROM {schema}.messages ORDER BY id DESC LIMIT 5'
+  NATS        {_masked(nats_url)}
+  worker log  {worker.log}
+""",
+        flush=True,
+    )
+
+
+def _masked(url: str) -> str:
+    """An address without the password in it."""
+    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", re.sub(r"password=[^&\s]*", "password=***", url))
+
+
+def _reason(error: BaseException) -> str:
+    """Its kind and not its text, which may quote the address with the password."""
+    return type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

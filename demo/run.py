@@ -1,0 +1,118 @@
+"""One run of the demo against running servers and a ready worker: publish, watch, account."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+import asyncpg
+import nats
+from nats.js import JetStreamContext
+
+from demo.accounting import Accounting, Report
+from demo.evidence import Backlog, backlog, gather, total
+from demo.ledger import Ledger, Publisher
+from demo.progress import Counts, Progress, read_metrics
+from demo.traffic import Traffic, merged
+
+# Retries of one event come up to 8 s apart; without any progress for this long, something is stuck.
+PATIENCE: Final = 60.0
+# For a dead letter whose replay has begun, once all else is quiet.
+SETTLING: Final = 10.0
+_REFRESH: Final = 1.0
+_POLL: Final = 0.25
+
+
+class Run:
+    """Traffic for `companies`, in which nothing was published before. Use `opened` before all else."""
+
+    def __init__(self, js: JetStreamContext, dsn: str, companies: Sequence[str], *, seed: int) -> None:
+        self._js = js
+        self._dsn = dsn
+        self._companies = companies
+        self._seed = seed
+        self._ledger = Ledger(js)
+        self._publisher = Publisher(js)
+        self._progress = Progress()
+        self._counts = Counts()
+
+    async def flow(self, rate: float) -> None:
+        """Publish at `rate` events a second, without end."""
+        self._publisher.keep = False
+        start = time.monotonic()
+        for number, publication in enumerate(merged(self._traffic())):
+            await asyncio.sleep(max(0.0, start + number / rate - time.monotonic()))
+            await self._publisher.publish(publication)
+
+    async def publish(self, count: int) -> None:
+        """Publish `count` events as fast as they are confirmed. Raises `PublishError`."""
+        for company in self._companies:
+            await self._ledger.follow(company)
+        for publication in merged(self._traffic(), count):
+            await self._publisher.publish(publication)
+        await self._publisher.finish()
+
+    async def settle(self) -> Report:
+        """Wait until everything is accounted for, or nothing moves any more; then the account."""
+        seen: object = None
+        moved = time.monotonic()
+        while True:
+            state = await self._backlog()
+            quiet = not state.lag and not self._ledger.unseen(self._publisher.confirmed)
+            report, size = await self.account() if quiet else (None, ())
+            if report is not None and report.ok:
+                return report
+            if seen != (seen := (state, quiet, size)):
+                moved = time.monotonic()
+            if time.monotonic() - moved > (SETTLING if quiet else PATIENCE):
+                return report or (await self.account())[0]
+            await asyncio.sleep(_POLL)
+
+    async def account(self) -> tuple[Report, tuple[object, ...]]:
+        """The account as things are now, and a value that changes when they do."""
+        report = Report()
+        sizes: list[object] = []
+        confirmed = self._publisher.confirmed
+        for one in confirmed:
+            counts = report.counts[one.publication.event_type]
+            counts["published"] += 1
+            counts["repeats"] += one.repeat
+        for one in self._ledger.unseen(confirmed):
+            report.counts[one.publication.event_type]["missing"] += 1
+            report.problems.append(f"{one.publication.subject} sequence {one.sequence}: not in the stream")
+        published = sorted(self._ledger.published(confirmed), key=lambda one: one.version)
+        database = await asyncpg.connect(self._dsn)
+        try:
+            for company in self._companies:
+                evidence = await gather(self._js, database, company)
+                sizes.append(evidence.size())
+                own = [one for one in published if one.publication.subject.endswith(f".{company}")]
+                Accounting(company, own, evidence).add_to(report)
+        finally:
+            await database.close()
+        return report, tuple(sizes)
+
+    async def watch(self, page: Callable[[], str | None], check: Callable[[], None]) -> None:
+        """Show progress without end. `page` reads /metrics; `check` raises when the worker is gone."""
+        while True:
+            await asyncio.to_thread(check)
+            if (text := await asyncio.to_thread(page)) is not None:
+                self._counts = read_metrics(text)
+            with suppress(nats.errors.Error):
+                self._progress.show(self._publisher.published, self._counts, await self._backlog())
+            await asyncio.sleep(_REFRESH)
+
+    async def close(self) -> None:
+        """Leave the progress line and stop reading."""
+        self._progress.end()
+        await self._ledger.close()
+
+    async def _backlog(self) -> Backlog:
+        return total([await backlog(self._js, company) for company in self._companies])
+
+    def _traffic(self) -> list[Traffic]:
+        start = int(time.time())
+        return [Traffic(company, self._seed, start=start) for company in self._companies]

@@ -1,0 +1,377 @@
+"""The ten event types: their fields, and the checks that come before anything else (contract section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, cast
+
+import msgspec
+
+from streams.cleaning import clean
+from streams.errors import EventError, Invalid, Malformed
+
+Number = int | float | None
+
+INT32_MAX: Final = 2**31 - 1
+INT64_MAX: Final = 2**63 - 1
+# Anything this large is taken for milliseconds (contract B3, OC12); as seconds it would be the year 5138.
+MILLISECONDS_FROM: Final = 100_000_000_000
+
+
+class Long(msgspec.Struct):
+    """A protobuf 64-bit integer as some senders write it (design 11)."""
+
+    low: int
+    high: int = 0
+    unsigned: bool = False
+
+    def value(self) -> int:
+        """The number the two halves stand for."""
+        number = ((self.high & 0xFFFFFFFF) << 32) | (self.low & 0xFFFFFFFF)
+        return number if self.unsigned or number <= INT64_MAX else number - 2**64
+
+
+Timestamp = int | float | str | Long | None
+
+
+class Key(msgspec.Struct):
+    """WhatsApp's own key of a message; snake_case members are accepted as well (OC3)."""
+
+    id: str | None = None
+    fromMe: bool | None = None
+    remoteJid: str | None = None
+    from_me: bool | None = None
+    remote_jid: str | None = None
+
+
+class Campaign(msgspec.Struct):
+    """What a campaign adds to onboarding; counts only when `is_campaign` is true."""
+
+    is_campaign: bool | None = None
+    tags: str | None = None
+    assigned_to: str | None = None
+    origin: str | None = None
+
+
+class MessageUpsert(msgspec.Struct):
+    """`v1.messages.upsert`, and an item of `v1.history.messages` (contract 2.2)."""
+
+    message_id: str | None = None
+    chat_id: str | None = None
+    jid: str | None = None
+    flow: str | None = None
+    company_id: str | None = None
+    agent_id: str | None = None
+    from_phone: str | None = None
+    to_phone: str | None = None
+    message_type: str | None = None
+    message_text: str | None = None
+    message_url: str | None = None
+    message_obj: msgspec.Raw = msgspec.Raw()
+    key: Key | None = None
+    status: str | None = None
+    message_timestamp: Timestamp = None
+    campaign: Campaign | None = None
+
+    @property
+    def sent_at(self) -> int:
+        """`message_timestamp`, seconds, after the checks."""
+        return cast(int, self.message_timestamp)
+
+    def check(self, problems: list[str]) -> None:
+        """Add what is wrong to `problems`, and bring the numbers into their stored form."""
+        _require(self, ("message_id", "chat_id", "jid", "flow", "agent_id"), problems)
+        if self.flow and self.flow not in ("IN", "OUT"):
+            problems.append("flow must be IN or OUT")
+        if self.key is not None and not self.key.id:
+            problems.append("key.id is required")
+        check_object(self.message_obj, "message_obj")
+        self.message_timestamp = seconds(self.message_timestamp, "message_timestamp")
+
+
+class MessageUpdate(msgspec.Struct):
+    """`v1.messages.update` (contract 2.3)."""
+
+    message_id: str | None = None
+    company_id: str | None = None
+    status: str | None = None
+    edited_message_obj: msgspec.Raw = msgspec.Raw()
+    is_deleted: bool | None = None
+    message_url: str | None = None
+
+    def check(self, problems: list[str]) -> None:
+        """Add what is wrong to `problems`."""
+        _require(self, ("message_id",), problems)
+        check_object(self.edited_message_obj, "edited_message_obj")
+
+
+class ChatUpsert(msgspec.Struct):
+    """`v1.chats.upsert`, and an item of `v1.history.chats` (contract 2.4)."""
+
+    chat_id: str | None = None
+    jid: str | None = None
+    company_id: str | None = None
+    agent_id: str | None = None
+    phone_number: str | None = None
+    push_name: str | None = None
+    is_group: bool | None = None
+    group_name: str | None = None
+    last_message: msgspec.Raw = msgspec.Raw()
+    conversation_timestamp: Timestamp = None
+    unread_count: Number = None
+    not_spam: bool | None = None
+
+    @property
+    def talked_at(self) -> int:
+        """`conversation_timestamp`, seconds, after the checks."""
+        return cast(int, self.conversation_timestamp)
+
+    @property
+    def unread(self) -> int:
+        """`unread_count` after the checks."""
+        return cast(int, self.unread_count)
+
+    def check(self, problems: list[str]) -> None:
+        """Add what is wrong to `problems`, and bring the numbers into their stored form."""
+        _require(self, ("chat_id", "jid", "agent_id", "phone_number"), problems)
+        check_object(self.last_message, "last_message")
+        self.unread_count = integer(self.unread_count, "unread_count", INT32_MAX)
+        self.conversation_timestamp = seconds(self.conversation_timestamp, "conversation_timestamp")
+        if self.conversation_timestamp < 0:
+            problems.append("conversation_timestamp must not be negative")
+
+
+class ChatUpdate(msgspec.Struct):
+    """`v1.chats.update` (contract 2.5); `unread_count` 1 is a step, anything else a value."""
+
+    chat_id: str | None = None
+    company_id: str | None = None
+    agent_id: str | None = None
+    unread_count: Number = None
+    last_message: msgspec.Raw = msgspec.Raw()
+    conversation_timestamp: Timestamp = None
+
+    @property
+    def talked_at(self) -> int:
+        """`conversation_timestamp`, seconds, after the checks."""
+        return cast(int, self.conversation_timestamp)
+
+    @property
+    def unread(self) -> int:
+        """`unread_count` after the checks."""
+        return cast(int, self.unread_count)
+
+    def check(self, problems: list[str]) -> None:
+        """Add what is wrong to `problems`, and bring the numbers into their stored form."""
+        _require(self, ("chat_id", "agent_id"), problems)
+        check_object(self.last_message, "last_message")
+        self.unread_count = integer(self.unread_count, "unread_count", INT32_MAX)
+        self.conversation_timestamp = seconds(self.conversation_timestamp, "conversation_timestamp")
+
+
+class ContactUpsert(msgspec.Struct):
+    """`v1.contacts.upsert`, and an item of `v1.history.contacts` (contract 2.6)."""
+
+    chat_id: str | None = None
+    phone_number: str | None = None
+    company_id: str | None = None
+    agent_id: str | None = None
+    push_name: str | None = None
+
+    def check(self, problems: list[str]) -> None:
+        """Add what is wrong to `problems`."""
+        _require(self, ("chat_id", "phone_number", "agent_id", "push_name"), problems)
+
+
+class ContactUpdate(msgspec.Struct):
+    """`v1.contacts.update` (contract 2.7): `push_name` must be there, and may be empty."""
+
+    phone_number: str | None = None
+    company_id: str | None = None
+    agent_id: str | None = None
+    push_name: str | None = None
+
+    def check(self, problems: list[str]) -> None:
+        """Add what is wrong to `problems`."""
+        _require(self, ("phone_number", "agent_id"), problems)
+        if self.push_name is None:
+            problems.append("push_name is required")
+
+
+class ConnectionUpdate(msgspec.Struct):
+    """`v1.connection.update`: the state of an agent (contract 2.8)."""
+
+    agent_id: str | None = None
+    company_id: str | None = None
+    qr_code: str | None = None
+    status: str | None = None
+    agent_name: str | None = None
+    host_name: str | None = None
+    version: str | None = None
+    phone_number: str | None = None
+
+    def check(self, problems: list[str]) -> None:
+        """Add what is wrong to `problems`."""
+        _require(self, ("agent_id",), problems)
+
+
+Event = (
+    MessageUpsert | MessageUpdate | ChatUpsert | ChatUpdate | ContactUpsert | ContactUpdate | ConnectionUpdate
+)
+
+
+class Item(NamedTuple):
+    """One item of a history batch: its JSON text, and the event in it or what is wrong with it."""
+
+    raw: bytes
+    event: Event | EventError
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A history batch (contract 2.9). `field` is the name of its array."""
+
+    field: str
+    items: list[Item]
+    agent_id: str = ""
+    is_last_batch: bool = False
+
+
+class _HistoryMessages(msgspec.Struct):
+    messages: list[msgspec.Raw] | None = None
+    is_last_batch: bool | None = None
+    agent_id: str | None = None
+
+
+class _HistoryChats(msgspec.Struct):
+    chats: list[msgspec.Raw] | None = None
+
+
+class _HistoryContacts(msgspec.Struct):
+    contacts: list[msgspec.Raw] | None = None
+
+
+def _decoder(kind: type[Any]) -> Callable[[bytes | msgspec.Raw], Any]:
+    return msgspec.json.Decoder(kind).decode
+
+
+_REALTIME: Final = {
+    "v1.messages.upsert": _decoder(MessageUpsert),
+    "v1.messages.update": _decoder(MessageUpdate),
+    "v1.chats.upsert": _decoder(ChatUpsert),
+    "v1.chats.update": _decoder(ChatUpdate),
+    "v1.contacts.upsert": _decoder(ContactUpsert),
+    "v1.contacts.update": _decoder(ContactUpdate),
+    "v1.connection.update": _decoder(ConnectionUpdate),
+}
+_HISTORICAL: Final = {
+    "v1.history.messages": ("messages", _decoder(_HistoryMessages), _decoder(MessageUpsert)),
+    "v1.history.chats": ("chats", _decoder(_HistoryChats), _decoder(ChatUpsert)),
+    "v1.history.contacts": ("contacts", _decoder(_HistoryContacts), _decoder(ContactUpsert)),
+}
+
+
+def decode(event_type: str, body: bytes, company: str) -> Event | History:
+    """The event in `body`, checked; `company_id` is filled in where it is absent.
+
+    Raises `Malformed` (not JSON, or a field of the wrong type) or `Invalid` (every failing field is named).
+    The items of a history batch carry their own errors instead.
+    """
+    body = clean(body)
+    if event_type in _HISTORICAL:
+        return _history(event_type, body, company)
+    event: Event = _parse(_REALTIME[event_type], body)
+    _check(event, company)
+    return event
+
+
+def _history(event_type: str, body: bytes, company: str) -> History:
+    field, decoder, item_decoder = _HISTORICAL[event_type]
+    batch = _parse(decoder, body)
+    items = [_item(item_decoder, bytes(raw), company) for raw in getattr(batch, field) or ()]
+    return History(
+        field=field,
+        items=items,
+        agent_id=getattr(batch, "agent_id", None) or "",
+        is_last_batch=bool(getattr(batch, "is_last_batch", None)),
+    )
+
+
+def _item(decoder: Callable[[bytes], Any], raw: bytes, company: str) -> Item:
+    try:
+        event: Event = _parse(decoder, raw)
+        _check(event, company)
+    except EventError as error:
+        return Item(raw, error)
+    return Item(raw, event)
+
+
+def _parse(decoder: Callable[[bytes], Any], body: bytes) -> Any:
+    if body.strip() == b"null":
+        body = b"{}"
+    try:
+        return decoder(body)
+    except RecursionError as error:
+        raise Malformed("JSON is nested too deeply") from error
+    except msgspec.DecodeError as error:
+        raise Malformed(f"cannot decode: {error}" if body.strip() else "the body is empty") from error
+
+
+def _check(event: Event, company: str) -> None:
+    problems: list[str] = []
+    event.check(problems)
+    if not event.company_id:
+        event.company_id = company
+    elif event.company_id != company:
+        problems.append("company_id is not the company of the subject")
+    if problems:
+        raise Invalid(
+            "validation failed: " + "; ".join(problems),
+            agent_id=getattr(event, "agent_id", None) or "",
+            jid=getattr(event, "jid", None) or "",
+        )
+
+
+def _require(event: Event, names: tuple[str, ...], problems: list[str]) -> None:
+    for name in names:
+        if not getattr(event, name):
+            problems.append(f"{name} is required")
+
+
+def check_object(raw: msgspec.Raw, name: str) -> None:
+    """Raises `Malformed` unless the field is an object, `null` or absent."""
+    if bytes(raw)[:1] not in (b"{", b"n", b""):
+        raise Malformed(f"cannot decode: {name} must be an object")
+
+
+def object_text(raw: msgspec.Raw) -> str | None:
+    """A free object as JSON text, numbers kept exactly; None for absent and `null`."""
+    text = bytes(raw)
+    return text.decode() if text[:1] == b"{" else None
+
+
+def integer(value: float | None, name: str, bound: int) -> int:
+    """`value` as an integer, 0 when absent. Raises `Malformed` when it is none, or out of range."""
+    if value is None:
+        return 0
+    if type(value) is float:
+        if not value.is_integer():
+            raise Malformed(f"cannot decode: {name} must be an integer")
+        value = int(value)
+    if not -bound - 1 <= value <= bound:
+        raise Malformed(f"cannot decode: {name} is out of range")
+    return cast(int, value)
+
+
+def seconds(value: Timestamp, name: str) -> int:
+    """A timestamp in Unix seconds: number, digits or protobuf Long; milliseconds are divided (contract B3)."""
+    if type(value) is str:
+        digits = value.removeprefix("-")
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= 20):
+            raise Malformed(f"cannot decode: {name} must be an integer")
+        value = int(value)
+    elif type(value) is Long:
+        value = value.value()
+    number = integer(cast(Number, value), name, INT64_MAX)
+    return number // 1000 if number >= MILLISECONDS_FROM else number

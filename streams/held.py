@@ -1,0 +1,164 @@
+"""What we hold of a JetStream consumer: deliveries that are not settled yet."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from streams.delivery import Provenance
+from streams.errors import BrokerFailed
+
+Settle = Callable[[str, bytes], Awaitable[None]]
+
+_ACK: Final = b"+ACK"
+_NAK: Final = b"-NAK"
+_TERM: Final = b"+TERM"
+_IN_PROGRESS: Final = b"+WPI"
+ACK_PREFIX: Final = "$JS.ACK."
+_SHORT_TOKENS: Final = 9
+
+
+def parse_reply(reply: str) -> Provenance:
+    """The facts in a delivery's reply subject. Raises `ValueError` if it is none.
+
+    `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`; newer servers put
+    `<domain>.<account hash>` before the stream and may add a last token.
+    """
+    tokens = reply.split(".")
+    if not reply.startswith(ACK_PREFIX) or len(tokens) < _SHORT_TOKENS:
+        raise ValueError("not the reply subject of a JetStream delivery")
+    domain, start = "", 2
+    if len(tokens) > _SHORT_TOKENS:
+        domain, start = ("" if tokens[2] == "_" else tokens[2]), 4
+    stream, consumer, delivered, sequence, own_sequence, stored, pending = tokens[start : start + 7]
+    return Provenance(
+        stream, consumer, domain, int(sequence), int(own_sequence), int(delivered), int(stored), int(pending)
+    )
+
+
+class JetDelivery:
+    """One JetStream message in our hands; implements `streams.delivery.Delivery`."""
+
+    __slots__ = (
+        "_held",
+        "_provenance",
+        "_reply",
+        "_settled",
+        "data",
+        "headers",
+        "received",
+        "subject",
+        "touched",
+    )
+
+    def __init__(
+        self, held: Held, subject: str, data: bytes, headers: Mapping[str, str] | None, reply: str
+    ) -> None:
+        self.subject = subject
+        self.data = data
+        self.headers = headers
+        self.received = self.touched = time.perf_counter()
+        self._held = held
+        self._reply = reply
+        self._settled = False
+        self._provenance: Provenance | None = None
+
+    @property
+    def provenance(self) -> Provenance:
+        """Stream, consumer, sequences and times."""
+        if self._provenance is None:
+            self._provenance = parse_reply(self._reply)
+        return self._provenance
+
+    async def ack(self) -> None:
+        """See `Delivery.ack`."""
+        if not self._settled:
+            self._settled = True
+            await self._held.settle(self, self._reply, _ACK)
+
+    async def nak(self, delay: float = 0.0) -> None:
+        """See `Delivery.nak`."""
+        if not self._settled:
+            self._settled = True
+            nanoseconds = int(delay * 1e9)
+            payload = b'%b {"delay": %d}' % (_NAK, nanoseconds) if nanoseconds > 0 else _NAK
+            await self._held.settle(self, self._reply, payload)
+
+    async def term(self) -> None:
+        """See `Delivery.term`."""
+        if not self._settled:
+            self._settled = True
+            await self._held.settle(self, self._reply, _TERM)
+
+    async def in_progress(self) -> None:
+        """Start its ack wait anew. Raises `BrokerFailed`."""
+        self.touched = time.perf_counter()
+        await self._held.publish(self._reply, _IN_PROGRESS)
+
+
+class Held:
+    """The unsettled deliveries of one source.
+
+    What is not told to the broker in time comes again: `keep_alive` has to run several times an ack wait.
+    """
+
+    def __init__(self, *, publish: Settle, ack_wait: float) -> None:
+        self.publish = publish
+        self._ack_wait = ack_wait
+        self._open: dict[JetDelivery, None] = {}
+        self._progress = time.monotonic()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def last_progress(self) -> float:
+        """When one was last settled or nothing was held, in `time.monotonic()` seconds."""
+        return self._progress if self._open else time.monotonic()
+
+    def add(self, subject: str, data: bytes, headers: Mapping[str, str] | None, reply: str) -> JetDelivery:
+        """Take charge of a message that has just arrived."""
+        delivery = JetDelivery(self, subject, data, headers, reply)
+        if not self._open:
+            self._emptied.clear()
+            self._progress = time.monotonic()
+        self._open[delivery] = None
+        return delivery
+
+    async def settle(self, delivery: JetDelivery, reply: str, payload: bytes) -> None:
+        """Tell the broker the outcome. Raises `BrokerFailed`: then it comes again after its ack wait."""
+        del self._open[delivery]
+        self._progress = time.monotonic()
+        if not self._open:
+            self._emptied.set()
+        await self.publish(reply, payload)
+
+    async def keep_alive(self) -> None:
+        """Renew the ack wait of all that used up half of it. Raises `BrokerFailed`."""
+        oldest = time.perf_counter() - self._ack_wait / 2
+        for delivery in [held for held in self._open if held.touched < oldest]:
+            if delivery in self._open:
+                await delivery.in_progress()
+
+    async def wait_empty(self, timeout: float) -> bool:
+        """Wait until all is settled, at most `timeout` seconds; False if something is left."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._emptied.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def give_back(self) -> int:
+        """Ask for all that is left to be delivered again at once; how many those were."""
+        left = list(self._open)
+        for delivery in left:
+            try:
+                await delivery.nak()
+            except BrokerFailed:
+                continue  # not connected: the server gives it out again after its ack wait
+        return len(left)

@@ -1,0 +1,296 @@
+"""Events out of JetStream: one pull consumer becomes batches on a channel (design 4)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+import mode
+import msgspec
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.js.api import Header
+
+from streams.broker import Broker
+from streams.delivery import Batch, Role
+from streams.errors import BrokerFailed
+from streams.held import ACK_PREFIX, Held, JetDelivery
+from streams.subjects import Tenant
+
+logger = logging.getLogger(__name__)
+
+# How long the server keeps a pull request of an idle source. Also bounds how long a stop waits for it.
+EXPIRES: Final = 1.0
+# Past its expiry a request that got no answer is lost: the server restarted, or the link is dead.
+GRACE: Final = 1.0
+FIRST_PAUSE: Final = 0.1
+LONGEST_PAUSE: Final = 5.0
+# Bounds the memory of a batch of big messages; a single one may be larger, see `_request_body`.
+BATCH_BYTES: Final = 32 * 1024 * 1024
+
+_NOTHING_THERE: Final = frozenset(("404", "408"))
+
+
+class Meter(Protocol):
+    """What a source tells about itself."""
+
+    def fetched(self, role: Role) -> None:
+        """A pull request was sent."""
+
+    def fetch_failed(self, role: Role) -> None:
+        """A pull request failed; an empty answer is no failure."""
+
+    def batch(self, role: Role, company: str, size: int) -> None:
+        """A batch was handed over."""
+
+
+class _Status(NamedTuple):
+    code: str
+    text: str
+
+    @property
+    def empty(self) -> bool:
+        return self.code in _NOTHING_THERE
+
+    @property
+    def gone(self) -> bool:
+        """Whether consumer or stream may have to be made anew."""
+        return self.code == "503" or (self.code == "409" and "eleted" in self.text)
+
+
+class PullSource(mode.Service):
+    """Pulls one consumer and hands batches over, one at a time, while it prepares the next.
+
+    * `send` puts a batch on the agent's channel; the next one follows when the agent released it.
+    * `prepare` is pure work on a batch (decoding); its result becomes `batch.prepared`. If it raises, that
+      stays None: no message can stop a source.
+    * `restore` makes stream and consumer again when they are gone.
+    * `on_stop` drains: it waits until everything handed over is settled, at most `drain_budget` seconds, so
+      it has to run while the agents live. What is left is given back.
+    """
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        tenant: Tenant,
+        role: Role,
+        stream: str,
+        durable: str,
+        batch_size: int,
+        ack_wait: float,
+        send: Callable[[Batch], Awaitable[None]],
+        prepare: Callable[[Batch], object],
+        restore: Callable[[], Awaitable[None]],
+        meter: Meter,
+        drain_budget: float = 25.0,
+    ) -> None:
+        super().__init__()
+        self.tenant = tenant
+        self.role: Role = role
+        self.stream = stream
+        self.durable = durable
+        self.last_fetch = time.monotonic()  # when a pull request was last answered
+        self._broker = broker
+        self._batch_size = batch_size
+        self._keep_alive_every = ack_wait / 8
+        self._send = send
+        self._prepare = prepare
+        self._restore = restore
+        self._meter = meter
+        self._drain_budget = drain_budget
+        self._held = Held(publish=broker.send, ack_wait=ack_wait)
+        self._ask = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._inbox = ""
+        self._requests = 0
+        self._reply = ""
+        self._arrived: list[JetDelivery] = []
+        self._status: _Status | None = None
+        self._answered = asyncio.Event()
+        self._woken = asyncio.Event()
+        self._pause = FIRST_PAUSE
+        self._failing = False
+        self._draining = False
+        self._closed = False
+        self._subscription: Subscription | None = None
+        self._loop_task: asyncio.Future[Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """Role and company."""
+        return f"{self.role} {self.tenant.company}"
+
+    @property
+    def held(self) -> int:
+        """How many messages are in our hands unsettled."""
+        return len(self._held)
+
+    @property
+    def last_progress(self) -> float:
+        """When one was last settled or nothing was held, in `time.monotonic()` seconds."""
+        return self._held.last_progress
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is pulling."""
+        return self._loop_task is not None and not self._loop_task.done()
+
+    async def on_start(self) -> None:
+        """Begin to pull once the broker is connected. Raises `streams.broker.Unusable`."""
+        await self._broker.wait_connected()
+        self._inbox = self._broker.inbox()
+        self._subscription = await self._broker.subscribe(f"{self._inbox}.*", self._on_message)
+        self._broker.watch(self._on_connection)
+        self.last_fetch = time.monotonic()
+        self._loop_task = self.add_future(self._run())
+        self.add_future(self._keep_alive())
+
+    async def on_stop(self) -> None:
+        """Drain: last pull, last batch, then all that is held; give the rest back and flush."""
+        if self._loop_task is None:
+            return
+        deadline = time.monotonic() + self._drain_budget
+        self._draining = True
+        self._woken.set()
+        if self._failing:
+            self._loop_task.cancel()
+        await asyncio.wait({self._loop_task}, timeout=self._drain_budget)
+        self._loop_task.cancel()
+        self._closed = True
+        await self._held.wait_empty(max(deadline - time.monotonic(), 0.0))
+        given_back = await self._held.give_back()
+        if given_back:
+            logger.warning("%s gave %d messages back", self.durable, given_back)
+        self._broker.unwatch(self._on_connection)
+        # After this nothing is under way any more, so that the subscription can go.
+        if await self._broker.flush() and self._subscription is not None:
+            await self._subscription.unsubscribe()
+
+    async def _run(self) -> None:
+        previous: Batch | None = None
+        while not self._draining:
+            deliveries = await self._pull()
+            if not deliveries:
+                continue
+            batch = Batch(self.tenant, self.role, deliveries)
+            batch.prepared = self._prepared(batch)
+            if previous is not None:
+                await previous.released.wait()
+            await self._send(batch)
+            self._meter.batch(self.role, self.tenant.company, len(deliveries))
+            previous = batch
+
+    def _prepared(self, batch: Batch) -> object:
+        try:
+            return self._prepare(batch)
+        except Exception:
+            logger.exception("preparing a batch of %s failed", self.durable)
+            return None
+
+    async def _pull(self) -> Sequence[JetDelivery]:
+        """One request: up to a batch of messages, as soon as any are there; nothing after a while."""
+        if not self._arrived:
+            if not self._broker.connected:
+                await self._sleep(LONGEST_PAUSE)
+                return ()
+            await self._request()
+        deliveries, self._arrived = self._arrived, []
+        if deliveries or (self._status is not None and self._status.empty):
+            self._succeeded()
+        elif self._broker.connected:
+            await self._failed(self._status or _Status("", "no answer"))
+        return deliveries
+
+    async def _request(self) -> None:
+        self._requests += 1
+        # A reply subject for each request: a late status of an earlier one must not end this one.
+        self._reply = f"{self._inbox}.{self._requests}"
+        self._status = None
+        self._answered.clear()
+        self._meter.fetched(self.role)
+        try:
+            await self._broker.send(self._ask, self._request_body(), self._reply)
+            async with asyncio.timeout(EXPIRES + GRACE):
+                await self._answered.wait()
+        except BrokerFailed as error:
+            self._status = _Status("", str(error))
+        except TimeoutError:
+            self._status = None
+
+    def _request_body(self) -> bytes:
+        limits = {
+            "batch": self._batch_size,
+            "no_wait": True,
+            "expires": int(EXPIRES * 1e9),
+            "max_bytes": max(BATCH_BYTES, 2 * self._broker.max_payload),
+        }
+        return msgspec.json.encode(limits)
+
+    async def _on_message(self, message: Msg) -> None:
+        if message.reply.startswith(ACK_PREFIX):
+            delivery = self._held.add(message.subject, message.data, message.headers, message.reply)
+            if self._closed:
+                await delivery.nak()
+                return
+            self._arrived.append(delivery)
+            if len(self._arrived) >= self._batch_size:
+                self._answered.set()
+        elif message.subject == self._reply and message.headers:
+            text = str(message.headers.get(Header.DESCRIPTION, "")).strip()
+            self._status = _Status(message.headers.get("Status", ""), text)
+            self._answered.set()
+
+    def _on_connection(self, up: bool) -> None:
+        # The server has forgotten the request in both cases.
+        self._answered.set()
+        if up:
+            self._pause = FIRST_PAUSE
+            self._woken.set()
+
+    def _succeeded(self) -> None:
+        self.last_fetch = time.monotonic()
+        self._pause = FIRST_PAUSE
+        if self._failing:
+            self._failing = False
+            logger.info("pulling from %s works again", self.durable)
+
+    async def _failed(self, status: _Status) -> None:
+        self._meter.fetch_failed(self.role)
+        first, self._failing = not self._failing, True
+        if first:
+            logger.warning("pulling from %s failed: %s %s", self.durable, status.code, status.text)
+        if status.gone and not self._draining:
+            await self._try_restore(first)
+        await self._sleep(self._pause)
+        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+
+    async def _try_restore(self, first: bool) -> None:
+        try:
+            await self._restore()
+        except Exception as error:
+            logger.log(
+                logging.WARNING if first else logging.DEBUG, "cannot restore %s: %s", self.durable, error
+            )
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, but wake up when the connection is back and when the source stops."""
+        self._woken.clear()
+        if self._draining:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await asyncio.sleep(self._keep_alive_every)
+            if self._broker.connected:
+                try:
+                    await self._held.keep_alive()
+                except BrokerFailed as error:
+                    logger.debug("in-progress acks of %s failed: %s", self.durable, error)

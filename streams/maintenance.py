@@ -1,0 +1,45 @@
+"""What is done now and then beside the events: each chore at its interval, one failure not stopping the next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from mode import Service
+
+logger = logging.getLogger(__name__)
+
+
+class Chore(NamedTuple):
+    """Something to do every `interval` seconds; `run` returns True to be called again at once."""
+
+    name: str
+    interval: float
+    run: Callable[[], Awaitable[bool]]
+
+
+class Maintenance(Service):
+    """Runs the chores once `ready` is set, each in a loop of its own."""
+
+    def __init__(self, chores: Sequence[Chore], ready: asyncio.Event) -> None:
+        super().__init__()
+        self._chores = chores
+        self._ready = ready
+
+    async def on_started(self) -> None:
+        """Start the loops."""
+        for chore in self._chores:
+            self.add_future(self._repeat(chore))
+
+    async def _repeat(self, chore: Chore) -> None:
+        await self._ready.wait()
+        while not self.should_stop:
+            try:
+                more = await chore.run()
+            except Exception as error:
+                logger.warning("%s failed, trying again later: %s", chore.name, error)
+                more = False
+            if not more:
+                await self.sleep(chore.interval)

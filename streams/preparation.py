@@ -1,0 +1,107 @@
+"""What has to be in place before the first event: schemas, streams, consumers (contract 8.2, 8.3)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from streams import topology
+from streams.broker import Broker, Unusable
+from streams.config import Settings
+from streams.intake import Fatal, Step
+from streams.specs import TopologyConfig
+from streams.subjects import Tenant
+from tables import schema
+from tables.errors import StorageError
+from tables.message_keys import message_keys_complete
+from tables.pool import Database
+from tables.publication import publish_changes
+from tables.tenant import TenantTables
+
+logger = logging.getLogger(__name__)
+
+# Wrong password, no such role, no such database: an operator has to act.
+_HOPELESS: Final = {"28000", "28P01", "3D000"}
+
+
+class Preparation:
+    """The steps of the start, each of which can be repeated."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        database: Database,
+        broker: Broker,
+        topology: TopologyConfig,
+        tables: Callable[[Tenant], TenantTables],
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._broker = broker
+        self._topology = topology
+        self._tables = tables
+
+    def steps(self) -> list[Step]:
+        """In the order in which they are run."""
+        return [
+            Step("PostgreSQL", self.open_database),
+            Step("schemas", self.migrate),
+            Step("NATS", self.connect),
+            Step("streams and consumers", self.reconcile),
+        ]
+
+    async def open_database(self) -> None:
+        """Connect. Raises `Fatal` for a wrong password or an unknown database."""
+        try:
+            await self._database.open()
+        except StorageError as error:
+            if error.sqlstate in _HOPELESS:
+                raise Fatal(f"POSTGRES_DSN: {error}") from error
+            raise
+
+    async def migrate(self) -> None:
+        """Make or adopt every tenant's schema. Raises `Fatal` if one cannot be used as it is."""
+        for tenant in self._settings.tenants:
+            try:
+                await self._migrate(tenant)
+            except schema.SchemaProblem as error:
+                raise Fatal(str(error)) from error
+
+    async def _migrate(self, tenant: Tenant) -> None:
+        auto = self._settings.postgres_auto_migrate
+        applied = await schema.migrate(self._database, tenant.schema, auto_migrate=auto)
+        for name in applied:
+            logger.info("migration %s applied", name, extra={"company_id": tenant.company})
+        other = await schema.foreign_company(self._database, tenant.schema, tenant.company)
+        if other is not None:
+            raise Fatal(
+                f"COMPANY_ID {tenant.company!r}: schema {tenant.schema} holds rows of {other!r}, "
+                "which differs only in case"
+            )
+        complete = await message_keys_complete(self._database, tenant.schema)
+        self._tables(tenant).messages.keys_complete = complete
+        if auto:
+            await self._publish(tenant)
+
+    async def _publish(self, tenant: Tenant) -> None:
+        try:
+            await publish_changes(self._database, tenant.schema)
+        except StorageError as error:
+            # Contract 6.4: a server without logical WAL, or without the rights, must still work.
+            logger.warning("publication daisi_pub: %s", error, extra={"company_id": tenant.company})
+
+    async def connect(self) -> None:
+        """Wait for NATS. Raises `Fatal` if it is too old or has no JetStream."""
+        try:
+            await self._broker.wait_connected()
+        except Unusable as error:
+            raise Fatal(str(error)) from error
+
+    async def reconcile(self) -> None:
+        """Make streams and consumers, or compare them. Raises `Fatal` where they can never serve us."""
+        try:
+            await topology.reconcile(self._broker, self._topology, self._settings.tenants)
+        except topology.TopologyError as error:
+            raise Fatal(str(error)) from error

@@ -1,0 +1,106 @@
+"""Whether the worker does its work: the reasons behind `/ready` (contract 8.1, C18)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+# Seconds without an answered pull request, or without any settled delivery while some are held, after which
+# a source counts as stuck.
+FETCH_SILENCE: Final = 15.0
+NO_PROGRESS: Final = 60.0
+# Below the time-out of the usual probe (contract 7).
+PING_TIMEOUT: Final = 2.0
+
+
+class WatchedSource(Protocol):
+    """What is asked of a source."""
+
+    @property
+    def name(self) -> str:
+        """Role and company."""
+        ...
+
+    @property
+    def held(self) -> int:
+        """Deliveries not settled yet."""
+        ...
+
+    @property
+    def last_fetch(self) -> float:
+        """When a pull request was last answered, `time.monotonic()` seconds; 0 before the first."""
+        ...
+
+    @property
+    def last_progress(self) -> float:
+        """When a delivery was last settled or nothing was held, `time.monotonic()` seconds."""
+        ...
+
+
+class Readiness:
+    """Collects reasons not to be ready; an empty answer means ready."""
+
+    def __init__(self) -> None:
+        self._starting = "starting"
+        self._paused = ""
+        self.broker_problem: Callable[[], str | None] = lambda: "not connected yet"
+        self.ping_database: Callable[[], Awaitable[None]] | None = None
+        self.dead_agents: Callable[[], Sequence[str]] = lambda: ()
+        self.sources: Sequence[WatchedSource] = ()
+
+    def starting(self, step: str) -> None:
+        """The worker has not come further than this step."""
+        self._starting = step
+
+    def started(self) -> None:
+        """The worker has begun to fetch."""
+        self._starting = ""
+
+    def stopping(self) -> None:
+        """The worker takes no new work."""
+        self._starting = "stopping"
+
+    def paused(self, reason: str) -> None:
+        """Storing waits for the database."""
+        self._paused = reason
+
+    def resumed(self) -> None:
+        """Storing works again."""
+        self._paused = ""
+
+    async def reasons(self) -> Mapping[str, str]:
+        """Why the worker is not ready, by part; empty when it is."""
+        found: dict[str, str] = {}
+        if self._starting:
+            found["worker"] = self._starting
+        if problem := self.broker_problem():
+            found["nats"] = problem
+        if problem := await self._database_problem():
+            found["postgres"] = problem
+        if dead := self.dead_agents():
+            found["agents"] = f"not running: {', '.join(dead)}"
+        if not self._starting:
+            found.update(self._source_problems(time.monotonic()))
+        return found
+
+    async def _database_problem(self) -> str | None:
+        if self.ping_database is not None:
+            try:
+                async with asyncio.timeout(PING_TIMEOUT):
+                    await self.ping_database()
+            except TimeoutError:
+                return "no answer"
+            except Exception as error:
+                return str(error)
+        return self._paused or None
+
+    def _source_problems(self, now: float) -> Mapping[str, str]:
+        found = {}
+        for source in self.sources:
+            if now - source.last_fetch > FETCH_SILENCE and not source.held:
+                found[source.name] = "no pull request was answered lately"
+            elif source.held and now - source.last_progress > NO_PROGRESS:
+                found[source.name] = f"{source.held} deliveries under way, none finished lately"
+        return found

@@ -1,0 +1,160 @@
+"""The streams and consumers we need, as data (contract 1.3, 1.4; design 11)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from streams.delivery import Role
+from streams.subjects import HISTORICAL, REALTIME, Tenant
+
+_DAY: Final = 86_400
+NANOSECONDS: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopologyConfig:
+    """Names and numbers of streams and consumers; ack waits in seconds, -1 is no limit."""
+
+    realtime_stream: str = "wa_events_stream"
+    historical_stream: str = "wa_history_events_stream"
+    dlq_stream: str = "dlq_stream"
+    realtime_subjects: tuple[str, ...] = REALTIME
+    historical_subjects: tuple[str, ...] = HISTORICAL
+    dlq_subject: str = "v1.dlq"
+    realtime_max_age_days: int = 30
+    historical_max_age_days: int = 30
+    dlq_max_age_days: int = 7
+    realtime_durable: str = "wa_realtime_"
+    historical_durable: str = "wa_history_"
+    realtime_consumer: str = "wa_listener_"
+    historical_consumer: str = "wa_history_listener_"
+    realtime_ack_wait: float = 30
+    historical_ack_wait: float = 60
+    dlq_ack_wait: float = 30
+    max_ack_pending: int = -1
+    dlq_max_ack_pending: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """A stream as we would make it: file storage, one replica, limits retention (OC11)."""
+
+    name: str
+    subjects: tuple[str, ...]
+    max_age: int  # seconds; 0: for ever
+
+    def config(self) -> dict[str, object]:
+        """Its configuration for the server."""
+        return {
+            "name": self.name,
+            "subjects": list(self.subjects),
+            "retention": "limits",
+            "storage": "file",
+            "discard": "old",
+            "num_replicas": 1,
+            "max_age": self.max_age * NANOSECONDS,
+            "max_consumers": -1,
+            "max_msgs": -1,
+            "max_bytes": -1,
+            "max_msg_size": -1,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSpec:
+    """One of our pull consumers, and the older durable whose position it takes over."""
+
+    role: Role
+    tenant: Tenant
+    stream: str
+    durable: str
+    predecessor: str
+    subjects: tuple[str, ...]
+    ack_wait: float  # seconds
+    max_ack_pending: int
+
+    def config(self) -> dict[str, object]:
+        """Its configuration for the server, from the start of the stream."""
+        return {
+            "name": self.durable,
+            "durable_name": self.durable,
+            "deliver_policy": "all",
+            "ack_policy": "explicit",
+            "replay_policy": "instant",
+            "max_deliver": -1,
+            **self.numbers(),
+        }
+
+    def numbers(self) -> dict[str, object]:
+        """What can be changed while it exists."""
+        return {
+            "filter_subjects": list(self.subjects),
+            "ack_wait": round(self.ack_wait * NANOSECONDS),
+            "max_ack_pending": self.max_ack_pending,
+        }
+
+
+def streams(config: TopologyConfig) -> tuple[StreamSpec, ...]:
+    """The three streams, shared by all tenants."""
+    return (
+        StreamSpec(
+            config.realtime_stream,
+            tuple(f"{base}.*" for base in config.realtime_subjects),
+            config.realtime_max_age_days * _DAY,
+        ),
+        StreamSpec(
+            config.historical_stream,
+            tuple(f"{base}.*" for base in config.historical_subjects),
+            config.historical_max_age_days * _DAY,
+        ),
+        StreamSpec(config.dlq_stream, (f"{config.dlq_subject}.>",), config.dlq_max_age_days * _DAY),
+    )
+
+
+def consumers(config: TopologyConfig, tenant: Tenant) -> tuple[ConsumerSpec, ...]:
+    """The tenant's three consumers."""
+    shared_dlq = f"{config.dlq_subject.replace('.', '_')}_worker_consumer"
+    return (
+        ConsumerSpec(
+            "realtime",
+            tenant,
+            config.realtime_stream,
+            config.realtime_durable + tenant.company,
+            config.realtime_consumer + tenant.company,
+            tuple(tenant.subject(base) for base in config.realtime_subjects),
+            config.realtime_ack_wait,
+            config.max_ack_pending,
+        ),
+        ConsumerSpec(
+            "historical",
+            tenant,
+            config.historical_stream,
+            config.historical_durable + tenant.company,
+            config.historical_consumer + tenant.company,
+            tuple(tenant.subject(base) for base in config.historical_subjects),
+            config.historical_ack_wait,
+            config.max_ack_pending,
+        ),
+        ConsumerSpec(
+            "dlq",
+            tenant,
+            config.dlq_stream,
+            f"{shared_dlq}_{tenant.company}",
+            shared_dlq,
+            (tenant.subject(config.dlq_subject),),
+            config.dlq_ack_wait,
+            config.dlq_max_ack_pending,
+        ),
+    )
+
+
+def covers(pattern: str, subject: str) -> bool:
+    """Whether every subject that `subject` matches is matched by `pattern` as well."""
+    have, want = pattern.split("."), subject.split(".")
+    for at, token in enumerate(have):
+        if token == ">":
+            return len(want) > at
+        if at >= len(want) or want[at] == ">" or token not in ("*", want[at]):
+            return False
+    return len(have) == len(want)

@@ -1,0 +1,250 @@
+"""The messages of one tenant: one row per message_id over all partitions (contract 3.2, B4; design 5)."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from tables.errors import Contended
+from tables.queries import Observer, load, operation
+from tables.refusals import Refusal
+from tables.versions import Draft, Origin, settle, stamped
+
+if TYPE_CHECKING:
+    from tables.pool import Connection
+
+
+class MessageRow(NamedTuple):
+    """One `messages.upsert` or an item of a history batch: texts `""` when absent, objects as JSON text.
+
+    `ref` names the change in a `Refusal`. The fields from `message_id` on are in the order of the statement.
+    """
+
+    ref: int
+    origin: Origin
+    message_id: str
+    from_phone: str
+    to_phone: str
+    chat_id: str
+    jid: str
+    flow: str
+    message_text: str
+    message_url: str
+    message_type: str
+    agent_id: str
+    company_id: str
+    message_obj: str | None
+    key: str | None
+    status: str
+    message_timestamp: int
+    message_date: datetime.date
+
+
+class MessagePatch(NamedTuple):
+    """One `messages.update`: `""` and None leave a column as it is."""
+
+    ref: int
+    origin: Origin
+    message_id: str
+    company_id: str
+    status: str
+    edited_message_obj: str | None
+    is_deleted: bool | None
+    message_url: str
+
+
+Change = MessageRow | MessagePatch
+
+_ROW_VERSIONED: Final = ("status", "message_text", "message_url", "message_type", "message_obj")
+_PATCH_VERSIONED: Final = ("status", "edited_message_obj", "is_deleted", "message_url")
+_VERSIONED: Final = (*_ROW_VERSIONED, "edited_message_obj", "is_deleted")
+# Stored once, then never changed by an event (contract 3.2); an empty one may still be filled.
+_FIXED: Final = ("from_phone", "to_phone", "chat_id", "jid", "flow", "agent_id", "company_id", "key")
+# Stored false means either "said so" or "nothing said"; only its version tells.
+_EXPLICIT: Final = ("is_deleted",)
+
+
+class _New(NamedTuple):
+    row: MessageRow
+    edited_message_obj: str | None
+    is_deleted: bool | None
+    metadata: str
+
+
+class Messages:
+    """Writes message events; the stored row is the same whatever their order and repetition (design 5).
+
+    While rows of the existing service may lack their key, `keys_complete` must be False: then message_ids
+    without a key are looked for in every partition before they count as new.
+    """
+
+    def __init__(self, schema: str, observer: Observer) -> None:
+        self._sql = load("messages", schema)
+        self._observer = observer
+        self.keys_complete = True
+
+    async def write(
+        self, connection: Connection, changes: Sequence[Change], *, bulk: bool = False
+    ) -> list[Refusal]:
+        """Write all changes in the caller's transaction; returns the ones that no row would take.
+
+        `bulk` only labels the measurements. Raises `tables.errors.StorageError`.
+        """
+        groups: dict[str, list[Change]] = {}
+        for change in changes:
+            groups.setdefault(change.message_id, []).append(change)
+        upsert = "BulkUpsertMessages" if bulk else "UpsertMessage"
+        written = await self._insert(connection, groups, upsert)
+        pending = {key: group for key, group in groups.items() if key not in written}
+        if not pending:
+            return []
+        stored = await self._find(connection, pending)
+        missing = {key: group for key, group in pending.items() if key not in stored}
+        if missing:
+            written = await self._recover(connection, missing, upsert)
+            stored |= await self._find(connection, [key for key in missing if key not in written])
+            for key in written:
+                del pending[key]
+        return await self._merge(connection, pending, stored, upsert)
+
+    async def _insert(
+        self, connection: Connection, groups: Mapping[str, Sequence[Change]], label: str
+    ) -> set[str]:
+        """Insert the rows of new message_ids; returns these."""
+        new = [made for group in groups.values() if (made := _new(group)) is not None]
+        if new and not self.keys_complete:
+            adopted = await self._adopted(connection, [made.row.message_id for made in new])
+            new = [made for made in new if made.row.message_id not in adopted]
+        if not new:
+            return set()
+        rows, edited, deleted, metadata = zip(*new, strict=True)
+        columns = list(zip(*rows, strict=True))[2:]
+        with operation(self._observer, label, "Message"):
+            inserted = await connection.fetch(self._sql["insert"], *columns, edited, deleted, metadata)
+        return {record["message_id"] for record in inserted}
+
+    async def _adopted(self, connection: Connection, ids: Sequence[str]) -> Mapping[str, datetime.date]:
+        """The message_ids without a key that have a row nevertheless, and its day."""
+        with operation(self._observer, "FindMessage", "Message"):
+            unclaimed = await connection.fetch(self._sql["unclaimed"], ids)
+        return await self._probe(connection, [record["message_id"] for record in unclaimed])
+
+    async def _probe(self, connection: Connection, ids: Sequence[str]) -> Mapping[str, datetime.date]:
+        if not ids:
+            return {}
+        with operation(self._observer, "FindMessage", "Message"):
+            records = await connection.fetch(self._sql["probe"], ids)
+        return {record["message_id"]: record["message_date"] for record in records}
+
+    async def _find(self, connection: Connection, ids: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
+        """The rows of these message_ids that their keys lead to, locked."""
+        if not ids:
+            return {}
+        with operation(self._observer, "FindMessage", "Message"):
+            records = await connection.fetch(self._sql["find"], list(ids))
+        return {record["message_id"]: record for record in records}
+
+    async def _recover(
+        self, connection: Connection, missing: Mapping[str, Sequence[Change]], label: str
+    ) -> set[str]:
+        """Repair keys that are missing or lead nowhere, and insert the rows that are truly not there.
+
+        Returns the message_ids inserted. Raises `Contended` when somebody else is faster.
+        """
+        ids = list(missing)
+        with operation(self._observer, "FindMessage", "Message"):
+            await connection.fetch(self._sql["lock_keys"], ids)
+        found = await self._probe(connection, ids)
+        lost = {key: group for key, group in missing.items() if key not in found and _new(group) is not None}
+        with operation(self._observer, label, "Message"):
+            await connection.execute(self._sql["repair_keys"], list(found), list(found.values()))
+            await connection.execute(self._sql["drop_keys"], list(lost))
+        written = await self._insert(connection, lost, label)
+        if len(written) < len(lost):
+            raise Contended("a message changed while it was looked for")
+        return written
+
+    async def _merge(
+        self,
+        connection: Connection,
+        groups: Mapping[str, Sequence[Change]],
+        stored: Mapping[str, Any],
+        upsert: str,
+    ) -> list[Refusal]:
+        """Update locked rows with what is newer than they are."""
+        refusals: list[Refusal] = []
+        updates: dict[str, list[Sequence[Any]]] = {upsert: [], "UpdateMessageStatus": []}
+        for key, group in groups.items():
+            record = stored.get(key)
+            if record is None:
+                refusals += [Refusal(change.ref, "not_found") for change in group]
+                continue
+            owner = record["company_id"]
+            refusals += [
+                Refusal(change.ref, "company")
+                for change in group
+                if owner not in (change.company_id, "", None)
+            ]
+            accepted = [change for change in group if owner in (change.company_id, "", None)]
+            if accepted:
+                rows = any(isinstance(change, MessageRow) for change in accepted)
+                updates[upsert if rows else "UpdateMessageStatus"].append(_update(record, accepted))
+        for label, arguments in updates.items():
+            if arguments:
+                with operation(self._observer, label, "Message"):
+                    await connection.execute(self._sql["update"], *zip(*arguments, strict=True))
+        return refusals
+
+
+def _new(group: Sequence[Change]) -> _New | None:
+    """The row to insert for the changes of one message_id; None if they are updates only."""
+    first = group[0]
+    if len(group) == 1:
+        # Nearly every message: no folding, no dictionaries.
+        if isinstance(first, MessagePatch):
+            return None
+        return _New(first, None, None, stamped(first.origin.metadata, first.origin.version))
+    rows = [change for change in group if isinstance(change, MessageRow)]
+    if not rows:
+        return None
+    values, metadata, _ = settle(_draft(group), None, (), _EXPLICIT)
+    empty = {column: None if column == "message_obj" else "" for column in _ROW_VERSIONED}
+    fed = {column: values[column] for column in _ROW_VERSIONED if column in values}
+    row = rows[0]._replace(**(_fixed(rows) | empty | fed))
+    return _New(row, values.get("edited_message_obj"), values.get("is_deleted"), metadata)
+
+
+def _update(record: Mapping[str, Any], group: Sequence[Change]) -> Sequence[Any]:
+    """The arguments of `update` for one stored row."""
+    known = json.loads(record["last_metadata"] or "null")
+    stored = known if isinstance(known, dict) else {}
+    values, metadata, _ = settle(_draft(group), stored, record["filled"], _EXPLICIT)
+    fixed = _fixed([change for change in group if isinstance(change, MessageRow)])
+    return (
+        record["id"],
+        record["message_date"],
+        metadata,
+        *(values.get(column) for column in _VERSIONED),
+        *(fixed.get(column) for column in _FIXED),
+    )
+
+
+def _draft(group: Sequence[Change]) -> Draft:
+    draft = Draft(group[0].origin)
+    for change in group:
+        columns = _ROW_VERSIONED if isinstance(change, MessageRow) else _PATCH_VERSIONED
+        fed = ((column, getattr(change, column)) for column in columns)
+        draft.add(change.origin, {column: value for column, value in fed if value not in ("", None)})
+    return draft
+
+
+def _fixed(rows: Sequence[MessageRow]) -> dict[str, Any]:
+    """The first value that is not empty, of each fixed column."""
+    if not rows:
+        return {}
+    return {
+        column: next((value for row in rows if (value := getattr(row, column))), getattr(rows[0], column))
+        for column in _FIXED
+    }

@@ -1,0 +1,114 @@
+"""Onboarding of whole batches: contacts and `onboarding_log` in one transaction (contract 5, design 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tables.contacts import Contacts, Place
+from tables.first_contact import Incoming, Log, Logs, onboard
+from tables.pool import Database
+from tables.queries import Observer, load, operation
+from tables.versions import Version, parse
+
+if TYPE_CHECKING:
+    from tables.pool import Connection
+
+_ENTITY: Final = "OnboardingLog"
+Pair = tuple[str, str]  # agent_id, cleaned phone
+
+
+class Outcome(NamedTuple):
+    """What became of one message's sender."""
+
+    created: bool
+    settled: bool  # no later plain message has anything to add
+
+
+class OnboardingLogs:
+    """The table `onboarding_log` of one tenant."""
+
+    def __init__(self, schema: str, observer: Observer) -> None:
+        self._sql = load("onboarding", schema)
+        self._observer = observer
+
+    async def find(self, connection: Connection, company: str, pairs: Iterable[Pair]) -> Logs:
+        """The log rows of `pairs`; a pair that is there twice is named by its first row."""
+        wanted = sorted(set(pairs))
+        if not wanted:
+            return {}
+        agents, phones = zip(*wanted, strict=True)
+        with operation(self._observer, "FindOnboardingLog", _ENTITY):
+            rows = await connection.fetch(self._sql["find"], agents, phones)
+        logs: Logs = {}
+        for row in rows:
+            if row["company_id"] in (company, "", None):
+                log = Log(row["agent_id"], row["phone"], row["id"], parse(row["version"]))
+                logs.setdefault((log.agent_id, log.phone), log)
+        return logs
+
+    async def save(self, connection: Connection, company: str, logs: Iterable[Log]) -> None:
+        """Insert the new rows and correct the changed ones, among `logs`."""
+        changed = sorted((log for log in logs if log.changed), key=lambda log: (log.agent_id, log.phone))
+        if not changed:
+            return
+        new = [log for log in changed if log.stored_id is None]
+        old = [log for log in changed if log.stored_id is not None]
+        with operation(self._observer, "SaveOnboardingLog", _ENTITY):
+            if new:
+                agents, phones = [log.agent_id for log in new], [log.phone for log in new]
+                await connection.execute(
+                    self._sql["insert"], company, _ids(new), agents, phones, _times(new), _texts(new)
+                )
+            if old:
+                stored = [log.stored_id for log in old]
+                await connection.execute(self._sql["update"], stored, _ids(old), _times(old), _texts(old))
+
+
+class OnboardingTables:
+    """Onboards the senders of a tenant's incoming messages."""
+
+    def __init__(self, database: Database, schema: str, observer: Observer) -> None:
+        self._database = database
+        self._contacts = Contacts(schema, observer)
+        self._logs = OnboardingLogs(schema, observer)
+
+    async def known(self, company: str, pairs: Iterable[Pair]) -> dict[Pair, Version | None]:
+        """Which of `pairs` are in the log, with the version of their first message (None: it has none)."""
+        async with self._database.connection() as connection:
+            logs = await self._logs.find(connection, company, pairs)
+        return {pair: log.version for pair, log in logs.items()}
+
+    async def onboard(self, company: str, messages: Sequence[Incoming]) -> list[Outcome]:
+        """Onboard the senders of `messages` in one transaction; one outcome each.
+
+        No other writer of the same pairs comes in between, in this process or another (contract C9). Raises
+        `tables.errors.StorageError`; then nothing is written.
+        """
+        if not messages:
+            return []
+        async with self._database.transaction() as connection:
+            places = [Place(*message.pair, message.contact_chat_id) for message in messages]
+            book = await self._contacts.look_up(connection, places)
+            logs = await self._logs.find(connection, company, [message.pair for message in messages])
+            created = [onboard(book, logs, company, message) for message in messages]
+            await self._contacts.insert(connection, book.added, "UpsertContact")
+            await self._contacts.update(connection, book.changed)
+            await self._logs.save(connection, company, logs.values())
+        outcomes = []
+        for message, made in zip(messages, created, strict=True):
+            contact = book.find(company, *message.pair)
+            outcomes.append(Outcome(made, contact is None or bool(contact.origin)))
+        return outcomes
+
+
+def _ids(logs: Sequence[Log]) -> list[str]:
+    return [log.message_id for log in logs]
+
+
+def _times(logs: Sequence[Log]) -> list[int]:
+    return [log.sent_at for log in logs]
+
+
+def _texts(logs: Sequence[Log]) -> list[str]:
+    return [log.last_metadata for log in logs]

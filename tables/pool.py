@@ -1,0 +1,96 @@
+"""The connections of one worker: a small pool, shared by all its tenants."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+
+from tables.errors import Unavailable, translated
+
+if TYPE_CHECKING:
+    Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]
+    Pool = asyncpg.Pool[asyncpg.Record]
+
+# Below the shortest ack wait (30 s), so that a statement ends before its events are delivered again.
+STATEMENT_TIMEOUT: Final = 20.0
+LOCK_TIMEOUT: Final = 10.0
+ACQUIRE_TIMEOUT: Final = 10.0
+# Each tenant has some dozens of statements; asyncpg's default of 100 would thrash with a few tenants.
+STATEMENT_CACHE: Final = 1000
+
+
+async def _keep_session(_: object) -> None:
+    """Nothing to reset: every statement runs in a transaction, and settings are local to it."""
+
+
+class Database:
+    """Opens, lends and closes connections; errors leave it as `tables.errors`."""
+
+    def __init__(self, dsn: str, *, size: int = 10) -> None:
+        self._dsn = dsn
+        self._size = size
+        self._pool: Pool | None = None
+
+    async def open(self) -> None:
+        """Connect. Raises `Unavailable` when no server answers; may be called again."""
+        with translated():
+            self._pool = await asyncpg.create_pool(
+                self._dsn,
+                min_size=1,
+                max_size=self._size,
+                reset=_keep_session,
+                statement_cache_size=STATEMENT_CACHE,
+                max_cached_statement_lifetime=0,
+                command_timeout=STATEMENT_TIMEOUT + 5,
+                timeout=ACQUIRE_TIMEOUT,
+                server_settings={
+                    "application_name": "daisi-wa-events-processor",
+                    "statement_timeout": str(int(STATEMENT_TIMEOUT * 1000)),
+                    "lock_timeout": str(int(LOCK_TIMEOUT * 1000)),
+                    "idle_in_transaction_session_timeout": "30000",
+                    "jit": "off",
+                    "timezone": "UTC",
+                },
+            )
+
+    async def close(self) -> None:
+        """Give every connection back; safe before `open` and when repeated."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.close()
+
+    @property
+    def pool(self) -> Pool:
+        """The pool. Raises `Unavailable` before `open`."""
+        if self._pool is None:
+            raise Unavailable("the database is not connected: call open() first")
+        return self._pool
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection, outside any transaction."""
+        with translated():
+            async with self.pool.acquire(timeout=ACQUIRE_TIMEOUT) as connection:
+                try:
+                    yield connection
+                except asyncpg.ReadOnlySQLTransactionError:
+                    # After a fail-over this session leads to the old primary for ever (field case C8).
+                    connection.terminate()
+                    raise
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection in a transaction: committed on leaving, rolled back on an exception."""
+        async with self.connection() as connection:
+            with translated():
+                async with connection.transaction():
+                    yield connection
+
+    async def ping(self) -> None:
+        """Raises `StorageError` unless the server answers and takes writes."""
+        async with self.connection() as connection:
+            if await connection.fetchval("SELECT pg_is_in_recovery()"):
+                raise Unavailable("the server is a read-only standby")

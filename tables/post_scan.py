@@ -1,0 +1,163 @@
+"""After an agent's last history batch: give its contacts their first message and origin (contract 5.6, C11)."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from tables.contact_book import Book, Contact, clean_phone
+from tables.contacts import Contacts, Place
+from tables.first_contact import PLAIN_ORIGIN, Log, Logs, with_plain_tag
+from tables.onboarding import OnboardingLogs
+from tables.pool import Database
+from tables.queries import Observer, load, operation
+
+if TYPE_CHECKING:
+    from tables.pool import Connection
+
+DELAY: Final = 900.0
+PAGE_SIZE: Final = 500
+# How long a job stays with the replica that took it; every page prolongs it.
+LEASE: Final = datetime.timedelta(minutes=5)
+# A longer one is the number of a group.
+_LONGEST_PHONE: Final = 17
+
+
+@dataclass(slots=True)
+class Claim:
+    """A job that is ours until `until`, and how far its contacts have been looked at."""
+
+    agent_id: str
+    until: datetime.datetime
+    last_metadata: str | None
+    created_at: datetime.datetime | None = None
+    contact_id: str = ""
+
+
+class Progress(NamedTuple):
+    """What one page came to."""
+
+    updated: int
+    more: bool
+
+
+class First(NamedTuple):
+    """The earliest incoming message of a phone."""
+
+    sent_at: int
+    message_id: str
+
+
+class PostScanJobs:
+    """The table `post_scan_jobs` of one tenant, and the work it stands for."""
+
+    def __init__(self, database: Database, schema: str, observer: Observer, *, delay: float = DELAY) -> None:
+        """`delay` is the time between the last history batch and the work, in seconds."""
+        self._database = database
+        self._sql = load("post_scan", schema)
+        self._observer = observer
+        self._contacts = Contacts(schema, observer)
+        self._logs = OnboardingLogs(schema, observer)
+        self._delay = datetime.timedelta(seconds=delay)
+
+    async def schedule(
+        self, connection: Connection, agent_id: str, stored_at: datetime.datetime, metadata: str
+    ) -> None:
+        """Ask for the work on one agent's contacts, in the transaction that stores its last history batch.
+
+        `stored_at` is the batch's JetStream time, so a redelivery does not put the work off.
+        """
+        await connection.execute(self._sql["schedule"], agent_id, stored_at + self._delay, metadata)
+
+    async def claim(self, now: datetime.datetime) -> Claim | None:
+        """Take the job that is due the longest, if there is one; no other replica gets it meanwhile."""
+        until = now + LEASE
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(self._sql["claim"], now, until)
+        return None if row is None else Claim(row["agent_id"], until, row["last_metadata"])
+
+    async def sync_page(self, claim: Claim, company: str, now: datetime.datetime) -> Progress:
+        """Handle the next page of contacts in one transaction; done again it changes nothing.
+
+        Without `more` the work is over, or no longer ours: the job was asked for again, for later.
+        """
+        until = now + LEASE
+        async with self._database.transaction() as connection:
+            if not await connection.fetchval(self._sql["extend"], claim.agent_id, claim.until, until):
+                return Progress(0, more=False)
+            with operation(self._observer, "FindContactsWithoutOrigin", "Contact"):
+                page = await connection.fetch(
+                    self._sql["page"], claim.agent_id, company, claim.created_at, claim.contact_id, PAGE_SIZE
+                )
+            updated = await self._sync(connection, claim.agent_id, company, page, now) if page else 0
+        claim.until = until
+        if page:
+            claim.created_at, claim.contact_id = page[-1]["created_at"], page[-1]["id"]
+        return Progress(updated, more=len(page) == PAGE_SIZE)
+
+    async def finish(self, claim: Claim) -> None:
+        """Delete the job, unless it was asked for again meanwhile."""
+        async with self._database.transaction() as connection:
+            await connection.execute(self._sql["finish"], claim.agent_id, claim.until, claim.last_metadata)
+
+    async def _sync(
+        self, connection: Connection, agent_id: str, company: str, page: Sequence[Any], now: datetime.datetime
+    ) -> int:
+        phones = {row["id"]: row["phone_number"] for row in page if _is_person(row["phone_number"])}
+        if not phones:
+            return 0
+        book = await self._contacts.look_up(connection, [Place(agent_id, it, "") for it in phones.values()])
+        logs = await self._logs.find(
+            connection, company, [(agent_id, clean_phone(it)) for it in phones.values()]
+        )
+        firsts = await self._first_messages(connection, agent_id, company, phones.values())
+        updated = 0
+        for contact_id in phones:
+            contact = book.stored(contact_id)
+            if contact is not None and not contact.origin:
+                updated += _give_origin(book, contact, logs, firsts, _note(now))
+        await self._contacts.update(connection, book.changed)
+        await self._logs.save(connection, company, logs.values())
+        return updated
+
+    async def _first_messages(
+        self, connection: Connection, agent_id: str, company: str, phones: Iterable[str]
+    ) -> dict[str, First]:
+        wanted = sorted({form for phone in phones for form in (phone, clean_phone(phone))})
+        with operation(self._observer, "FindFirstIncomingMessage", "Message"):
+            rows = await connection.fetch(self._sql["first_incoming"], agent_id, company, wanted)
+        firsts: dict[str, First] = {}
+        for row in rows:
+            first = First(row["message_timestamp"] or 0, row["message_id"] or "")
+            phone = clean_phone(row["phone"])
+            firsts[phone] = min(first, firsts.get(phone, first))
+        return firsts
+
+
+def _is_person(phone: str | None) -> bool:
+    bare = (phone or "").replace("-", "").replace(" ", "")
+    return bool(clean_phone(bare)) and len(bare) <= _LONGEST_PHONE
+
+
+def _give_origin(book: Book, contact: Contact, logs: Logs, firsts: dict[str, First], note: str) -> bool:
+    phone = clean_phone(contact.phone_number or "")
+    first = firsts.get(phone)
+    if first is None or (contact.agent_id, phone) in logs:
+        return False
+    book.mend(contact)
+    contact.origin = PLAIN_ORIGIN
+    contact.tags = with_plain_tag(contact.tags)
+    contact.first_message_id, contact.first_message_timestamp = first.message_id, first.sent_at
+    contact.changed = True
+    # No version, so no message of later corrects it: it comes out of the history.
+    log = Log(contact.agent_id, phone, None, None, first.message_id, first.sent_at, note, changed=True)
+    logs[contact.agent_id, phone] = log
+    return True
+
+
+def _note(now: datetime.datetime) -> str:
+    synced_at = now.astimezone(datetime.UTC).isoformat().replace("+00:00", "Z")
+    return json.dumps({"source": "post_scan_sync", "synced_at": synced_at})

@@ -1,0 +1,38 @@
+-- name: make
+-- The statements that give each month of $2 without a partition one: a table of its own is filled with the
+-- month's rows from the default partition, then attached, so that writers of other months need not wait.
+-- It sends its changes to subscribers as completely as its parent does.
+WITH parent AS (
+    SELECT c.oid, c.relreplident
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND c.relname = 'messages'
+), wanted AS (
+    SELECT to_char(month, '"messages_y"YYYY"m"MM') AS name, month, (month + interval '1 month')::date AS next
+    FROM unnest($2::date[]) AS month
+), missing AS (
+    SELECT w.name, format('%I.%I', $1, w.name) AS partition, w.month, w.next
+    FROM wanted AS w
+    WHERE NOT EXISTS (
+        SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE n.nspname = $1 AND c.relname = w.name)
+), columns AS (
+    SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) AS list
+    FROM pg_attribute AS a JOIN parent AS p ON a.attrelid = p.oid
+    WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+)
+SELECT m.name, concat_ws('; ',
+    format('CREATE TABLE %s (LIKE %I.messages INCLUDING ALL)', m.partition, $1),
+    CASE WHEN p.relreplident = 'f' THEN format('ALTER TABLE %s REPLICA IDENTITY FULL', m.partition) END,
+    format(
+        'WITH moved AS (DELETE FROM %I.messages_default WHERE message_date >= %L AND message_date < %L'
+        ' RETURNING %s) INSERT INTO %s (%s) SELECT %s FROM moved',
+        $1, m.month, m.next, c.list, m.partition, c.list, c.list),
+    format(
+        'ALTER TABLE %I.messages ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)',
+        $1, m.partition, m.month, m.next)) AS ddl
+FROM missing AS m CROSS JOIN parent AS p CROSS JOIN columns AS c
+ORDER BY m.month
+
+-- name: lock_default
+-- Nobody adds a row to the default partition between the move and the new partition.
+LOCK TABLE {schema}.messages_default IN ACCESS EXCLUSIVE MODE

@@ -1,0 +1,48 @@
+-- name: schedule
+-- The last history batch of an agent: look at its contacts later. A later batch puts it off, a repeat does not
+-- bring it forward.
+INSERT INTO {schema}.post_scan_jobs AS job (agent_id, due_at, last_metadata, created_at)
+VALUES ($1, $2, $3::jsonb, now())
+ON CONFLICT (agent_id) DO UPDATE
+SET due_at = greatest(job.due_at, excluded.due_at), last_metadata = excluded.last_metadata
+
+-- name: claim
+-- Take one due job until $2. Whoever dies with it in hand leaves it due again then.
+UPDATE {schema}.post_scan_jobs AS job
+SET due_at = $2
+FROM (
+    SELECT agent_id FROM {schema}.post_scan_jobs
+    WHERE due_at <= $1
+    ORDER BY due_at, agent_id
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+) AS due
+WHERE job.agent_id = due.agent_id
+RETURNING job.agent_id, job.last_metadata
+
+-- name: extend
+-- Keep a claimed job until $3; no row if it is no longer ours.
+UPDATE {schema}.post_scan_jobs SET due_at = $3 WHERE agent_id = $1 AND due_at = $2 RETURNING agent_id
+
+-- name: finish
+-- A job that was asked for again meanwhile stays.
+DELETE FROM {schema}.post_scan_jobs
+WHERE agent_id = $1 AND due_at = $2 AND last_metadata IS NOT DISTINCT FROM $3::jsonb
+
+-- name: page
+-- The next contacts of an agent without origin, oldest first, behind the key ($3, $4), which is
+-- NULL at the beginning.
+SELECT id, phone_number, coalesce(created_at, '-infinity') AS created_at
+FROM {schema}.contacts
+WHERE agent_id = $1 AND coalesce(company_id, '') IN ('', $2) AND coalesce(origin, '') = ''
+    AND ($3::timestamptz IS NULL OR (coalesce(created_at, '-infinity'), id) > ($3::timestamptz, $4::text))
+ORDER BY coalesce(created_at, '-infinity'), id
+LIMIT $5
+
+-- name: first_incoming
+-- The earliest incoming message from each of these phones; `phone` is the form it was asked by.
+SELECT DISTINCT ON (wanted.phone) wanted.phone, m.message_id, m.message_timestamp
+FROM unnest($3::text[]) AS wanted(phone)
+JOIN {schema}.messages AS m ON m.from_phone = wanted.phone
+WHERE m.agent_id = $1 AND m.company_id = $2 AND m.flow = 'IN'
+ORDER BY wanted.phone, m.message_timestamp, m.id

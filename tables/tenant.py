@@ -1,0 +1,96 @@
+"""Everything stored for one tenant: its tables, and the order in which one transaction writes them."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, NamedTuple
+
+from tables.agents import AgentRow, Agents
+from tables.chats import ChatPatch, ChatRow, Chats
+from tables.contacts import ContactPatch, ContactRow, Contacts
+from tables.exhausted import ExhaustedEvents
+from tables.messages import MessagePatch, MessageRow, Messages
+from tables.onboarding import OnboardingTables
+from tables.pool import Database
+from tables.post_scan import DELAY, PostScanJobs
+from tables.queries import Observer
+from tables.refusals import Refusal
+
+if TYPE_CHECKING:
+    from tables.pool import Connection
+
+class PostScanRequest(NamedTuple):
+    """The wish of a last history batch: look at this agent's contacts again later (contract 5.6)."""
+
+    ref: int
+    agent_id: str
+    stored_at: datetime.datetime
+    metadata: str
+
+
+Change = MessageRow | MessagePatch | ChatRow | ChatPatch | ContactRow | ContactPatch | AgentRow | PostScanRequest
+
+
+class TenantTables:
+    """The tables of one tenant's schema."""
+
+    def __init__(
+        self, database: Database, schema: str, observer: Observer, *, post_scan_delay: float = DELAY
+    ) -> None:
+        """`post_scan_delay` in seconds."""
+        self._database = database
+        self.messages = Messages(schema, observer)
+        self.chats = Chats(schema, observer)
+        self.contacts = Contacts(schema, observer)
+        self.agents = Agents(schema, observer)
+        self.exhausted = ExhaustedEvents(schema, observer)
+        self.onboarding = OnboardingTables(database, schema, observer)
+        self.post_scan = PostScanJobs(database, schema, observer, delay=post_scan_delay)
+
+    def transaction(self) -> AbstractAsyncContextManager[Connection]:
+        """A connection in a transaction: committed on leaving, rolled back on an exception."""
+        return self._database.transaction()
+
+    async def write(self, changes: Sequence[Change], *, bulk: bool = False) -> list[Refusal]:
+        """Write all changes in one transaction; returns the ones that no row would take.
+
+        Raises `tables.errors.StorageError`; then nothing is written. `bulk` marks a history import.
+        """
+        agents: list[AgentRow] = []
+        chats: list[ChatRow | ChatPatch] = []
+        contacts: list[ContactRow | ContactPatch] = []
+        messages: list[MessageRow | MessagePatch] = []
+        requests: list[PostScanRequest] = []
+        for change in changes:
+            match change:
+                case MessageRow() | MessagePatch():
+                    messages.append(change)
+                case ChatRow() | ChatPatch():
+                    chats.append(change)
+                case ContactRow() | ContactPatch():
+                    contacts.append(change)
+                case AgentRow():
+                    agents.append(change)
+                case PostScanRequest():
+                    requests.append(change)
+        # The order is the same for every replica, so that no two wait for each other.
+        async with self._database.transaction() as connection:
+            refusals = await self.agents.write(connection, agents) if agents else []
+            if chats:
+                refusals += await self.chats.write(connection, chats, bulk=bulk)
+            if contacts:
+                refusals += await self.contacts.write(connection, contacts, bulk=bulk)
+            if messages:
+                refusals += await self.messages.write(connection, messages, bulk=bulk)
+            for request in requests:
+                await self.post_scan.schedule(
+                    connection, request.agent_id, request.stored_at, request.metadata
+                )
+        return refusals
+
+    async def unresolved(self) -> int:
+        """How many given-up events no operator has resolved."""
+        async with self._database.connection() as connection:
+            return await self.exhausted.unresolved(connection)

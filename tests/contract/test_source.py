@@ -1,0 +1,389 @@
+"""What every source of events promises, JetStream's and the one in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Protocol
+
+import pytest
+from nats.aio.client import Client
+
+from streams import topology
+from streams.broker import Broker
+from streams.delivery import Delivery
+from streams.jetstream import PullSource
+from streams.specs import TopologyConfig
+from streams.subjects import Tenant
+from tests.contract.memory_source import MemoryLog, MemorySource
+from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
+
+ACK_WAIT = 1.0
+
+
+class Stoppable(Protocol):
+    async def stop(self) -> object: ...
+
+
+class Rig(Protocol):
+    """A place to publish, and sources that share it."""
+
+    async def publish(self, *bodies: bytes) -> None: ...
+
+    async def open(self, reader: Reader, *, batch_size: int = 10, drain_budget: float = 5.0) -> Stoppable: ...
+
+    async def crash(self, source: Stoppable) -> None: ...
+
+    async def waiting(self) -> int: ...
+
+    async def unsettled(self) -> int: ...
+
+    async def close(self) -> None: ...
+
+
+class JetStreamRig:
+    def __init__(self, url: str, tenant: Tenant) -> None:
+        self._url = url
+        self._tenant = tenant
+        self._config = TopologyConfig(realtime_ack_wait=ACK_WAIT)
+        self._stack = AsyncExitStack()
+        self._brokers: dict[Stoppable, Broker] = {}
+        self._sources: list[PullSource] = []
+        self._broker: Broker | None = None
+        self._client = Client()
+
+    async def begin(self) -> None:
+        self._broker = await self._stack.enter_async_context(connected(self._url))
+        await topology.reconcile(self._broker, self._config, [self._tenant])
+        await self._client.connect(self._url)
+
+    async def publish(self, *bodies: bytes) -> None:
+        js = self._client.jetstream()
+        for body in bodies:
+            await js.publish(self._tenant.subject(SUBJECT), body)
+
+    async def open(self, reader: Reader, *, batch_size: int = 10, drain_budget: float = 5.0) -> Stoppable:
+        broker = await self._stack.enter_async_context(connected(self._url, on_closed=lambda: None))
+        source = pull_source(
+            broker, self._tenant, self._config, reader, batch_size=batch_size, drain_budget=drain_budget
+        )
+        await source.start()
+        self._brokers[source] = broker
+        self._sources.append(source)
+        return source
+
+    async def crash(self, source: Stoppable) -> None:
+        await self._brokers[source].stop()
+
+    async def waiting(self) -> int:
+        return (await self._lag()).pending
+
+    async def unsettled(self) -> int:
+        return sum(await self._lag())
+
+    async def _lag(self) -> topology.Lag:
+        assert self._broker is not None
+        durable = self._config.realtime_durable + self._tenant.company
+        return await topology.lag(self._broker, self._config.realtime_stream, durable)
+
+    async def close(self) -> None:
+        # What a failed test left unsettled need not be waited for.
+        await asyncio.gather(*(asyncio.wait_for(source.stop(), 15) for source in self._sources))
+        await self._client.close()
+        await self._stack.aclose()
+
+
+class MemoryRig:
+    def __init__(self, tenant: Tenant) -> None:
+        self._tenant = tenant
+        self._log = MemoryLog(ACK_WAIT)
+        self._sources: list[MemorySource] = []
+
+    async def publish(self, *bodies: bytes) -> None:
+        for body in bodies:
+            self._log.publish(self._tenant.subject(SUBJECT), body)
+
+    async def open(self, reader: Reader, *, batch_size: int = 10, drain_budget: float = 5.0) -> Stoppable:
+        source = MemorySource(
+            self._log,
+            tenant=self._tenant,
+            batch_size=batch_size,
+            send=reader.send,
+            drain_budget=drain_budget,
+        )
+        await source.start()
+        self._sources.append(source)
+        return source
+
+    async def crash(self, source: Stoppable) -> None:
+        assert isinstance(source, MemorySource)
+        await source.crash()
+
+    async def waiting(self) -> int:
+        return len(self._log.waiting)
+
+    async def unsettled(self) -> int:
+        return len(self._log.waiting) + len(self._log.handed_out)
+
+    async def close(self) -> None:
+        for source in self._sources:
+            await source.crash()
+
+
+@pytest.fixture(params=["memory", "jetstream"])
+async def rig(request: pytest.FixtureRequest, tenant: Tenant) -> AsyncIterator[Rig]:
+    if request.param == "memory":
+        memory = MemoryRig(tenant)
+        yield memory
+        await memory.close()
+        return
+    jetstream = JetStreamRig(request.getfixturevalue("nats_url"), tenant)
+    await jetstream.begin()
+    yield jetstream
+    await jetstream.close()
+
+
+@pytest.fixture
+def reader() -> Reader:
+    return Reader()
+
+
+def numbers(count: int) -> list[bytes]:
+    return [b"%d" % number for number in range(count)]
+
+
+async def test_keeps_the_order_of_the_stream(rig: Rig, reader: Reader) -> None:
+    await rig.publish(*numbers(100))
+    await rig.open(reader)
+    taken = await reader.take(100)
+    assert [delivery.data for delivery in taken] == numbers(100)
+    sequences = [delivery.provenance.stream_sequence for delivery in taken]
+    assert sequences == sorted(set(sequences))
+    await ack_all(taken)
+
+
+async def test_loses_nothing_while_messages_keep_coming(rig: Rig, reader: Reader) -> None:
+    await rig.open(reader, batch_size=64)
+    publishing = asyncio.create_task(rig.publish(*numbers(500)))
+    taken: list[Delivery] = []
+    while len(taken) < 500:
+        more = await reader.take(1)
+        await ack_all(more)
+        taken += more
+    await publishing
+    assert [delivery.data for delivery in taken] == numbers(500)
+
+    async def all_settled() -> bool:
+        return await rig.unsettled() == 0
+
+    await eventually(all_settled)
+
+
+async def test_a_message_comes_as_it_was_published(rig: Rig, reader: Reader, tenant: Tenant) -> None:
+    before = time.time_ns()
+    await rig.publish(b'{"a": 1}')
+    await rig.open(reader)
+    batch = await reader.batch()
+    (delivery,) = batch.deliveries
+    assert (batch.tenant, batch.role) == (tenant, "realtime")
+    assert delivery.subject == tenant.subject(SUBJECT)
+    assert delivery.data == b'{"a": 1}'
+    assert not delivery.headers
+    assert delivery.provenance.delivered == 1
+    assert before - 10**9 < delivery.provenance.stored_ns < time.time_ns() + 10**9
+    await delivery.ack()
+
+
+async def test_a_lone_message_is_not_kept_waiting_for_others(rig: Rig, reader: Reader) -> None:
+    await rig.open(reader, batch_size=1000)
+    await rig.publish(b"alone")
+    batch = await reader.batch(within=0.9)
+    assert len(batch.deliveries) == 1
+    await ack_all(batch.deliveries)
+
+
+async def test_the_next_batch_waits_for_the_release_of_this_one(rig: Rig, reader: Reader) -> None:
+    await rig.publish(*numbers(20))
+    await rig.open(reader, batch_size=10)
+    first = await reader.batch()
+    await ack_all(first.deliveries)
+    assert await reader.gets_nothing(0.3)
+    first.release()
+    second = await reader.batch()
+    assert [delivery.data for delivery in second.deliveries] == numbers(20)[10:]
+    await ack_all(second.deliveries)
+
+
+async def test_what_a_crashed_holder_did_not_settle_comes_again_after_the_ack_wait(
+    rig: Rig, reader: Reader
+) -> None:
+    await rig.publish(b"dropped")
+    source = await rig.open(Reader(), drain_budget=0.1)
+    await rig.crash(source)
+    source = await rig.open(reader)
+    again = (await reader.take(1))[0]
+    assert again.data == b"dropped"
+    await again.ack()
+
+
+async def test_what_is_held_longer_than_the_ack_wait_does_not_come_again(rig: Rig, reader: Reader) -> None:
+    await rig.publish(b"slow")
+    await rig.open(reader)
+    (slow,) = await reader.take(1)
+    other = Reader()
+    await rig.open(other)
+    assert await other.gets_nothing(2.5 * ACK_WAIT)
+    await slow.ack()
+    assert await other.gets_nothing(1.5 * ACK_WAIT)
+    assert await reader.gets_nothing(0.05)
+
+
+async def test_a_nak_without_delay_comes_again_at_once(rig: Rig, reader: Reader) -> None:
+    await rig.publish(b"again")
+    await rig.open(reader)
+    await (await reader.take(1))[0].nak()
+    (again,) = await reader.take(1, within=ACK_WAIT * 0.9)
+    assert again.provenance.delivered == 2
+    await again.ack()
+
+
+async def test_the_delay_of_a_nak_is_respected(rig: Rig, reader: Reader) -> None:
+    await rig.publish(b"later")
+    await rig.open(reader)
+    (delivery,) = await reader.take(1)
+    naked = time.monotonic()
+    await delivery.nak(1.5)
+    (again,) = await reader.take(1)
+    assert time.monotonic() - naked >= 1.45
+    assert again.provenance.delivered == 2
+    assert again.provenance.stored_ns == delivery.provenance.stored_ns
+    await again.ack()
+
+
+async def test_a_delayed_nak_does_not_hold_up_others(rig: Rig, reader: Reader) -> None:
+    await rig.publish(*numbers(10))
+    await rig.open(reader)
+    for delivery in await reader.take(10):
+        await delivery.nak(60)
+    await rig.publish(b"new")
+    (new,) = await reader.take(1)
+    assert new.data == b"new"
+    await new.ack()
+
+
+async def test_what_is_terminated_never_comes_again(rig: Rig, reader: Reader) -> None:
+    await rig.publish(b"hopeless")
+    await rig.open(reader)
+    await (await reader.take(1))[0].term()
+    assert await reader.gets_nothing(1.5 * ACK_WAIT)
+    assert await rig.unsettled() == 0
+
+
+async def test_only_the_first_settlement_counts(rig: Rig, reader: Reader) -> None:
+    await rig.publish(b"once")
+    await rig.open(reader)
+    (delivery,) = await reader.take(1)
+    await delivery.ack()
+    await delivery.nak()
+    await delivery.term()
+    assert await reader.gets_nothing(0.5)
+    assert await rig.unsettled() == 0
+
+
+async def test_two_sources_share_the_messages_without_doubles(rig: Rig, reader: Reader) -> None:
+    other = Reader()
+    await rig.open(reader)
+    await rig.open(other)
+    seen: list[bytes] = []
+
+    async def work(own: Reader) -> None:
+        while True:
+            batch = await own.batch(within=60)
+            await asyncio.sleep(0.02)
+            await ack_all(batch.deliveries)
+            seen.extend(delivery.data for delivery in batch.deliveries)
+            batch.release()
+
+    workers = [asyncio.create_task(work(own)) for own in (reader, other)]
+    await rig.publish(*numbers(300))
+
+    async def all_settled() -> bool:
+        return await rig.unsettled() == 0
+
+    await eventually(all_settled)
+    for worker in workers:
+        worker.cancel()
+    await asyncio.wait(workers)
+    assert sorted(seen) == sorted(numbers(300))
+
+
+async def test_a_clean_stop_leaves_nothing_unsettled_and_nothing_comes_again(
+    rig: Rig, reader: Reader
+) -> None:
+    source = await rig.open(reader)
+    handled: list[bytes] = []
+
+    async def work() -> None:
+        while True:
+            batch = await reader.batch(within=60)
+            await asyncio.sleep(0.03)
+            await ack_all(batch.deliveries)
+            handled.extend(delivery.data for delivery in batch.deliveries)
+            batch.release()
+
+    worker = asyncio.create_task(work())
+    publishing = asyncio.create_task(rig.publish(*numbers(400)))
+
+    async def under_way() -> bool:
+        return len(handled) >= 50
+
+    await eventually(under_way)
+    await source.stop()
+    await publishing
+    worker.cancel()
+    await asyncio.wait({worker})
+    rest = Reader()
+    await rig.open(rest)
+    left = await rest.take(400 - len(handled)) if len(handled) < 400 else []
+    assert {delivery.provenance.delivered for delivery in left} <= {1}
+    assert sorted(handled + [delivery.data for delivery in left]) == sorted(numbers(400))
+    await ack_all(left)
+
+
+async def test_a_stop_hands_over_the_batch_that_is_prepared(rig: Rig, reader: Reader) -> None:
+    await rig.publish(*numbers(20))
+    source = await rig.open(reader, batch_size=10)
+    first = await reader.batch()
+
+    async def all_pulled() -> bool:
+        return await rig.waiting() == 0
+
+    await eventually(all_pulled)
+    stopping = asyncio.create_task(_as_coroutine(source))
+    await ack_all(first.deliveries)
+    first.release()
+    second = await reader.batch()
+    await ack_all(second.deliveries)
+    second.release()
+    await asyncio.wait_for(stopping, 10)
+    assert [delivery.data for delivery in second.deliveries] == numbers(20)[10:]
+    assert await rig.unsettled() == 0
+
+
+async def test_a_stop_gives_back_at_once_what_is_not_settled_in_its_time(rig: Rig, reader: Reader) -> None:
+    await rig.publish(b"unfinished")
+    source = await rig.open(reader, drain_budget=1.5)
+    (unfinished,) = await reader.take(1)
+    await source.stop()
+    other = Reader()
+    await rig.open(other)
+    (again,) = await other.take(1, within=ACK_WAIT * 0.8)
+    assert again.provenance.delivered == 2
+    await again.ack()
+    await unfinished.ack()
+
+
+async def _as_coroutine(source: Stoppable) -> None:
+    await source.stop()

@@ -1,0 +1,148 @@
+"""Events given up for good have exactly one row each (contract 4.4)."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tables.exhausted import ExhaustedEvents, ExhaustedRow
+from tables.pool import Database
+from tables.queries import quoted
+
+WHEN = datetime.datetime(2025, 3, 4, 5, 6, 7, tzinfo=datetime.UTC)
+ROW = ExhaustedRow(
+    company_id="Kopi",
+    source_subject="v1.chats.upsert.Kopi",
+    last_error="chat_id is empty",
+    retry_count=5,
+    event_timestamp=WHEN,
+    dlq_payload='{"source_subject": "v1.chats.upsert.Kopi", "original_payload": {"a": 1}}',
+    original_payload='{"a": 1}',
+)
+
+Call = tuple[str, str, bool]
+
+
+class Given:
+    """The table under test, and what its observer saw."""
+
+    def __init__(self, database: Database, schema: str) -> None:
+        self.calls: list[Call] = []
+        self._database = database
+        self._schema = schema
+        self._events = ExhaustedEvents(schema, self._observe)
+
+    def _observe(self, operation: str, entity: str, _: float, succeeded: bool) -> None:
+        self.calls.append((operation, entity, succeeded))
+
+    async def save(self, row: ExhaustedRow) -> bool:
+        async with self._database.transaction() as connection:
+            return await self._events.save(connection, row)
+
+    async def rows(self) -> list[asyncpg.Record]:
+        async with self._database.connection() as connection:
+            return await connection.fetch(
+                f"SELECT * FROM {quoted(self._schema)}.exhausted_events ORDER BY id"
+            )
+
+    async def payload(self) -> Any:
+        [row] = await self.rows()
+        return json.loads(row["dlq_payload"])
+
+
+@pytest.fixture
+def given(database: Database, schema: str) -> Given:
+    return Given(database, schema)
+
+
+async def test_a_row_holds_everything_that_operators_need(given: Given) -> None:
+    assert await given.save(ROW)
+
+    [row] = await given.rows()
+    assert {name: row[name] for name in ("company_id", "source_subject", "last_error", "retry_count")} == {
+        "company_id": "Kopi",
+        "source_subject": "v1.chats.upsert.Kopi",
+        "last_error": "chat_id is empty",
+        "retry_count": 5,
+    }
+    assert row["event_timestamp"] == WHEN
+    assert json.loads(row["dlq_payload"]) == json.loads(ROW.dlq_payload)
+    assert json.loads(row["original_payload"]) == {"a": 1}
+    assert (row["resolved"], row["resolved_at"], row["notes"]) == (False, None, "")
+    assert row["created_at"] is not None
+    assert given.calls == [("SaveExhaustedEvent", "ExhaustedEvent", True)]
+
+
+@pytest.mark.parametrize("event_timestamp", [WHEN, None])
+async def test_an_event_has_one_row_however_often_it_is_given_up(
+    given: Given, event_timestamp: datetime.datetime | None
+) -> None:
+    row = ROW._replace(event_timestamp=event_timestamp)
+
+    assert await given.save(row)
+    assert not await given.save(row._replace(last_error="another", retry_count=6))
+
+    [stored] = await given.rows()
+    assert stored["last_error"] == "chat_id is empty"
+
+
+async def test_replicas_that_give_up_at_once_make_one_row(given: Given) -> None:
+    stored = await asyncio.gather(*(given.save(ROW) for _ in range(5)))
+
+    assert sorted(stored) == [False, False, False, False, True]
+    assert len(await given.rows()) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"source_subject": "v1.chats.update.Kopi"},
+        {"event_timestamp": WHEN + datetime.timedelta(microseconds=1)},
+        {"event_timestamp": None},
+        {"dlq_payload": '{"source_subject": "v1.chats.upsert.Kopi", "original_payload": {"a": 2}}'},
+    ],
+)
+async def test_another_event_has_a_row_of_its_own(given: Given, other: dict[str, Any]) -> None:
+    assert await given.save(ROW)
+    assert await given.save(ROW._replace(**other))
+
+
+async def test_missing_timestamp_and_payload_are_null(given: Given) -> None:
+    await given.save(ROW._replace(event_timestamp=None, original_payload=None))
+
+    [row] = await given.rows()
+    assert (row["event_timestamp"], row["original_payload"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "stored"),
+    [
+        ('{"a\\u0000b": "c\\u0000"}', {"ab": "c"}),
+        ('"a\x00b"', "ab"),
+        (r'"a\\u0000"', "a\\u0000"),
+        (r'"\ud83d\ude00 \ud83d"', "\U0001f600 \ufffd"),
+        ('"\ud83d"', "?"),
+    ],
+)
+async def test_what_cannot_be_stored_as_it_is_does_not_lose_the_event(
+    given: Given, text: str, stored: object
+) -> None:
+    assert await given.save(ROW._replace(last_error="a\x00b\ud83d", dlq_payload=text, original_payload=text))
+
+    assert await given.payload() == stored
+    assert (await given.rows())[0]["last_error"] == "ab?"
+
+
+@pytest.mark.parametrize("text", ["{not json", '{"a": 1e999999}', '{"a": NaN}'])
+async def test_a_payload_that_is_refused_is_stored_as_text_once(given: Given, text: str) -> None:
+    row = ROW._replace(dlq_payload=text, original_payload=text)
+
+    assert await given.save(row)
+    assert not await given.save(row)
+
+    assert await given.payload() == text

@@ -1,0 +1,317 @@
+"""The JetStream source when servers, consumers and messages misbehave (field cases A1, A2, A4, A10)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import nats
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from demo.servers import NatsServer
+from streams import topology
+from streams.broker import Broker
+from streams.delivery import Batch
+from streams.jetstream import PullSource
+from streams.specs import TopologyConfig
+from streams.subjects import Tenant
+from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
+
+CONFIG = TopologyConfig(realtime_ack_wait=2)
+
+
+@pytest.fixture
+def own_server() -> Iterator[NatsServer]:
+    """A NATS that this test may kill."""
+    with NatsServer() as server:
+        yield server
+
+
+@pytest.fixture
+def reader() -> Reader:
+    return Reader()
+
+
+@pytest.fixture
+async def broker(own_server: NatsServer) -> AsyncIterator[Broker]:
+    async with connected(own_server.url) as broker:
+        yield broker
+
+
+@pytest.fixture
+async def source(broker: Broker, tenant: Tenant, reader: Reader) -> AsyncIterator[PullSource]:
+    await topology.reconcile(broker, CONFIG, [tenant])
+    source = pull_source(broker, tenant, CONFIG, reader)
+    await source.start()
+    yield source
+    await source.stop()
+
+
+async def publish(server: NatsServer, tenant: Tenant, *bodies: bytes) -> None:
+    client = await nats.connect(server.url)
+    for body in bodies:
+        await client.jetstream().publish(tenant.subject(SUBJECT), body)
+    await client.close()
+
+
+async def ack_pending(broker: Broker, tenant: Tenant) -> int:
+    durable = CONFIG.realtime_durable + tenant.company
+    return (await topology.lag(broker, CONFIG.realtime_stream, durable)).ack_pending
+
+
+async def test_goes_on_after_each_crash_of_the_server(
+    own_server: NatsServer, source: PullSource, reader: Reader, tenant: Tenant
+) -> None:
+    for round_ in range(3):
+        own_server.kill()
+        own_server.start()
+        await publish(own_server, tenant, b"%d" % round_)
+        (delivery,) = await reader.take(1, within=5)
+        assert delivery.data == b"%d" % round_
+        await delivery.ack()
+    assert reader.counters.count["fetched realtime"] > 3
+
+
+async def test_what_was_held_during_a_crash_is_settled_afterwards(
+    own_server: NatsServer, broker: Broker, source: PullSource, reader: Reader, tenant: Tenant
+) -> None:
+    await publish(own_server, tenant, b"before")
+    (before,) = await reader.take(1)
+    own_server.kill()
+
+    async def lost() -> bool:
+        return not broker.connected
+
+    await eventually(lost)
+    await before.ack()
+    own_server.start()
+    await broker.wait_connected()
+
+    async def settled() -> bool:
+        return await ack_pending(broker, tenant) == 0
+
+    await eventually(settled)
+    assert await reader.gets_nothing(1.5 * CONFIG.realtime_ack_wait)
+
+
+async def test_a_frozen_server_is_noticed_and_forgotten_once_it_goes_on(
+    own_server: NatsServer, source: PullSource, reader: Reader, tenant: Tenant
+) -> None:
+    own_server.pause()
+
+    async def noticed() -> bool:
+        return reader.counters.count["failed realtime"] > 0
+
+    await eventually(noticed)
+    own_server.resume()
+    await publish(own_server, tenant, b"after")
+    (delivery,) = await reader.take(1, within=10)
+    await delivery.ack()
+
+
+async def test_a_deleted_consumer_is_made_again_at_once_and_with_one_log_line(
+    own_server: NatsServer,
+    broker: Broker,
+    source: PullSource,
+    reader: Reader,
+    tenant: Tenant,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await broker.api(f"CONSUMER.DELETE.{source.stream}.{source.durable}")
+    await publish(own_server, tenant, b"after")
+    (delivery,) = await reader.take(1, within=5)
+    assert delivery.data == b"after"
+    await delivery.ack()
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert reader.counters.count["failed realtime"] == 1
+
+
+async def test_a_deleted_stream_is_made_again(
+    own_server: NatsServer, broker: Broker, source: PullSource, reader: Reader, tenant: Tenant
+) -> None:
+    await broker.api(f"STREAM.DELETE.{source.stream}")
+
+    async def made() -> bool:
+        return source.stream in (await broker.api("STREAM.NAMES"))["streams"]
+
+    await eventually(made)
+    await publish(own_server, tenant, b"after")
+    (delivery,) = await reader.take(1, within=5)
+    await delivery.ack()
+
+
+async def test_failing_to_restore_is_tried_again_until_it_works(
+    own_server: NatsServer, broker: Broker, reader: Reader, tenant: Tenant
+) -> None:
+    attempts = 0
+
+    async def restore() -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 3:
+            raise topology.TopologyError("not yet")
+        await topology.reconcile(broker, CONFIG, [tenant])
+
+    source = pull_source(broker, tenant, CONFIG, reader, restore=restore)
+    await source.start()
+
+    async def restored() -> bool:
+        return attempts == 3
+
+    await eventually(restored)
+    await publish(own_server, tenant, b"at last")
+    await ack_all(await reader.take(1))
+    await source.stop()
+
+
+async def test_a_leadership_change_only_costs_a_new_request(
+    own_server: NatsServer, source: PullSource, reader: Reader, tenant: Tenant
+) -> None:
+    spy = await nats.connect(own_server.url)
+    asked: asyncio.Queue[str] = asyncio.Queue()
+
+    async def note(message: Msg) -> None:
+        asked.put_nowait(message.reply)
+
+    await spy.subscribe("$JS.API.CONSUMER.MSG.NEXT.>", cb=note)
+    await spy.flush()
+    reply = await asyncio.wait_for(asked.get(), 5)
+    status = b"NATS/1.0 409 Leadership Change\r\n\r\n"
+    spy._pending.append(b"HPUB %s %d %d\r\n%s\r\n" % (reply.encode(), len(status), len(status), status))
+    spy._pending_data_size += len(spy._pending[-1])
+    await spy.flush()
+    await asyncio.wait_for(asked.get(), 1)
+    assert reader.counters.count["failed realtime"] == 1
+    await publish(own_server, tenant, b"after")
+    await ack_all(await reader.take(1, within=2))
+    await spy.close()
+
+
+async def test_an_idle_source_counts_no_errors_and_stays_fresh(source: PullSource, reader: Reader) -> None:
+    async def asked_thrice() -> bool:
+        return reader.counters.count["fetched realtime"] >= 3
+
+    await eventually(asked_thrice)
+    assert reader.counters.count["failed realtime"] == 0
+    assert time.monotonic() - source.last_fetch < 3
+    assert source.alive
+    assert source.held == 0
+
+
+async def test_prepares_the_next_batch_while_the_agent_has_this_one(
+    own_server: NatsServer, broker: Broker, reader: Reader, tenant: Tenant
+) -> None:
+    await topology.reconcile(broker, CONFIG, [tenant])
+    await publish(own_server, tenant, *[b"x"] * 30)
+    prepared: list[int] = []
+
+    def prepare(batch: Batch) -> str:
+        prepared.append(len(batch.deliveries))
+        return f"batch {len(prepared)}"
+
+    source = pull_source(broker, tenant, CONFIG, reader, prepare=prepare)
+    await source.start()
+    first = await reader.batch()
+
+    async def two() -> bool:
+        return len(prepared) == 2
+
+    await eventually(two)
+    assert first.prepared == "batch 1"
+    assert await reader.gets_nothing(0.2)
+    assert len(prepared) == 2
+    assert source.held == 20
+    first.release()
+    await ack_all(first.deliveries)
+    await ack_all(await reader.take(20))
+    await source.stop()
+    assert source.held == 0
+    assert reader.counters.sizes == [10, 10, 10]
+
+
+async def test_no_message_can_stop_a_source_by_failing_its_preparation(
+    own_server: NatsServer, broker: Broker, reader: Reader, tenant: Tenant
+) -> None:
+    await topology.reconcile(broker, CONFIG, [tenant])
+
+    def prepare(_batch: Batch) -> object:
+        raise RecursionError("too deep")
+
+    source = pull_source(broker, tenant, CONFIG, reader, prepare=prepare)
+    await source.start()
+    await publish(own_server, tenant, b"poison")
+    batch = await reader.batch()
+    assert batch.prepared is None
+    await ack_all(batch.deliveries)
+    batch.release()
+    await source.stop()
+
+
+async def test_messages_of_the_largest_size_all_arrive(
+    own_server: NatsServer, source: PullSource, reader: Reader, tenant: Tenant
+) -> None:
+    body = b"x" * 1_000_000
+    await publish(own_server, tenant, *[body] * 45)
+    taken = await reader.take(45, within=30)
+    assert {len(delivery.data) for delivery in taken} == {len(body)}
+    await ack_all(taken)
+
+
+async def test_headers_arrive(
+    own_server: NatsServer, source: PullSource, reader: Reader, tenant: Tenant
+) -> None:
+    client = await nats.connect(own_server.url)
+    headers = {"Nats-Msg-Id": "wa-1", "Status": "404"}
+    await client.jetstream().publish(tenant.subject(SUBJECT), b"", headers=headers)
+    await client.close()
+    (delivery,) = await reader.take(1)
+    assert delivery.headers is not None
+    assert delivery.headers["Nats-Msg-Id"] == "wa-1"
+    assert delivery.data == b""
+    await delivery.ack()
+
+
+async def test_a_literal_wildcard_as_the_company_reaches_no_tenant(
+    own_server: NatsServer, source: PullSource, reader: Reader, tenant: Tenant
+) -> None:
+    client = await nats.connect(own_server.url)
+    await client.jetstream().publish(f"{SUBJECT}.*", b"nobody's")
+    await client.jetstream().publish(f"{SUBJECT}.>", b"nobody's")
+    await client.close()
+    await publish(own_server, tenant, b"ours")
+    (delivery,) = await reader.take(1)
+    assert delivery.data == b"ours"
+    await delivery.ack()
+
+
+async def test_stops_cleanly_while_the_server_is_away(
+    own_server: NatsServer, broker: Broker, tenant: Tenant, reader: Reader
+) -> None:
+    await topology.reconcile(broker, CONFIG, [tenant])
+    source = pull_source(broker, tenant, CONFIG, reader, drain_budget=1)
+    await source.start()
+    await publish(own_server, tenant, b"held")
+    await reader.take(1)
+    own_server.kill()
+    async with asyncio.timeout(8):
+        await source.stop()
+    assert not source.alive
+
+
+async def test_a_silent_holder_loses_its_message_to_another_after_the_ack_wait(
+    own_server: NatsServer, broker: Broker, source: PullSource, reader: Reader, tenant: Tenant, nc: Client
+) -> None:
+    await publish(own_server, tenant, b"stolen")
+    async with connected(own_server.url) as doomed:
+        other = Reader()
+        thief = pull_source(doomed, tenant, CONFIG, other)
+        await thief.start()
+        await doomed.stop()
+        (again,) = await reader.take(1, within=10)
+        await again.ack()
+        await thief.stop()

@@ -1,0 +1,418 @@
+"""One row a message, on a real PostgreSQL with all its partitions (contract 3.2, B4; design 5)."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import Any
+
+import pytest
+
+from tables.errors import BadData
+from tables.messages import MessagePatch, MessageRow, Messages
+from tables.pool import Database
+from tables.refusals import Refusal
+from tables.versions import Origin, Version
+
+TODAY = datetime.datetime.now(datetime.UTC).date()
+LAST_MONTH = TODAY.replace(day=1) - datetime.timedelta(days=3)
+REFS = count()
+
+
+def at(ns: int, *, history: bool = False) -> Origin:
+    metadata = {"stream": "wa_events_stream", "stream_sequence": ns, "message_id": f"msg-{ns}"}
+    return Origin(Version(ns, ns), json.dumps(metadata), history)
+
+
+UNVERSIONED = Origin(None, '{"stream": "dlq_stream", "stream_sequence": 3}')
+
+
+def row(origin: Origin, message_id: str = "M1", **changes: Any) -> MessageRow:
+    values: dict[str, Any] = {
+        "from_phone": "6281", "to_phone": "6289", "chat_id": "c", "jid": "j", "flow": "IN",
+        "message_text": "", "message_url": "", "message_type": "", "agent_id": "a", "company_id": "Kopi",
+        "message_obj": None, "key": None, "status": "", "message_timestamp": 1795500123,
+        "message_date": TODAY,
+    }  # fmt: skip
+    return MessageRow(next(REFS), origin, message_id, **{**values, **changes})
+
+
+def patch(origin: Origin, message_id: str = "M1", **changes: Any) -> MessagePatch:
+    values: dict[str, Any] = {
+        "company_id": "Kopi", "status": "", "edited_message_obj": None, "is_deleted": None, "message_url": "",
+    }  # fmt: skip
+    return MessagePatch(next(REFS), origin, message_id, **{**values, **changes})
+
+
+class Store:
+    """The table under test, one transaction for each call."""
+
+    def __init__(self, database: Database, schema: str) -> None:
+        self.database = database
+        self.schema = schema
+        self.operations: list[tuple[str, str, bool]] = []
+        self.table = Messages(schema, lambda name, entity, _, ok: self.operations.append((name, entity, ok)))
+
+    async def write(self, *changes: MessageRow | MessagePatch, bulk: bool = False) -> list[Refusal]:
+        async with self.database.transaction() as connection:
+            return await self.table.write(connection, changes, bulk=bulk)
+
+    async def sql(self, statement: str, *arguments: object) -> list[Any]:
+        async with self.database.connection() as connection:
+            return await connection.fetch(statement.replace("{s}", self.schema), *arguments)
+
+    async def rows(self) -> list[Any]:
+        return await self.sql("SELECT * FROM {s}.messages ORDER BY id")
+
+    async def row(self) -> Any:
+        (only,) = await self.rows()
+        return only
+
+    async def keys(self) -> dict[str, datetime.date]:
+        return {r["message_id"]: r["message_date"] for r in await self.sql("SELECT * FROM {s}.message_keys")}
+
+    async def adopt(self, message_id: str, day: datetime.date, **columns: Any) -> None:
+        """A row as the existing service leaves it: no key, no version."""
+        metadata = '{"stream": "wa_events_stream", "stream_sequence": 500}'
+        values = {"company_id": "Kopi", "message_text": "", "status": "", "is_deleted": False} | columns
+        await self.sql(
+            "INSERT INTO {s}.messages (message_id, message_date, last_metadata, created_at, "
+            + ", ".join(values) + ") VALUES ($1, $2, $3, '2020-01-01', "
+            + ", ".join(f"${n}" for n in range(4, 4 + len(values))) + ")",
+            message_id, day, metadata, *values.values(),
+        )  # fmt: skip
+
+
+@pytest.fixture
+def store(database: Database, schema: str) -> Iterator[Store]:
+    return Store(database, schema)
+
+
+async def test_a_new_message_has_every_column(store: Store) -> None:
+    obj, key = '{"n": 12345678901234567890}', '{"id": "M1", "fromMe": false, "remoteJid": ""}'
+    new = row(
+        at(5), message_text="halo", message_url="u", message_type="t", message_obj=obj, key=key, status="sent"
+    )
+    assert await store.write(new) == []
+    stored = await store.row()
+    for column in MessageRow._fields[2:]:
+        assert stored[column] == getattr(new, column), column
+    assert stored["edited_message_obj"] is None
+    assert stored["is_deleted"] is False
+    assert stored["created_at"] == stored["updated_at"]
+    assert json.loads(stored["last_metadata"]) == {**json.loads(at(5).metadata), "version": "5-5"}
+    assert await store.keys() == {"M1": TODAY}
+    assert store.operations == [("UpsertMessage", "Message", True)]
+
+
+async def test_absent_texts_are_empty_and_absent_objects_null(store: Store) -> None:
+    await store.write(row(at(5), from_phone="", to_phone=""), row(at(6), "M2"), row(at(7), "M2"))
+    for stored in await store.rows():
+        assert stored["message_text"] == stored["message_url"] == stored["message_type"] == ""
+        assert stored["status"] == ""
+        assert stored["message_obj"] is stored["key"] is stored["edited_message_obj"] is None
+        assert stored["is_deleted"] is False
+
+
+async def test_nothing_to_write_is_nothing_done(store: Store) -> None:
+    assert await store.write() == []
+    assert store.operations == []
+
+
+async def test_a_newer_upsert_replaces_and_leaves_the_fixed_columns(store: Store) -> None:
+    await store.write(row(at(5), status="sent", message_text="old", chat_id="c1"))
+    before = await store.row()
+    await store.write(
+        row(at(6), status="read", message_text="new", chat_id="c2", flow="OUT", message_timestamp=9)
+    )
+    stored = await store.row()
+    assert (stored["status"], stored["message_text"]) == ("read", "new")
+    assert (stored["chat_id"], stored["flow"], stored["message_timestamp"]) == ("c1", "IN", 1795500123)
+    assert stored["created_at"] == before["created_at"]
+    assert stored["updated_at"] > before["updated_at"]
+
+
+async def test_an_empty_fixed_column_is_filled_later(store: Store) -> None:
+    await store.write(row(at(5), to_phone="", key=None))
+    await store.write(row(at(4), to_phone="6289", key='{"id": "M1"}', from_phone="other"))
+    stored = await store.row()
+    assert (stored["to_phone"], stored["key"], stored["from_phone"]) == ("6289", '{"id": "M1"}', "6281")
+
+
+async def test_absent_optional_fields_never_erase(store: Store) -> None:
+    full = {"message_text": "t", "message_url": "u", "message_type": "y", "message_obj": "{}", "status": "s"}
+    await store.write(row(at(5), **full))
+    await store.write(row(at(6)))
+    await store.write(patch(at(7)))
+    stored = await store.row()
+    assert {column: stored[column] for column in full} == full
+
+
+async def test_stale_status_never_overwrites_a_newer_one(store: Store) -> None:
+    await store.write(row(at(5), status="sent"))
+    await store.write(patch(at(9), status="read"))
+    before = await store.row()
+    await store.write(patch(at(7), status="delivered", message_url="late"))
+    stored = await store.row()
+    assert stored["status"] == "read"
+    assert stored["message_url"] == "late"  # it was empty
+    assert stored["updated_at"] > before["updated_at"]
+    assert json.loads(stored["last_metadata"])["stream_sequence"] == 9
+
+
+async def test_an_update_without_content_touches_updated_at_and_metadata(store: Store) -> None:
+    await store.write(row(at(5), status="sent"))
+    before = await store.row()
+    assert await store.write(patch(at(6))) == []
+    stored = await store.row()
+    assert stored["updated_at"] > before["updated_at"]
+    assert json.loads(stored["last_metadata"])["version"] == "6-6"
+    assert stored["status"] == "sent"
+
+
+async def test_is_deleted_goes_back_only_by_an_explicit_newer_false(store: Store) -> None:
+    await store.write(row(at(1)))
+    await store.write(patch(at(5), is_deleted=True))
+    await store.write(patch(at(6)), patch(at(4), is_deleted=False))
+    assert (await store.row())["is_deleted"] is True
+    await store.write(patch(at(7), is_deleted=False))
+    assert (await store.row())["is_deleted"] is False
+    await store.write(patch(at(6), is_deleted=True))
+    assert (await store.row())["is_deleted"] is False
+
+
+async def test_an_empty_edit_object_is_a_value(store: Store) -> None:
+    await store.write(row(at(1)), patch(at(2), edited_message_obj='{"a": 1}'))
+    await store.write(patch(at(3), edited_message_obj="{}"))
+    assert (await store.row())["edited_message_obj"] == "{}"
+
+
+async def test_an_update_before_its_upsert_in_one_batch_counts(store: Store) -> None:
+    changes = [patch(at(9), status="read", is_deleted=True), row(at(5), status="sent", message_text="t")]
+    assert await store.write(*changes) == []
+    stored = await store.row()
+    assert (stored["status"], stored["message_text"], stored["is_deleted"]) == ("read", "t", True)
+    metadata = json.loads(stored["last_metadata"])
+    assert metadata["version"] == "9-9"
+    assert metadata["versions"] == {"message_text": "5-5", "is_deleted": "9-9"}
+
+
+async def test_an_update_without_its_row_is_refused_and_the_rest_is_written(store: Store) -> None:
+    lost = patch(at(5), "nowhere", status="read")
+    refusals = await store.write(row(at(1), "M1"), lost, patch(at(2), "M1", status="read"))
+    assert refusals == [Refusal(lost.ref, "not_found")]
+    assert (await store.row())["status"] == "read"
+    assert await store.keys() == {"M1": TODAY}
+
+
+async def test_a_row_of_another_company_refuses_every_change(store: Store) -> None:
+    await store.write(row(at(1), status="sent"))
+    changes = [patch(at(5), company_id="KOPI", status="x"), row(at(6), company_id="KOPI", status="x")]
+    refusals = await store.write(*changes)
+    assert refusals == [Refusal(change.ref, "company") for change in changes]
+    assert (await store.row())["status"] == "sent"
+
+
+async def test_an_envelope_without_version_sets_only_columns_without_one(store: Store) -> None:
+    await store.write(row(at(5), status="sent"))
+    await store.write(patch(UNVERSIONED, status="old", message_url="u"))
+    stored = await store.row()
+    assert (stored["status"], stored["message_url"]) == ("sent", "u")
+    assert json.loads(stored["last_metadata"])["stream_sequence"] == 5
+
+
+async def test_history_repeats_touch_updated_at_and_metadata(store: Store) -> None:
+    await store.write(row(at(5, history=True), status="sent"), bulk=True)
+    before = await store.row()
+    await store.write(row(at(6, history=True), status="read"), bulk=True)
+    stored = await store.row()
+    assert stored["status"] == "read"
+    assert stored["updated_at"] > before["updated_at"]
+    assert {name for name, _, _ in store.operations} == {"BulkUpsertMessages", "FindMessage"}
+
+
+async def test_each_operation_has_its_documented_label(store: Store) -> None:
+    await store.write(row(at(1)))
+    await store.write(patch(at(2)), row(at(3), "M2"))
+    assert store.operations == [
+        ("UpsertMessage", "Message", True),
+        ("UpsertMessage", "Message", True),
+        ("FindMessage", "Message", True),
+        ("UpdateMessageStatus", "Message", True),
+    ]
+
+
+async def test_data_that_the_database_refuses_is_bad_data(store: Store) -> None:
+    with pytest.raises(BadData):
+        await store.write(row(at(1), message_obj="{not json"))
+    assert store.operations == [("UpsertMessage", "Message", False)]
+    assert await store.rows() == []
+
+
+async def test_the_same_id_on_another_day_is_one_row(store: Store) -> None:
+    """B4, over two partitions, in either order."""
+    await store.write(row(at(1), message_date=TODAY), row(at(1), "M2", message_date=LAST_MONTH))
+    await store.write(
+        row(at(2), message_date=LAST_MONTH, status="new"),
+        row(at(2), "M2", message_date=TODAY, status="new"),
+    )
+    assert [(r["message_id"], r["message_date"], r["status"]) for r in await store.rows()] == [
+        ("M1", TODAY, "new"),
+        ("M2", LAST_MONTH, "new"),
+    ]
+
+
+async def test_adopted_values_are_older_than_any_realtime_event(store: Store) -> None:
+    store.table.keys_complete = False
+    await store.adopt("M1", LAST_MONTH, status="old", message_text="t", is_deleted=True)
+    assert await store.write(row(at(1), status="new")) == []
+    stored = await store.row()
+    assert (stored["status"], stored["message_text"], stored["is_deleted"]) == ("new", "t", True)
+    assert json.loads(stored["last_metadata"])["versions"] == {"message_text": "", "is_deleted": ""}
+    assert await store.keys() == {"M1": LAST_MONTH}
+
+
+async def test_history_only_fills_what_is_empty_on_adopted_rows(store: Store) -> None:
+    store.table.keys_complete = False
+    await store.adopt("M1", TODAY, status="old")
+    await store.write(row(at(9, history=True), status="history", message_text="filled"), bulk=True)
+    stored = await store.row()
+    assert (stored["status"], stored["message_text"]) == ("old", "filled")
+
+
+@pytest.mark.parametrize("complete", [True, False])
+async def test_an_update_finds_an_adopted_row_without_key(store: Store, complete: bool) -> None:
+    store.table.keys_complete = complete
+    await store.adopt("M1", LAST_MONTH, status="old")
+    assert await store.write(patch(at(1), status="read")) == []
+    assert (await store.row())["status"] == "read"
+    assert await store.keys() == {"M1": LAST_MONTH}
+
+
+async def test_while_keys_are_incomplete_an_upsert_looks_in_every_partition(store: Store) -> None:
+    store.table.keys_complete = False
+    await store.adopt("M1", LAST_MONTH, status="old")
+    assert await store.write(row(at(1), status="new"), row(at(2), "M2")) == []
+    assert [(r["message_id"], r["message_date"], r["status"]) for r in await store.rows()] == [
+        ("M1", LAST_MONTH, "new"),
+        ("M2", TODAY, ""),
+    ]
+    assert await store.keys() == {"M1": LAST_MONTH, "M2": TODAY}
+
+
+async def test_an_adopted_row_of_the_same_day_is_never_doubled(store: Store) -> None:
+    await store.adopt("M1", TODAY, status="old")
+    await store.write(row(at(1), status="new"))
+    assert (await store.row())["status"] == "new"
+
+
+async def test_of_adopted_duplicates_the_lowest_id_counts(store: Store) -> None:
+    store.table.keys_complete = False
+    await store.adopt("M1", TODAY, status="first")
+    await store.adopt("M1", LAST_MONTH, status="second")
+    await store.write(patch(at(1), status="read"))
+    assert [r["status"] for r in await store.rows()] == ["read", "second"]
+    assert await store.keys() == {"M1": TODAY}
+
+
+@pytest.mark.parametrize("complete", [True, False])
+async def test_a_dangling_key_is_replaced_and_the_row_inserted(store: Store, complete: bool) -> None:
+    store.table.keys_complete = complete
+    await store.write(row(at(1), message_date=LAST_MONTH), row(at(1), "M2"))
+    await store.sql("DELETE FROM {s}.messages WHERE message_id = 'M1'")
+    lost = patch(at(2), status="read")
+    assert await store.write(lost) == [Refusal(lost.ref, "not_found")]
+    assert await store.write(row(at(3), message_text="again"), patch(at(4), status="read")) == []
+    stored = (await store.rows())[1]
+    assert (stored["message_id"], stored["message_text"], stored["status"]) == ("M1", "again", "read")
+    assert (await store.keys())["M1"] == stored["message_date"] == TODAY
+
+
+async def test_a_key_that_names_the_wrong_day_is_repaired(store: Store) -> None:
+    await store.write(row(at(1), message_date=LAST_MONTH, status="sent"))
+    await store.sql("UPDATE {s}.message_keys SET message_date = $1", TODAY)
+    assert await store.write(row(at(2), status="read")) == []
+    assert (await store.row())["status"] == "read"
+    assert await store.keys() == {"M1": LAST_MONTH}
+
+
+async def test_two_writers_of_one_dangling_key_make_one_row(store: Store) -> None:
+    await store.write(*(row(at(1), f"M{n}") for n in range(50)))
+    await store.sql("DELETE FROM {s}.messages")
+    await asyncio.gather(
+        store.write(*(row(at(2), f"M{n}", status="two") for n in range(50))),
+        store.write(*(row(at(3), f"M{n}", status="three", message_date=LAST_MONTH) for n in range(50))),
+    )
+    rows = await store.rows()
+    assert len(rows) == 50
+    assert {r["status"] for r in rows} == {"three"}
+
+
+async def _alternate(store: Store, changes: Sequence[MessageRow | MessagePatch]) -> None:
+    for start in range(0, len(changes), 500):
+        await store.write(*changes[start : start + 500])
+
+
+@pytest.mark.parametrize("stored_before", [False, True])
+async def test_two_writers_in_opposite_order_never_deadlock(store: Store, stored_before: bool) -> None:
+    """2,000 keys, upserts and updates mixed; `Store.write` would raise on 40P01."""
+    keys = [f"M{n:04d}" for n in range(2000)]
+    if stored_before:
+        await _alternate(store, [row(at(1), key) for key in keys])
+    for turn in range(3):
+        await asyncio.gather(
+            store.write(*(row(at(10 + turn), key, status="row") for key in keys)),
+            store.write(*(row(at(20 + turn), key, status="newest") for key in reversed(keys))),
+        )
+        await asyncio.gather(
+            _alternate(store, [patch(at(5 + turn), key, status="stale") for key in reversed(keys)]),
+            _alternate(store, [row(at(6 + turn), key, status="stale") for key in keys]),
+        )
+    rows = await store.rows()
+    assert len(rows) == 2000
+    assert {r["status"] for r in rows} == {"newest"}
+
+
+async def test_updates_and_look_ups_touch_one_partition(store: Store) -> None:
+    """Pruning at run time: the other partitions' nodes are there, and never executed."""
+    await store.write(row(at(1)), row(at(1), "M2"))
+    names = ("find", "update")
+    for name, arguments in zip(names, (["M1", "M2"], None), strict=True):
+        executed = await _executed_partitions(store, name, arguments)
+        assert executed == {f"messages_y{TODAY:%Y}m{TODAY:%m}"}, name
+
+
+async def _executed_partitions(store: Store, name: str, ids: list[str] | None) -> set[str]:
+    stored = (await store.rows())[0]
+    arguments: list[Any] = [ids] if ids else [[stored["id"]], [TODAY], ["{}"], *[[None]] * 15]
+    statement = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, FORMAT JSON) " + store.table._sql[name]
+    async with store.database.connection() as connection:
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        plan = json.loads(await connection.fetchval(statement, *arguments))
+        await connection.execute("RESET plan_cache_mode")
+    return set(_executed(plan[0]["Plan"]))
+
+
+def _executed(node: dict[str, Any]) -> Iterator[str]:
+    relation = node.get("Relation Name", "")
+    if relation.startswith("messages_") and node["Actual Loops"] and node["Node Type"] != "ModifyTable":
+        yield relation
+    for child in node.get("Plans", ()):
+        yield from _executed(child)
+
+
+async def test_how_fast_it_is(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """Measured and printed, not judged."""
+    loop = asyncio.get_running_loop()
+    changes = [row(at(n + 1), f"M{n * 7919 % 20000:05d}", message_text="halo") for n in range(20_000)]
+    seconds = {}
+    for kind in ("fresh", "repeated"):
+        start = loop.time()
+        await _alternate(store, changes)
+        seconds[kind] = loop.time() - start
+    with capsys.disabled():
+        print(*(f"\n{kind}: {20_000 / taken:,.0f} messages/s" for kind, taken in seconds.items()))  # noqa: T201
+    assert len(await store.rows()) == 20_000

@@ -1,0 +1,121 @@
+"""What tests of sources share: a reader in place of an agent, and counters in place of metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from streams import topology
+from streams.broker import Broker
+from streams.delivery import Batch, Delivery, Role
+from streams.jetstream import PullSource
+from streams.specs import TopologyConfig
+from streams.subjects import Tenant
+
+SUBJECT = "v1.messages.upsert"
+
+
+class Counters:
+    """A meter that can be asked."""
+
+    def __init__(self) -> None:
+        self.count: Counter[str] = Counter()
+        self.sizes: list[int] = []
+
+    def fetched(self, role: Role) -> None:
+        self.count[f"fetched {role}"] += 1
+
+    def fetch_failed(self, role: Role) -> None:
+        self.count[f"failed {role}"] += 1
+
+    def batch(self, role: Role, company: str, size: int) -> None:
+        self.sizes.append(size)
+
+
+class Reader:
+    """Takes batches as an agent does."""
+
+    def __init__(self) -> None:
+        self._batches: asyncio.Queue[Batch] = asyncio.Queue()
+        self.counters = Counters()
+
+    async def send(self, batch: Batch) -> None:
+        await self._batches.put(batch)
+
+    async def batch(self, within: float = 10.0) -> Batch:
+        """The next batch, not released yet."""
+        async with asyncio.timeout(within):
+            return await self._batches.get()
+
+    async def take(self, count: int, within: float = 20.0) -> list[Delivery]:
+        """The next `count` deliveries, unsettled; their batches are released at once."""
+        taken: list[Delivery] = []
+        async with asyncio.timeout(within):
+            while len(taken) < count:
+                batch = await self._batches.get()
+                taken += batch.deliveries
+                batch.release()
+        return taken
+
+    async def gets_nothing(self, seconds: float) -> bool:
+        """Whether no batch comes in this time."""
+        try:
+            await self.batch(seconds)
+        except TimeoutError:
+            return True
+        return False
+
+
+async def eventually(condition: Callable[[], Awaitable[object]], within: float = 10.0) -> None:
+    """Wait until `condition` is true. Raises `TimeoutError`."""
+    async with asyncio.timeout(within):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+async def ack_all(deliveries: Sequence[Delivery]) -> None:
+    for delivery in deliveries:
+        await delivery.ack()
+
+
+@asynccontextmanager
+async def connected(url: str, **more: Any) -> AsyncIterator[Broker]:
+    """A broker that is connected to `url`."""
+    broker = Broker(urls=[url], name="tests", **more)
+    await broker.start()
+    try:
+        async with asyncio.timeout(10):
+            await broker.wait_connected()
+        yield broker
+    finally:
+        await broker.stop()
+
+
+def pull_source(
+    broker: Broker, tenant: Tenant, config: TopologyConfig, reader: Reader, **more: Any
+) -> PullSource:
+    """The tenant's real-time source, read by `reader`."""
+
+    async def restore() -> None:
+        await topology.reconcile(broker, config, [tenant])
+
+    arguments: dict[str, Any] = {
+        "batch_size": 10,
+        "ack_wait": config.realtime_ack_wait,
+        "send": reader.send,
+        "prepare": lambda batch: len(batch.deliveries),
+        "restore": restore,
+        "meter": reader.counters,
+        "drain_budget": 5.0,
+    }
+    return PullSource(
+        broker=broker,
+        tenant=tenant,
+        role="realtime",
+        stream=config.realtime_stream,
+        durable=config.realtime_durable + tenant.company,
+        **{**arguments, **more},
+    )

@@ -1,0 +1,204 @@
+"""What agents work with, kept in memory: deliveries, a publisher, tables, and a meter that remembers its calls."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+
+from agents.policy import Limits
+from streams.delivery import Batch, Delivery, Provenance, Role
+from streams.errors import BrokerFailed
+from streams.subjects import Tenant
+from tables.exhausted import ExhaustedRow
+from tables.refusals import Refusal
+from tables.tenant import Change, TenantTables
+from tests import builders
+
+TENANT = Tenant(builders.COMPANY)
+STORED_NS = 1_795_500_200_000_000_000
+LIMITS: dict[Role, Limits] = {
+    "realtime": Limits(5, 1.0, 30.0),
+    "historical": Limits(3, 2.0, 60.0),
+    "dlq": Limits(10, 300.0, 300.0),
+}
+
+
+def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the pauses of an outage short."""
+    monkeypatch.setattr("agents.storing.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("agents.storing.LONGEST_PAUSE", 0.005)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for the condition, at most five seconds."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+class FakeDelivery:
+    """A delivery that remembers how it was settled; `failures` calls fail first."""
+
+    def __init__(
+        self,
+        event_type: str = "v1.messages.upsert",
+        payload: Any = builders.ABSENT,
+        *,
+        delivered: int = 1,
+        sequence: int = 7,
+        subject: str | None = None,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        failures: int = 0,
+    ) -> None:
+        self.subject = TENANT.subject(event_type) if subject is None else subject
+        if data is None:
+            data = builders.body(builders.BUILDERS[event_type]() if payload is builders.ABSENT else payload)
+        self.data = data
+        self.headers = headers
+        self.provenance = Provenance("wa_events_stream", "wa_realtime", "", sequence, 3, delivered, STORED_NS, 0)
+        self.received = time.perf_counter()
+        self.settlements: list[tuple[str, float]] = []
+        self.failures = failures
+
+    async def ack(self) -> None:
+        self._settle("ack")
+
+    async def nak(self, delay: float = 0.0) -> None:
+        self._settle("nak", delay)
+
+    async def term(self) -> None:
+        self._settle("term")
+
+    def _settle(self, how: str, delay: float = 0.0) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise BrokerFailed("not connected")
+        self.settlements.append((how, delay))
+
+    @property
+    def outcome(self) -> str:
+        """How it was settled; fails unless it was settled once."""
+        [(how, _)] = self.settlements
+        return how
+
+
+def batch(*deliveries: Delivery, role: Role = "realtime") -> Batch:
+    """One item of a channel."""
+    return Batch(TENANT, role, deliveries)
+
+
+async def stream(*batches: Batch) -> AsyncIterator[Batch]:
+    """A channel that ends."""
+    for item in batches:
+        yield item
+
+
+class FakePublisher:
+    """A dead-letter stream that answers with `troubles` first, one a publish."""
+
+    def __init__(self, *troubles: Exception) -> None:
+        self.troubles = list(troubles)
+        self.letters: list[tuple[str, dict[str, Any], Mapping[str, str]]] = []
+        self.attempts = 0
+
+    async def publish(self, subject: str, body: bytes, headers: Mapping[str, str]) -> None:
+        self.attempts += 1
+        await asyncio.sleep(0)
+        if self.troubles:
+            raise self.troubles.pop(0)
+        self.letters.append((subject, json.loads(body), headers))
+
+    @property
+    def envelope(self) -> dict[str, Any]:
+        """The only envelope."""
+        [(_, envelope, _)] = self.letters
+        return envelope
+
+
+class RecordingMeter:
+    """Every verb of every meter; `calls` are its calls, times left out."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, verb: str) -> Callable[..., None]:
+        def call(*values: Any, **named: Any) -> None:
+            kept = [value for value in (*values, *named.values()) if not isinstance(value, float)]
+            self.calls.append((verb, *kept))
+
+        return call
+
+    def of(self, *verbs: str) -> list[tuple[Any, ...]]:
+        """The calls of some verbs, in order."""
+        return [call for call in self.calls if call[0] in verbs]
+
+    def count(self) -> Counter[str]:
+        """How often each verb was called."""
+        return Counter(call[0] for call in self.calls)
+
+
+class FakeTables:
+    """Tables that keep changes in a list.
+
+    `troubles` are raised one a write, then `judge` may raise or refuse; `exhausted_troubles` are raised one a
+    row of exhausted_events.
+    """
+
+    def __init__(
+        self,
+        *troubles: Exception,
+        judge: Callable[[Sequence[Change]], Iterable[Refusal]] | None = None,
+        exhausted_troubles: Iterable[Exception] = (),
+    ) -> None:
+        self.troubles = list(troubles)
+        self.judge = judge
+        self.exhausted_troubles = list(exhausted_troubles)
+        self.writes: list[list[Change]] = []
+        self.bulks: list[bool] = []
+        self.rows: list[ExhaustedRow] = []
+
+    async def write(self, changes: Sequence[Change], *, bulk: bool) -> list[Refusal]:
+        await asyncio.sleep(0)
+        if self.troubles:
+            raise self.troubles.pop(0)
+        refusals = list(self.judge(changes)) if self.judge else []
+        self.writes.append(list(changes))
+        self.bulks.append(bulk)
+        return refusals
+
+    @property
+    def stored(self) -> list[Change]:
+        """All changes that were written, in order."""
+        return [change for write in self.writes for change in write]
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        yield
+
+    @property
+    def exhausted(self) -> FakeTables:
+        return self
+
+    async def save(self, _: object, row: ExhaustedRow) -> bool:
+        if self.exhausted_troubles:
+            raise self.exhausted_troubles.pop(0)
+        self.rows.append(row)
+        return True
+
+    @property
+    def row(self) -> ExhaustedRow:
+        """The only row of exhausted_events."""
+        [row] = self.rows
+        return row
+
+    def of(self, _: Tenant) -> TenantTables:
+        """What agents are given."""
+        return cast(TenantTables, self)

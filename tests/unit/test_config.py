@@ -1,0 +1,214 @@
+"""Settings: what is read, what is refused, and that one message says it all."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from streams.config import Settings, SettingsError, variables
+from streams.subjects import HISTORICAL, REALTIME, Tenant
+
+NEEDED = {"COMPANY_ID": "KopiNusa", "POSTGRES_DSN": "postgres://app:hunter2@db:5432/wa"}
+
+# Name and default of every variable: contract 7 with the changes of design 11, and our additions.
+DEFAULTS = {
+    "DATABASE_POSTGRESAUTOMIGRATE": ("postgres_auto_migrate", True),
+    "POSTGRES_POOL_SIZE": ("postgres_pool_size", 10),
+    "NATS_URL": ("nats_servers", ("nats://admin:admin@nats",)),
+    "COMPANY_DEFAULT": ("company_default", "default_tenant"),
+    "ENVIRONMENT": ("environment", "development"),
+    "LOG_LEVEL": ("log_level", "info"),
+    "SERVER_PORT": ("server_port", 8080),
+    "METRICS_ENABLED": ("metrics_enabled", True),
+    "METRICS_PORT": ("metrics_port", 2112),
+    "METRICS_JID_LIMIT": ("metrics_jid_limit", 1000),
+    "NATS_REALTIME_MAXAGE": ("realtime_max_age_days", 30),
+    "NATS_REALTIME_STREAM": ("realtime_stream", "wa_events_stream"),
+    "NATS_REALTIME_CONSUMER": ("realtime_consumer", "wa_listener_"),
+    "NATS_REALTIME_DURABLE": ("realtime_durable", "wa_realtime_"),
+    "NATS_REALTIME_GROUP": ("realtime_group", "wa_event_group_"),
+    "NATS_REALTIME_SUBJECTLIST": ("realtime_subjects", REALTIME),
+    "NATS_REALTIME_MAXDELIVER": ("realtime_max_deliver", 5),
+    "NATS_REALTIME_NAKBASEDELAY": ("realtime_nak_base_delay", 1.0),
+    "NATS_REALTIME_NAKMAXDELAY": ("realtime_nak_max_delay", 30.0),
+    "NATS_REALTIME_ACKWAIT": ("realtime_ack_wait", 30.0),
+    "NATS_HISTORICAL_MAXAGE": ("historical_max_age_days", 30),
+    "NATS_HISTORICAL_STREAM": ("historical_stream", "wa_history_events_stream"),
+    "NATS_HISTORICAL_CONSUMER": ("historical_consumer", "wa_history_listener_"),
+    "NATS_HISTORICAL_DURABLE": ("historical_durable", "wa_history_"),
+    "NATS_HISTORICAL_GROUP": ("historical_group", "wa_history_event_group_"),
+    "NATS_HISTORICAL_SUBJECTLIST": ("historical_subjects", HISTORICAL),
+    "NATS_HISTORICAL_MAXDELIVER": ("historical_max_deliver", 3),
+    "NATS_HISTORICAL_NAKBASEDELAY": ("historical_nak_base_delay", 2.0),
+    "NATS_HISTORICAL_NAKMAXDELAY": ("historical_nak_max_delay", 60.0),
+    "NATS_HISTORICAL_ACKWAIT": ("historical_ack_wait", 60.0),
+    "NATS_DLQSTREAM": ("dlq_stream", "dlq_stream"),
+    "NATS_DLQSUBJECT": ("dlq_subject", "v1.dlq"),
+    "NATS_DLQWORKERS": ("dlq_workers", 8),
+    "NATS_DLQBASEDELAYMINUTES": ("dlq_base_delay_minutes", 5.0),
+    "NATS_DLQMAXDELAYMINUTES": ("dlq_max_delay_minutes", 5.0),
+    "NATS_DLQMAXAGEDAYS": ("dlq_max_age_days", 7),
+    "NATS_DLQMAXDELIVER": ("dlq_max_deliver", 10),
+    "NATS_DLQACKWAIT": ("dlq_ack_wait", 30.0),
+    "NATS_DLQMAXACKPENDING": ("dlq_max_ack_pending", -1),
+    "WORKERPOOLS_ONBOARDING_POOLSIZE": ("onboarding_pool_size", 10),
+    "WORKERPOOLS_ONBOARDING_QUEUESIZE": ("onboarding_queue_size", 10000),
+    "WORKERPOOLS_ONBOARDING_MAXBLOCK": ("onboarding_max_block", 1.0),
+    "WORKERPOOLS_ONBOARDING_EXPIRYTIME": ("onboarding_expiry_time", 60.0),
+    "POSTSCAN_DELAY": ("postscan_delay", 900.0),
+}
+
+
+def settings(**changed: str) -> Settings:
+    return Settings.from_env({**NEEDED, **changed})
+
+
+def refusal(**changed: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        settings(**changed)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_default_is_the_documented_one(name: str) -> None:
+    attribute, value = DEFAULTS[name]
+    assert getattr(settings(), attribute) == value
+
+
+def test_every_variable_is_listed_with_its_default_and_meaning() -> None:
+    listed = {variable.name: variable for variable in variables()}
+    assert set(listed) == {*DEFAULTS, *NEEDED}
+    assert all(variable.meaning for variable in listed.values())
+    assert {name for name, variable in listed.items() if variable.default is None} == set(NEEDED)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "attribute", "value"),
+    [
+        ("DATABASE_POSTGRESAUTOMIGRATE", "0", "postgres_auto_migrate", False),
+        ("DATABASE_POSTGRESAUTOMIGRATE", "False", "postgres_auto_migrate", False),
+        ("METRICS_ENABLED", "1", "metrics_enabled", True),
+        ("NATS_REALTIME_NAKBASEDELAY", "500ms", "realtime_nak_base_delay", 0.5),
+        ("NATS_REALTIME_NAKMAXDELAY", "1m30s", "realtime_nak_max_delay", 90.0),
+        ("POSTSCAN_DELAY", "1h", "postscan_delay", 3600.0),
+        ("POSTSCAN_DELAY", "1.5h", "postscan_delay", 5400.0),
+        ("POSTSCAN_DELAY", "0s", "postscan_delay", 0.0),
+        ("NATS_DLQBASEDELAYMINUTES", "0.05", "dlq_base_delay_minutes", 0.05),
+        ("NATS_DLQMAXACKPENDING", "-1", "dlq_max_ack_pending", -1),
+        ("NATS_DLQMAXACKPENDING", "1000", "dlq_max_ack_pending", 1000),
+        ("SERVER_PORT", "0", "server_port", 0),
+        ("METRICS_JID_LIMIT", "0", "metrics_jid_limit", 0),
+        ("NATS_URL", "nats://a:4222, tls://u:p@b", "nats_servers", ("nats://a:4222", "tls://u:p@b")),
+        ("NATS_URL", "localhost:4222", "nats_servers", ("localhost:4222",)),
+        ("LOG_LEVEL", "WARNING", "log_level", "warn"),
+        ("LOG_LEVEL", "loud", "log_level", "info"),
+        ("LOGLEVEL", "debug", "log_level", "debug"),
+        ("NATS_REALTIME_SUBJECTLIST", "v1.chats.update, v1.chats.upsert", "realtime_subjects",
+         ("v1.chats.update", "v1.chats.upsert")),
+        ("COMPANY_ID", " KopiNusa , TokoBaru", "tenants", (Tenant("KopiNusa"), Tenant("TokoBaru"))),
+        ("NATS_REALTIME_NAKBASEDELAY", "", "realtime_nak_base_delay", 1.0),
+    ],
+)  # fmt: skip
+def test_value_is_read(name: str, text: str, attribute: str, value: object) -> None:
+    assert getattr(settings(**{name: text}), attribute) == value
+
+
+def test_dsn_is_read_by_its_other_name_too() -> None:
+    environ = {"COMPANY_ID": "KopiNusa", "DATABASE_POSTGRESDSN": "postgresql://other/wa"}
+    assert Settings.from_env(environ).postgres_dsn == "postgresql://other/wa"
+    assert Settings.from_env({**environ, **NEEDED}).postgres_dsn == NEEDED["POSTGRES_DSN"]
+
+
+@pytest.mark.parametrize("missing", NEEDED)
+def test_missing_variable_is_refused(missing: str) -> None:
+    with pytest.raises(SettingsError, match=f"{missing} is not set"):
+        Settings.from_env({name: value for name, value in NEEDED.items() if name != missing})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("DATABASE_POSTGRESAUTOMIGRATE", "yes"),
+        ("POSTGRES_POOL_SIZE", "0"),
+        ("NATS_REALTIME_NAKBASEDELAY", "5"),
+        ("NATS_REALTIME_NAKBASEDELAY", "-1s"),
+        ("NATS_REALTIME_NAKBASEDELAY", "1s 2s"),
+        ("NATS_REALTIME_NAKBASEDELAY", "1d"),
+        ("NATS_REALTIME_NAKBASEDELAY", "\u0661s"),  # a digit, but not one of ours
+        ("NATS_REALTIME_NAKBASEDELAY", "31s"),  # more than the longest delay
+        ("NATS_DLQBASEDELAYMINUTES", "5m"),
+        ("NATS_DLQBASEDELAYMINUTES", "nan"),
+        ("NATS_DLQBASEDELAYMINUTES", "6"),  # more than the longest delay
+        ("NATS_REALTIME_ACKWAIT", "500ms"),
+        ("NATS_DLQACKWAIT", "99999999h"),
+        ("NATS_REALTIME_MAXDELIVER", "0"),
+        ("NATS_REALTIME_MAXDELIVER", "2.5"),
+        ("NATS_DLQMAXACKPENDING", "0"),
+        ("NATS_DLQMAXAGEDAYS", "-1"),
+        ("SERVER_PORT", "65536"),
+        ("SERVER_PORT", "http"),
+        ("METRICS_JID_LIMIT", "-1"),
+        ("NATS_REALTIME_STREAM", "wa events"),
+        ("NATS_REALTIME_STREAM", "dlq_stream"),  # the dead letters' own
+        ("NATS_REALTIME_DURABLE", "wa.realtime_"),
+        ("NATS_REALTIME_DURABLE", "wa_listener_"),  # the old durable's own
+        ("NATS_REALTIME_SUBJECTLIST", "v1.chats.update,v1.history.chats"),
+        ("NATS_REALTIME_SUBJECTLIST", "v1.chats.update,v1.chats.update"),
+        ("NATS_DLQSUBJECT", "v1.*"),
+        ("NATS_DLQSUBJECT", "v1"),
+        ("NATS_DLQSUBJECT", "v1.chats.update"),
+        ("COMPANY_ID", "Kopi.Nusa"),
+        ("COMPANY_ID", "KopiNusa,"),
+        ("COMPANY_ID", "KopiNusa,KopiNusa"),
+        ("COMPANY_ID", "KopiNusa,kopinusa"),
+        ("COMPANY_ID", "K" * 58),
+        ("POSTGRES_DSN", "mysql://db"),
+        ("NATS_URL", "http://nats"),
+        ("NATS_URL", "nats://nats:port"),
+        ("NATS_URL", "nats://a,,nats://b"),
+        ("PROMETHEUS_MULTIPROC_DIR", "/somewhere"),
+    ],
+)  # fmt: skip
+def test_wrong_value_is_refused_by_name(name: str, text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings(**{name: text})
+    assert [problem.split()[0] for problem in caught.value.problems] == [name]
+
+
+def test_one_message_names_every_wrong_variable() -> None:
+    wrong = {
+        "POSTGRES_DSN": "",
+        "COMPANY_ID": "a b",
+        "SERVER_PORT": "x",
+        "NATS_DLQACKWAIT": "30",
+        "METRICS_ENABLED": "maybe",
+    }
+    message = refusal(**wrong)
+    assert all(name in message for name in wrong)
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"POSTGRES_DSN": "mysql://user:hunter2@db"},
+        {"NATS_URL": "nats://user:hunter2@nats:port"},
+        {"NATS_URL": "hunter2://nats"},
+    ],
+)
+def test_secret_is_never_shown(wrong: dict[str, str]) -> None:
+    assert "hunter2" not in refusal(**wrong)
+    assert "hunter2" not in repr(settings(NATS_URL="nats://user:hunter2@nats"))
+
+
+def test_companies_that_share_a_schema_are_both_named() -> None:
+    message = refusal(COMPANY_ID="KopiNusa,TokoBaru,kopinusa")
+    assert "'KopiNusa'" in message
+    assert "'kopinusa'" in message
+    assert "TokoBaru" not in message
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings().server_port = 1  # type: ignore[misc]

@@ -1,0 +1,47 @@
+"""Error classes, labels and texts (contract 3.8)."""
+
+from __future__ import annotations
+
+import pytest
+
+from streams import errors
+from streams.errors import EventError
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "error_type"),
+    [
+        (errors.Malformed, "unmarshal", "fatal"),
+        (errors.Invalid, "validation", "fatal"),
+        (errors.NotFound, "not_found", "fatal"),
+        (errors.Rejected, "database", "fatal"),
+        (errors.Unstored, "database", "retryable"),
+        (errors.TimedOut, "timeout", "retryable"),
+        (errors.BrokerFailed, "nats", "retryable"),
+        (errors.Crashed, "panic", "fatal"),
+        (errors.Undelivered, "unknown", "fatal"),
+        (EventError, "unknown", "fatal"),
+    ],
+)
+def test_each_cause_has_its_label_and_says_whether_trying_again_helps(
+    kind: type[EventError], label: str, error_type: str
+) -> None:
+    error = kind("the cause")
+    assert (error.label, error.error_type) == (label, error_type)
+    assert error.retryable is (error_type == "retryable")
+    assert str(error) == f"{error_type}: the cause"
+
+
+def test_an_error_without_a_cause_describes_itself() -> None:
+    assert str(errors.Undelivered()) == "fatal: Every delivery so far ended without an outcome."
+
+
+def test_the_label_comes_from_the_cause_and_never_from_the_text() -> None:
+    """The existing service derives it from words in the text (contract C24)."""
+    assert errors.Invalid("database connection not found, json timeout").label == "validation"
+
+
+def test_an_invalid_event_still_names_its_agent() -> None:
+    error = errors.Invalid("flow is required", agent_id="agent-7f3a", jid="1@s.whatsapp.net")
+    assert (error.agent_id, error.jid) == ("agent-7f3a", "1@s.whatsapp.net")
+    assert (errors.Invalid("x").agent_id, errors.Invalid("x").jid) == ("", "")

@@ -1,0 +1,1 @@
+"""What only the people working on the project run."""
