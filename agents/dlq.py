@@ -147,16 +147,16 @@ class DeadLetterRetry:
         attempt = delivery.provenance.delivered
         if policy.lost(attempt, self._limits):
             return await self._exhaust(tenant, delivery, letter, Undelivered())
-        error = await self._replay(tenant, delivery, letter)
-        decision = policy.decide_replay(error, letter.retry_count, attempt, self._limits)
-        if error is None:
+        outcome = await self._replay(tenant, delivery, letter)
+        decision = policy.decide_replay(outcome, letter.retry_count, attempt, self._limits)
+        if outcome is None:
             await delivery.ack()
             self._meter.dlq_acked(tenant.company)
         elif decision.outcome == "nak":
             await delivery.nak(decision.delay)
             self._meter.dlq_retried(tenant.company)
         else:
-            await self._exhaust(tenant, delivery, letter, error)
+            await self._exhaust(tenant, delivery, letter, outcome)
 
     async def abandon(self, tenant: Tenant, delivery: Delivery) -> None:
         """Store an envelope that the server will not deliver again (contract C14, OC13). Raises `BrokerFailed`."""

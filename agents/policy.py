@@ -23,7 +23,7 @@ class Limits(NamedTuple):
     def delay(self, attempt: int) -> float:
         """Seconds before the next try, after try number `attempt` (1 = first)."""
         # 2**62 is beyond every maximum; the bound keeps a huge attempt number from overflowing a float.
-        return min(self.base * 2 ** min(attempt - 1, 62), self.maximum)
+        return min(self.base * float(2 ** min(attempt - 1, 62)), self.maximum)
 
 
 class Decision(NamedTuple):

@@ -139,7 +139,7 @@ class Routing:
         """Dead-letter an event that the server will not deliver again (contract C14, OC13)."""
         limits = self._limits[role]
         work = self._prepare(tenant, delivery, limits, envelope.now(), itertools.count())
-        work.error = Undelivered("the consumer's own limit of deliveries (max_deliver) was reached")
+        work.fail(Undelivered("the consumer's own limit of deliveries (max_deliver) was reached"))
         await self._settle([work], limits)
 
     async def replay(self, work: Work) -> EventError | None:

@@ -70,6 +70,12 @@ class Work:
                 self.error = self._combined(failures)
         return self.error
 
+    def fail(self, error: EventError) -> None:
+        """Give it up as a whole: nothing of it is stored, and its dead letter carries all of it."""
+        self.error = error
+        self.event = None
+        self.units = []
+
     def failures(self) -> Iterator[tuple[int, EventError]]:
         """Index and error of each item that is not stored."""
         if isinstance(self.event, events.History):
@@ -112,9 +118,7 @@ def plan(work: Work, body: bytes, refs: Iterator[int]) -> Work:
         work.error = error
     except Exception as error:
         logger.exception("unexpected exception while decoding an event")
-        work.error = Crashed(f"unexpected {type(error).__name__} while decoding")
-        # Nothing of it is stored: its dead letter carries all of it, not only the items known to be bad.
-        work.event = None
+        work.fail(Crashed(f"unexpected {type(error).__name__} while decoding"))
     return work
 
 

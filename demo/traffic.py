@@ -21,7 +21,7 @@ MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
 # nats-server's default; a server may allow less.
 MAX_PAYLOAD: Final = 1024 * 1024
 # Room for the headers, which count as payload too.
-_HEADERS: Final = 400
+_HEADERS: Final = 200
 _EVENTS_A_SECOND: Final = 10.0
 _RECENT: Final = 50
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+
+import psutil
 
 from demo import guard
 from demo.servers import free_port
@@ -38,19 +39,17 @@ class Worker:
     """One worker process for some companies; in a `with` statement ready on entry, stopped on leaving."""
 
     def __init__(self, companies: Sequence[str], *, nats_url: str, postgres_dsn: str) -> None:
-        self.port = _port()
+        self.port = 0
         descriptor, log = tempfile.mkstemp(prefix="daisi-demo-worker-", suffix=".log")
         os.close(descriptor)
         self.log = Path(log)
         self.pid = 0
         self.keep_log = False
-        self._folder = Path(tempfile.mkdtemp(prefix="daisi-demo-worker-"))
         self._environment = {
             **os.environ,
             "COMPANY_ID": ",".join(companies),
             "NATS_URL": nats_url,
             "POSTGRES_DSN": postgres_dsn,
-            "SERVER_PORT": str(self.port),
             # Not from this folder: the guard runs its program in /.
             "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")])),
         }
@@ -76,17 +75,16 @@ class Worker:
 
     def start(self) -> None:
         """Return when the worker is ready. Raises `WorkerError`."""
-        self._keeper = self._hire()
-        answer, _, detail = self._order("start").partition(" ")
-        if answer != "pid":
-            raise WorkerError(f"the worker cannot be started: {detail}")
-        self.pid = int(detail)
-        deadline = time.monotonic() + START_TIMEOUT
-        while self.get("/ready") is None:
-            self.check()
-            if time.monotonic() > deadline:
-                raise WorkerError(f"the worker is not ready after {START_TIMEOUT:g} s; its log: {self.log}")
-            time.sleep(_POLL)
+        self._launch(PREFERRED_PORT if _free(PREFERRED_PORT) else free_port())
+        try:
+            self._await_ready()
+        except WorkerError:
+            # Somebody else may have taken the port in the meantime; nothing else gets a second try.
+            if _free(self.port):
+                raise
+            self._dismiss()
+            self._launch(free_port())
+            self._await_ready()
 
     def stop(self) -> None:
         """SIGTERM, and the time it needs to drain."""
@@ -101,12 +99,8 @@ class Worker:
 
     def close(self) -> None:
         """Stop the worker if it runs, end its guard, remove its log unless `keep_log`; safe when repeated."""
-        keeper = self._keeper
-        if keeper is not None:
-            self.stop()
-            self._keeper = None
-            keeper.communicate()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self.stop()
+        self._dismiss()
         if not self.keep_log:
             self.log.unlink(missing_ok=True)
 
@@ -125,17 +119,49 @@ class Worker:
         self.keep_log = self.keep_log or isinstance(error, WorkerError)
         self.close()
 
+    def _launch(self, port: int) -> None:
+        self.port = port
+        self._keeper = self._hire()
+        answer, _, detail = self._order("start").partition(" ")
+        if answer != "pid":
+            raise WorkerError(f"the worker cannot be started: {detail}")
+        self.pid = int(detail)
+
+    def _await_ready(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._listens() or self.get("/ready") is None:
+            self.check()
+            if time.monotonic() > deadline:
+                raise WorkerError(f"the worker is not ready after {START_TIMEOUT:g} s; its log: {self.log}")
+            time.sleep(_POLL)
+
+    def _listens(self) -> bool:
+        """Whether the port is this worker's: a stranger on it may well be ready."""
+        try:
+            connections = psutil.Process(self.pid).net_connections("tcp")
+        except psutil.Error:
+            return False
+        return any(one.status == psutil.CONN_LISTEN and one.laddr.port == self.port for one in connections)
+
+    def _dismiss(self) -> None:
+        keeper, self._keeper, self.pid = self._keeper, None, 0
+        if keeper is not None:
+            keeper.communicate()
+
     def _hire(self) -> subprocess.Popen[str]:
-        faust = [sys.executable, "-m", "faust", "-A", "streams.app", "worker", "--web-port", str(self.port)]
+        port = str(self.port)
         program = guard.Program(
-            arguments=faust, folder=str(self._folder), log=str(self.log), stop_signal=signal.SIGTERM
+            arguments=[sys.executable, "-m", "faust", "-A", "streams.app", "worker", "--web-port", port],
+            folder=tempfile.mkdtemp(prefix="daisi-demo-worker-"),
+            log=str(self.log),
+            stop_signal=signal.SIGTERM,
         )
         return subprocess.Popen(
             [sys.executable, "-I", guard.__file__, program.to_json()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=self._environment,
+            env={**self._environment, "SERVER_PORT": port},
             start_new_session=True,
         )
 
@@ -163,12 +189,11 @@ def _message(line: str) -> str:
         return line.strip()
 
 
-def _port() -> int:
-    """The documented port if nobody has it, else a free one."""
+def _free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("", PREFERRED_PORT))
+            probe.bind(("", port))
         except OSError:
-            return free_port()
-    return PREFERRED_PORT
+            return False
+    return True

@@ -15,10 +15,10 @@ import mode
 import msgspec
 from nats.aio.msg import Msg
 
-from streams.broker import ApiError, Broker
+from streams.broker import Broker
 from streams.delivery import Delivery, Provenance
 from streams.errors import BrokerFailed
-from streams.stored import Stored, read
+from streams.stored import ApiError, Stored, read
 
 logger = logging.getLogger(__name__)
 

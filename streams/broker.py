@@ -14,10 +14,10 @@ import msgspec
 import nats.errors
 from nats.aio.client import Client, Server
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from streams.delivery import TooLarge
 from streams.errors import BrokerFailed
+from streams.stored import ApiError
 
 logger = logging.getLogger(__name__)
 
@@ -44,14 +44,6 @@ class Unusable(Exception):
     """The server cannot serve us, however long we wait: it is too old, or has no JetStream."""
 
 
-class ApiError(Exception):
-    """JetStream refused a request; `code` is the server's own error number."""
-
-    def __init__(self, code: int, description: str) -> None:
-        super().__init__(f"{description} ({code})")
-        self.code = code
-
-
 class Broker(mode.Service):
     """Connects, reconnects for ever, publishes and asks the JetStream API.
 
@@ -71,6 +63,7 @@ class Broker(mode.Service):
     ) -> None:
         super().__init__()
         self._urls = list(urls)
+        self._hosts = ", ".join(_host(url) for url in urls)  # without their credentials
         self._name = name
         self._on_closed = on_closed
         self._on_reconnect = on_reconnect
@@ -111,10 +104,6 @@ class Broker(mode.Service):
         """Call `callback` with False when the connection is lost and with True when it is back."""
         self._watchers.append(callback)
 
-    def unwatch(self, callback: Callable[[bool], None]) -> None:
-        """Undo `watch`."""
-        self._watchers.remove(callback)
-
     async def publish(self, subject: str, body: bytes, headers: Mapping[str, str]) -> None:
         """See `streams.delivery.Publisher`."""
         if wire_size(body, headers) > self.max_payload:
@@ -146,11 +135,11 @@ class Broker(mode.Service):
 
     async def subscribe(
         self, subject: str, callback: Callable[[Msg], Awaitable[None]], queue: str = ""
-    ) -> Subscription:
-        """Have `callback` called, one message at a time. Raises `BrokerFailed`."""
+    ) -> None:
+        """Have `callback` called, one message at a time, until the broker stops. Raises `BrokerFailed`."""
         try:
             # Without limits: nats-py drops what is over them, and our pull requests bound it already.
-            return await self._client.subscribe(
+            await self._client.subscribe(
                 subject, queue, cb=callback, pending_msgs_limit=0, pending_bytes_limit=0
             )
         except _FAILURES as error:
@@ -211,21 +200,21 @@ class Broker(mode.Service):
             self._problem = str(error)
         else:
             self._up.set()
-            logger.info("connected to NATS at %s", self._hosts())
+            logger.info("connected to NATS at %s", self._hosts)
         self._decided.set()
 
     async def _verify(self) -> None:
         version = self._client.connected_server_version
         if (version.major, version.minor) < OLDEST_SERVER:
             raise Unusable(
-                f"NATS at {self._hosts()} is version {version.major}.{version.minor}; 2.10 is needed"
+                f"NATS at {self._hosts} is version {version.major}.{version.minor}; 2.10 is needed"
             )
         refused_since = time.monotonic()
         while (answer := await self._has_jetstream()) is not True:
             if answer is None:
                 refused_since = time.monotonic()
             elif time.monotonic() - refused_since > JETSTREAM_PATIENCE:
-                raise Unusable(f"NATS at {self._hosts()} has no JetStream for this account")
+                raise Unusable(f"NATS at {self._hosts} has no JetStream for this account")
             await asyncio.sleep(0.25)
 
     async def _has_jetstream(self) -> bool | None:
@@ -252,7 +241,7 @@ class Broker(mode.Service):
             raise BrokerFailed(f"NATS did not answer: {type(error).__name__}") from error
 
     async def _errored(self, error: Exception) -> None:
-        self._report(f"NATS at {self._hosts()}: {type(error).__name__}: {error}")
+        self._report(f"NATS at {self._hosts}: {type(error).__name__}: {error}")
 
     def _report(self, text: str) -> None:
         self._problem = text
@@ -265,7 +254,7 @@ class Broker(mode.Service):
         self._up.clear()
         self._tell(False)
         if not self._closing:
-            self._report(f"the connection to NATS at {self._hosts()} is lost")
+            self._report(f"the connection to NATS at {self._hosts} is lost")
 
     async def _reconnected(self) -> None:
         if not self._decided.is_set() or self._unusable is not None:
@@ -289,10 +278,6 @@ class Broker(mode.Service):
             self._on_closed()
         else:
             await self.crash(ConnectionError(self._problem))
-
-    def _hosts(self) -> str:
-        """The servers without their credentials."""
-        return ", ".join(_host(url) for url in self._urls)
 
 
 def _host(url: str) -> str:

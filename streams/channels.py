@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import faust
 from mode.utils.queues import FlowControlEvent, ThrowableQueue
@@ -12,7 +12,7 @@ from mode.utils.queues import FlowControlEvent, ThrowableQueue
 _ROOM: Final = 2
 
 
-class DirectChannel(faust.Channel):  # type: ignore[type-arg,misc]
+class DirectChannel(faust.Channel):  # type: ignore[type-arg]
     """A channel whose queue is open from the start and passes plain objects."""
 
     @property
@@ -31,4 +31,4 @@ class DirectChannel(faust.Channel):  # type: ignore[type-arg,misc]
         # Without a reader Faust would drop the item in silence.
         while not self.subscriber_count:
             await asyncio.sleep(0.01)
-        await self.put(item)
+        await self.put(cast(Any, item))

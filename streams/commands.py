@@ -14,11 +14,12 @@ from typing import Any, Final, NoReturn
 from faust.cli import AppCommand, option
 
 from streams import topology as jetstream
-from streams.broker import ApiError, Broker
+from streams.broker import Broker
 from streams.errors import EventError
 from streams.intake import Fatal
 from streams.preparation import Preparation
 from streams.specs import TopologyConfig
+from streams.stored import ApiError
 from streams.subjects import Tenant
 from streams.version import VERSION
 from tables.errors import StorageError

@@ -11,7 +11,6 @@ from typing import Any, Final, NamedTuple, Protocol
 import mode
 import msgspec
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.js.api import Header
 
 from streams.broker import Broker
@@ -115,7 +114,6 @@ class PullSource(mode.Service):
         self._failing = False
         self._draining = False
         self._closed = False
-        self._subscription: Subscription | None = None
         self._loop_task: asyncio.Future[Any] | None = None
 
     @property
@@ -142,7 +140,7 @@ class PullSource(mode.Service):
         """Begin to pull once the broker is connected. Raises `streams.broker.Unusable`."""
         await self._broker.wait_connected()
         self._inbox = self._broker.inbox()
-        self._subscription = await self._broker.subscribe(f"{self._inbox}.*", self._on_message)
+        await self._broker.subscribe(f"{self._inbox}.*", self._on_message)
         self._broker.watch(self._on_connection)
         self.last_fetch = time.monotonic()
         self._loop_task = self.add_future(self._run())
@@ -164,10 +162,8 @@ class PullSource(mode.Service):
         given_back = await self._held.give_back()
         if given_back:
             logger.warning("%s gave %d messages back", self.durable, given_back)
-        self._broker.unwatch(self._on_connection)
-        # After this nothing is under way any more, so that the subscription can go.
-        if await self._broker.flush() and self._subscription is not None:
-            await self._subscription.unsubscribe()
+        # The subscription stays until the connection closes: a late message can still be given back.
+        await self._broker.flush()
 
     async def _run(self) -> None:
         previous: Batch | None = None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol
+
+logger = logging.getLogger(__name__)
 
 # Seconds without an answered pull request, or without any settled delivery while some are held, after which
 # a source counts as stuck.
@@ -64,10 +67,14 @@ class Readiness:
 
     def paused(self, reason: str) -> None:
         """Storing waits for the database."""
+        if reason != self._paused:
+            logger.warning("storing waits: %s", reason)
         self._paused = reason
 
     def resumed(self) -> None:
         """Storing works again."""
+        if self._paused:
+            logger.info("storing works again")
         self._paused = ""
 
     async def reasons(self) -> Mapping[str, str]:

@@ -72,6 +72,9 @@ class EventsApp(faust.App):
     operations: object = None
     failure: str = ""
 
+    def _create_directories(self) -> None:
+        """None: Faust's folders are for tables, and there are none."""
+
     def _new_web(self) -> Web:
         return Web(self)
 

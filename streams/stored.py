@@ -7,10 +7,16 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final, NamedTuple, Protocol
 
-from streams.broker import ApiError
-
 _NO_SUCH_MESSAGE: Final = 10037
 _HEADER_START: Final = b"NATS/1.0\r\n"
+
+
+class ApiError(Exception):
+    """JetStream refused a request; `code` is the server's own error number."""
+
+    def __init__(self, code: int, description: str) -> None:
+        super().__init__(f"{description} ({code})")
+        self.code = code
 
 
 class Api(Protocol):

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
-from streams.broker import ApiError
 from streams.specs import NANOSECONDS, ConsumerSpec, StreamSpec, TopologyConfig, consumers, covers, streams
-from streams.stored import Api, read
+from streams.stored import Api, ApiError, read
 from streams.subjects import Tenant
 
 logger = logging.getLogger(__name__)

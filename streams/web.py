@@ -7,7 +7,7 @@ import errno
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import faust
@@ -65,7 +65,7 @@ def register(
     app: faust.App,
     *,
     metrics: Metrics | None,
-    readiness: Callable[[], Awaitable[dict[str, str]]],
+    readiness: Callable[[], Awaitable[Mapping[str, str]]],
     version: str,
 ) -> None:
     """Put the pages on the app's web server; /metrics only with `metrics`.
@@ -96,7 +96,7 @@ def _register_metrics(app: faust.App, metrics: Metrics) -> None:
     app.page("/metrics", name="metrics")(page)
 
 
-async def _reasons(readiness: Callable[[], Awaitable[dict[str, str]]]) -> dict[str, str]:
+async def _reasons(readiness: Callable[[], Awaitable[Mapping[str, str]]]) -> Mapping[str, str]:
     """What is not ready. A check that fails or hangs is a reason too: a probe always gets its answer."""
     try:
         async with asyncio.timeout(READINESS_TIMEOUT):

@@ -45,7 +45,8 @@ class ExhaustedEvents:
     async def save(self, connection: Connection, row: ExhaustedRow) -> bool:
         """Store `row` unless this very event has its row already; True if it was stored.
 
-        The same event: same subject and timestamp, and the same envelope or the same version and payload. Needs a transaction, which holds the event's lock.
+        The same event: same subject and timestamp, and the same envelope or the same version and payload.
+        Needs a transaction, which holds the event's lock.
         What PostgreSQL cannot store is left out (NUL) or replaced (half a surrogate pair); a payload that it
         does not take as JSON is stored as a JSON string of its text, because there is no other place left for
         this event. Raises `StorageError`.

@@ -21,6 +21,7 @@ from tables.refusals import Refusal
 if TYPE_CHECKING:
     from tables.pool import Connection
 
+
 class PostScanRequest(NamedTuple):
     """The wish of a last history batch: look at this agent's contacts again later (contract 5.6)."""
 
@@ -30,7 +31,9 @@ class PostScanRequest(NamedTuple):
     metadata: str
 
 
-Change = MessageRow | MessagePatch | ChatRow | ChatPatch | ContactRow | ContactPatch | AgentRow | PostScanRequest
+Change = (
+    MessageRow | MessagePatch | ChatRow | ChatPatch | ContactRow | ContactPatch | AgentRow | PostScanRequest
+)
 
 
 class TenantTables:
@@ -58,36 +61,22 @@ class TenantTables:
 
         Raises `tables.errors.StorageError`; then nothing is written. `bulk` marks a history import.
         """
-        agents: list[AgentRow] = []
-        chats: list[ChatRow | ChatPatch] = []
-        contacts: list[ContactRow | ContactPatch] = []
-        messages: list[MessageRow | MessagePatch] = []
-        requests: list[PostScanRequest] = []
-        for change in changes:
-            match change:
-                case MessageRow() | MessagePatch():
-                    messages.append(change)
-                case ChatRow() | ChatPatch():
-                    chats.append(change)
-                case ContactRow() | ContactPatch():
-                    contacts.append(change)
-                case AgentRow():
-                    agents.append(change)
-                case PostScanRequest():
-                    requests.append(change)
+        refusals: list[Refusal] = []
         # The order is the same for every replica, so that no two wait for each other.
         async with self._database.transaction() as connection:
-            refusals = await self.agents.write(connection, agents) if agents else []
-            if chats:
+            if agents := [change for change in changes if isinstance(change, AgentRow)]:
+                refusals += await self.agents.write(connection, agents)
+            if chats := [change for change in changes if isinstance(change, (ChatRow, ChatPatch))]:
                 refusals += await self.chats.write(connection, chats, bulk=bulk)
-            if contacts:
+            if contacts := [change for change in changes if isinstance(change, (ContactRow, ContactPatch))]:
                 refusals += await self.contacts.write(connection, contacts, bulk=bulk)
-            if messages:
+            if messages := [change for change in changes if isinstance(change, (MessageRow, MessagePatch))]:
                 refusals += await self.messages.write(connection, messages, bulk=bulk)
-            for request in requests:
-                await self.post_scan.schedule(
-                    connection, request.agent_id, request.stored_at, request.metadata
-                )
+            for request in changes:
+                if isinstance(request, PostScanRequest):
+                    await self.post_scan.schedule(
+                        connection, request.agent_id, request.stored_at, request.metadata
+                    )
         return refusals
 
     async def unresolved(self) -> int:

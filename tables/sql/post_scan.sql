@@ -40,9 +40,10 @@ ORDER BY coalesce(created_at, '-infinity'), id
 LIMIT $5
 
 -- name: first_incoming
--- The earliest incoming message from each of these phones; `phone` is the form it was asked by.
+-- The earliest incoming message from each of these phones; `phone` is the form it was asked by. `IS NOT
+-- DISTINCT FROM` keeps the planner from the index on agent_id.
 SELECT DISTINCT ON (wanted.phone) wanted.phone, m.message_id, m.message_timestamp
 FROM unnest($3::text[]) AS wanted(phone)
 JOIN {schema}.messages AS m ON m.from_phone = wanted.phone
-WHERE m.agent_id = $1 AND m.company_id = $2 AND m.flow = 'IN'
+WHERE m.agent_id IS NOT DISTINCT FROM $1 AND m.company_id = $2 AND m.flow = 'IN'
 ORDER BY wanted.phone, m.message_timestamp, m.id

@@ -63,7 +63,9 @@ class FakeDelivery:
             data = builders.body(builders.BUILDERS[event_type]() if payload is builders.ABSENT else payload)
         self.data = data
         self.headers = headers
-        self.provenance = Provenance("wa_events_stream", "wa_realtime", "", sequence, 3, delivered, STORED_NS, 0)
+        self.provenance = Provenance(
+            "wa_events_stream", "wa_realtime", "", sequence, 3, delivered, STORED_NS, 0
+        )
         self.received = time.perf_counter()
         self.settlements: list[tuple[str, float]] = []
         self.failures = failures

@@ -15,7 +15,7 @@ from streams.cleaning import clean
 # Fragments from which broken and whole escapes come together.
 ESCAPES = st.lists(
     st.sampled_from(
-        r"""\ \ u \u 0 00 0000 \u0000 \ud83d \ude00 \uD800 \udfff d8 d800 " \" n \u00e9 { } : eé""".split()
+        r"""\ \\ u \u 0 00 0000 \u0000 \ud83d \ude00 \uD800 \udfff d8 d800 " \" n \u00e9 { } : eé""".split()
     )
 ).map("".join)
 PLAIN = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -48,7 +49,7 @@ TIMES = {
 }
 
 
-def of(table: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
+def of(table: Mapping[str, tuple[str, ...]]) -> list[tuple[str, str]]:
     return [(event_type, field) for event_type, fields in table.items() for field in fields]
 
 
@@ -137,6 +138,7 @@ def test_a_flag_is_true_false_or_absent_and_nothing_else(event_type: str, field:
     for value in (True, False, None):
         assert getattr(decode(event_type, **{field: value}), field) is value
     assert getattr(decode(event_type, **{field: ABSENT}), field) is None
+    wrong: Any
     for wrong in (0, 1, "true", {}):
         with pytest.raises(Malformed, match=field):
             decode(event_type, **{field: wrong})
@@ -278,6 +280,7 @@ def test_a_key_may_be_absent_and_written_in_snake_case() -> None:
 def test_a_campaign_has_the_promised_types() -> None:
     campaign = decode("v1.messages.upsert", campaign={"is_campaign": True, "tags": "a,b"}).campaign
     assert (campaign.is_campaign, campaign.tags, campaign.origin) == (True, "a,b", None)
+    wrong: Any
     for wrong in ("promo", [], {"is_campaign": "yes"}, {"tags": ["a"]}):
         with pytest.raises(Malformed, match="campaign"):
             decode("v1.messages.upsert", campaign=wrong)
@@ -400,6 +403,7 @@ def test_an_id_of_nul_alone_is_missing() -> None:
 
 
 def test_an_error_text_never_repeats_a_value() -> None:
+    wrong: dict[str, Any]
     for wrong in (
         {"push_name": 4711_4711},
         {"company_id": "4711_4711"},

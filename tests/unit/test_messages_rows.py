@@ -34,10 +34,10 @@ def test_every_field_of_a_message_reaches_its_column() -> None:
     assert json.loads(held.pop("message_obj")) == {"conversation": "Apakah stok kopi gayo masih ada?"}
     assert json.loads(held.pop("key")) == {"id": "3EB0A1F2C4", "fromMe": False, "remoteJid": builders.JID}
     assert held.pop("message_date") == datetime.date(2026, 11, 24)
-    assert held == builders.message(message_obj=ABSENT, key=ABSENT)
+    assert held == builders.message(message_obj=ABSENT, key=ABSENT, message_url="")
 
 
-OPTIONAL = {
+OPTIONAL: dict[str, dict[str, Any]] = {
     "v1.messages.upsert": {
         **dict.fromkeys(
             ("from_phone", "to_phone", "message_type", "message_text", "message_url", "status"), ""
@@ -73,7 +73,12 @@ def test_absent_and_null_fields_have_the_zero_value(event_type: str, missing: An
 
 def test_every_field_of_the_other_events_reaches_its_column() -> None:
     held = row("v1.messages.update", edited_message_obj={}, is_deleted=False, message_url="u")
-    assert held == {**builders.message_update(), "edited_message_obj": "{}", "is_deleted": False, "message_url": "u"}
+    assert held == {
+        **builders.message_update(),
+        "edited_message_obj": "{}",
+        "is_deleted": False,
+        "message_url": "u",
+    }
     held = row("v1.chats.upsert", is_group=True, group_name="g")
     assert json.loads(held.pop("last_message")) == builders.chat()["last_message"]
     assert held == builders.chat(last_message=ABSENT, is_group=True, group_name="g")
@@ -107,7 +112,13 @@ def test_a_message_without_a_real_time_has_the_day_of_its_store_time(sent_at: An
 
 @pytest.mark.parametrize(
     "sent_at",
-    [SENT_AT, str(SENT_AT), SENT_AT * 1000, SENT_AT * 1000 + 999, {"low": SENT_AT, "high": 0, "unsigned": False}],
+    [
+        SENT_AT,
+        str(SENT_AT),
+        SENT_AT * 1000,
+        SENT_AT * 1000 + 999,
+        {"low": SENT_AT, "high": 0, "unsigned": False},
+    ],
 )
 def test_seconds_milliseconds_digits_and_longs_give_the_same_day_and_column(sent_at: Any) -> None:
     held = row("v1.messages.upsert", message_timestamp=sent_at)

@@ -65,7 +65,9 @@ def test_the_envelope_counts_the_deliveries_but_for_a_missing_row() -> None:
     ids=["fatal", "historical", "realtime", "beyond", "none"],
 )
 def test_a_dead_letter_is_given_up_at_its_fifth_try_in_all(retry_count: int, last: int) -> None:
-    outcomes = [policy.decide_replay(errors.Invalid(), retry_count, d, DLQ).outcome for d in range(1, last + 1)]
+    outcomes = [
+        policy.decide_replay(errors.Invalid(), retry_count, d, DLQ).outcome for d in range(1, last + 1)
+    ]
     assert outcomes == ["nak"] * (last - 1) + ["dead_letter"]
 
 

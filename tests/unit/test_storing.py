@@ -70,9 +70,7 @@ async def test_only_the_guilty_are_blamed_and_all_others_stored_in_order(
 ) -> None:
     tables, given = FakeTables(judge=blaming(trouble, *guilty)), units(7)
     await store(tables, given)
-    assert [type(unit.error) for unit in given] == [
-        kind if ref in guilty else type(None) for ref in range(7)
-    ]
+    assert [type(unit.error) for unit in given] == [kind if ref in guilty else type(None) for ref in range(7)]
     assert refs(tables.stored) == [ref for ref in range(7) if ref not in guilty]
 
 

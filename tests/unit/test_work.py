@@ -38,7 +38,8 @@ def test_a_realtime_event_is_one_unit_with_the_version_of_its_delivery(event_typ
 def test_a_history_item_has_its_own_time_as_version_but_never_a_later_one_than_the_batch() -> None:
     times = [1_700_000_000, 0, -5, STORED_NS // 10**9 + 999]
     work = planned(
-        "v1.history.messages", builders.history_messages(*(builders.message(message_timestamp=t) for t in times))
+        "v1.history.messages",
+        builders.history_messages(*(builders.message(message_timestamp=t) for t in times)),
     )
     rows = [unit.change for unit in work.units]
     assert all(isinstance(row, MessageRow) and row.origin.history for row in rows)
@@ -94,7 +95,13 @@ def test_an_unexpected_exception_gives_the_whole_event_up(
 
 
 def test_only_the_bad_items_of_a_batch_remain_and_the_error_names_each() -> None:
-    items = [builders.chat(), {"chat_id": "B"}, builders.chat(chat_id="C"), "text", builders.chat(chat_id="E")]
+    items = [
+        builders.chat(),
+        {"chat_id": "B"},
+        builders.chat(chat_id="C"),
+        "text",
+        builders.chat(chat_id="E"),
+    ]
     work = planned("v1.history.chats", builders.history_chats(*items))
     work.units[1].error = errors.Rejected("database: SQLSTATE 22003")
     error = work.conclude()
@@ -106,7 +113,9 @@ def test_only_the_bad_items_of_a_batch_remain_and_the_error_names_each() -> None
 
 
 def test_one_item_that_may_pass_keeps_all_bad_ones_in_line() -> None:
-    work = planned("v1.history.chats", builders.history_chats({}, builders.chat(), builders.chat(chat_id="C")))
+    work = planned(
+        "v1.history.chats", builders.history_chats({}, builders.chat(), builders.chat(chat_id="C"))
+    )
     work.units[1].error = errors.Unstored("database: gone")
     error = work.conclude()
     assert isinstance(error, errors.Unstored)

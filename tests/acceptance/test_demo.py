@@ -1,0 +1,188 @@
+"""`python -m demo` as a newcomer runs it: it proves, it ends when asked, it leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import asyncpg
+import nats
+import psutil
+import pytest
+
+import demo
+from demo.guard import family
+from demo.run import Run
+from demo.worker import Worker
+
+ROOT = Path(demo.__file__).parent.parent
+DEADLINE = 90.0
+
+
+@contextmanager
+def running(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A demo, killed if the test leaves it running."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "demo", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def read_until(process: subprocess.Popen[str], pattern: str) -> str:
+    """The line that matches; fails at the end of the output."""
+    assert process.stdout is not None
+    seen: list[str] = []
+    for line in process.stdout:
+        seen.append(line)
+        if re.search(pattern, line):
+            return line
+    raise AssertionError(f"never said {pattern!r}: {''.join(seen)}")
+
+
+def await_end(processes: list[psutil.Process]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while left := [process for process in processes if alive(process)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+def alive(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def test_a_counted_demo_accounts_for_every_event_and_ends_with_0() -> None:
+    with running(EVENTS="300") as process:
+        output, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, output
+    assert re.search(r"^total +300 ", output, re.MULTILINE), output
+    assert "Every event and every history item has exactly one final place." in output
+    for shown in ("/metrics", "/ready", "postgresql://", "nats://"):
+        assert shown in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_endless_demo_with_0_and_leaves_no_process(number: signal.Signals) -> None:
+    with running() as process:
+        read_until(process, r"published [1-9]")
+        processes = family(process.pid)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, output
+    assert "stopped" in output
+    assert len(processes) >= 7  # itself, three guards, two servers, the worker
+    await_end(processes)
+
+
+def test_a_signal_during_the_start_ends_the_demo_with_0_and_leaves_no_process() -> None:
+    with running() as process:
+        read_until(process, "starting the worker")
+        processes = family(process.pid)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, output
+    await_end(processes)
+
+
+def test_a_killed_demo_leaves_no_process() -> None:
+    with running() as process:
+        read_until(process, r"published [1-9]")
+        processes = family(process.pid)
+        process.kill()
+        await_end(processes)
+    assert len(processes) >= 7
+
+
+def test_a_counted_demo_that_is_stopped_early_does_not_end_with_0() -> None:
+    with running("--events", "1000000") as process:
+        read_until(process, r"published [1-9]")
+        process.terminate()
+        output, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 1, output
+
+
+def test_the_death_of_the_worker_ends_the_demo_and_names_its_log() -> None:
+    with running() as process:
+        read_until(process, r"published [1-9]")
+        worker = next(one for one in family(process.pid) if "faust" in one.cmdline())
+        worker.kill()
+        output, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 1
+    error = next(line for line in output.splitlines() if line.startswith("error: the worker has ended"))
+    log = Path(error.rpartition("its log: ")[2].rstrip(")"))
+    assert log.exists()
+    log.unlink()
+
+
+def test_own_servers_are_used_with_new_companies_and_left_alone(nats_url: str, database_dsn: str) -> None:
+    for _ in range(2):
+        with running("--events", "40", NATS_URL=nats_url, POSTGRES_DSN=database_dsn) as process:
+            output, _ = process.communicate(timeout=DEADLINE)
+        assert process.returncode == 0, output
+    assert len(asyncio.run(schemas(database_dsn))) == 4
+
+
+async def schemas(dsn: str) -> list[str]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        found = await connection.fetch("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'daisi\\_%'")
+    finally:
+        await connection.close()
+    return [name for (name,) in found]
+
+
+@pytest.mark.parametrize("variable", ["NATS_URL", "POSTGRES_DSN"])
+def test_a_server_that_cannot_be_reached_is_told_in_one_line_without_its_password(variable: str) -> None:
+    address = {"NATS_URL": "nats://u:geheim@127.0.0.1:1", "POSTGRES_DSN": "postgresql://u:geheim@127.0.0.1:1/x"}
+    with running("--events", "1", **{variable: address[variable]}) as process:
+        output, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 1
+    assert len(output.strip().splitlines()) == 1, output
+    assert output.strip().startswith("error: no ")
+    assert "geheim" not in output
+
+
+async def test_a_lost_row_is_found_and_named(nats_url: str, database_dsn: str, company: str) -> None:
+    worker = Worker([company], nats_url=nats_url, postgres_dsn=database_dsn)
+    client = await nats.connect(nats_url)
+    database = await asyncpg.connect(database_dsn)
+    try:
+        await asyncio.to_thread(worker.start)
+        run = Run(client.jetstream(), database_dsn, [company], seed=3)
+        await run.publish(60)
+        report = await run.settle()
+        assert report.ok, report.text()
+        lost = await database.fetchval(
+            f'DELETE FROM "daisi_{company.lower()}".messages WHERE flow = $1'  # noqa: S608
+            " AND id = (SELECT min(id) FROM"
+            f' "daisi_{company.lower()}".messages WHERE flow = $1) RETURNING message_id',
+            "OUT",
+        )
+        report, _ = await run.account()
+        assert not report.ok
+        assert any(f"v1.messages.upsert.{company} sequence " in problem for problem in report.problems)
+        assert lost not in report.text()
+        await run.close()
+    finally:
+        await database.close()
+        await client.close()
+        await asyncio.to_thread(worker.close)

@@ -1,0 +1,105 @@
+"""Durables with a limit of deliveries: what the server gives up does not vanish (A11, C14, OC13)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import nats
+import pytest
+
+from demo.servers import NatsServer
+from streams import topology
+from streams.advisories import MaxDeliverWatch
+from streams.broker import Broker
+from streams.delivery import Delivery
+from streams.specs import TopologyConfig
+from streams.subjects import Tenant
+from tests.sources import SUBJECT, Reader, connected, pull_source
+
+CONFIG = TopologyConfig(realtime_ack_wait=0.5)
+ACME = Tenant("Acme")
+
+
+@pytest.fixture
+def own_server() -> Iterator[NatsServer]:
+    """An empty NATS."""
+    with NatsServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def broker(own_server: NatsServer) -> AsyncIterator[Broker]:
+    async with connected(own_server.url) as broker:
+        await topology.reconcile(broker, CONFIG, [ACME])
+        config = (await broker.api("CONSUMER.INFO.wa_events_stream.wa_realtime_Acme"))["config"]
+        await broker.api(
+            "CONSUMER.CREATE.wa_events_stream.wa_realtime_Acme",
+            {"stream_name": "wa_events_stream", "config": {**config, "max_deliver": 2}},
+        )
+        yield broker
+
+
+async def exhaust(server: NatsServer, broker: Broker) -> None:
+    """Use up the deliveries of one message."""
+    client = await nats.connect(server.url)
+    await client.jetstream().publish(ACME.subject(SUBJECT), b"hopeless", headers={"Nats-Msg-Id": "wa-1"})
+    await client.close()
+    reader = Reader()
+    source = pull_source(broker, ACME, CONFIG, reader)
+    await source.start()
+    for _ in range(2):
+        await (await reader.take(1))[0].nak()
+    await source.stop()
+
+
+async def test_a_message_at_its_limit_is_handed_over_with_its_payload(
+    own_server: NatsServer, broker: Broker
+) -> None:
+    got: asyncio.Queue[Delivery] = asyncio.Queue()
+    watch = MaxDeliverWatch(
+        broker=broker, stream="wa_events_stream", durable="wa_realtime_Acme", given_up=got.put
+    )
+    await watch.start()
+    await exhaust(own_server, broker)
+    delivery = await asyncio.wait_for(got.get(), 10)
+    assert delivery.data == b"hopeless"
+    assert delivery.subject == ACME.subject(SUBJECT)
+    assert delivery.headers == {"Nats-Msg-Id": "wa-1"}
+    assert delivery.provenance.stream_sequence == 1
+    assert delivery.provenance.delivered == 2
+    assert delivery.provenance.stored_ns > 1_600_000_000 * 10**9
+    await delivery.ack()
+    await watch.stop()
+
+
+async def test_after_a_nak_it_is_handed_over_again(own_server: NatsServer, broker: Broker) -> None:
+    got: asyncio.Queue[Delivery] = asyncio.Queue()
+    watch = MaxDeliverWatch(
+        broker=broker, stream="wa_events_stream", durable="wa_realtime_Acme", given_up=got.put
+    )
+    await watch.start()
+    await exhaust(own_server, broker)
+    await (await asyncio.wait_for(got.get(), 10)).nak()
+    again = await asyncio.wait_for(got.get(), 10)
+    assert again.data == b"hopeless"
+    await again.term()
+    await watch.stop()
+
+
+async def test_replicas_share_the_advisories(own_server: NatsServer, broker: Broker) -> None:
+    got: asyncio.Queue[Delivery] = asyncio.Queue()
+    watches = [
+        MaxDeliverWatch(
+            broker=broker, stream="wa_events_stream", durable="wa_realtime_Acme", given_up=got.put
+        )
+        for _ in range(2)
+    ]
+    for watch in watches:
+        await watch.start()
+    await exhaust(own_server, broker)
+    await (await asyncio.wait_for(got.get(), 10)).ack()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(got.get(), 0.5)
+    for watch in watches:
+        await watch.stop()

@@ -1,0 +1,241 @@
+"""Giving an event up without losing it (contract 3.9, 4.1, C12, C27; design 4, 7)."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import itertools
+import json
+from typing import Any
+
+import pytest
+
+from agents import dead_letters as module
+from agents.dead_letters import DeadLetters, message_id
+from agents.work import Source, Work, plan
+from streams import envelope, errors
+from streams.delivery import TooLarge
+from streams.errors import BrokerFailed, EventError
+from tables.errors import BadData, Unavailable
+from tables.versions import Version
+from tests import builders
+from tests.unit.fakes import (
+    LIMITS,
+    STORED_NS,
+    TENANT,
+    FakeDelivery,
+    FakePublisher,
+    FakeTables,
+    RecordingMeter,
+    quicken,
+    until,
+)
+
+Ended = list[tuple[str, str]]
+REALTIME = LIMITS["realtime"]
+INVALID = errors.Invalid("validation failed: jid is required")
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    quicken(monkeypatch)
+
+
+class Desk:
+    """The dead letters with all that is around them."""
+
+    def __init__(self, publisher: FakePublisher, tables: FakeTables | None = None) -> None:
+        self.publisher = publisher
+        self.tables = tables or FakeTables()
+        self.meter = RecordingMeter()
+        self.ended: Ended = []
+        self.letters = DeadLetters(
+            publisher=publisher,
+            subject="v1.dlq",
+            tables=self.tables.of,
+            meter=self.meter,
+            ended=lambda _, action, error: self.ended.append((action, error.label)),
+        )
+
+
+def work(delivery: FakeDelivery, event_type: str = "v1.chats.upsert") -> Work:
+    source = Source(event_type, "{}", STORED_NS, 7, Version(STORED_NS, 7))
+    return plan(Work(TENANT, delivery, source), delivery.data, itertools.count())
+
+
+async def test_an_event_is_acknowledged_once_its_envelope_is_stored() -> None:
+    desk, delivery = Desk(FakePublisher()), FakeDelivery("v1.chats.upsert", {"chat_id": "C"}, delivered=3)
+    await desk.letters.give_up(work(delivery), INVALID, REALTIME)
+    [(subject, letter, headers)] = desk.publisher.letters
+    assert subject == f"v1.dlq.{builders.COMPANY}"
+    moment = letter.pop("ts")
+    assert moment.endswith("Z")
+    assert letter == {
+        "source_subject": f"v1.chats.upsert.{builders.COMPANY}",
+        "company": builders.COMPANY,
+        "original_payload": {"chat_id": "C"},
+        "error": "fatal: validation failed: jid is required",
+        "error_type": "fatal",
+        "retry_count": 3,
+        "max_retry": 5,
+        "event_version": f"{STORED_NS}-7",
+    }
+    assert headers == {
+        "Nats-Msg-Id": f"wa_events_stream-7-{STORED_NS}",
+        "Original-Nats-Msg-Id": "msg-7",
+    }
+    assert delivery.outcome == "ack"
+    assert desk.ended == [("dlq_published_ack_success", "validation")]
+    assert desk.meter.calls == []
+
+
+@pytest.mark.parametrize(
+    ("error", "retry_count", "error_type"),
+    [(errors.NotFound("x"), 1, "fatal"), (errors.Unstored("x"), 5, "retryable"), (INVALID, 5, "fatal")],
+)
+async def test_the_envelope_says_how_often_it_was_tried(
+    error: EventError, retry_count: int, error_type: str
+) -> None:
+    desk = Desk(FakePublisher())
+    await desk.letters.give_up(work(FakeDelivery("v1.chats.upsert", delivered=5)), error, REALTIME)
+    assert desk.publisher.envelope["retry_count"] == retry_count
+    assert desk.publisher.envelope["error_type"] == error_type
+
+
+@pytest.mark.parametrize(
+    ("data", "payload", "encoding"),
+    [(b"{oops", "{oops", None), (b"\xff\x00", "/wA=", "base64"), (b"", "", None)],
+)
+async def test_a_body_that_is_no_json_reaches_the_envelope(data: bytes, payload: Any, encoding: Any) -> None:
+    desk = Desk(FakePublisher())
+    await desk.letters.give_up(work(FakeDelivery("v1.chats.upsert", data=data)), errors.Malformed(), REALTIME)
+    assert desk.publisher.envelope["original_payload"] == payload
+    assert desk.publisher.envelope.get("original_payload_encoding") == encoding
+
+
+async def test_a_failed_publish_keeps_the_event_and_ends_it_once_when_it_works_again() -> None:
+    desk, delivery = Desk(FakePublisher(*[BrokerFailed("no answer")] * 4)), FakeDelivery("v1.chats.upsert")
+    await desk.letters.give_up(work(delivery), INVALID, REALTIME)
+    assert delivery.settlements == []
+    assert desk.ended == []
+    await until(lambda: desk.ended)
+    assert delivery.outcome == "ack"
+    assert desk.ended == [("dlq_published_ack_success", "validation")]
+    assert desk.meter.calls == [("stuck", TENANT.company, "v1.chats.upsert", "nak_dlq_publish_fail")]
+    assert len(desk.publisher.letters) == 1
+
+
+async def test_an_envelope_that_cannot_be_built_is_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, delivery = Desk(FakePublisher()), FakeDelivery("v1.chats.upsert")
+
+    def fail(_: object) -> bytes:
+        monkeypatch.undo()
+        raise LookupError("a fault of ours")
+
+    monkeypatch.setattr(envelope, "encode", fail)
+    await desk.letters.give_up(work(delivery), INVALID, REALTIME)
+    assert desk.meter.calls == [("stuck", TENANT.company, "v1.chats.upsert", "nak_dlq_marshal_fail")]
+    await until(lambda: desk.ended)
+    assert delivery.outcome == "ack"
+
+
+async def test_many_waiting_events_hold_routing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENT", 2)
+    desk = Desk(FakePublisher(*[BrokerFailed("no answer")] * 3))
+    deliveries = [FakeDelivery("v1.chats.upsert", sequence=n) for n in range(3)]
+    for delivery in deliveries:
+        await desk.letters.give_up(work(delivery), INVALID, REALTIME)
+    assert any(delivery.settlements for delivery in deliveries)
+    await until(lambda: len(desk.ended) == 3)
+
+
+async def test_a_stop_leaves_what_waits_unsettled() -> None:
+    desk, delivery = (
+        Desk(FakePublisher(*[BrokerFailed("no answer")] * 10_000)),
+        FakeDelivery("v1.chats.upsert"),
+    )
+    await desk.letters.give_up(work(delivery), INVALID, REALTIME)
+    await until(lambda: desk.publisher.attempts > 2)
+    await desk.letters.stop()
+    attempts = desk.publisher.attempts
+    await asyncio.sleep(0.02)
+    assert desk.publisher.attempts == attempts
+    assert delivery.settlements == []
+
+
+async def test_an_ack_that_is_not_sent_is_neither_counted_nor_published_again() -> None:
+    """The event comes again; its second envelope is a duplicate."""
+    desk, delivery = Desk(FakePublisher()), FakeDelivery("v1.chats.upsert", failures=1)
+    await desk.letters.give_up(work(delivery), INVALID, REALTIME)
+    assert (desk.ended, desk.meter.calls) == ([], [])
+    assert desk.publisher.attempts == 1
+
+
+async def test_an_event_too_large_for_an_envelope_goes_into_exhausted_events() -> None:
+    desk, delivery = (
+        Desk(FakePublisher(TooLarge("1 MiB"))),
+        FakeDelivery("v1.chats.upsert", {"a": 1}, delivered=2),
+    )
+    await desk.letters.give_up(work(delivery), INVALID, REALTIME)
+    row = desk.tables.row
+    assert (row.company_id, row.source_subject) == (builders.COMPANY, f"v1.chats.upsert.{builders.COMPANY}")
+    assert row.last_error == "fatal: validation failed: jid is required"
+    assert row.retry_count == 2
+    assert row.event_timestamp == datetime.datetime.fromtimestamp(STORED_NS / 1e9, datetime.UTC)
+    assert json.loads(row.original_payload or "") == {"a": 1}
+    assert json.loads(row.dlq_payload)["original_payload"] == {"a": 1}
+    assert json.loads(row.dlq_payload)["ts"].endswith("Z")
+    assert delivery.outcome == "term"
+    assert desk.ended == [("nack_fatal", "validation")]
+    assert desk.meter.calls == [("dlq_dropped", builders.COMPANY)]
+
+
+async def test_a_repeated_event_makes_the_same_row() -> None:
+    desk = Desk(FakePublisher())
+    for _ in range(2):
+        await desk.letters.exhaust(work(FakeDelivery("v1.chats.upsert")), INVALID, REALTIME)
+    assert desk.tables.rows[0] == desk.tables.rows[1]
+
+
+async def test_a_row_that_cannot_be_stored_now_keeps_the_event() -> None:
+    tables = FakeTables(exhausted_troubles=[Unavailable("gone")] * 3)
+    desk, delivery = Desk(FakePublisher(), tables), FakeDelivery("v1.chats.upsert")
+    await desk.letters.exhaust(work(delivery), INVALID, REALTIME)
+    assert delivery.settlements == []
+    await until(lambda: desk.ended)
+    assert delivery.outcome == "term"
+    assert desk.meter.count() == {"stuck": 1, "dlq_dropped": 1}
+    assert len(tables.rows) == 1
+
+
+async def test_a_term_that_is_not_sent_is_not_counted() -> None:
+    desk, delivery = Desk(FakePublisher()), FakeDelivery("v1.chats.upsert", failures=1)
+    await desk.letters.exhaust(work(delivery), INVALID, REALTIME)
+    assert (desk.ended, desk.meter.calls) == ([], [])
+    assert len(desk.tables.rows) == 1
+
+
+async def test_a_payload_that_jsonb_refuses_is_kept_as_text() -> None:
+    """PostgreSQL has no number 1e400000 in jsonb, and few nesting levels."""
+    tables = FakeTables(exhausted_troubles=[BadData("SQLSTATE 22003", "22003")])
+    desk, data = Desk(FakePublisher(), tables), b'{"message_obj":{"n":1e400000}}'
+    await desk.letters.exhaust(work(FakeDelivery("v1.chats.upsert", data=data)), INVALID, REALTIME)
+    assert json.loads(tables.row.original_payload or "") == data.decode()
+    assert "1e400000" in json.loads(tables.row.dlq_payload)
+
+
+@pytest.mark.parametrize(
+    ("headers", "name"),
+    [
+        (None, "msg-7"),
+        ({}, "msg-7"),
+        ({"Nats-Msg-Id": ""}, "msg-7"),
+        ({"Nats-Msg-Id": "wa-1"}, "wa-1"),
+        ({"Nats-Msg-Id": "a\0b\ud800"}, "ab?"),
+        ({"Nats-Msg-Id": "caf\u00e9"}, "caf\u00e9"),
+    ],
+)
+def test_the_message_id_is_the_publishers_or_the_sequence_and_always_storable(
+    headers: Any, name: str
+) -> None:
+    assert message_id(headers, 7) == name
