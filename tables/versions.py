@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 
+# The members of `last_metadata` that are not the event's own.
+_OURS: Final = ("version", "versions", "adopted")
+
+
 class Version(NamedTuple):
     """When an event was stored by JetStream (for a history item: its own time), ties by sequence."""
 
@@ -137,9 +141,6 @@ def settle(
         version, metadata = row, _json({name: known[name] for name in known if name not in _OURS})
     differing = {column: mark for column, mark in held.items() if mark != version or column in explicit}
     return Settled(values, stamped(metadata, version, differing, _adopted(stored, held, unversioned)), held)
-
-
-_OURS: Final = ("version", "versions", "adopted")
 
 
 def _fold(draft: Draft, held: dict[str, Version | None], unversioned: set[str]) -> dict[str, Any]:

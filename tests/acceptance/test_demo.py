@@ -152,7 +152,10 @@ async def schemas(dsn: str) -> list[str]:
 
 @pytest.mark.parametrize("variable", ["NATS_URL", "POSTGRES_DSN"])
 def test_a_server_that_cannot_be_reached_is_told_in_one_line_without_its_password(variable: str) -> None:
-    address = {"NATS_URL": "nats://u:geheim@127.0.0.1:1", "POSTGRES_DSN": "postgresql://u:geheim@127.0.0.1:1/x"}
+    address = {
+        "NATS_URL": "nats://u:geheim@127.0.0.1:1",
+        "POSTGRES_DSN": "postgresql://u:geheim@127.0.0.1:1/x",
+    }
     with running("--events", "1", **{variable: address[variable]}) as process:
         output, _ = process.communicate(timeout=DEADLINE)
     assert process.returncode == 1

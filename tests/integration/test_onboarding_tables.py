@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -161,7 +161,7 @@ async def test_overlapping_batches_never_deadlock(stage: Stage) -> None:
 
 async def test_contact_events_and_onboarding_end_as_one_row_in_any_order(stage: Stage) -> None:
     """Design 5; only `id` and the times of writing may differ."""
-    steps = {
+    steps: dict[str, Callable[[], Awaitable[object]]] = {
         "contact": lambda: stage.contact(2, "Sari W"),
         "plain": lambda: stage.onboard(message(3)),
         "late": lambda: stage.onboard(message(1)),

@@ -124,6 +124,7 @@ async def test_groups_the_logged_the_silent_and_those_with_origin_are_skipped(st
     group, logged, silent, known = "120363040101010101", "62812", "62813", "62814"
     await stage.contacts(group, logged, silent)
     await stage.contacts(known, origin="Referral", id="known")
+    await stage.contacts(None, id="no phone")
     for phone in (group, logged, known):
         await stage.message(f"m{phone}", phone, 100)
     await stage._insert(

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from streams.cleaning import clean
 
 # Fragments from which broken and whole escapes come together.
-ESCAPES = st.lists(
-    st.sampled_from(
-        r"""\ \\ u \u 0 00 0000 \u0000 \ud83d \ude00 \uD800 \udfff d8 d800 " \" n \u00e9 { } : eé""".split()
-    )
-).map("".join)
+NULS = ["\\", "\\\\", "\\u", "u", "0", "00", "0000", "\\u0000", "u0000"]
+SURROGATES = ["\\ud83d", "\\ude00", "\\uD800", "\\udfff", "\\ud8", "d8", "d800"]
+OTHERS = ["\\n", "\\u00e9", '\\"', '"', "{", "}", ":", " ", "e", "\u00e9", "\u2713"]
+ESCAPES = st.lists(st.sampled_from([*NULS, *SURROGATES, *OTHERS])).map("".join)
 PLAIN = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | PLAIN,

@@ -315,6 +315,17 @@ async def test_a_payload_that_jsonb_refuses_is_stored_as_text() -> None:
     assert json.loads(clinic.tables.row.original_payload or "") == "{}"
 
 
+@pytest.mark.parametrize("readable", [True, False])
+async def test_an_envelope_that_the_server_gave_up_is_stored(readable: bool) -> None:
+    clinic = Clinic()
+    delivery = letter() if readable else FakeDelivery(subject=f"v1.dlq.{COMPANY}", data=b"oops")
+    await clinic.agent.abandon(TENANT, delivery)
+    assert delivery.outcome == "term"
+    assert clinic.tables.writes == []
+    assert "max_deliver" in clinic.tables.row.last_error
+    assert clinic.tables.row.source_subject == (CHAT if readable else delivery.subject)
+
+
 # ---------------------------------------------------------------- rows that cannot be stored
 
 

@@ -1,0 +1,124 @@
+"""Workers for the acceptance ring: each dies with its test, or with its module when several tests share it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from nats.aio.client import Client
+
+from streams.subjects import Tenant
+from tests.acceptance.site import Site
+from tests.acceptance.worker import Worker
+
+# One after the other for the tests of a module; more of them only cost the shared worker its start.
+_COMPANIES = 10
+
+
+class Launch(Protocol):
+    """Starts a worker; with `ready` it returns when /ready says so. What is not said is the session's."""
+
+    def __call__(
+        self,
+        *companies: str,
+        ready: bool = True,
+        nats_url: str | None = None,
+        postgres_dsn: str | None = None,
+        **settings: str,
+    ) -> Worker:
+        """See the class."""
+        ...
+
+
+@pytest.fixture
+def launch(tmp_path: Path, nats_url: str, postgres_dsn: str) -> Iterator[Launch]:
+    """Makes workers that end with the test."""
+    made: list[Worker] = []
+
+    def start(
+        *companies: str,
+        ready: bool = True,
+        nats_url: str | None = nats_url,
+        postgres_dsn: str | None = postgres_dsn,
+        **settings: str,
+    ) -> Worker:
+        worker = Worker(
+            companies,
+            nats_url=nats_url or "",
+            postgres_dsn=postgres_dsn or "",
+            log=tmp_path / f"worker{len(made)}.log",
+            **settings,
+        )
+        made.append(worker)
+        worker.start()
+        if ready:
+            worker.wait_ready()
+        return worker
+
+    yield start
+    for worker in made:
+        worker.kill()
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, str]:
+    """Further variables of the module's shared worker."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def shared(
+    nats_url: str, postgres_dsn: str, settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Worker]:
+    """A worker for all tests of a module; each takes a company of its own."""
+    worker = Worker(
+        [f"Kopi{uuid4().hex[:12].upper()}nusa" for _ in range(_COMPANIES)],
+        nats_url=nats_url,
+        postgres_dsn=postgres_dsn,
+        log=tmp_path_factory.mktemp("shared") / "worker.log",
+        **settings,
+    )
+    worker.start()
+    try:
+        worker.wait_ready()
+        yield worker
+    finally:
+        worker.kill()
+
+
+@pytest.fixture(scope="module")
+def next_company(shared: Worker) -> Callable[[], str]:
+    """The companies of the shared worker, each once."""
+    return iter(shared.companies).__next__
+
+
+@asynccontextmanager
+async def visited(company: str, nc: Client, dsn: str) -> AsyncIterator[Site]:
+    """A company, with a connection of its own to its database."""
+    database = await asyncpg.connect(dsn)
+    try:
+        for kind in ("json", "jsonb"):
+            await database.set_type_codec(kind, encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+        yield Site(Tenant(company), nc, database)
+    finally:
+        await database.close()
+
+
+@pytest.fixture
+async def site(company: str, nc: Client, postgres_dsn: str) -> AsyncIterator[Site]:
+    """The test's own company; no worker serves it unless the test launches one."""
+    async with visited(company, nc, postgres_dsn) as site:
+        yield site
+
+
+@pytest.fixture
+async def served(next_company: Callable[[], str], nc: Client, postgres_dsn: str) -> AsyncIterator[Site]:
+    """A company of the module's shared worker."""
+    async with visited(next_company(), nc, postgres_dsn) as site:
+        yield site

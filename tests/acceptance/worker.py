@@ -1,0 +1,159 @@
+"""The real worker as a child process: what its environment is, how it is asked, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from prometheus_client.parser import text_string_to_metric_families
+
+import streams
+from demo.servers import free_port
+
+ROOT: Final = Path(streams.__path__[0]).resolve().parent
+START: Final = 60.0
+# More than the worker's own limit (contract 8.4).
+STOP: Final = 40.0
+_POLL: Final = 0.05
+# Ends the child with the thread that made it, however that ends: also when the tests are killed.
+_KEPT: Final = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+
+Series = tuple[str, frozenset[tuple[str, str]]]
+
+
+def environment(
+    companies: Sequence[str], nats_url: str, postgres_dsn: str, **settings: str
+) -> dict[str, str]:
+    """What an operator sets, and nothing else of this shell but what a program needs to run."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ}
+    ours = {"NATS_URL": nats_url, "POSTGRES_DSN": postgres_dsn, "COMPANY_ID": ",".join(companies)}
+    return {**kept, **ours, **settings}
+
+
+def command(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """`faust -A streams.app <arguments>`, run to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "faust", "-A", "streams.app", *arguments],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=START,
+        check=False,
+    )
+
+
+class Worker:
+    """`faust -A streams.app worker` for some companies. Its stdout goes to `log`, its stderr to `errors`."""
+
+    def __init__(
+        self, companies: Sequence[str], *, nats_url: str, postgres_dsn: str, log: Path, **settings: str
+    ) -> None:
+        self.companies = tuple(companies)
+        self.log = log
+        self.errors = log.with_suffix(".err")
+        self._env = environment(companies, nats_url, postgres_dsn, **settings)
+        self.port = int(self._env.setdefault("SERVER_PORT", str(free_port())))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The child. Fails before `start`."""
+        assert self._process is not None, "call start() first"
+        return self._process
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is still there."""
+        return self.process.poll() is None
+
+    def start(self) -> None:
+        """Start the process; returns at once. To be called from the main thread."""
+        with self.log.open("ab") as out, self.errors.open("ab") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _KEPT, "-m", "faust", "-A", "streams.app", "worker"],
+                cwd=ROOT,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=errors,
+            )
+
+    def wait_ready(self, within: float = START) -> None:
+        """Return when /ready says READY; fails when the worker ends or takes too long."""
+        self.wait_page("/ready", 200, within)
+
+    def wait_page(self, path: str, status: int, within: float = START) -> str:
+        """The body, once the page answers with this status."""
+        deadline = time.monotonic() + within
+        while (answer := self.page(path))[0] != status:
+            assert self.running, f"the worker has ended: {self.told()}"
+            assert time.monotonic() < deadline, f"{path} says {answer}: {self.told()}"
+            time.sleep(_POLL)
+        return answer[1]
+
+    def page(self, path: str, timeout: float = 6.0) -> tuple[int, str]:
+        """Status and body of a page; status 0 when nobody answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=timeout) as answer:
+                return int(answer.status), str(answer.read().decode())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def ready(self) -> dict[str, Any]:
+        """What /ready says."""
+        answer: dict[str, Any] = json.loads(self.page("/ready")[1])
+        return answer
+
+    def scrape(self) -> dict[Series, float]:
+        """Every series of /metrics with its value."""
+        status, text = self.page("/metrics")
+        assert status == 200
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def value(self, name: str, **labels: str) -> float:
+        """The sum of all series of this name that have these labels."""
+        wanted = labels.items()
+        return sum(
+            value for (known, having), value in self.scrape().items() if known == name and wanted <= having
+        )
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send the signal; the exit code, once the process has ended."""
+        self.process.send_signal(number)
+        return self.process.wait(STOP)
+
+    def wait_end(self, within: float = START) -> int:
+        """The exit code of a process that ends by itself."""
+        return self.process.wait(within)
+
+    def kill(self) -> None:
+        """End it as a crash would; safe when repeated, and before `start`."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What it logged; fails if that is not JSON."""
+        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
+
+    def told(self) -> str:
+        """The end of what it wrote, for a message."""
+        texts = [path.read_text(encoding="utf-8", errors="replace") for path in (self.log, self.errors)]
+        return "\n".join(text[-1500:] for text in texts)

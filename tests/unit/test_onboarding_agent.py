@@ -1,0 +1,376 @@
+"""The onboarding agent with tables in memory: outcomes of contract 5.7, the pool of 5.8, faults of design 6."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from agents.onboarding import Job, Onboarding, Results, Task, wants_onboarding
+from agents.onboarding_queue import KnownPairs
+from streams.errors import EventError, Rejected, Unstored
+from streams.events import Campaign
+from streams.subjects import Tenant
+from tables.errors import BadData, Contended, Expired, Failed, StorageError, Unavailable
+from tables.first_contact import Incoming, Touch
+from tables.onboarding import Outcome, Pair
+from tables.versions import Origin, Version
+
+TENANT = Tenant("KopiNusa01")
+
+
+class Tables:
+    """Remembers pairs; `trouble` may raise for a batch."""
+
+    def __init__(self) -> None:
+        self.log: dict[Pair, Version | None] = {}
+        self.batches: list[list[Incoming]] = []
+        self.trouble: Callable[[Sequence[Incoming]], Awaitable[None]] | None = None
+
+    async def known(self, company: str, pairs: Iterable[Pair]) -> dict[Pair, Version | None]:
+        return {pair: self.log[pair] for pair in pairs if pair in self.log}
+
+    async def onboard(self, company: str, messages: Sequence[Incoming]) -> list[Outcome]:
+        assert company == TENANT.company
+        if self.trouble is not None:
+            await self.trouble(messages)
+        self.batches.append(list(messages))
+        outcomes = []
+        for message in messages:
+            outcomes.append(Outcome(message.pair not in self.log, True))
+            self.log.setdefault(message.pair, message.origin.version)
+        return outcomes
+
+
+class Meter:
+    """Counts what the agent says."""
+
+    def __init__(self) -> None:
+        self.submitted = 0
+        self.ended: Counter[str] = Counter()
+        self.seconds: list[float] = []
+
+    def onboarding_submitted(self, company: str, count: int) -> None:
+        assert company == TENANT.company
+        self.submitted += count
+
+    def onboarding_ended(self, company: str, status: str, seconds: float) -> None:
+        self.ended[status] += 1
+        self.seconds.append(seconds)
+
+
+class NoPauses:
+    """Waits for nothing, and counts how often."""
+
+    def __init__(self) -> None:
+        self.waits = 0
+
+    def __call__(self) -> NoPauses:
+        return self
+
+    async def wait(self) -> None:
+        self.waits += 1
+        await asyncio.sleep(0)
+
+
+class Stage:
+    """An agent that reads a queue."""
+
+    def __init__(self, **settings: object) -> None:
+        self.tables = Tables()
+        self.meter = Meter()
+        self.pauses = NoPauses()
+        self.channel: asyncio.Queue[Job] = asyncio.Queue()
+        self.handled = 0
+        self.onboarding = Onboarding(
+            tables=lambda _: self.tables,
+            meter=self.meter,
+            send=self.channel.put,
+            pauses=self.pauses,  # type: ignore[arg-type]
+            **settings,  # type: ignore[arg-type]
+        )
+
+    async def _stream(self) -> AsyncIterator[Job]:
+        while True:
+            yield await self.channel.get()
+
+    async def _run(self) -> None:
+        async for count in self.onboarding.run(self._stream()):
+            self.handled += count
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        agent = asyncio.create_task(self._run())
+        try:
+            yield
+        finally:
+            agent.cancel()
+            await asyncio.wait([agent])
+
+    async def do(self, *tasks: Task) -> list[EventError | None]:
+        job, outcome = promise(*tasks)
+        await self.onboarding.submit(job)
+        async with asyncio.timeout(5):
+            return list(await outcome)
+
+
+def promise(*tasks: Task) -> tuple[Job, asyncio.Future[Results]]:
+    outcome: asyncio.Future[Results] = asyncio.get_running_loop().create_future()
+
+    async def done(results: Results) -> None:
+        outcome.set_result(results)  # raises when called twice
+
+    return Job(TENANT, list(tasks), done, time.perf_counter()), outcome
+
+
+def task(
+    number: int = 1, phone: str = "62811", agent: str = "agent", campaign: Campaign | None = None
+) -> Task:
+    origin = Origin(Version(number, number), "{}")
+    return Task(
+        agent,
+        phone,
+        f"m{number}",
+        1_795_500_000,
+        f"chat-{phone}",
+        f"{phone}@s.whatsapp.net",
+        campaign,
+        origin,
+    )
+
+
+@pytest.mark.parametrize(
+    ("flow", "phone", "jid", "wanted"),
+    [
+        ("IN", "62811", "62811@s.whatsapp.net", True),
+        ("IN", "62811", "120363@g.us", True),
+        ("OUT", "62811", "62811@s.whatsapp.net", False),
+        ("IN", "", "62811@s.whatsapp.net", False),
+        ("IN", "62811", "status@broadcast", False),
+        ("IN", "62811", "1234@broadcast", False),
+        ("IN", "62811", "1234@newsletter", False),
+    ],
+)
+def test_only_incoming_messages_of_people_and_groups_are_tasks(
+    flow: str, phone: str, jid: str, wanted: bool
+) -> None:
+    assert wants_onboarding(flow, phone, jid) is wanted
+
+
+class TestOutcomes:
+    async def test_a_new_phone_is_success_created_and_a_known_one_success_exists(self) -> None:
+        stage = Stage()
+        async with stage.running():
+            assert await stage.do(task(1), task(2, "62812")) == [None, None]
+            assert await stage.do(task(3)) == [None]
+        assert stage.meter.ended == {"success_created": 2, "success_exists": 1}
+        assert stage.meter.submitted == 3
+        assert all(seconds >= 0 for seconds in stage.meter.seconds)
+
+    async def test_a_job_is_stored_as_one_batch_with_cleaned_phones(self) -> None:
+        stage = Stage()
+        async with stage.running():
+            await stage.do(task(1, "+62 (811)"), task(2, "62812"))
+        [batch] = stage.tables.batches
+        assert [message.phone for message in batch] == ["62811", "62812"]
+
+    @pytest.mark.parametrize(
+        ("campaign", "touch"),
+        [
+            (None, None),
+            (Campaign(is_campaign=False, tags="a"), None),
+            (Campaign(tags="a"), None),
+            (Campaign(is_campaign=True, tags="a", origin="ads"), Touch("a", "", "ads")),
+        ],
+    )
+    async def test_a_campaign_counts_only_if_it_says_so(
+        self, campaign: Campaign | None, touch: Touch | None
+    ) -> None:
+        stage = Stage()
+        async with stage.running():
+            await stage.do(task(campaign=campaign))
+        assert stage.tables.batches[0][0].campaign == touch
+
+    async def test_no_phone_after_cleaning_or_no_agent_is_error_other_and_holds_nothing_back(self) -> None:
+        stage = Stage()
+        async with stage.running():
+            assert await stage.do(task(1, "+ ()"), task(2, agent=""), task(3)) == [None, None, None]
+        assert stage.meter.ended == {"error_other": 2, "success_created": 1}
+
+    async def test_a_data_error_dead_letters_the_guilty_message_alone(self) -> None:
+        stage = Stage()
+        stage.tables.trouble = refuses("62813", BadData("SQLSTATE 22001"))
+        async with stage.running():
+            results = await stage.do(*(task(n, f"6281{n}") for n in range(1, 8)))
+        assert [type(error) for error in results] == [*[type(None)] * 2, Rejected, *[type(None)] * 4]
+        assert stage.meter.ended == {"success_created": 6, "error_db": 1}
+
+    async def test_a_failure_of_one_task_alone_is_retryable(self) -> None:
+        stage = Stage()
+        stage.tables.trouble = refuses("62811", Failed("SQLSTATE XX000"))
+        async with stage.running():
+            [error] = await stage.do(task())
+        assert isinstance(error, Unstored)
+        assert stage.meter.ended == {"error_db": 1}
+
+    async def test_an_unexpected_exception_is_error_other_for_its_message_alone(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        stage = Stage()
+        stage.tables.trouble = refuses("62812", ZeroDivisionError())
+        async with stage.running():
+            assert await stage.do(task(1), task(2, "62812"), task(3, "62813")) == [None, None, None]
+        assert stage.meter.ended == {"success_created": 2, "error_other": 1}
+        assert "unexpected exception" in caplog.text
+
+    async def test_an_exception_while_settling_does_not_stop_the_agent(self) -> None:
+        stage = Stage()
+
+        async def fail(_: Results) -> None:
+            raise ZeroDivisionError
+
+        async with stage.running():
+            await stage.onboarding.submit(Job(TENANT, [task()], fail, time.perf_counter()))
+            assert await stage.do(task(2, "62812")) == [None]
+
+
+class TestOutages:
+    @pytest.mark.parametrize("error", [Unavailable("down"), Contended("again"), Expired("slow")])
+    async def test_an_outage_is_waited_for_and_fails_nothing(self, error: StorageError) -> None:
+        stage = Stage()
+        failures = iter([error] * 20)
+
+        async def trouble(_: Sequence[Incoming]) -> None:
+            if (failure := next(failures, None)) is not None:
+                raise failure
+
+        stage.tables.trouble = trouble
+        async with stage.running():
+            assert await stage.do(task(1), task(2, "62812")) == [None, None]
+        assert stage.meter.ended == {"success_created": 2}
+        assert stage.pauses.waits == 20
+
+    async def test_a_job_that_waits_for_the_database_can_be_cancelled(self) -> None:
+        stage = Stage()
+        stage.tables.trouble = refuses("62811", Unavailable("down"))
+        async with stage.running():
+            job, outcome = promise(task())
+            await stage.onboarding.submit(job)
+            await until(lambda: stage.pauses.waits > 3)
+        assert not outcome.done()
+        async with asyncio.timeout(5):
+            await stage.onboarding.drained()
+
+
+class TestKnownPairs:
+    async def test_later_plain_messages_of_a_known_pair_are_not_stored_again(self) -> None:
+        stage = Stage()
+        async with stage.running():
+            await stage.do(task(5))
+            await stage.do(task(6), task(5), task(7, "62812"))
+        assert [[m.message_id for m in batch] for batch in stage.tables.batches] == [["m5"], ["m7"]]
+        assert stage.meter.ended == {"success_created": 2, "success_exists": 2}
+
+    async def test_an_earlier_message_and_a_campaign_are_stored_all_the_same(self) -> None:
+        stage = Stage()
+        async with stage.running():
+            await stage.do(task(5))
+            await stage.do(task(4))
+            await stage.do(task(6, campaign=Campaign(is_campaign=True)))
+        assert [batch[0].message_id for batch in stage.tables.batches] == ["m5", "m4", "m6"]
+
+    async def test_a_pair_whose_rows_were_deleted_is_onboarded_again(self) -> None:
+        """Results never depend on what is remembered."""
+        stage = Stage()
+        async with stage.running():
+            await stage.do(task(5))
+            stage.tables.log.clear()
+            await stage.do(task(6))
+        assert stage.meter.ended == {"success_created": 2}
+
+    def test_the_oldest_pairs_are_forgotten_first(self) -> None:
+        known = KnownPairs(2)
+        for phone in ("1", "2"):
+            known.add(TENANT, ("agent", phone))
+        assert known.has(TENANT, ("agent", "1"))
+        known.add(TENANT, ("agent", "3"))
+        assert [known.has(TENANT, ("agent", phone)) for phone in "123"] == [True, False, True]
+        assert not known.has(Tenant("Other"), ("agent", "1"))
+
+
+class TestPool:
+    async def test_no_more_jobs_run_at_once_than_the_pool_has_places(self) -> None:
+        stage = Stage(pool_size=3)
+        gate, running = asyncio.Event(), 0
+
+        async def trouble(_: Sequence[Incoming]) -> None:
+            nonlocal running
+            running += 1
+            await gate.wait()
+
+        stage.tables.trouble = trouble
+        async with stage.running():
+            for number in range(8):
+                await stage.onboarding.submit(promise(task(number, f"6281{number}"))[0])
+            await until(lambda: running == 3 and stage.channel.qsize() < 8)
+            assert stage.onboarding.waiting == 5
+            gate.set()
+            async with asyncio.timeout(5):
+                await stage.onboarding.drained()
+            assert running == 8
+            assert stage.onboarding.waiting == 0
+
+    async def test_a_full_queue_is_waited_for_with_one_warning(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        stage = Stage(queue_size=2, max_block=0.01)
+        await stage.onboarding.submit(promise(task(1), task(2))[0])
+        job, outcome = promise(task(3))
+        with caplog.at_level(logging.WARNING):
+            blocked = asyncio.create_task(stage.onboarding.submit(job))
+            await until(lambda: bool(caplog.records))
+        assert not blocked.done()
+        assert stage.onboarding.waiting == 2
+        async with stage.running(), asyncio.timeout(5):
+            await blocked
+            assert await outcome == [None]
+        assert [record.getMessage() for record in caplog.records] == [
+            "the onboarding queue is full: 2 tasks wait"
+        ]
+
+    async def test_an_item_larger_than_the_queue_does_not_hang(self) -> None:
+        stage = Stage(queue_size=2)
+        async with stage.running():
+            assert await stage.do(*(task(n, f"6281{n}") for n in range(9))) == [None] * 9
+
+    async def test_an_item_that_cannot_be_sent_leaves_the_queue(self) -> None:
+        stage = Stage()
+
+        async def fail(_: Job) -> None:
+            raise ZeroDivisionError
+
+        onboarding = Onboarding(tables=lambda _: stage.tables, meter=stage.meter, send=fail)
+        with pytest.raises(ZeroDivisionError):
+            await onboarding.submit(promise(task())[0])
+        assert onboarding.waiting == 0
+
+
+def refuses(phone: str, error: Exception) -> Callable[[Sequence[Incoming]], Awaitable[None]]:
+    """Trouble for every batch that has `phone` in it."""
+
+    async def trouble(messages: Sequence[Incoming]) -> None:
+        if any(message.phone == phone for message in messages):
+            raise error
+
+    return trouble
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
