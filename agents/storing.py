@@ -21,6 +21,8 @@ FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 5.0
 # An event alone that runs into a time limit this often is to blame itself.
 TIMEOUTS_OF_ONE: Final = 3
+# Nobody is in the way this often: the "stale plan" (0A000) is then a feature that the server does not have.
+CONTENTIONS_OF_ONE: Final = 10
 
 Write = Callable[[Sequence[Change]], Awaitable[list[Refusal]]]
 
@@ -43,6 +45,7 @@ class Part:
 
     units: Sequence[Unit]
     timeouts: int = 0
+    contentions: int = 0
 
     @property
     def alone(self) -> bool:
@@ -84,9 +87,8 @@ class Storing:
             part = parts.pop()
             try:
                 refusals = await write([unit.change for unit in part.units])
-            except Contended:
-                parts.append(part)
-                await pauses.wait()
+            except Contended as error:
+                parts.extend(await self._contended(part, error, pauses))
             except Unavailable as error:
                 parts.append(part)
                 self._health.paused(str(error))
@@ -101,6 +103,15 @@ class Storing:
                 pauses = Pauses()
                 self._health.resumed()
                 _refuse(part.units, refusals)
+
+    @staticmethod
+    async def _contended(part: Part, error: Contended, pauses: Pauses) -> list[Part]:
+        part.contentions += 1
+        if part.contentions > CONTENTIONS_OF_ONE:
+            return _divide(part, Unstored(f"database: {error}"))
+        if part.contentions > 1:
+            await pauses.wait()
+        return [part]
 
     @staticmethod
     def _expired(part: Part, error: Expired) -> list[Part]:

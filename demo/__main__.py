@@ -105,7 +105,8 @@ async def _connected(nats_url: str, *, allow_reconnect: bool) -> Client:
         name="daisi demo",
         allow_reconnect=allow_reconnect,
         connect_timeout=_CONNECT,
-        max_reconnect_attempts=-1 if allow_reconnect else 0,
+        # 0 would mean without end.
+        max_reconnect_attempts=-1 if allow_reconnect else 1,
         error_cb=_ignore,
     )
 

@@ -48,7 +48,7 @@ class Failed(StorageError):
 
 _CONTENDED: Final = {"40001", "40P01", "0A000"}
 _EXPIRED: Final = {"57014", "55P03", "25P03"}
-_READ_ONLY: Final = "25006"
+READ_ONLY: Final = "25006"
 _BAD_DATA: Final = {"21", "22", "23", "54"}
 # Connection, authorisation, database gone, resources, operator, system; 42 and 3F: tables or rights are
 # missing, which no event is to blame for.
@@ -72,7 +72,7 @@ def _of_state(state: str) -> type[StorageError]:
         return Contended
     if state in _EXPIRED:
         return Expired
-    if state == _READ_ONLY or state[:2] in _UNAVAILABLE:
+    if state == READ_ONLY or state[:2] in _UNAVAILABLE:
         return Unavailable
     return BadData if state[:2] in _BAD_DATA else Failed
 

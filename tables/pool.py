@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from tables.errors import Unavailable, translated
+from tables.errors import READ_ONLY, Expired, Unavailable, translated
 
 if TYPE_CHECKING:
+    Lent = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
     Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]
     Pool = asyncpg.Pool[asyncpg.Record]
 
@@ -72,14 +73,28 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection, outside any transaction."""
-        with translated():
-            async with self.pool.acquire(timeout=ACQUIRE_TIMEOUT) as connection:
-                try:
-                    yield connection
-                except asyncpg.ReadOnlySQLTransactionError:
-                    # After a fail-over this session leads to the old primary for ever (field case C8).
-                    connection.terminate()
-                    raise
+        pool = self.pool
+        connection = await self._acquire(pool)
+        try:
+            with translated():
+                yield connection
+        except Unavailable as error:
+            if error.sqlstate == READ_ONLY:
+                # After a fail-over this session leads to the old primary for ever (field case C8).
+                connection.terminate()
+            raise
+        finally:
+            with translated():
+                await pool.release(connection)
+
+    @staticmethod
+    async def _acquire(pool: Pool) -> Lent:
+        try:
+            with translated():
+                return await pool.acquire(timeout=ACQUIRE_TIMEOUT)
+        except Expired as error:
+            # No event is to blame for it.
+            raise Unavailable("no connection to the database in time") from error
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:

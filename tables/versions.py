@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-
 # The members of `last_metadata` that are not the event's own.
 _OURS: Final = ("version", "versions", "adopted")
 

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 from nats.aio.client import Client
@@ -25,7 +25,8 @@ DLQ_STREAM: Final = "dlq_stream"
 _POLL: Final = 0.05
 _WINDOW: Final = 200
 
-Connection = asyncpg.Connection[asyncpg.Record]
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
 
 
 async def comes_to(expected: object, ask: Callable[[], Awaitable[object]], within: float = PATIENCE) -> None:

@@ -175,7 +175,7 @@ async def test_a_lost_row_is_found_and_named(nats_url: str, database_dsn: str, c
         report = await run.settle()
         assert report.ok, report.text()
         lost = await database.fetchval(
-            f'DELETE FROM "daisi_{company.lower()}".messages WHERE flow = $1'  # noqa: S608
+            f'DELETE FROM "daisi_{company.lower()}".messages WHERE flow = $1'
             " AND id = (SELECT min(id) FROM"
             f' "daisi_{company.lower()}".messages WHERE flow = $1) RETURNING message_id',
             "OUT",

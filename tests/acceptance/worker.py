@@ -25,7 +25,10 @@ START: Final = 60.0
 STOP: Final = 40.0
 _POLL: Final = 0.05
 # Ends the child with the thread that made it, however that ends: also when the tests are killed.
-_KEPT: Final = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+_KEPT: Final = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
 
 Series = tuple[str, frozenset[tuple[str, str]]]
 
@@ -50,6 +53,31 @@ def command(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess
         timeout=START,
         check=False,
     )
+
+
+class Scrape:
+    """A metrics page, read once."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._lines: dict[str, list[str]] = {}
+        for line in text.splitlines():
+            if not line.startswith("#"):
+                self._lines.setdefault(line[: min(line.find(end) % 10**6 for end in "{ ")], []).append(line)
+
+    def value(self, name: str, **labels: str) -> float:
+        """The sum of all series of this name that have these labels."""
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        having = (line for line in self._lines.get(name, ()) if all(label in line for label in wanted))
+        return sum(float(line.rpartition(" ")[2]) for line in having)
+
+    def series(self) -> dict[Series, float]:
+        """Every series with its value."""
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(self.text)
+            for sample in family.samples
+        }
 
 
 class Worker:
@@ -117,22 +145,11 @@ class Worker:
         answer: dict[str, Any] = json.loads(self.page("/ready")[1])
         return answer
 
-    def scrape(self) -> dict[Series, float]:
-        """Every series of /metrics with its value."""
+    def scrape(self) -> Scrape:
+        """The metrics as they are now."""
         status, text = self.page("/metrics")
         assert status == 200
-        return {
-            (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
-
-    def value(self, name: str, **labels: str) -> float:
-        """The sum of all series of this name that have these labels."""
-        wanted = labels.items()
-        return sum(
-            value for (known, having), value in self.scrape().items() if known == name and wanted <= having
-        )
+        return Scrape(text)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send the signal; the exit code, once the process has ended."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
@@ -51,7 +50,7 @@ class Store:
 
 
 @pytest.fixture
-def store(database: Database, schema: str) -> Iterator[Store]:
+def store(database: Database, schema: str) -> Store:
     return Store(database, schema)
 
 

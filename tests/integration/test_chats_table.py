@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
@@ -81,7 +80,7 @@ class Store:
 
 
 @pytest.fixture
-def store(database: Database, schema: str) -> Iterator[Store]:
+def store(database: Database, schema: str) -> Store:
     return Store(database, schema)
 
 
@@ -107,7 +106,13 @@ async def test_nothing_to_write_is_nothing_done(store: Store) -> None:
 async def test_a_newer_upsert_replaces_and_leaves_the_fixed_columns(store: Store) -> None:
     await store.write(row(at(5), push_name="Sari", unread_count=3, is_group=False, not_spam=True))
     before = await store.row()
-    changed = {"jid": "x", "phone_number": "x", "agent_id": "x", "is_group": True, "not_spam": False}
+    changed: dict[str, Any] = {
+        "jid": "x",
+        "phone_number": "x",
+        "agent_id": "x",
+        "is_group": True,
+        "not_spam": False,
+    }
     await store.write(row(at(6), push_name="Sari W", unread_count=0, **changed))
     stored = await store.row()
     assert (stored["push_name"], stored["unread_count"]) == ("Sari W", 0)
@@ -117,7 +122,7 @@ async def test_a_newer_upsert_replaces_and_leaves_the_fixed_columns(store: Store
 
 
 async def test_absent_optional_fields_never_erase(store: Store) -> None:
-    full = {"push_name": "Sari", "group_name": "Tim", "last_message": "{}"}
+    full: dict[str, Any] = {"push_name": "Sari", "group_name": "Tim", "last_message": "{}"}
     await store.write(row(at(5), **full))
     await store.write(row(at(6)))
     await store.write(patch(at(7)))
@@ -202,7 +207,13 @@ async def test_an_older_absolute_value_keeps_the_newer_steps(store: Store) -> No
 
 
 async def test_a_chat_and_its_updates_in_one_batch(store: Store) -> None:
-    changes = [patch(at(10)), patch(at(30)), row(at(20), unread_count=5), patch(at(30)), patch(at(31))]
+    changes: list[ChatRow | ChatPatch] = [
+        patch(at(10)),
+        patch(at(30)),
+        row(at(20), unread_count=5),
+        patch(at(30)),
+        patch(at(31)),
+    ]
     assert await store.write(*changes) == []
     assert await store.unread() == 7
     await store.write(patch(at(31)), patch(at(32)))
@@ -224,7 +235,7 @@ async def test_an_update_without_its_chat_is_refused_and_the_rest_is_written(sto
 
 async def test_a_row_of_another_company_refuses_every_change(store: Store) -> None:
     await store.write(row(at(1), unread_count=3))
-    changes = [patch(at(5), company_id="KOPI"), row(at(6), company_id="KOPI")]
+    changes: list[ChatRow | ChatPatch] = [patch(at(5), company_id="KOPI"), row(at(6), company_id="KOPI")]
     assert await store.write(*changes) == [Refusal(change.ref, "company") for change in changes]
     assert await store.unread() == 3
     assert await store.steps() == []

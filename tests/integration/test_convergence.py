@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import permutations
 from typing import Any
 
@@ -213,7 +213,7 @@ def ignored(*_: object) -> None:
 
 
 @pytest.fixture
-def messages(schema: str) -> Iterator[Messages]:
+def messages(schema: str) -> Messages:
     return Messages(schema, ignored)
 
 

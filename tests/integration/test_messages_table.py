@@ -87,7 +87,7 @@ class Store:
 
 
 @pytest.fixture
-def store(database: Database, schema: str) -> Iterator[Store]:
+def store(database: Database, schema: str) -> Store:
     return Store(database, schema)
 
 
@@ -143,7 +143,13 @@ async def test_an_empty_fixed_column_is_filled_later(store: Store) -> None:
 
 
 async def test_absent_optional_fields_never_erase(store: Store) -> None:
-    full = {"message_text": "t", "message_url": "u", "message_type": "y", "message_obj": "{}", "status": "s"}
+    full: dict[str, Any] = {
+        "message_text": "t",
+        "message_url": "u",
+        "message_type": "y",
+        "message_obj": "{}",
+        "status": "s",
+    }
     await store.write(row(at(5), **full))
     await store.write(row(at(6)))
     await store.write(patch(at(7)))
@@ -191,7 +197,10 @@ async def test_an_empty_edit_object_is_a_value(store: Store) -> None:
 
 
 async def test_an_update_before_its_upsert_in_one_batch_counts(store: Store) -> None:
-    changes = [patch(at(9), status="read", is_deleted=True), row(at(5), status="sent", message_text="t")]
+    changes: list[MessageRow | MessagePatch] = [
+        patch(at(9), status="read", is_deleted=True),
+        row(at(5), status="sent", message_text="t"),
+    ]
     assert await store.write(*changes) == []
     stored = await store.row()
     assert (stored["status"], stored["message_text"], stored["is_deleted"]) == ("read", "t", True)
@@ -210,7 +219,10 @@ async def test_an_update_without_its_row_is_refused_and_the_rest_is_written(stor
 
 async def test_a_row_of_another_company_refuses_every_change(store: Store) -> None:
     await store.write(row(at(1), status="sent"))
-    changes = [patch(at(5), company_id="KOPI", status="x"), row(at(6), company_id="KOPI", status="x")]
+    changes: list[MessageRow | MessagePatch] = [
+        patch(at(5), company_id="KOPI", status="x"),
+        row(at(6), company_id="KOPI", status="x"),
+    ]
     refusals = await store.write(*changes)
     assert refusals == [Refusal(change.ref, "company") for change in changes]
     assert (await store.row())["status"] == "sent"

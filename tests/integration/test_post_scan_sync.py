@@ -50,13 +50,9 @@ class Stage:
 
     async def contacts(self, *phones: str | None, **fields: Any) -> None:
         given = {
-            "agent_id": AGENT,
-            "company_id": self.tenant.company,
-            "origin": "",
-            "tags": "",
-            "chat_id": None,
-        }
-        given |= {"created_at": STORED, "id": ""} | fields
+            "agent_id": AGENT, "company_id": self.tenant.company, "origin": "", "tags": "", "chat_id": None,
+            "created_at": STORED, **fields,
+        }  # fmt: skip
         for number, phone in enumerate(phones):
             values = {**given, "phone_number": phone, "id": fields.get("id", f"c-{phone}-{number}")}
             await self._insert("contacts", values)

@@ -78,8 +78,8 @@ async def test_only_missing_indexes_are_added(database: Database, existing: str)
     added = sorted(after[name].split(" ON ")[1] for name in after.keys() - before.keys())
     assert before.items() <= after.items()
     assert [text.split(".")[1] for text in added] == [
-        "contacts USING btree (agent_id, translate(phone_number, '+ ()'::text, ''::text))",
         "contacts USING btree (phone_number, agent_id)",
+        "contacts USING btree (translate(phone_number, '+ ()'::text, ''::text))",
         "onboarding_log USING btree (phone_number, agent_id)",
     ]
 

@@ -118,7 +118,7 @@ INDEXES = {
         "primary (id)",
         "unique (chat_id)",
         "(agent_id)",
-        "(agent_id, translate(phone_number, '+ ()'::text, ''::text))",
+        "(translate(phone_number, '+ ()'::text, ''::text))",
         "(assigned_to)",
         "(phone_number, agent_id)",
     ],

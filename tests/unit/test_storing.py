@@ -123,3 +123,10 @@ async def test_a_refused_change_is_not_found_or_of_another_company() -> None:
     assert given[1].error is None
     assert isinstance(given[2].error, errors.Invalid)
     assert "company_id" in str(given[2].error)
+
+
+async def test_contention_that_never_ends_is_a_failure_of_the_event() -> None:
+    tables, given = FakeTables(*[db.Contended("unsupported", "0A000")] * 11), units(1)
+    await store(tables, given)
+    assert isinstance(given[0].error, errors.Unstored)
+    assert tables.writes == []
