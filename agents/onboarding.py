@@ -163,11 +163,10 @@ class Onboarding:
         """The agent's body. Nothing that happens to a job may leave the loop."""
         try:
             async for job in stream:
-                await self._slots.acquire()
-                self._queue.leave(len(job.tasks))
-                worker = asyncio.create_task(self._work(job))
+                # They wait for a place here, not in the channel, which is short: our own queue is the limit.
+                worker = asyncio.create_task(self._take_turn(job))
                 self._running.add(worker)
-                worker.add_done_callback(self._ended)
+                worker.add_done_callback(self._running.discard)
                 yield len(job.tasks)
             await asyncio.gather(*self._running)
         finally:
@@ -182,9 +181,15 @@ class Onboarding:
             else:
                 await self._queue.change()
 
-    def _ended(self, worker: asyncio.Task[None]) -> None:
-        self._running.discard(worker)
-        self._slots.release()
+    async def _take_turn(self, job: Job) -> None:
+        try:
+            await self._slots.acquire()
+        finally:
+            self._queue.leave(len(job.tasks))
+        try:
+            await self._work(job)
+        finally:
+            self._slots.release()
 
     async def _work(self, job: Job) -> None:
         ledger = _Ledger([None] * len(job.tasks))

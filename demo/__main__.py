@@ -25,6 +25,8 @@ from demo.worker import Worker, WorkerError
 from streams.subjects import Tenant
 
 COMPANIES: Final = ("KopiNusa01", "TokoJaya02")
+_ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Seconds for a server to answer.
 _CONNECT: Final = 5
 
 
@@ -38,8 +40,9 @@ class DemoError(RuntimeError):
 
 def main() -> int:
     """Run the demo; the exit status: 0 all well, 1 something is wrong."""
-    # Ctrl-C and SIGTERM both end it in the orderly way, at whatever point it is.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Ctrl-C, SIGTERM and a closed terminal all end it in the orderly way, at whatever point it is.
+    for number in _ENDS:
+        signal.signal(number, _interrupt)
     options = _options(sys.argv[1:])
     try:
         with ExitStack() as stack:
@@ -119,7 +122,7 @@ async def _drive(
     worker: Worker, nats_url: str, dsn: str, companies: Sequence[str], options: argparse.Namespace
 ) -> int:
     stopping = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _ENDS:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     client = await _connected(nats_url, allow_reconnect=True)
     run = Run(client.jetstream(), dsn, companies, seed=options.seed)

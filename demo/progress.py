@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -76,13 +77,19 @@ class Progress:
             f"  exhausted {counts.exhausted}  new contacts {counts.onboarded}  lag {backlog.lag}"
         )
         if self._live:
-            self._out.write(f"\r\x1b[K{line}")
+            # A line that wraps cannot be written over.
+            self._out.write(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}")
         elif now - self._written >= _LINE_EVERY:
             self._out.write(f"{line}\n")
         else:
             return
         self._before = (now, published, counts.stored)
         self._written = now
+        self._out.flush()
+
+    def say(self, text: str) -> None:
+        """Write a line of its own."""
+        self._out.write(f"\r\x1b[K{text}\n" if self._live else f"{text}\n")
         self._out.flush()
 
     def end(self) -> None:

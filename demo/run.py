@@ -27,7 +27,7 @@ _POLL: Final = 0.25
 
 
 class Run:
-    """Traffic for `companies`, in which nothing was published before. Use `opened` before all else."""
+    """Traffic for `companies`, for which nothing was published before."""
 
     def __init__(self, js: JetStreamContext, dsn: str, companies: Sequence[str], *, seed: int) -> None:
         self._js = js
@@ -57,6 +57,7 @@ class Run:
 
     async def settle(self) -> Report:
         """Wait until everything is accounted for, or nothing moves any more; then the account."""
+        self._progress.say("waiting until each is accounted for: an update without its row is tried for 15 s")
         seen: object = None
         moved = time.monotonic()
         while True:

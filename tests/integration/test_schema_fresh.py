@@ -118,9 +118,9 @@ INDEXES = {
         "primary (id)",
         "unique (chat_id)",
         "(agent_id)",
-        "(translate(phone_number, '+ ()'::text, ''::text))",
         "(assigned_to)",
         "(phone_number, agent_id)",
+        "(translate(phone_number, '+ ()'::text, ''::text))",
     ],
     "agents": ["primary (id)", "unique (agent_id)"],
     "onboarding_log": [

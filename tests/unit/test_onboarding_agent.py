@@ -317,7 +317,7 @@ class TestPool:
         async with stage.running():
             for number in range(8):
                 await stage.onboarding.submit(promise(task(number, f"6281{number}"))[0])
-            await until(lambda: running == 3 and stage.channel.qsize() < 8)
+            await until(lambda: running == 3 and stage.channel.empty())
             assert stage.onboarding.waiting == 5
             gate.set()
             async with asyncio.timeout(5):

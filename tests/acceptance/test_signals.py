@@ -1,0 +1,145 @@
+"""How a worker ends, while events keep coming: nothing lost, nothing twice (contract 8.4, C22)."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests import builders
+from tests.acceptance.conftest import Launch
+from tests.acceptance.site import Site, comes_to
+
+# Far more than a worker stores before it ends, and little enough for a slow machine.
+_ENOUGH = 1000
+
+
+class Load:
+    """Publishes messages without a break, each of a sender of its own."""
+
+    def __init__(self, site: Site) -> None:
+        self.published = 0
+        self._site = site
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            numbers = range(self.published, self.published + 50)
+            await self._site.publish_many("v1.messages.upsert", [_message(number) for number in numbers])
+            self.published += 50
+
+
+def _message(number: int) -> builders.Payload:
+    phone = f"62811{number:07}"
+    return builders.message(message_id=f"M{number}", from_phone=phone, chat_id=f"a_{phone}")
+
+
+@asynccontextmanager
+async def loaded(site: Site) -> AsyncIterator[Load]:
+    """Events keep coming; on leaving they stop, between two publishes."""
+    load = Load(site)
+    task = asyncio.create_task(load.run())
+    try:
+        yield load
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _stored(site: Site, at_least: int) -> None:
+    async def enough() -> bool:
+        return await site.count("messages") >= at_least
+
+    await comes_to(True, enough)
+
+
+async def _each_once(site: Site) -> None:
+    """Every message that is in the stream has one row, one contact and one log row."""
+    subject = site.tenant.subject("v1.messages.upsert")
+    state = (await site.js.stream_info("wa_events_stream", subjects_filter=subject)).state
+    published = (state.subjects or {}).get(subject, 0)
+    for table in ("messages", "contacts", "onboarding_log"):
+        await site.holds(table, published)
+    assert await site.value("SELECT count(DISTINCT message_id) FROM {schema}.messages") == published
+    assert await site.count("exhausted_events") == 0
+    assert await site.letters() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_under_load_loses_and_redelivers_nothing(
+    launch: Launch, site: Site, number: signal.Signals
+) -> None:
+    first = launch(site.company)
+    async with loaded(site) as load:
+        await _stored(site, _ENOUGH)
+        assert await asyncio.to_thread(first.stop, number) == 0
+        info = await site.consumer()
+        assert (info.num_ack_pending, info.num_redelivered) == (0, 0)
+        # What was delivered to the first worker is committed and acknowledged, all of it.
+        delivered = await site.deliveries()
+        assert await site.count("messages") == delivered == await site.count("onboarding_log")
+        assert info.ack_floor is not None
+        assert info.ack_floor.consumer_seq == delivered
+
+        launch(site.company)
+        await _stored(site, load.published)
+    await site.settled()
+    await _each_once(site)
+    rows = await site.count("messages")
+    assert await site.deliveries() == rows
+    assert (
+        await site.value(
+            "SELECT count(*) FROM {schema}.messages WHERE (last_metadata->>'consumer_sequence')::int <= $1",
+            delivered,
+        )
+        == delivered
+    )
+
+
+async def test_a_crash_under_load_loses_nothing_and_doubles_nothing(launch: Launch, site: Site) -> None:
+    """The messages of a killed worker come again after their ack wait, to whoever is there."""
+    short = {"NATS_REALTIME_ACKWAIT": "2s"}
+    first = launch(site.company, **short)
+    async with loaded(site) as load:
+        await _stored(site, _ENOUGH)
+        first.kill()
+        second = launch(site.company, **short)
+        await _stored(site, load.published)
+    await site.settled()
+    await _each_once(site)
+    assert second.ready()["status"] == "READY"
+
+
+async def test_a_second_worker_goes_on_when_the_first_one_is_killed(launch: Launch, site: Site) -> None:
+    short = {"NATS_REALTIME_ACKWAIT": "2s"}
+    first, second = launch(site.company, **short), launch(site.company, **short)
+    async with loaded(site):
+        await _stored(site, _ENOUGH)
+        first.kill()
+        await _stored(site, await site.count("messages") + 200)
+    await site.settled()
+    await _each_once(site)
+    assert second.running
+
+
+async def test_a_worker_that_cannot_store_ends_in_its_time_and_gives_everything_back(
+    launch: Launch, site: Site
+) -> None:
+    """Contract 8.4: limit 30 s. What cannot be finished is handed out again at once, and stored once."""
+    worker = launch(site.company)
+    async with site.database.transaction():
+        await site.execute("LOCK TABLE {schema}.chats IN ACCESS EXCLUSIVE MODE")
+        await site.publish("v1.chats.upsert", builders.chat())
+
+        async def held() -> int | None:
+            return (await site.consumer()).num_ack_pending
+
+        await comes_to(1, held)
+        assert await asyncio.to_thread(worker.stop) == 0
+    launch(site.company)
+    await site.settled()
+    assert await site.count("chats") == 1
+    assert await site.letters() == 0
