@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, Protocol
 
 from agents.onboarding_queue import KnownPairs, TaskQueue
-from agents.storing import Pauses
+from agents.storing import Health, Pauses
 from streams.errors import EventError, Rejected, Unstored
 from streams.events import Campaign
 from streams.subjects import Tenant
@@ -132,16 +134,19 @@ class Onboarding:
         pool_size: int = POOL_SIZE,
         queue_size: int = QUEUE_SIZE,
         max_block: float = MAX_BLOCK,
+        health: Health,
         pauses: Callable[[], Pauses] = Pauses,
     ) -> None:
         """`send` puts a job on the agent's channel; `queue_size` counts tasks, `max_block` is in seconds."""
         self._tables = tables
         self._meter = meter
         self._send = send
+        self._health = health
         self._pauses = pauses
         self._known = KnownPairs(REMEMBERED_PAIRS)
         self._queue = TaskQueue(queue_size, max_block)
         self._slots = asyncio.Semaphore(pool_size)
+        self._turns: defaultdict[Tenant, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._running: set[asyncio.Task[None]] = set()
 
     @property
@@ -173,23 +178,15 @@ class Onboarding:
             for worker in self._running:
                 worker.cancel()
 
-    async def drained(self) -> None:
-        """Returns when nothing is waiting or running; whoever stops the agent waits here first, within a limit."""
-        while self._queue.waiting or self._running:
-            if self._running:
-                await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
-            else:
-                await self._queue.change()
-
     async def _take_turn(self, job: Job) -> None:
-        try:
-            await self._slots.acquire()
-        finally:
-            self._queue.leave(len(job.tasks))
-        try:
+        async with AsyncExitStack() as turn:
+            try:
+                # Jobs of one company would only wait for each other's locks, each with a connection in hand.
+                await turn.enter_async_context(self._turns[job.tenant])
+                await turn.enter_async_context(self._slots)
+            finally:
+                self._queue.leave(len(job.tasks))
             await self._work(job)
-        finally:
-            self._slots.release()
 
     async def _work(self, job: Job) -> None:
         ledger = _Ledger([None] * len(job.tasks))
@@ -220,10 +217,11 @@ class Onboarding:
             part = parts.pop()
             try:
                 await self._store(job.tenant, part, messages, ledger)
+                self._health.resumed()
                 pauses = self._pauses()
             except (Contended, Unavailable, Expired) as error:
                 parts.extend(_again(part, error))
-                logger.warning("onboarding waits for the database: %s", error)
+                self._health.paused(f"onboarding: {error}")
                 await pauses.wait()
             except Exception as error:
                 parts.extend(_divide(part, error, ledger))

@@ -107,6 +107,7 @@ class Assembly:
             pool_size=settings.onboarding_pool_size,
             queue_size=settings.onboarding_queue_size,
             max_block=settings.onboarding_max_block,
+            health=self.readiness,
         )
         self.dead_letters = DeadLetters(
             publisher=self.broker,

@@ -36,7 +36,6 @@ class Tables:
         return {pair: self.log[pair] for pair in pairs if pair in self.log}
 
     async def onboard(self, company: str, messages: Sequence[Incoming]) -> list[Outcome]:
-        assert company == TENANT.company
         if self.trouble is not None:
             await self.trouble(messages)
         self.batches.append(list(messages))
@@ -56,7 +55,6 @@ class Meter:
         self.seconds: list[float] = []
 
     def onboarding_submitted(self, company: str, count: int) -> None:
-        assert company == TENANT.company
         self.submitted += count
 
     def onboarding_ended(self, company: str, status: str, seconds: float) -> None:
@@ -78,6 +76,18 @@ class NoPauses:
         await asyncio.sleep(0)
 
 
+class Health:
+    """Keeps what it was told last."""
+
+    state = ""
+
+    def paused(self, reason: str) -> None:
+        self.state = reason
+
+    def resumed(self) -> None:
+        self.state = ""
+
+
 class Stage:
     """An agent that reads a queue."""
 
@@ -87,10 +97,12 @@ class Stage:
         self.pauses = NoPauses()
         self.channel: asyncio.Queue[Job] = asyncio.Queue()
         self.handled = 0
+        self.health = Health()
         self.onboarding = Onboarding(
             tables=lambda _: self.tables,
             meter=self.meter,
             send=self.channel.put,
+            health=self.health,
             pauses=self.pauses,  # type: ignore[arg-type]
             **settings,  # type: ignore[arg-type]
         )
@@ -119,13 +131,13 @@ class Stage:
             return list(await outcome)
 
 
-def promise(*tasks: Task) -> tuple[Job, asyncio.Future[Results]]:
+def promise(*tasks: Task, tenant: Tenant = TENANT) -> tuple[Job, asyncio.Future[Results]]:
     outcome: asyncio.Future[Results] = asyncio.get_running_loop().create_future()
 
     async def done(results: Results) -> None:
         outcome.set_result(results)  # raises when called twice
 
-    return Job(TENANT, list(tasks), done, time.perf_counter()), outcome
+    return Job(tenant, list(tasks), done, time.perf_counter()), outcome
 
 
 def task(
@@ -262,9 +274,9 @@ class TestOutages:
             job, outcome = promise(task())
             await stage.onboarding.submit(job)
             await until(lambda: stage.pauses.waits > 3)
+            assert stage.health.state == "onboarding: down"
         assert not outcome.done()
-        async with asyncio.timeout(5):
-            await stage.onboarding.drained()
+        assert stage.onboarding.waiting == 0
 
 
 class TestKnownPairs:
@@ -315,15 +327,38 @@ class TestPool:
 
         stage.tables.trouble = trouble
         async with stage.running():
-            for number in range(8):
-                await stage.onboarding.submit(promise(task(number, f"6281{number}"))[0])
+            promises = [promise(task(number), tenant=Tenant(f"Company{number}")) for number in range(8)]
+            for job, _ in promises:
+                await stage.onboarding.submit(job)
             await until(lambda: running == 3 and stage.channel.empty())
             assert stage.onboarding.waiting == 5
             gate.set()
             async with asyncio.timeout(5):
-                await stage.onboarding.drained()
+                await asyncio.gather(*(outcome for _, outcome in promises))
             assert running == 8
             assert stage.onboarding.waiting == 0
+
+    async def test_jobs_of_one_company_take_turns_and_leave_places_for_the_others(self) -> None:
+        """Side by side they would hold connections only to wait for each other's locks."""
+        stage = Stage(pool_size=2)
+        gate, began = asyncio.Event(), []
+
+        async def trouble(messages: Sequence[Incoming]) -> None:
+            began.append(messages[0].message_id)
+            await gate.wait()
+
+        stage.tables.trouble = trouble
+        async with stage.running():
+            jobs = [promise(task(number, f"6281{number}")) for number in range(3)]
+            jobs.append(promise(task(9), tenant=Tenant("Other")))
+            for job, _ in jobs:
+                await stage.onboarding.submit(job)
+            await until(lambda: len(began) == 2)
+            assert began == ["m0", "m9"]
+            gate.set()
+            async with asyncio.timeout(5):
+                await asyncio.gather(*(outcome for _, outcome in jobs))
+            assert began == ["m0", "m9", "m1", "m2"]
 
     async def test_a_full_queue_is_waited_for_with_one_warning(
         self, caplog: pytest.LogCaptureFixture
@@ -354,7 +389,9 @@ class TestPool:
         async def fail(_: Job) -> None:
             raise ZeroDivisionError
 
-        onboarding = Onboarding(tables=lambda _: stage.tables, meter=stage.meter, send=fail)
+        onboarding = Onboarding(
+            tables=lambda _: stage.tables, meter=stage.meter, send=fail, health=stage.health
+        )
         with pytest.raises(ZeroDivisionError):
             await onboarding.submit(promise(task())[0])
         assert onboarding.waiting == 0
