@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from streams.events import ChatUpdate, ChatUpsert, object_text
+from streams.events import ChatUpdate, ChatUpsert
+from streams.fields import object_text
 from tables.chats import ChatPatch, ChatRow
 from tables.versions import Origin
 

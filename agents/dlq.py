@@ -21,7 +21,7 @@ from streams import envelope
 from streams.delivery import Batch, Delivery
 from streams.envelope import Letter
 from streams.errors import BrokerFailed, Crashed, EventError, Invalid, Malformed, Undelivered
-from streams.events import INT32_MAX
+from streams.fields import INT32_MAX
 from streams.subjects import Tenant, event_type
 from tables.errors import StorageError
 from tables.exhausted import ExhaustedRow

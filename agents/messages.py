@@ -7,7 +7,8 @@ import json
 from functools import lru_cache
 from typing import Final
 
-from streams.events import Key, MessageUpdate, MessageUpsert, object_text
+from streams.events import MessageUpdate, MessageUpsert
+from streams.fields import Key, object_text
 from tables.messages import MessagePatch, MessageRow
 from tables.versions import Origin
 

@@ -18,7 +18,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 from agents.onboarding_queue import KnownPairs, TaskQueue
 from agents.storing import Health, Pauses
 from streams.errors import EventError, Rejected, Unstored
-from streams.events import Campaign
+from streams.fields import Campaign
 from streams.subjects import Tenant
 from tables.contact_book import clean_phone
 from tables.errors import BadData, Contended, Expired, StorageError, Unavailable

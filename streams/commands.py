@@ -86,7 +86,7 @@ class _OperatorCommand(AppCommand):
         try:
             await run()
         except (CommandFailed, *_EXPECTED) as error:
-            self.carp(str(error), file=self.stderr)
+            self.say(str(error), file=self.stderr)
             return 1
         return 0
 

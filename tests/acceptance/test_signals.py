@@ -13,12 +13,14 @@ from tests import builders
 from tests.acceptance.conftest import Launch
 from tests.acceptance.site import Site, comes_to
 
-# Far more than a worker stores before it ends, and little enough for a slow machine.
 _ENOUGH = 1000
+# Messages, and seconds between them: a load that a worker keeps up with, also on a slow machine.
+_PORTION = 50
+_BREAK = 0.05
 
 
 class Load:
-    """Publishes messages without a break, each of a sender of its own."""
+    """Publishes messages all the time, each of a sender of its own."""
 
     def __init__(self, site: Site) -> None:
         self.published = 0
@@ -27,9 +29,10 @@ class Load:
     async def run(self) -> None:
         """Until it is cancelled."""
         while True:
-            numbers = range(self.published, self.published + 50)
+            numbers = range(self.published, self.published + _PORTION)
             await self._site.publish_many("v1.messages.upsert", [_message(number) for number in numbers])
-            self.published += 50
+            self.published += _PORTION
+            await asyncio.sleep(_BREAK)
 
 
 def _message(number: int) -> builders.Payload:

@@ -25,10 +25,14 @@ async def test_a_full_pool_is_an_outage_and_no_events_fault(
 async def test_a_connection_to_a_read_only_server_is_not_lent_again(database: Database) -> None:
     async with database.connection() as connection:
         first = await connection.fetchval("SELECT pg_backend_pid()")
-    with pytest.raises(Unavailable):
+
+    async def write() -> None:
         async with database.transaction() as connection:
             await connection.execute("SET TRANSACTION READ ONLY")
             await connection.execute("CREATE TABLE public.nothing ()")
+
+    with pytest.raises(Unavailable):
+        await write()
     async with database.connection() as connection:
         assert await connection.fetchval("SELECT pg_backend_pid()") != first
 

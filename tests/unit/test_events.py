@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from streams import events
+from streams import events, fields
 from streams.cleaning import clean
 from streams.errors import EventError, Invalid, Malformed
 from streams.subjects import EVENT_TYPES, HISTORICAL, REALTIME
@@ -74,7 +74,7 @@ def test_a_complete_event_is_taken_with_all_its_fields(event_type: str) -> None:
         held = getattr(event, name)
         if isinstance(held, msgspec.Raw):
             held = msgspec.json.decode(held)
-        elif isinstance(held, events.Key):
+        elif isinstance(held, fields.Key):
             held = {"id": held.id, "fromMe": held.fromMe, "remoteJid": held.remoteJid}
         assert held == value, name
 
@@ -122,15 +122,15 @@ def test_only_an_object_is_taken_for_an_object(event_type: str, field: str, valu
 def test_an_object_is_kept_as_it_came_and_null_is_absent(
     event_type: str, field: str, value: str, held: str | None
 ) -> None:
-    assert events.object_text(getattr(raw(event_type, field, value), field)) == held
-    assert events.object_text(getattr(decode(event_type, **{field: ABSENT}), field)) is None
+    assert fields.object_text(getattr(raw(event_type, field, value), field)) == held
+    assert fields.object_text(getattr(decode(event_type, **{field: ABSENT}), field)) is None
 
 
 @pytest.mark.parametrize(("event_type", "field"), of(OBJECTS))
 def test_numbers_inside_free_objects_are_kept_exactly(event_type: str, field: str) -> None:
     """Beyond 2^53 the existing service rounds them (contract C7)."""
     text = '{"n":12345678901234567890,"x":0.1234567890123456789,"big":1e400}'
-    assert events.object_text(getattr(raw(event_type, field, text), field)) == text
+    assert fields.object_text(getattr(raw(event_type, field, text), field)) == text
 
 
 @pytest.mark.parametrize(("event_type", "field"), of(FLAGS))
@@ -389,7 +389,7 @@ def test_field_names_are_matched_by_case() -> None:
 def test_nul_is_removed_and_half_a_surrogate_pair_replaced() -> None:
     chat = raw("v1.chats.upsert", "push_name", r'"Sa\u0000ri \ud83d"', last_message={"a\0": ["\0b"]})
     assert chat.push_name == "Sari \ufffd"
-    assert events.object_text(chat.last_message) == '{"a": ["b"]}'
+    assert fields.object_text(chat.last_message) == '{"a": ["b"]}'
 
 
 def test_bytes_that_are_no_text_are_replaced() -> None:

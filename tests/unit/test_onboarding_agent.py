@@ -14,7 +14,7 @@ import pytest
 from agents.onboarding import Job, Onboarding, Results, Task, wants_onboarding
 from agents.onboarding_queue import KnownPairs
 from streams.errors import EventError, Rejected, Unstored
-from streams.events import Campaign
+from streams.fields import Campaign
 from streams.subjects import Tenant
 from tables.errors import BadData, Contended, Expired, Failed, StorageError, Unavailable
 from tables.first_contact import Incoming, Touch

@@ -1,0 +1,89 @@
+"""Kinds of fields that need more than a JSON type: numbers, timestamps, objects (contract 2.1)."""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+import msgspec
+
+from streams.errors import Malformed
+
+Number = int | float | None
+
+INT32_MAX: Final = 2**31 - 1
+INT64_MAX: Final = 2**63 - 1
+# Anything this large is taken for milliseconds (contract B3, OC12); as seconds it would be the year 5138.
+MILLISECONDS_FROM: Final = 100_000_000_000
+
+
+class Long(msgspec.Struct):
+    """A protobuf 64-bit integer as some senders write it (design 11)."""
+
+    low: int
+    high: int = 0
+    unsigned: bool = False
+
+    def value(self) -> int:
+        """The number the two halves stand for."""
+        number = ((self.high & 0xFFFFFFFF) << 32) | (self.low & 0xFFFFFFFF)
+        return number if self.unsigned or number <= INT64_MAX else number - 2**64
+
+
+Timestamp = int | float | str | Long | None
+
+
+class Key(msgspec.Struct):
+    """WhatsApp's own key of a message; snake_case members are accepted as well (OC3)."""
+
+    id: str | None = None
+    fromMe: bool | None = None
+    remoteJid: str | None = None
+    from_me: bool | None = None
+    remote_jid: str | None = None
+
+
+class Campaign(msgspec.Struct):
+    """What a campaign adds to onboarding; counts only when `is_campaign` is true."""
+
+    is_campaign: bool | None = None
+    tags: str | None = None
+    assigned_to: str | None = None
+    origin: str | None = None
+
+
+def check_object(raw: msgspec.Raw, name: str) -> None:
+    """Raises `Malformed` unless the field is an object, `null` or absent."""
+    if bytes(raw)[:1] not in (b"{", b"n", b""):
+        raise Malformed(f"cannot decode: {name} must be an object")
+
+
+def object_text(raw: msgspec.Raw) -> str | None:
+    """A free object as JSON text, numbers kept exactly; None for absent and `null`."""
+    text = bytes(raw)
+    return text.decode() if text[:1] == b"{" else None
+
+
+def integer(value: float | None, name: str, bound: int) -> int:
+    """`value` as an integer, 0 when absent. Raises `Malformed` when it is none, or out of range."""
+    if value is None:
+        return 0
+    if type(value) is float:
+        if not value.is_integer():
+            raise Malformed(f"cannot decode: {name} must be an integer")
+        value = int(value)
+    if not -bound - 1 <= value <= bound:
+        raise Malformed(f"cannot decode: {name} is out of range")
+    return cast(int, value)
+
+
+def seconds(value: Timestamp, name: str) -> int:
+    """A timestamp in Unix seconds: number, digits or protobuf Long; milliseconds are divided (contract B3)."""
+    if type(value) is str:
+        digits = value.removeprefix("-")
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= 20):
+            raise Malformed(f"cannot decode: {name} must be an integer")
+        value = int(value)
+    elif type(value) is Long:
+        value = value.value()
+    number = integer(cast(Number, value), name, INT64_MAX)
+    return number // 1000 if number >= MILLISECONDS_FROM else number
