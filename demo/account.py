@@ -65,11 +65,11 @@ class Chat:
 class Account:
     """Draws agents, chats and payloads; `clock` is the present of the account, Unix seconds."""
 
-    def __init__(self, company: str, rng: random.Random, clock: float) -> None:
+    def __init__(self, company: str, rng: random.Random, clock: float, *, agents: int = AGENTS) -> None:
         self.company = company
         self.rng = rng
         self.clock = clock
-        self.agents = [self._agent(number) for number in range(AGENTS)]
+        self.agents = [self._agent(number) for number in range(agents)]
         self.chats: deque[Chat] = deque(maxlen=_TALKING)
         self.groups = [self._group(agent) for agent in self.agents]
 

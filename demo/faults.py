@@ -20,8 +20,16 @@ def encoded(payload: Any) -> bytes:
     return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def invalid(account: Account) -> Fault:
-    """Proper JSON with a missing, wrong or foreign value. Its keys are used nowhere else."""
+def of_type(account: Account, event_type: str) -> Fault:
+    """An event of this type that can never be stored."""
+    return (invalid if account.chance(0.7) else malformed)(account, event_type)
+
+
+def invalid(account: Account, only: str | None = None) -> Fault:
+    """Proper JSON with a missing, wrong or foreign value. Its keys are used nowhere else.
+
+    `only`: of this event type; if there is no such fault of it, a malformed one.
+    """
     chat = account.newcomer()
     account.chats.pop()
     message = account.message(chat, incoming=True)
@@ -41,12 +49,14 @@ def invalid(account: Account) -> Fault:
         ("v1.connection.update", {"status": "connected", "host_name": "wa-node-1"}),
         ("v1.history.chats", {"chats": "none"}),
     )
-    event_type, payload = account.rng.choice(choices)
+    if not (fitting := [choice for choice in choices if only in (None, choice[0])]):
+        return malformed(account, only)
+    event_type, payload = account.rng.choice(fitting)
     return event_type, encoded(payload), refused(event_type, _key(event_type, message, chat.id))
 
 
-def malformed(account: Account) -> Fault:
-    """Not the JSON object that was promised, or no JSON at all."""
+def malformed(account: Account, only: str | None = None) -> Fault:
+    """Not the JSON object that was promised, or no JSON at all; `only`: of this event type."""
     message = encoded(account.message(account.newcomer(), incoming=True))
     account.chats.pop()
     body = account.rng.choice(
@@ -63,7 +73,8 @@ def malformed(account: Account) -> Fault:
             b'{"message_obj":' + b"[" * _NESTED,
         )
     )
-    event_type = account.rng.choice(("v1.messages.upsert", "v1.chats.upsert", "v1.history.messages"))
+    types = ("v1.messages.upsert", "v1.chats.upsert", "v1.history.messages")
+    event_type = account.rng.choice(types if only is None else (only,))
     return event_type, body, refused(event_type)
 
 

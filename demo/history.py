@@ -10,13 +10,13 @@ from demo.items import Item, good, refused
 
 SMALLEST: Final = 20
 LARGEST: Final = 100
-_BROKEN: Final = 0.03
+BROKEN: Final = 0.03
 _MONTHS: Final = 3 * 30 * 86_400
 
 Batch = tuple[str, bytes, tuple[Item, ...]]
 
 
-def batch(account: Account, field: str) -> Batch:
+def batch(account: Account, field: str, *, broken_share: float = BROKEN) -> Batch:
     """A batch of `messages`, `chats` or `contacts`, with what is to become of each of its items."""
     event_type = f"v1.history.{field}"
     size = account.rng.randint(SMALLEST, LARGEST)
@@ -24,7 +24,7 @@ def batch(account: Account, field: str) -> Batch:
     items: list[Item] = []
     for _ in range(size):
         payload = _payload(account, field)
-        if account.chance(_BROKEN):
+        if account.chance(broken_share):
             broken = _broken(account, field, payload)
             payloads.append(broken)
             items.append(refused(event_type, text=encoded(broken).decode()))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from demo import faults, history
-from demo.account import Account, Chat, Payload
+from demo.account import AGENTS, Account, Chat, Payload
 from demo.faults import encoded
 from demo.items import Item, good
 
@@ -49,14 +49,25 @@ Card = Callable[[], _Draft]
 class Traffic:
     """Draws publications.
 
-    `start` is the account's first moment, Unix seconds; `max_payload` the server's limit, bytes.
+    `start` is the account's first moment, Unix seconds; `max_payload` the server's limit, bytes;
+    `broken_share` how many of the items in history batches can never be stored.
     """
 
-    def __init__(self, company: str, seed: int, *, start: int, max_payload: int = MAX_PAYLOAD) -> None:
+    def __init__(
+        self,
+        company: str,
+        seed: int,
+        *,
+        start: int,
+        max_payload: int = MAX_PAYLOAD,
+        agents: int = AGENTS,
+        broken_share: float = history.BROKEN,
+    ) -> None:
         self._company = company
         self._seed = seed
         self._rng = random.Random(f"{company} {seed}")
-        self._account = Account(company, self._rng, start)
+        self._account = Account(company, self._rng, start, agents=agents)
+        self._broken_share = broken_share
         self._room = min(max_payload, MAX_PAYLOAD) - _HEADERS
         self._numbers = itertools.count(1)
         self._messages: deque[tuple[Payload, Chat]] = deque(maxlen=_RECENT)
@@ -74,6 +85,19 @@ class Traffic:
             left = None if count is None else count - number
             yield self._next(left)
             self._account.clock += 1 / _EVENTS_A_SECOND
+
+    def make(self, card: str, *, at: float) -> Publication:
+        """One event of a kind of `DECK`, at a moment (Unix seconds).
+
+        An update of what was not made before is an upsert instead.
+        """
+        self._account.clock = at
+        return self._publication(self._cards[card]())
+
+    def spoil(self, event_type: str, *, at: float) -> Publication:
+        """One event of this type that can never be stored, at a moment (Unix seconds)."""
+        self._account.clock = at
+        return self._publication(_faulty(faults.of_type(self._account, event_type)))
 
     def _next(self, left: int | None) -> Publication:
         if self._later and (self._later[0][0] <= 0 or (left is not None and left <= len(self._later))):
@@ -131,9 +155,9 @@ class Traffic:
             "contact": lambda: self._contact(account.person()),
             "rename": self._rename,
             "connection": lambda: _draft("v1.connection.update", account.connection(account.agent())),
-            "history messages": lambda: _Draft(*history.batch(account, "messages")),
-            "history chats": lambda: _Draft(*history.batch(account, "chats")),
-            "history contacts": lambda: _Draft(*history.batch(account, "contacts")),
+            "history messages": lambda: self._history("messages"),
+            "history chats": lambda: self._history("chats"),
+            "history contacts": lambda: self._history("contacts"),
             "early status": self._early_status,
             "early unread": self._early_unread,
             "early rename": self._early_rename,
@@ -191,6 +215,9 @@ class Traffic:
     def _rename_of(self, chat: Chat) -> _Draft:
         update = {"phone_number": chat.number, "agent_id": chat.agent.id, "push_name": self._account.name()}
         return _draft("v1.contacts.update", {**update, "company_id": self._company})
+
+    def _history(self, field: str) -> _Draft:
+        return _Draft(*history.batch(self._account, field, broken_share=self._broken_share))
 
     def _early_status(self) -> _Draft:
         payload = self._account.message(self._account.person(), incoming=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from functools import partial
@@ -18,7 +18,7 @@ from agents.policy import Limits
 from agents.post_scan import PostScan
 from agents.routing import Routing
 from agents.storing import Storing
-from streams import logs, topology, web
+from streams import logs, page, topology, web
 from streams.advisories import MaxDeliverWatch
 from streams.broker import Broker
 from streams.channels import DirectChannel
@@ -28,11 +28,13 @@ from streams.config import Settings, SettingsError
 from streams.delivery import Delivery, Role
 from streams.intake import Intake, Step
 from streams.jetstream import PullSource
-from streams.maintenance import Maintenance
-from streams.metrics import Metrics, SourceMeter
+from streams.maintenance import Chore, Maintenance
+from streams.metrics import Metrics
 from streams.preparation import Preparation
 from streams.readiness import Readiness
 from streams.runtime import Connections, EventsApp, EventsWorker
+from streams.samples import EVERY, Samples
+from streams.source_meter import SourceMeter
 from streams.specs import ConsumerSpec, TopologyConfig, consumers
 from streams.subjects import Tenant
 from streams.version import VERSION
@@ -165,9 +167,10 @@ class Assembly:
         self.readiness.ping_database = self.database.ping
         self.readiness.dead_agents = self.app.dead_agents
         self.readiness.sources = sources
+        self.metrics.watch_readiness(self.readiness.reasons)
         self.app.connections = [self.broker, Connections(self.database.close)]
         self.app.intake = [
-            Maintenance(chores.all(), self.ready),
+            Maintenance([*chores.all(), *self._page(sources)], self.ready),
             Intake(
                 steps=[*self.preparation.steps(), Step("limits of consumers", self._watch_limits)],
                 sources=sources,
@@ -195,6 +198,23 @@ class Assembly:
             meter=SourceMeter(self.metrics, spec.tenant.company),
             drain_budget=DRAIN_BUDGET,
         )
+
+    def _page(self, sources: Sequence[PullSource]) -> list[Chore]:
+        """Put the page for people on the web server; the chore fills its charts. Not without metrics."""
+        if not self.settings.metrics_enabled:
+            return []
+        samples = Samples(self.metrics.collectors, [tenant.company for tenant in self.settings.tenants])
+        status = page.Status(
+            version=VERSION,
+            companies=[tenant.company for tenant in self.settings.tenants],
+            sources=sources,
+            agents=lambda: {name: name not in self.app.dead_agents() for name in self.app.agents},
+            readiness=self.readiness.reasons,
+            collectors=self.metrics.collectors,
+            samples=samples,
+        )
+        page.register(self.app, status)
+        return [Chore("samples for the page", EVERY, samples.take)]
 
     async def _restore(self, tenant: Tenant) -> None:
         await topology.reconcile(self.broker, self.topology, [tenant])

@@ -1,18 +1,21 @@
-"""The chores of a worker: partitions ahead of time, adopted keys, due post-scan syncs, lag figures."""
+"""The chores of a worker: partitions ahead of time, adopted keys, due post-scan syncs, figures for the operator."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from functools import partial
+from typing import Final, NamedTuple, Protocol
 
 from streams import topology
+from streams.errors import BrokerFailed
 from streams.maintenance import Chore
 from streams.specs import ConsumerSpec, TopologyConfig, consumers
 from streams.stored import Api
 from streams.subjects import Tenant
+from tables.errors import Unavailable
 from tables.message_keys import fill_message_keys
-from tables.partitions import ensure_partitions
+from tables.partitions import ensure_partitions, months_ahead
 from tables.pool import Database
 from tables.tenant import TenantTables
 
@@ -20,10 +23,10 @@ from tables.tenant import TenantTables
 PARTITIONS_EVERY: Final = 3600.0
 KEYS_EVERY: Final = 3600.0
 POST_SCAN_EVERY: Final = 5.0
-LAG_EVERY: Final = 5.0
+FIGURES_EVERY: Final = 5.0
 
 
-class LagMeter(Protocol):
+class FiguresMeter(Protocol):
     """Where the figures go; None takes a figure away."""
 
     def lag(self, company: str, consumer: str, pending: int | None, unacknowledged: int | None) -> None:
@@ -34,9 +37,20 @@ class LagMeter(Protocol):
         """Dead letters waiting, and the age of the oldest in seconds."""
         ...
 
-    def exhausted(self, company: str, unresolved: int | None) -> None:
-        """Exhausted events nobody has resolved."""
+    def exhausted(self, company: str, unresolved: int | None, newest: float | None) -> None:
+        """Exhausted events nobody has resolved, and the Unix time of the newest one (0 for none)."""
         ...
+
+    def partitions(self, company: str, months_ahead: int | None) -> None:
+        """Months after this one that have a partition."""
+        ...
+
+
+class _Reading(NamedTuple):
+    """A figure to read, and how to take it away: no number is better than an old one that looks fresh."""
+
+    read: Callable[[], Awaitable[None]]
+    forget: Callable[[], None]
 
 
 class Chores:
@@ -50,7 +64,7 @@ class Chores:
         tables: Callable[[Tenant], TenantTables],
         api: Api,
         config: TopologyConfig,
-        meter: LagMeter,
+        meter: FiguresMeter,
         post_scan: Callable[[Tenant], Awaitable[int]],
     ) -> None:
         self._database = database
@@ -67,12 +81,13 @@ class Chores:
             Chore("partitions ahead of time", PARTITIONS_EVERY, self.make_partitions),
             Chore("keys of adopted messages", KEYS_EVERY, self.fill_keys),
             Chore("post-scan sync", POST_SCAN_EVERY, self.sync_contacts),
-            Chore("lag figures", LAG_EVERY, self.measure_lag),
+            Chore("lag figures", FIGURES_EVERY, self.measure_lag),
+            Chore("figures of the tables", FIGURES_EVERY, self.measure_tables),
         ]
 
     async def make_partitions(self) -> bool:
         """Contract 6.3, daily and more often."""
-        today = datetime.datetime.now(datetime.UTC).date()
+        today = _today()
         for tenant in self._tenants:
             await ensure_partitions(self._database, tenant.schema, today)
         return False
@@ -93,23 +108,66 @@ class Chores:
         return False
 
     async def measure_lag(self) -> bool:
-        """Read every consumer's position, and what waits for a human."""
-        for tenant in self._tenants:
-            for spec in consumers(self._config, tenant):
-                await self._measure(tenant, spec)
-            self._meter.exhausted(tenant.company, await self._tables(tenant).unresolved())
+        """Read every consumer's position."""
+        readings = [
+            _Reading(partial(self._read_lag, tenant, spec), partial(self._forget_lag, tenant, spec))
+            for tenant in self._tenants
+            for spec in consumers(self._config, tenant)
+        ]
+        await _read_all(readings, lost=BrokerFailed)
         return False
 
-    async def _measure(self, tenant: Tenant, spec: ConsumerSpec) -> None:
-        try:
-            lag = await topology.lag(self._api, spec.stream, spec.durable)
-            self._meter.lag(tenant.company, spec.role, lag.pending, lag.ack_pending)
-            if spec.role == "dlq":
-                age = await topology.oldest_age(self._api, spec.stream, spec.durable, spec.subjects[0])
-                self._meter.dlq_state(tenant.company, lag.pending + lag.ack_pending, age)
-        except Exception:
-            # No number is better than an old one that looks fresh.
-            self._meter.lag(tenant.company, spec.role, None, None)
-            if spec.role == "dlq":
-                self._meter.dlq_state(tenant.company, None, None)
-            raise
+    async def measure_tables(self) -> bool:
+        """Read what waits for a human, and whether the next months have their partitions."""
+        readings = [
+            _Reading(partial(self._read_tables, tenant), partial(self._forget_tables, tenant))
+            for tenant in self._tenants
+        ]
+        await _read_all(readings, lost=Unavailable)
+        return False
+
+    async def _read_lag(self, tenant: Tenant, spec: ConsumerSpec) -> None:
+        lag = await topology.lag(self._api, spec.stream, spec.durable)
+        self._meter.lag(tenant.company, spec.role, lag.pending, lag.ack_pending)
+        if spec.role == "dlq":
+            age = await topology.oldest_age(self._api, spec.stream, spec.durable, spec.subjects[0])
+            self._meter.dlq_state(tenant.company, lag.pending + lag.ack_pending, age)
+
+    def _forget_lag(self, tenant: Tenant, spec: ConsumerSpec) -> None:
+        self._meter.lag(tenant.company, spec.role, None, None)
+        if spec.role == "dlq":
+            self._meter.dlq_state(tenant.company, None, None)
+
+    async def _read_tables(self, tenant: Tenant) -> None:
+        tables = self._tables(tenant)
+        newest = await tables.newest_exhausted()
+        unresolved = await tables.unresolved()
+        self._meter.exhausted(tenant.company, unresolved, newest.timestamp() if newest else 0.0)
+        ahead = await months_ahead(self._database, tenant.schema, _today())
+        self._meter.partitions(tenant.company, ahead)
+
+    def _forget_tables(self, tenant: Tenant) -> None:
+        self._meter.exhausted(tenant.company, None, None)
+        self._meter.partitions(tenant.company, None)
+
+
+async def _read_all(readings: Sequence[_Reading], *, lost: type[Exception]) -> None:
+    """Read each; one that fails keeps no other from being read, unless the server itself is `lost`.
+
+    Raises the last failure.
+    """
+    problem: Exception | None = None
+    for reading in readings:
+        if not isinstance(problem, lost):
+            try:
+                await reading.read()
+                continue
+            except Exception as error:
+                problem = error
+        reading.forget()
+    if problem is not None:
+        raise problem
+
+
+def _today() -> datetime.date:
+    return datetime.datetime.now(datetime.UTC).date()

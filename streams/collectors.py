@@ -50,6 +50,8 @@ OPERATIONS: Final = (
 )
 ONBOARDING_STATUSES: Final = ("success_created", "success_exists", "error_db", "error_other")
 CONSUMERS: Final = ("realtime", "historical", "dlq")
+# What `/ready` looks at; all sources are one part.
+PARTS: Final = ("worker", "nats", "postgres", "agents", "sources")
 # They need a row that is there already.
 _UPDATES: Final = ("v1.messages.update", "v1.chats.update", "v1.contacts.update")
 
@@ -83,6 +85,7 @@ class Collectors:
         self._define_dead_letters()
         self._define_stores()
         self._define_source()
+        self._define_state()
         self._gauge("daisi_build_info", "Version of the processor.", ("version",)).labels(version).set(1)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -187,4 +190,19 @@ class Collectors:
         )
         self.exhausted = self._gauge(
             "daisi_exhausted_events", "Rows of exhausted_events that are not resolved.", ("company_id",)
+        )
+        self.exhausted_newest = self._gauge(
+            "daisi_exhausted_newest_timestamp_seconds",
+            "When the newest row of exhausted_events was stored, Unix time; 0 for none.",
+            ("company_id",),
+        )
+
+    def _define_state(self) -> None:
+        self.ready = self._gauge(
+            "daisi_ready", "1 while this part of /ready has no problem, else 0.", ("part",)
+        )
+        self.months_ahead = self._gauge(
+            "daisi_partition_months_ahead",
+            "Months after this one that have a partition, up to the first without.",
+            ("company_id",),
         )

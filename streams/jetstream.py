@@ -27,6 +27,8 @@ EXPIRES: Final = 1.0
 GRACE: Final = 1.0
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 5.0
+# With the drain's 25 s it stays below the 30 s after which a worker is killed (contract 8.4).
+FLUSH_SECONDS: Final = 2.0
 # Bounds the memory of a batch of big messages; a single one may be larger, see `_request_body`.
 BATCH_BYTES: Final = 32 * 1024 * 1024
 
@@ -163,7 +165,7 @@ class PullSource(mode.Service):
         if given_back:
             logger.warning("%s gave %d messages back", self.durable, given_back)
         # The subscription stays until the connection closes: a late message can still be given back.
-        await self._broker.flush()
+        await self._broker.flush(FLUSH_SECONDS)
 
     async def _run(self) -> None:
         previous: Batch | None = None

@@ -8,12 +8,12 @@ PostgreSQL (no number is better than a wrong one) appear later.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from prometheus_client import Counter, Gauge, generate_latest
 
-from streams.collectors import CONSUMERS, ONBOARDING_STATUSES, OPERATIONS, Collectors, outcomes
+from streams.collectors import CONSUMERS, ONBOARDING_STATUSES, OPERATIONS, PARTS, Collectors, outcomes
 from streams.subjects import EVENT_TYPES, consumer_type
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -63,9 +63,17 @@ class Metrics:
         # Each event type may name each agent and each jid, but not all pairs of them.
         self._agent_series = len(EVENT_TYPES) * max(AGENT_LIMIT, jid_limit)
         self._watched: list[tuple[Gauge, Callable[[], int]]] = []
+        self._reasons: Callable[[], Awaitable[Mapping[str, str]]] | None = None
         self._scrape = asyncio.Lock()
+        for part in PARTS:
+            self._on.ready.labels(part)
         for company in companies:
             self._prepare(company or "unknown")
+
+    @property
+    def collectors(self) -> Collectors:
+        """What is measured, for those who read it here and not through a scrape."""
+        return self._on
 
     def _prepare(self, company: str) -> None:
         """Make every series of a company that can occur."""
@@ -230,9 +238,18 @@ class Metrics:
         _show(self._on.dlq_messages, (company,), messages)
         _show(self._on.dlq_age, (company,), oldest_age)
 
-    def exhausted(self, company: str, unresolved: int | None) -> None:
-        """Rows of exhausted_events that nobody has resolved."""
+    def exhausted(self, company: str, unresolved: int | None, newest: float | None) -> None:
+        """Rows of exhausted_events that nobody has resolved, and the Unix time of the newest row (0 for none)."""
         _show(self._on.exhausted, (company,), unresolved)
+        _show(self._on.exhausted_newest, (company,), newest)
+
+    def partitions(self, company: str, months_ahead: int | None) -> None:
+        """Months after this one that have their partition; None when it cannot be told."""
+        _show(self._on.months_ahead, (company,), months_ahead)
+
+    def watch_readiness(self, reasons: Callable[[], Awaitable[Mapping[str, str]]]) -> None:
+        """Ask this for each page: why the worker is not ready, by part (contract 8.1)."""
+        self._reasons = reasons
 
     def render(self) -> bytes:
         """The page in text format 0.0.4."""
@@ -245,8 +262,21 @@ class Metrics:
         What is watched is read before, in the event loop's own thread. One page is made at a time.
         """
         async with self._scrape:
+            await self._read_readiness()
             self._read_watched()
             return await asyncio.to_thread(generate_latest, self._on.registry)
+
+    async def _read_readiness(self) -> None:
+        if self._reasons is None:
+            return
+        try:
+            names = set(await self._reasons())
+        except Exception:
+            # /ready says more. A page without its other figures would hide what is wrong.
+            names = {"worker"}
+        broken = {name if name in PARTS else "sources" for name in names}
+        for part in PARTS:
+            self._on.ready.labels(part).set(part not in broken)
 
     def _read_watched(self) -> None:
         totals: dict[Gauge, int] = {}
@@ -254,29 +284,6 @@ class Metrics:
             totals[gauge] = totals.get(gauge, 0) + read()
         for gauge, total in totals.items():
             gauge.set(total)
-
-
-class SourceMeter:
-    """What one source tells, on the metrics of its company."""
-
-    def __init__(self, metrics: Metrics, company: str) -> None:
-        self._metrics = metrics
-        self._company = company
-
-    def fetched(self, role: str) -> None:
-        """A pull request was sent."""
-        if role == "dlq":
-            self._metrics.dlq_fetched()
-
-    def fetch_failed(self, role: str) -> None:
-        """A pull request failed."""
-        self._metrics.source_failed(self._company, role)
-        if role == "dlq":
-            self._metrics.dlq_fetch_failed()
-
-    def batch(self, role: str, company: str, size: int) -> None:
-        """A batch was handed over."""
-        self._metrics.fetched(company, role, size)
 
 
 def _of(company: str, event_type: str) -> tuple[str, str, str]:

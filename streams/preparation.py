@@ -12,6 +12,7 @@ from streams.config import Settings
 from streams.intake import Fatal, Step
 from streams.specs import TopologyConfig
 from streams.subjects import Tenant
+from streams.version import VERSION
 from tables import schema
 from tables.errors import StorageError
 from tables.message_keys import message_keys_complete
@@ -46,11 +47,21 @@ class Preparation:
     def steps(self) -> list[Step]:
         """In the order in which they are run."""
         return [
+            Step("start", self.announce),
             Step("PostgreSQL", self.open_database),
             Step("schemas", self.migrate),
             Step("NATS", self.connect),
             Step("streams and consumers", self.reconcile),
         ]
+
+    async def announce(self) -> None:
+        """Say once what this worker is."""
+        logger.info(
+            "starting version %s in environment %s for %s",
+            VERSION,
+            self._settings.environment,
+            ", ".join(tenant.company for tenant in self._settings.tenants),
+        )
 
     async def open_database(self) -> None:
         """Connect. Raises `Fatal` for a wrong password or an unknown database."""

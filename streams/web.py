@@ -1,4 +1,4 @@
-"""The pages of the worker's web server: /health, /ready and /metrics, and nothing else (contract 8.1)."""
+"""The worker's web server with /health, /ready and /metrics (contract 8.1); for people: `streams.page`."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def register(
         return _answer(200, {"status": "UP", "version": version})
 
     async def ready(_: View, __: Any) -> Any:
-        reasons = await _reasons(readiness)
+        reasons = await reasons_of(readiness)
         details = {"timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **reasons}
         if reasons:
             return _answer(503, {"status": "NOT_READY", "details": details})
@@ -96,7 +96,7 @@ def _register_metrics(app: faust.App, metrics: Metrics) -> None:
     app.page("/metrics", name="metrics")(page)
 
 
-async def _reasons(readiness: Callable[[], Awaitable[Mapping[str, str]]]) -> Mapping[str, str]:
+async def reasons_of(readiness: Callable[[], Awaitable[Mapping[str, str]]]) -> Mapping[str, str]:
     """What is not ready. A check that fails or hangs is a reason too: a probe always gets its answer."""
     try:
         async with asyncio.timeout(READINESS_TIMEOUT):

@@ -65,6 +65,12 @@ class ExhaustedEvents:
         with translated():
             return int(await connection.fetchval(self._sql["count_unresolved"]))
 
+    async def newest(self, connection: Connection) -> datetime.datetime | None:
+        """When the newest row was stored; None without rows."""
+        with translated():
+            stored: datetime.datetime | None = await connection.fetchval(self._sql["newest"])
+            return stored
+
     async def _insert(self, connection: Connection, row: ExhaustedRow) -> bool:
         with translated():
             # A savepoint: a refused payload must not end the caller's transaction.

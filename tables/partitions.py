@@ -36,6 +36,21 @@ async def make_partitions(database: Database, schema: str, today: datetime.date)
     return [row["name"] for row in missing]
 
 
+async def months_ahead(database: Database, schema: str, today: datetime.date) -> int:
+    """How many months after the one of `today` have their partition, up to the first that has none.
+
+    Raises `StorageError`.
+    """
+    sql = load("partitions", schema)
+    async with database.connection() as connection:
+        attached = {row["relname"] for row in await connection.fetch(sql["attached"], schema)}
+    month = today.year * 12 + today.month
+    ahead = 0
+    while f"messages_y{month // 12}m{month % 12 + 1:02}" in attached:
+        ahead, month = ahead + 1, month + 1
+    return ahead
+
+
 async def ensure_partitions(database: Database, schema: str, today: datetime.date) -> list[str]:
     """What is to be done every day (UTC): make the partitions missing for `today` and return their names.
 

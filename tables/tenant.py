@@ -83,3 +83,8 @@ class TenantTables:
         """How many given-up events no operator has resolved."""
         async with self._database.connection() as connection:
             return await self.exhausted.unresolved(connection)
+
+    async def newest_exhausted(self) -> datetime.datetime | None:
+        """When the newest given-up event was stored; None without any."""
+        async with self._database.connection() as connection:
+            return await self.exhausted.newest(connection)

@@ -20,3 +20,7 @@ RETURNING id
 -- name: count_unresolved
 -- What waits for an operator.
 SELECT count(*) FROM {schema}.exhausted_events WHERE resolved IS NOT TRUE
+
+-- name: newest
+-- When the last row came; the key's order spares an index on created_at.
+SELECT created_at FROM {schema}.exhausted_events ORDER BY id DESC LIMIT 1

@@ -33,6 +33,15 @@ SELECT m.name, concat_ws('; ',
 FROM missing AS m CROSS JOIN parent AS p CROSS JOIN columns AS c
 ORDER BY m.month
 
+-- name: attached
+-- The partitions in use: a table of the right name that is not attached takes no rows.
+SELECT c.relname
+FROM pg_inherits AS i
+JOIN pg_class AS c ON c.oid = i.inhrelid
+JOIN pg_class AS p ON p.oid = i.inhparent
+JOIN pg_namespace AS n ON n.oid = p.relnamespace
+WHERE n.nspname = $1 AND p.relname = 'messages'
+
 -- name: lock_default
 -- Nobody adds a row to the default partition between the move and the new partition.
 LOCK TABLE {schema}.messages_default IN ACCESS EXCLUSIVE MODE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +18,7 @@ from tests.acceptance.site import Site
 from tests.acceptance.worker import Worker
 
 # One after the other for the tests of a module; more of them only cost the shared worker its start.
-_COMPANIES = 10
+_COMPANIES = 8
 
 
 class Launch(Protocol):
@@ -72,30 +72,45 @@ def settings() -> dict[str, str]:
     return {}
 
 
+class Shared:
+    """A worker for several companies, each given away once; when they are used up, a new one takes over."""
+
+    def __init__(self, start: Callable[[Sequence[str]], Worker]) -> None:
+        self._start = start
+        self._left: list[str] = []
+        self.worker: Worker | None = None
+
+    def company(self) -> str:
+        """A company that the worker serves and no other test has."""
+        if not self._left:
+            self.close()
+            companies = [f"Kopi{uuid4().hex[:12].upper()}nusa" for _ in range(_COMPANIES)]
+            self.worker = self._start(companies)
+            self.worker.wait_ready()
+            self._left = companies
+        return self._left.pop()
+
+    def close(self) -> None:
+        """End the worker, if there is one."""
+        if self.worker is not None:
+            self.worker.kill()
+
+
 @pytest.fixture(scope="module")
-def shared(
+def sharing(
     nats_url: str, postgres_dsn: str, settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Worker]:
-    """A worker for all tests of a module; each takes a company of its own."""
-    worker = Worker(
-        [f"Kopi{uuid4().hex[:12].upper()}nusa" for _ in range(_COMPANIES)],
-        nats_url=nats_url,
-        postgres_dsn=postgres_dsn,
-        log=tmp_path_factory.mktemp("shared") / "worker.log",
-        **settings,
-    )
-    worker.start()
-    try:
-        worker.wait_ready()
-        yield worker
-    finally:
-        worker.kill()
+) -> Iterator[Shared]:
+    """The module's worker, started for the first test that needs it."""
 
+    def start(companies: Sequence[str]) -> Worker:
+        log = tmp_path_factory.mktemp("shared") / "worker.log"
+        worker = Worker(companies, nats_url=nats_url, postgres_dsn=postgres_dsn, log=log, **settings)
+        worker.start()
+        return worker
 
-@pytest.fixture(scope="module")
-def next_company(shared: Worker) -> Callable[[], str]:
-    """The companies of the shared worker, each once."""
-    return iter(shared.companies).__next__
+    sharing = Shared(start)
+    yield sharing
+    sharing.close()
 
 
 @asynccontextmanager
@@ -118,7 +133,15 @@ async def site(company: str, nc: Client, postgres_dsn: str) -> AsyncIterator[Sit
 
 
 @pytest.fixture
-async def served(next_company: Callable[[], str], nc: Client, postgres_dsn: str) -> AsyncIterator[Site]:
+async def served(sharing: Shared, nc: Client, postgres_dsn: str) -> AsyncIterator[Site]:
     """A company of the module's shared worker."""
-    async with visited(next_company(), nc, postgres_dsn) as site:
+    async with visited(sharing.company(), nc, postgres_dsn) as site:
         yield site
+
+
+@pytest.fixture
+def shared(sharing: Shared, served: Site) -> Worker:
+    """The worker that serves `served`, and others beside it."""
+    assert sharing.worker is not None
+    assert served.company in sharing.worker.companies
+    return sharing.worker

@@ -7,10 +7,13 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import nats
 import pytest
+from nats.js.api import DiscardPolicy, StreamConfig
 
+from demo.servers import NatsServer
 from tests import builders
-from tests.acceptance.conftest import Launch
+from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import Site, comes_to
 
 _ENOUGH = 1000
@@ -128,21 +131,33 @@ async def test_a_second_worker_goes_on_when_the_first_one_is_killed(launch: Laun
     assert second.running
 
 
-async def test_a_worker_that_cannot_store_ends_in_its_time_and_gives_everything_back(
-    launch: Launch, site: Site
+async def test_what_a_worker_cannot_finish_in_its_time_is_given_back_and_stored_by_the_next(
+    launch: Launch, company: str, postgres_dsn: str
 ) -> None:
-    """Contract 8.4: limit 30 s. What cannot be finished is handed out again at once, and stored once."""
-    worker = launch(site.company)
-    async with site.database.transaction():
-        await site.execute("LOCK TABLE {schema}.chats IN ACCESS EXCLUSIVE MODE")
-        await site.publish("v1.chats.upsert", builders.chat())
+    """Contract 8.4: limit 30 s. The database is locked, and a dead letter finds no room in its stream (3.9)."""
+    with NatsServer() as server:
+        client = await nats.connect(server.url)
+        async with visited(company, client, postgres_dsn) as site:
+            worker = launch(company, nats_url=server.url)
+            config = (await site.js.stream_info("dlq_stream")).config
+            await site.js.update_stream(
+                StreamConfig(**{**vars(config), "max_bytes": 1, "discard": DiscardPolicy.NEW})
+            )
+            await site.publish("v1.contacts.upsert", builders.contact(push_name=""))
+            await site.publish("v1.connection.update", builders.connection())
+            await site.holds("agents", 1)
+            async with site.database.transaction():
+                await site.execute("LOCK TABLE {schema}.chats IN ACCESS EXCLUSIVE MODE")
+                await site.publish("v1.chats.upsert", builders.chat())
 
-        async def held() -> int | None:
-            return (await site.consumer()).num_ack_pending
+                async def held() -> int | None:
+                    return (await site.consumer()).num_ack_pending
 
-        await comes_to(1, held)
-        assert await asyncio.to_thread(worker.stop) == 0
-    launch(site.company)
-    await site.settled()
-    assert await site.count("chats") == 1
-    assert await site.letters() == 0
+                await comes_to(2, held)
+                assert await asyncio.to_thread(worker.stop) == 0
+            await site.js.update_stream(StreamConfig(**{**vars(config), "max_bytes": -1}))
+            launch(company, nats_url=server.url)
+            await site.settled(within=10)
+            assert await site.count("chats") == 1
+            assert await site.letters() == 1
+        await client.close()

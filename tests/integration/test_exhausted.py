@@ -50,6 +50,10 @@ class Given:
                 f"SELECT * FROM {quoted(self._schema)}.exhausted_events ORDER BY id"
             )
 
+    async def newest(self) -> datetime.datetime | None:
+        async with self._database.connection() as connection:
+            return await self._events.newest(connection)
+
     async def payload(self) -> Any:
         [row] = await self.rows()
         return json.loads(row["dlq_payload"])
@@ -110,6 +114,15 @@ async def test_replicas_that_give_up_at_once_make_one_row(given: Given) -> None:
 async def test_another_event_has_a_row_of_its_own(given: Given, other: dict[str, Any]) -> None:
     assert await given.save(ROW)
     assert await given.save(ROW._replace(**other))
+
+
+async def test_the_newest_row_is_the_last_one_stored_resolved_or_not(given: Given) -> None:
+    assert await given.newest() is None
+    await given.save(ROW)
+    await given.save(ROW._replace(source_subject="v1.chats.update.Kopi"))
+    first, last = await given.rows()
+
+    assert first["created_at"] < last["created_at"] == await given.newest()
 
 
 async def test_missing_timestamp_and_payload_are_null(given: Given) -> None:

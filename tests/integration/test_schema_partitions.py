@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.subjects import Tenant
-from tables.partitions import ensure_partitions, months
+from tables.partitions import ensure_partitions, months, months_ahead
 from tables.pool import Database
 from tables.queries import quoted
 from tables.schema import migrate
@@ -123,6 +123,23 @@ async def test_the_next_day_of_the_same_month_makes_nothing(database: Database, 
     await migrate(database, tenant.schema, today=Date(2025, 11, 1))
 
     assert await ensure_partitions(database, tenant.schema, Date(2025, 11, 2)) == []
+
+
+async def test_months_ahead_end_at_the_first_without_an_attached_partition(
+    database: Database, tenant: Tenant
+) -> None:
+    await migrate(database, tenant.schema, today=Date(2025, 11, 1))
+
+    async def ahead(today: Date) -> int:
+        return await months_ahead(database, tenant.schema, today)
+
+    assert await ahead(Date(2025, 11, 30)) == 2
+    assert await ahead(Date(2026, 1, 1)) == 0
+    async with database.connection() as connection:
+        schema = quoted(tenant.schema)
+        await connection.execute(f"ALTER TABLE {schema}.messages DETACH PARTITION {schema}.messages_y2025m12")
+    assert await ahead(Date(2025, 11, 30)) == 0
+    assert await ahead(Date(2025, 10, 1)) == 1
 
 
 async def test_replicas_that_make_a_month_at_once_make_it_once(database: Database, tenant: Tenant) -> None:

@@ -290,18 +290,48 @@ def test_lag_that_cannot_be_told_is_not_a_number(metrics: Metrics) -> None:
     assert value(metrics, "daisi_consumer_pending_messages", labels) is None
     metrics.lag(COMPANY, "dlq", 7, 2)
     metrics.dlq_state(COMPANY, 9, 1.5)
-    metrics.exhausted(COMPANY, 4)
+    metrics.exhausted(COMPANY, 4, 1_795_500_200.0)
+    metrics.partitions(COMPANY, 2)
     assert value(metrics, "daisi_consumer_pending_messages", labels) == 7
     assert value(metrics, "daisi_consumer_unacknowledged_messages", labels) == 2
     assert value(metrics, "daisi_dlq_messages", {"company_id": COMPANY}) == 9
     assert value(metrics, "daisi_dlq_oldest_age_seconds", {"company_id": COMPANY}) == 1.5
     assert value(metrics, "daisi_exhausted_events", {"company_id": COMPANY}) == 4
+    newest = "daisi_exhausted_newest_timestamp_seconds"
+    assert value(metrics, newest, {"company_id": COMPANY}) == 1_795_500_200.0
+    assert value(metrics, "daisi_partition_months_ahead", {"company_id": COMPANY}) == 2
     for _ in range(2):
         metrics.lag(COMPANY, "dlq", None, None)
         metrics.dlq_state(COMPANY, None, None)
-        metrics.exhausted(COMPANY, None)
+        metrics.exhausted(COMPANY, None, None)
+        metrics.partitions(COMPANY, None)
     for name in ("pending_messages", "unacknowledged_messages"):
         assert value(metrics, f"daisi_consumer_{name}", labels) is None
+    for name in ("daisi_exhausted_events", newest, "daisi_partition_months_ahead"):
+        assert value(metrics, name, {"company_id": COMPANY}) is None
+
+
+async def readiness_on_page(metrics: Metrics) -> dict[str, float]:
+    await metrics.page()
+    return {dict(labels)["part"]: ready for labels, ready in series(metrics, "daisi_ready").items()}
+
+
+async def test_readiness_is_asked_for_each_page(metrics: Metrics) -> None:
+    reasons: dict[str, str] = {}
+
+    async def answer() -> dict[str, str]:
+        if "broken" in reasons:
+            raise RuntimeError
+        return reasons
+
+    good = dict.fromkeys(("worker", "nats", "postgres", "agents", "sources"), 1.0)
+    assert await readiness_on_page(metrics) == dict.fromkeys(good, 0.0)
+    metrics.watch_readiness(answer)
+    assert await readiness_on_page(metrics) == good
+    reasons |= {"postgres": "no answer", f"realtime {COMPANY}": "3 deliveries under way"}
+    assert await readiness_on_page(metrics) == good | {"postgres": 0, "sources": 0}
+    reasons["broken"] = ""
+    assert await readiness_on_page(metrics) == good | {"worker": 0}
 
 
 def test_source_verbs_count_what_they_say(metrics: Metrics) -> None:

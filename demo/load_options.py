@@ -1,0 +1,125 @@
+"""The options of the load generator; what is wrong with them is said with the option's name."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from demo.account import AGENTS
+from demo.load_traffic import DEFAULT_MIX, Mix, mix, short
+from streams.variables import PORT, companies, duration, number, servers
+
+_LOCAL: Final = "nats://127.0.0.1:4222"
+_EPILOG: Final = (
+    "It writes into the rows of the companies that it names: never name a company that is in use. "
+    "Ends with 0 only if JetStream confirmed every event."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What to send. `rate` is events a second over all companies, 0: as fast as confirmed; times are seconds.
+
+    Of `duration` and `events` at most one is set; with neither it runs until it is stopped.
+    """
+
+    rate: float
+    duration: float | None
+    events: int | None
+    companies: tuple[str, ...]
+    mix: Mix
+    invalid: float
+    agents: int
+    seed: int
+    window: int
+    nats_url: tuple[str, ...]
+    metrics_port: int
+    wait: float
+
+    @property
+    def planned(self) -> int | None:
+        """How many events that makes, if it is known before."""
+        if self.events is not None:
+            return self.events
+        if self.duration is None or not self.rate:
+            return None
+        # A product such as 0.1 * 30 is a little off.
+        return max(1, math.ceil(self.rate * self.duration - 1e-6))
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """The options. Raises `SystemExit` with status 2, after a line on stderr that names the wrong option."""
+    given = _parser().parse_args(arguments)
+    return Options(**{**vars(given), "companies": tuple(tenant.company for tenant in given.companies)})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m demo.load",
+        description="Publish load to JetStream, confirmed event by event.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
+    )
+
+    def add(name: str, type: Callable[[str], Any], help: str, **more: Any) -> None:  # noqa: A002
+        parser.add_argument(name, type=_named(type), help=help, **more)
+
+    weights = ",".join(f"{short(name)}={weight:g}" for name, weight in DEFAULT_MIX.items())
+    url = os.environ.get("NATS_URL") or _LOCAL
+    add("--companies", companies, "whose events, separated by commas", required=True, metavar="A,B")
+    add("--rate", _rate, "events a second over all companies, 0: as fast as confirmed (100)", default=100.0)
+    ends = parser.add_mutually_exclusive_group()
+    ends.add_argument("--duration", type=_named(_seconds), help="such as 90s or 5m, or seconds")
+    ends.add_argument(
+        "--events", type=_named(number(1, 10**12)), help="how many; without either, until Ctrl-C"
+    )
+    add("--mix", mix, f"weights of the event types ({weights})", default=DEFAULT_MIX, metavar="TYPE=N,...")
+    add("--invalid", _share, "share of events that can never be stored, 0 to 1 (0)", default=0.0)
+    add("--agents", number(1, 10_000), f"agents of each company ({AGENTS})", default=AGENTS)
+    seed = number(0)
+    add("--seed", seed, "same seed: same rows (each run another one)", default=random.randrange(2**31))
+    add("--window", number(1, 100_000), "events without confirmation at a time (256)", default=256)
+    add("--nats-url", servers, "NATS servers (NATS_URL, else the local one)", default=url, metavar="URL")
+    add("--metrics-port", PORT, "port of /metrics, 0: any free one (9091)", default=9091)
+    add("--wait", _seconds, "for NATS and the streams to be there, at most (30s)", default=30.0)
+    return parser
+
+
+def _named(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Lets argparse show what a parser has to say, behind the option's name."""
+
+    def parse(text: str) -> Any:
+        try:
+            return read(text.strip())
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    seconds = duration()(f"{text}s" if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else text)
+    if seconds <= 0:
+        raise ValueError(f"{text!r} is out of range: expected more than 0 s")
+    return seconds
+
+
+def _rate(text: str) -> float:
+    return _decimal(text, 1e6, "events a second")
+
+
+def _share(text: str) -> float:
+    return _decimal(text, 1.0, "a share")
+
+
+def _decimal(text: str, most: float, what: str) -> float:
+    value = float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}", text) else math.inf
+    if value > most:
+        raise ValueError(f"{text!r} is not {what}: expected a number from 0 to {most:.0f}")
+    return value

@@ -1,0 +1,311 @@
+
+"use strict";
+(() => {
+  const EVERY = 2000, PATIENCE = 10000, REACH = 900, WIDTH = 300, HEIGHT = 100;
+  const PARTS = { nats: "NATS", postgres: "PostgreSQL", worker: "Worker", agents: "Agents", readiness: "Readiness" };
+  const VERDICTS = { ready: "Ready", not_ready: "Not ready", starting: "Starting", stopping: "Stopping" };
+  const CHARTS = [
+    { id: "received", title: "Received", lines: ["received"], unit: "/s", total: "since the start" },
+    { id: "processed", title: "Processed", lines: ["processed"], unit: "/s", total: "stored since the start" },
+    { id: "failed", title: "Failed", lines: ["failed"], unit: "/s", total: "since the start, retries too", care: true },
+    { id: "dead_lettered", title: "Dead-lettered", lines: ["dead_lettered"], unit: "/s", total: "since the start", care: true },
+    { id: "latency", title: "Processing time, from arrival to acknowledgement", lines: ["p50", "p95"], unit: "s" },
+  ];
+  const NAMES = { p50: "Half of all within", p95: "95 % within" };
+  let last = null, answered = 0, cursor = null;
+
+  const byId = (id) => document.getElementById(id);
+  const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+
+  function element(name, properties = {}, ...children) {
+    const made = document.createElement(name);
+    for (const [key, value] of Object.entries(properties)) {
+      if (key === "class") made.className = value; else made[key] = value;
+    }
+    made.append(...children);
+    return made;
+  }
+
+  function drawn(name, attributes) {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    return made;
+  }
+
+  function write(node, text) {
+    if (node.textContent !== text) node.textContent = text;
+  }
+
+  // ---- numbers as people read them; a dash is "not known" ----
+
+  const count = (value) => (value === null || value === undefined ? "–" : whole.format(value));
+
+  function rate(value) {
+    if (value === null || value === undefined) return "–";
+    if (value === 0) return "0";
+    if (value < 0.1) return "< 0.1";
+    return value < 100 ? value.toFixed(1) : whole.format(value);
+  }
+
+  function lasting(value) {
+    if (value === null || value === undefined) return "–";
+    if (value >= 20.48) return "over 20 s";
+    return value < 1 ? `${value < 0.1 ? (value * 1000).toFixed(1) : whole.format(value * 1000)} ms` : `${value.toFixed(2)} s`;
+  }
+
+  function age(seconds) {
+    if (seconds === null || seconds === undefined) return "–";
+    const s = Math.floor(seconds), m = Math.floor(s / 60), h = Math.floor(m / 60), d = Math.floor(h / 24);
+    if (s < 60) return `${s} s`;
+    if (m < 60) return `${m} min ${s % 60} s`;
+    return h < 24 ? `${h} h ${m % 60} min` : `${d} d ${h % 24} h`;
+  }
+
+  const clock = (epoch) => new Date(epoch * 1000).toLocaleTimeString("en-GB");
+
+  function sum(rows, field) {
+    const known = rows.map((row) => row[field]).filter((value) => value !== null);
+    return known.length < rows.length ? null : known.reduce((a, b) => a + b, 0);
+  }
+
+  // ---- charts ----
+
+  function ceiling(values) {
+    const most = Math.max(0, ...values.filter((value) => value !== null));
+    if (most === 0) return 1;
+    const step = 10 ** Math.floor(Math.log10(most));
+    return [1, 2, 5, 10].map((factor) => factor * step).find((bound) => bound >= most);
+  }
+
+  function path(ago, values, most) {
+    let text = "", open = false;
+    ago.forEach((seconds, i) => {
+      if (values[i] === null || seconds > REACH) { open = false; return; }
+      const x = (WIDTH * (1 - seconds / REACH)).toFixed(1), y = (HEIGHT * (1 - values[i] / most)).toFixed(1);
+      // A lone point still shows: a line without length has round ends.
+      text += open ? `L${x} ${y}` : `M${x} ${y}h0`;
+      open = true;
+    });
+    return text;
+  }
+
+  function area(ago, values, most) {
+    const line = path(ago, values, most);
+    const inside = ago.filter((seconds) => seconds <= REACH);
+    if (!line || inside.length < 2) return "";
+    const at = (seconds) => (WIDTH * (1 - seconds / REACH)).toFixed(1);
+    return `${line}L${at(inside[inside.length - 1])} ${HEIGHT}L${at(inside[0])} ${HEIGHT}Z`;
+  }
+
+  function tile(chart) {
+    const svg = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
+    for (const [name, y] of [["grid", 1], ["grid", HEIGHT / 2], ["base", HEIGHT - 1]]) {
+      svg.append(drawn("line", { class: name, x1: 0, x2: WIDTH, y1: y, y2: y }));
+    }
+    if (chart.total) svg.append(drawn("path", { class: "area" }));
+    chart.lines.forEach((_, i) => svg.append(drawn("path", { class: i ? "line second" : "line" })));
+    const mark = drawn("line", { class: "cursor", y1: 0, y2: HEIGHT, visibility: "hidden" });
+    svg.append(mark);
+    svg.addEventListener("pointermove", (event) => point(svg, event));
+    svg.addEventListener("pointerleave", () => { cursor = null; if (last) showEvents(last); });
+    const values = chart.lines.map((name, i) => element("div", { class: "value" },
+      element("span", {}), element("small", {})));
+    const top = element("span", { class: "top" });
+    const note = element("p", { class: "mean" });
+    const head = chart.total ? [element("h3", {}, chart.title), values[0], note] : [element("h3", {}, chart.title),
+      element("div", { class: "pair" }, ...chart.lines.map((name, i) => element("div", {}, values[i],
+        element("p", { class: "mean" }, element("i", { class: i ? "key second" : "key" }), NAMES[name]))))];
+    const box = element("div", { class: chart.total ? "tile" : "tile wide", id: chart.id }, ...head,
+      element("div", { class: "chart" }, top, svg),
+      element("div", { class: "axis" }, element("span", {}, "15 min ago"), element("span", {}, "now")));
+    byId("tiles").append(box);
+    return { ...chart, box, svg, mark, values, top, note };
+  }
+
+  function point(svg, event) {
+    if (!last || !last.history.ago.length) return;
+    const bounds = svg.getBoundingClientRect();
+    const wanted = REACH * (1 - (event.clientX - bounds.left) / bounds.width);
+    const distances = last.history.ago.map((seconds) => Math.abs(seconds - wanted));
+    cursor = last.time - last.history.ago[distances.indexOf(Math.min(...distances))];
+    showEvents(last);
+  }
+
+  /** The sample the pointer is on, or -1: it moves with time, like the charts. */
+  function chosen(status) {
+    if (cursor === null) return -1;
+    return status.history.ago.findIndex((seconds) => Math.abs(status.time - seconds - cursor) < 2);
+  }
+
+  function showChart(chart, status, at) {
+    const { history, events } = status;
+    const most = ceiling(chart.lines.flatMap((name) => history[name]));
+    const form = chart.total ? (value) => rate(value) : lasting;
+    chart.lines.forEach((name, i) => {
+      const now = chart.total ? events[name].rate : events[name];
+      const value = at < 0 ? now : history[name][at];
+      write(chart.values[i].firstChild, form(value));
+      write(chart.values[i].lastChild, chart.total && value !== null ? ` ${chart.unit}` : "");
+      chart.svg.querySelectorAll(".line")[i].setAttribute("d", path(history.ago, history[name], most));
+    });
+    write(chart.top, chart.total ? `${most < 1 ? most : whole.format(most)} ${chart.unit}` : lasting(most));
+    chart.mark.setAttribute("visibility", at < 0 ? "hidden" : "visible");
+    if (at >= 0) {
+      const x = WIDTH * (1 - history.ago[at] / REACH);
+      chart.mark.setAttribute("x1", x);
+      chart.mark.setAttribute("x2", x);
+    }
+    if (chart.total) {
+      const [name] = chart.lines, { total, rate: now } = events[name];
+      chart.svg.querySelector(".area").setAttribute("d", area(history.ago, history[name], most));
+      write(chart.note, `${count(total)} ${chart.total}`);
+      chart.box.classList.toggle("troubled", Boolean(chart.care && total));
+      chart.values[0].classList.toggle("care-text", Boolean(chart.care && now));
+      chart.svg.setAttribute("aria-label", `${chart.title} per second, last 15 minutes: now ${rate(now)}, at most ${rate(Math.max(0, ...history[name]))}`);
+    } else {
+      chart.svg.setAttribute("aria-label", `${chart.title}, last 15 minutes: now half within ${lasting(events.p50)}, 95 % within ${lasting(events.p95)}`);
+    }
+  }
+
+  const charts = CHARTS.map(tile);
+  const resting = byId("moment").textContent;
+
+  function showEvents(status) {
+    const at = chosen(status);
+    write(byId("moment"), at < 0 ? resting : `At ${clock(status.time - status.history.ago[at])}, over 5 seconds`);
+    for (const chart of charts) showChart(chart, status, at);
+  }
+
+  // ---- the rest of the page ----
+
+  function fill(list, items, make) {
+    while (list.children.length > items.length) list.lastChild.remove();
+    items.forEach((item, i) => {
+      if (!list.children[i]) list.append(make());
+    });
+    return [...list.children];
+  }
+
+  function showParts(status) {
+    const { nats, postgres } = status.connections;
+    const dead = status.agents.filter((agent) => !agent.running).map((agent) => agent.name);
+    const stuck = status.sources.filter((source) => source.problem);
+    const pulling = status.sources.filter((source) => source.fetched !== null && !source.problem).length;
+    const starting = status.state === "starting";
+    const parts = [
+      ["NATS", nats.problem, "Connected", nats.reconnects ? `${count(nats.reconnects)} reconnects since the start` : "No reconnects since the start"],
+      ["PostgreSQL", postgres.problem, "Answers", "Takes writes"],
+      ["Agents", dead.length ? `Not running: ${dead.join(", ")}` : null, `${status.agents.length} of ${status.agents.length} running`, status.agents.map((agent) => agent.name).join(", ")],
+      ["Sources", stuck.length || pulling < status.sources.length ? `${pulling} of ${status.sources.length} pulling` : null,
+        `${pulling} of ${status.sources.length} pulling`, `${count(sum(status.sources, "pending"))} pending`],
+    ];
+    fill(byId("parts"), parts, () => element("li", {}, element("b"), element("span", { class: "tell" }), element("p", { class: "note" })))
+      .forEach((item, i) => {
+        const [name, problem, fine, note] = parts[i];
+        item.id = `part-${name.toLowerCase()}`;
+        item.className = problem ? (name === "Sources" && starting ? "care" : "bad") : "";
+        write(item.children[0], name);
+        write(item.children[1], problem ? `${i < 2 ? "Down: " : ""}${problem}` : fine);
+        write(item.children[2], problem ? "" : note);
+      });
+  }
+
+  function showDead(rows) {
+    const ages = rows.map((row) => row.oldest).filter((value) => value !== null);
+    const oldest = ages.length ? Math.max(...ages) : null;
+    const figures = { waiting: sum(rows, "waiting"), oldest, exhausted: sum(rows, "exhausted") };
+    for (const [id, value] of Object.entries(figures)) {
+      write(byId(id).children[1], id === "oldest" ? (figures.waiting === 0 ? "none" : age(value)) : count(value));
+      byId(id).className = value && id !== "oldest" ? "care" : "";
+    }
+    byId("dead").hidden = rows.length < 2;
+    table("dead", rows.length < 2 ? [] : rows, (row) => [
+      [row.company], [count(row.waiting), row.waiting && "care"],
+      [row.waiting ? age(row.oldest) : "–"], [count(row.exhausted), row.exhausted && "care"],
+    ]);
+  }
+
+  function showSources(sources) {
+    const ordered = [...sources].sort((a, b) => Boolean(b.problem) - Boolean(a.problem));
+    table("sources", ordered, (row) => [
+      [row.company], [row.consumer, "words"], [row.problem || (row.fetched === null ? "not started" : "pulling"), "words fine"],
+      [count(row.pending)], [count(row.unacknowledged)], [count(row.held)],
+      [row.messages === null ? "–" : `${rate(row.messages)} /s`], [row.batches === null ? "–" : `${rate(row.batches)} /s`],
+      [row.fetched === null ? "–" : `${row.fetched.toFixed(1)} s ago`],
+    ], (row) => row.problem);
+  }
+
+  function table(id, rows, cells, bad = () => false) {
+    const names = [...byId(id).querySelectorAll("th")].map((cell) => cell.textContent);
+    const make = () => element("tr", {}, ...names.map((name) => {
+      const cell = element("td");
+      cell.dataset.name = name;
+      return cell;
+    }));
+    fill(byId(id).tBodies[0], rows, make).forEach((line, i) => {
+      line.className = bad(rows[i]) ? "bad" : "";
+      cells(rows[i]).forEach(([text, style], column) => {
+        write(line.children[column], text);
+        line.children[column].className = style || "";
+      });
+    });
+  }
+
+  function showReasons(reasons) {
+    const entries = Object.entries(reasons);
+    fill(byId("reasons"), entries, () => element("li", {}, element("b"), element("span"))).forEach((item, i) => {
+      const [part, reason] = entries[i];
+      write(item.firstChild, `${PARTS[part] || part}: `);
+      write(item.lastChild, reason);
+    });
+  }
+
+  function state(name, verdict) {
+    document.documentElement.dataset.state = name;
+    write(byId("verdict"), verdict);
+    document.title = `${verdict} · WhatsApp events processor`;
+    const colour = { ready: "%2317693a", not_ready: "%23b3191f", lost: "%23b3191f" }[name] || "%238a5200";
+    const shape = name === "ready" ? "<circle cx='8' cy='8' r='7' fill='C'/>" : "<rect x='1' y='1' width='14' height='14' fill='C'/>";
+    byId("icon").href = `data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>${shape.replace("C", colour)}</svg>`;
+  }
+
+  function show(status) {
+    const names = [...new Set(status.sources.map((source) => source.company))];
+    state(status.state, VERDICTS[status.state]);
+    write(byId("companies"), names.length > 3 ? `${names.slice(0, 2).join(", ")} and ${names.length - 2} more companies` : names.join(", "));
+    write(byId("version"), status.version);
+    write(byId("uptime"), age(status.uptime));
+    byId("lost").hidden = true;
+    showReasons(status.reasons);
+    showParts(status);
+    showEvents(status);
+    showDead(status.dead_letters);
+    showSources(status.sources);
+  }
+
+  function showLoss() {
+    state("lost", "No answer from the worker");
+    showReasons({});
+    byId("lost").hidden = false;
+    write(byId("lost"), last ? `What is shown below was true at ${clock(last.time)}. Trying again every 2 seconds.` : "Trying again every 2 seconds.");
+  }
+
+  async function refresh() {
+    try {
+      const answer = await fetch("status.json", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+      if (!answer.ok) throw new Error(`status ${answer.status}`);
+      last = await answer.json();
+      answered = Date.now();
+      show(last);
+    } catch (error) {
+      console.warn("no figures:", error);
+      showLoss();
+    }
+    setTimeout(refresh, EVERY);
+  }
+
+  setInterval(() => {
+    if (answered) write(byId("updated"), `${age(Math.max(0, (Date.now() - answered) / 1000))} ago`);
+  }, 1000);
+  refresh();
+})();

@@ -1,0 +1,135 @@
+"""Servers that go away under load and come back: nothing lost, nothing dead-lettered (design 5.4)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import nats
+import pytest
+from nats.errors import Error
+
+from demo.servers import NatsServer, PostgresServer
+from tests import builders
+from tests.acceptance.conftest import Launch, visited
+from tests.acceptance.site import HISTORY_STREAM, Site, comes_to, comes_true
+
+_COUNT = 600
+
+
+@pytest.fixture
+async def servers(company: str) -> AsyncIterator[tuple[Site, NatsServer, PostgresServer]]:
+    """The test's company on servers of its own."""
+    with NatsServer() as broker, PostgresServer() as postgres:
+        client = await nats.connect(broker.url, max_reconnect_attempts=-1, reconnect_time_wait=0.1)
+        async with visited(company, client, postgres.dsn) as site:
+            yield site, broker, postgres
+        await client.close()
+
+
+def _message(number: int) -> builders.Payload:
+    phone = f"62814{number:07}"
+    return builders.message(message_id=f"M{number}", from_phone=phone, chat_id=f"a_{phone}")
+
+
+async def _publish(site: Site, numbers: range) -> None:
+    """One after the other, each until the server confirms it; the id keeps a repeat from counting twice."""
+    for number in numbers:
+        while True:
+            try:
+                await site.publish("v1.messages.upsert", _message(number), Nats_Msg_Id=f"M{number}")
+                break
+            except (Error, TimeoutError, OSError):
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(0.003)
+
+
+async def _all_stored(company: str, client: nats.NATS, dsn: str) -> None:
+    # The visit's own connection to the database did not survive.
+    async with visited(company, client, dsn) as site:
+        await site.holds("messages", _COUNT, within=60)
+        await site.settled(within=60)
+        assert await site.count("contacts") == await site.count("onboarding_log") == _COUNT
+        assert await site.letters() == 0
+        assert await site.count("exhausted_events") == 0
+
+
+@pytest.mark.parametrize("how", ["stop", "kill", "pause"])
+async def test_an_outage_of_postgresql_under_load_makes_no_dead_letter_and_loses_nothing(
+    launch: Launch, servers: tuple[Site, NatsServer, PostgresServer], how: str
+) -> None:
+    site, broker, postgres = servers
+    worker = launch(site.company, nats_url=broker.url, postgres_dsn=postgres.dsn)
+    load = asyncio.create_task(_publish(site, range(_COUNT)))
+    await comes_true(lambda: worker.scrape().value("message_event_service_events_processed_total") > 50)
+    await asyncio.to_thread(getattr(postgres, how))
+    worker.wait_page("/ready", 503)
+    assert "postgres" in worker.ready()["details"]
+    await load
+    await asyncio.to_thread(postgres.resume if how == "pause" else postgres.start)
+    await _all_stored(site.company, site.nc, postgres.dsn)
+    worker.wait_ready()
+    scrape = worker.scrape()
+    assert scrape.value("message_event_service_events_failed_total") == 0
+    assert scrape.value("message_event_service_events_processed_total") == _COUNT
+
+
+async def test_the_server_is_killed_and_comes_back_and_the_worker_goes_on(
+    launch: Launch, servers: tuple[Site, NatsServer, PostgresServer]
+) -> None:
+    site, broker, postgres = servers
+    worker = launch(site.company, nats_url=broker.url, postgres_dsn=postgres.dsn)
+    pid = worker.process.pid
+    load = asyncio.create_task(_publish(site, range(_COUNT)))
+    for enough in (50, 200):
+        await comes_true(
+            lambda enough=enough: (
+                worker.scrape().value("message_event_service_events_processed_total") > enough
+            )
+        )
+        await asyncio.to_thread(broker.kill)
+        worker.wait_page("/ready", 503)
+        assert "nats" in worker.ready()["details"]
+        await asyncio.to_thread(broker.start)
+        worker.wait_ready()
+    await load
+    await _all_stored(site.company, site.nc, postgres.dsn)
+    assert worker.running
+    assert worker.process.pid == pid
+    assert worker.scrape().value("daisi_nats_reconnects_total") == 2
+
+
+async def test_a_deleted_consumer_is_made_again_and_the_worker_goes_on(
+    launch: Launch, servers: tuple[Site, NatsServer, PostgresServer]
+) -> None:
+    """C21."""
+    site, broker, postgres = servers
+    launch(site.company, nats_url=broker.url, postgres_dsn=postgres.dsn)
+    for stream, durable in (
+        ("wa_events_stream", f"wa_realtime_{site.company}"),
+        ("wa_history_events_stream", f"wa_history_{site.company}"),
+    ):
+        await site.js.delete_consumer(stream, durable)
+    await site.publish("v1.chats.upsert", builders.chat(chat_id="live"))
+    await site.publish("v1.history.chats", builders.history_chats(builders.chat(chat_id="past")))
+    await site.holds("chats", 2)
+    await site.settled()
+    await site.settled(HISTORY_STREAM)
+
+
+async def test_a_held_row_lock_stops_nothing_but_its_own_row(
+    launch: Launch, servers: tuple[Site, NatsServer, PostgresServer]
+) -> None:
+    """A3: an update that changes nothing leaves no lock behind, and the next one of its chat is stored."""
+    site, broker, postgres = servers
+    launch(site.company, nats_url=broker.url, postgres_dsn=postgres.dsn)
+    await site.publish("v1.chats.upsert", builders.chat(unread_count=0, last_message=builders.ABSENT))
+    nothing = {"chat_id": builders.CHAT, "agent_id": builders.AGENT, "company_id": builders.COMPANY}
+    for _ in range(100):
+        await site.publish("v1.chats.update", nothing)
+    await site.publish("v1.chats.update", builders.chat_update(unread_count=7))
+    await comes_to(7, lambda: site.value("SELECT unread_count FROM {schema}.chats"))
+    await site.settled()
+    idle = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+    assert await site.value(idle) == 0
+    assert await site.letters() == 0

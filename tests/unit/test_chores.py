@@ -1,0 +1,123 @@
+"""Figures for the operator: read one by one, and taken away when they cannot be told."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from streams.chores import Chores
+from streams.errors import BrokerFailed
+from streams.metrics import Metrics
+from streams.specs import TopologyConfig
+from streams.stored import ApiError
+from streams.subjects import Tenant
+from tables.errors import Unavailable
+from tests.unit.test_metrics import label_values, value
+
+COMPANIES = ("KopiNusa", "TehNusa")
+NEWEST = datetime.datetime(2026, 11, 24, tzinfo=datetime.UTC)
+
+
+class FakeApi:
+    """Answers for every consumer but those whose stream is in `missing`; `away` refuses all."""
+
+    def __init__(self) -> None:
+        self.missing: Sequence[str] = ()
+        self.away = False
+        self.asked = 0
+
+    async def api(self, subject: str, body: object = None) -> dict[str, Any]:
+        self.asked += 1
+        if self.away:
+            raise BrokerFailed("NATS does not answer")
+        if subject.split(".")[2] in self.missing:
+            raise ApiError(10014, "consumer not found")
+        return {"num_pending": 0, "num_ack_pending": 0}
+
+
+class FakeTables:
+    """A tenant's tables; `away` refuses all."""
+
+    away = False
+    asked = 0
+
+    async def unresolved(self) -> int:
+        return 3
+
+    async def newest_exhausted(self) -> datetime.datetime:
+        self.asked += 1
+        if self.away:
+            raise Unavailable("no server answers")
+        return NEWEST
+
+
+class Site(SimpleNamespace):
+    """The chores of two companies, on fakes."""
+
+    chores: Chores
+    metrics: Metrics
+    api: FakeApi
+    tables: FakeTables
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Site:
+    async def ahead(*_: object) -> int:
+        return 2
+
+    monkeypatch.setattr("streams.chores.months_ahead", ahead)
+    metrics, api, tables = Metrics(COMPANIES, version="1"), FakeApi(), FakeTables()
+    chores = Chores(
+        database=cast(Any, None),
+        tenants=[Tenant(company) for company in COMPANIES],
+        tables=lambda tenant: cast(Any, tables),
+        api=api,
+        config=TopologyConfig(),
+        meter=metrics,
+        post_scan=cast(Any, None),
+    )
+    return Site(chores=chores, metrics=metrics, api=api, tables=tables)
+
+
+def consumers_told(metrics: Metrics) -> set[str]:
+    return label_values(metrics, "daisi_consumer_pending_messages", "consumer_type")
+
+
+async def test_a_missing_consumer_hides_no_other_consumers_figures(site: Site) -> None:
+    await site.chores.measure_lag()
+    assert consumers_told(site.metrics) == {"realtime", "historical", "dlq"}
+    site.api.missing = [TopologyConfig().realtime_stream]
+    with pytest.raises(ApiError):
+        await site.chores.measure_lag()
+    assert consumers_told(site.metrics) == {"historical", "dlq"}
+
+
+async def test_a_silent_nats_is_asked_once_a_round_and_leaves_no_old_figures(site: Site) -> None:
+    await site.chores.measure_lag()
+    site.api.away, site.api.asked = True, 0
+    with pytest.raises(BrokerFailed):
+        await site.chores.measure_lag()
+    assert site.api.asked == 1
+    assert consumers_told(site.metrics) == set()
+    assert label_values(site.metrics, "daisi_dlq_messages", "company_id") == set()
+
+
+async def test_a_silent_database_is_asked_once_a_round_and_leaves_no_old_figures(site: Site) -> None:
+    await site.chores.measure_tables()
+    for company in COMPANIES:
+        labels = {"company_id": company}
+        assert value(site.metrics, "daisi_exhausted_events", labels) == 3
+        assert value(site.metrics, "daisi_partition_months_ahead", labels) == 2
+        newest = value(site.metrics, "daisi_exhausted_newest_timestamp_seconds", labels)
+        assert newest == NEWEST.timestamp()
+    site.tables.away, site.tables.asked = True, 0
+    with pytest.raises(Unavailable):
+        await site.chores.measure_tables()
+    assert site.tables.asked == 1
+    for name in ("events", "newest_timestamp_seconds"):
+        assert label_values(site.metrics, f"daisi_exhausted_{name}", "company_id") == set()
+    assert label_values(site.metrics, "daisi_partition_months_ahead", "company_id") == set()
