@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench constraints system-deps clean
+.PHONY: help demo load test monitoring-check check format bench constraints system-deps clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -21,8 +21,14 @@ help: ## say what there is
 demo: $(READY) ## show the processor at work, with servers of its own (EVENTS=n: how many events)
 	$(if $(EVENTS),EVENTS=$(EVENTS) )$(BIN)/python -m demo
 
+load: $(READY) ## publish load for test companies (ARGS="--companies A,B --rate 200 --duration 60s")
+	$(BIN)/python -m demo.load $(ARGS)
+
 test: $(READY) ## run all tests (WORKERS=n, ARGS="options of pytest")
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+monitoring-check: $(READY) ## check what watches the worker: Prometheus, alerts, dashboards, containers, page
+	$(BIN)/python -m pytest tests/monitoring $(ARGS)
 
 check: $(READY) ## style, types, who imports whom, and whether constraints.txt is in step
 	$(BIN)/ruff check .

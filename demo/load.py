@@ -77,8 +77,10 @@ class Load:
         finally:
             await self._until_signal(2, self._publisher.finish())
             await self._close()
+        if self._started:
+            self._progress.end(self._state())
         summary = self._summary()
-        self._progress.say(f"\n{summary.text()}")
+        self._progress.say(summary.text())
         if failure:
             raise failure
         return summary.ok
@@ -109,6 +111,8 @@ class Load:
             raise LoadError(
                 f"--nats-url: no NATS at {self._hosts()} in {limit:g} s: {self._trouble}"
             ) from None
+        except (nats.errors.Error, OSError, ValueError) as error:
+            raise LoadError(f"--nats-url: no NATS at {self._hosts()}: {type(error).__name__}") from error
         subjects = [
             Tenant(company).subject(event_type)
             for company in self._options.companies
@@ -245,8 +249,9 @@ class Load:
                     await self._client.close()
 
     async def _note(self, error: Exception) -> None:
-        """Remember what the connection complains of: by its kind, for the text may quote the address."""
-        self._trouble = type(error).__name__
+        """Remember what the connection complains of: the server's words, or else only the kind of error."""
+        # Other texts may quote the address with its password.
+        self._trouble = str(error) if type(error) is nats.errors.Error else type(error).__name__
 
     def _hosts(self) -> str:
         """The servers, without their credentials."""

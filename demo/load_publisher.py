@@ -137,8 +137,9 @@ class Publisher:
         return None
 
     def _fail(self, number: int, reason: str) -> None:
-        counts, _ = self._outstanding.pop(number)
-        counts.errors += 1
+        if (waiting := self._outstanding.pop(number, None)) is None:
+            return
+        waiting[0].errors += 1
         self.reasons[reason] += 1
         self._let_in()
 

@@ -13,7 +13,8 @@ from demo.load_metrics import Counts, Tally
 # Seconds between refreshes of a line on a terminal, and between lines of a log.
 LIVE_EVERY: Final = 0.25
 LINE_EVERY: Final = 5.0
-_BAR: Final = 24
+# With the numbers it fits into 80 columns.
+_BAR: Final = 16
 _SHORTEST: Final = 1e-5
 _LONGEST: Final = 1000.0
 # Width of a class of latencies, so what is reported is at most 2 % too high.
@@ -68,14 +69,19 @@ class Progress:
         rate = (state.total.confirmed - confirmed) / max(state.elapsed - since, 1e-9)
         self._before = (state.elapsed, state.total.confirmed)
         line = (
-            f"{self._how_far(state)}  attempted {state.total.attempted}"
-            f"  confirmed {state.total.confirmed} ({rate:.0f}/s)  errors {state.total.errors}"
+            f"{self._how_far(state)}  confirmed {state.total.confirmed} ({rate:.0f}/s)  errors {state.total.errors}"
             f"  behind {state.behind:.1f} s"
         )
         if self._live:
             # A line that wraps cannot be written over.
             line = f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}"
         self._out.write(line if self._live else f"{line}\n")
+        self._out.flush()
+
+    def end(self, state: State) -> None:
+        """Tell it for the last time, and leave the line."""
+        self.show(state)
+        self._out.write("\n")
         self._out.flush()
 
     def say(self, text: str) -> None:

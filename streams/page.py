@@ -243,7 +243,7 @@ def _shown(gauge: Gauge) -> dict[tuple[str, ...], float]:
 
 
 def _total(counter: Counter) -> float:
-    return sum(sample.value for sample in _samples(counter))
+    return float(sum(sample.value for sample in _samples(counter)))
 
 
 def _samples(collector: Gauge | Counter) -> Iterator[Any]:

@@ -120,7 +120,8 @@ class Samples:
             processing = _added((processing, company.processing()))
             sources.update(company.pulled())
             await asyncio.sleep(0)
-        self._ring.append(Sample(at, *counts, tuple(processing)))
+        received, processed, failed, dead_lettered = counts
+        self._ring.append(Sample(at, received, processed, failed, dead_lettered, tuple(processing)))
         self._sources.append((at, sources))
         return False
 

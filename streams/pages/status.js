@@ -1,18 +1,18 @@
 
 "use strict";
 (() => {
-  const EVERY = 2000, PATIENCE = 10000, REACH = 900, WIDTH = 300, HEIGHT = 100;
+  const EVERY = 2000, PATIENCE = 10000, SPANS = [300, 900], WIDTH = 300, HEIGHT = 100;
   const PARTS = { nats: "NATS", postgres: "PostgreSQL", worker: "Worker", agents: "Agents", readiness: "Readiness" };
   const VERDICTS = { ready: "Ready", not_ready: "Not ready", starting: "Starting", stopping: "Stopping" };
   const CHARTS = [
-    { id: "received", title: "Received", lines: ["received"], unit: "/s", total: "since the start" },
-    { id: "processed", title: "Processed", lines: ["processed"], unit: "/s", total: "stored since the start" },
-    { id: "failed", title: "Failed", lines: ["failed"], unit: "/s", total: "since the start, retries too", care: true },
-    { id: "dead_lettered", title: "Dead-lettered", lines: ["dead_lettered"], unit: "/s", total: "since the start", care: true },
-    { id: "latency", title: "Processing time, from arrival to acknowledgement", lines: ["p50", "p95"], unit: "s" },
+    { id: "received", title: "Received", lines: ["received"], unit: "/s", total: "in total" },
+    { id: "processed", title: "Processed", lines: ["processed"], unit: "/s", total: "in total" },
+    { id: "failed", title: "Failed", lines: ["failed"], unit: "/s", total: "in total", care: true },
+    { id: "dead_lettered", title: "Dead-lettered", lines: ["dead_lettered"], unit: "/s", total: "in total", care: true },
+    { id: "latency", title: "Processing time, arrival to acknowledgement", lines: ["p50", "p95"], unit: "s" },
   ];
-  const NAMES = { p50: "Half of all within", p95: "95 % within" };
-  let last = null, answered = 0, cursor = null;
+  const NAMES = { p50: "half within", p95: "95 % within" };
+  let last = null, answered = 0, cursor = null, reach = SPANS[0], timer = 0;
 
   const byId = (id) => document.getElementById(id);
   const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
@@ -50,7 +50,7 @@
   function lasting(value) {
     if (value === null || value === undefined) return "–";
     if (value >= 20.48) return "over 20 s";
-    return value < 1 ? `${value < 0.1 ? (value * 1000).toFixed(1) : whole.format(value * 1000)} ms` : `${value.toFixed(2)} s`;
+    return value < 1 ? `${value < 0.1 ? +(value * 1000).toFixed(1) : whole.format(value * 1000)} ms` : `${+value.toFixed(2)} s`;
   }
 
   function age(seconds) {
@@ -80,8 +80,8 @@
   function path(ago, values, most) {
     let text = "", open = false;
     ago.forEach((seconds, i) => {
-      if (values[i] === null || seconds > REACH) { open = false; return; }
-      const x = (WIDTH * (1 - seconds / REACH)).toFixed(1), y = (HEIGHT * (1 - values[i] / most)).toFixed(1);
+      if (values[i] === null || seconds > reach) { open = false; return; }
+      const x = (WIDTH * (1 - seconds / reach)).toFixed(1), y = (HEIGHT * (1 - values[i] / most)).toFixed(1);
       // A lone point still shows: a line without length has round ends.
       text += open ? `L${x} ${y}` : `M${x} ${y}h0`;
       open = true;
@@ -91,9 +91,9 @@
 
   function area(ago, values, most) {
     const line = path(ago, values, most);
-    const inside = ago.filter((seconds) => seconds <= REACH);
+    const inside = ago.filter((seconds) => seconds <= reach);
     if (!line || inside.length < 2) return "";
-    const at = (seconds) => (WIDTH * (1 - seconds / REACH)).toFixed(1);
+    const at = (seconds) => (WIDTH * (1 - seconds / reach)).toFixed(1);
     return `${line}L${at(inside[inside.length - 1])} ${HEIGHT}L${at(inside[0])} ${HEIGHT}Z`;
   }
 
@@ -112,20 +112,23 @@
       element("span", {}), element("small", {})));
     const top = element("span", { class: "top" });
     const note = element("p", { class: "mean" });
-    const head = chart.total ? [element("h3", {}, chart.title), values[0], note] : [element("h3", {}, chart.title),
+    const figures = chart.total ? [values[0], note] : [
       element("div", { class: "pair" }, ...chart.lines.map((name, i) => element("div", {}, values[i],
-        element("p", { class: "mean" }, element("i", { class: i ? "key second" : "key" }), NAMES[name]))))];
-    const box = element("div", { class: chart.total ? "tile" : "tile wide", id: chart.id }, ...head,
-      element("div", { class: "chart" }, top, svg),
-      element("div", { class: "axis" }, element("span", {}, "15 min ago"), element("span", {}, "now")));
+        element("p", { class: "mean" }, element("i", { class: i ? "key second" : "key" }), NAMES[name])))),
+      element("p", { class: "mean" }, "Estimated from histogram buckets")];
+    const start = element("span", {});
+    const box = element("div", { class: chart.total ? "tile" : "tile wide", id: chart.id },
+      element("div", {}, element("h3", {}, chart.title), ...figures),
+      element("div", { class: "plot" }, element("div", { class: "chart" }, top, svg),
+        element("div", { class: "axis" }, start, element("span", {}, "now"))));
     byId("tiles").append(box);
-    return { ...chart, box, svg, mark, values, top, note };
+    return { ...chart, box, svg, mark, values, top, note, start };
   }
 
   function point(svg, event) {
     if (!last || !last.history.ago.length) return;
     const bounds = svg.getBoundingClientRect();
-    const wanted = REACH * (1 - (event.clientX - bounds.left) / bounds.width);
+    const wanted = reach * (1 - (event.clientX - bounds.left) / bounds.width);
     const distances = last.history.ago.map((seconds) => Math.abs(seconds - wanted));
     cursor = last.time - last.history.ago[distances.indexOf(Math.min(...distances))];
     showEvents(last);
@@ -148,10 +151,11 @@
       write(chart.values[i].lastChild, chart.total && value !== null ? ` ${chart.unit}` : "");
       chart.svg.querySelectorAll(".line")[i].setAttribute("d", path(history.ago, history[name], most));
     });
+    write(chart.start, `${reach / 60} min ago`);
     write(chart.top, chart.total ? `${most < 1 ? most : whole.format(most)} ${chart.unit}` : lasting(most));
     chart.mark.setAttribute("visibility", at < 0 ? "hidden" : "visible");
     if (at >= 0) {
-      const x = WIDTH * (1 - history.ago[at] / REACH);
+      const x = WIDTH * (1 - history.ago[at] / reach);
       chart.mark.setAttribute("x1", x);
       chart.mark.setAttribute("x2", x);
     }
@@ -159,11 +163,11 @@
       const [name] = chart.lines, { total, rate: now } = events[name];
       chart.svg.querySelector(".area").setAttribute("d", area(history.ago, history[name], most));
       write(chart.note, `${count(total)} ${chart.total}`);
-      chart.box.classList.toggle("troubled", Boolean(chart.care && total));
+      chart.box.classList.toggle("troubled", Boolean(chart.care && Math.max(0, ...history[name])));
       chart.values[0].classList.toggle("care-text", Boolean(chart.care && now));
-      chart.svg.setAttribute("aria-label", `${chart.title} per second, last 15 minutes: now ${rate(now)}, at most ${rate(Math.max(0, ...history[name]))}`);
+      chart.svg.setAttribute("aria-label", `${chart.title} per second, last ${reach / 60} minutes: now ${rate(now)}, at most ${rate(Math.max(0, ...history[name]))}`);
     } else {
-      chart.svg.setAttribute("aria-label", `${chart.title}, last 15 minutes: now half within ${lasting(events.p50)}, 95 % within ${lasting(events.p95)}`);
+      chart.svg.setAttribute("aria-label", `${chart.title}, last ${reach / 60} minutes: now half within ${lasting(events.p50)}, 95 % within ${lasting(events.p95)}`);
     }
   }
 
@@ -172,6 +176,7 @@
 
   function showEvents(status) {
     const at = chosen(status);
+    reach = SPANS.find((span) => (status.history.ago[0] || 0) <= span) || SPANS[SPANS.length - 1];
     write(byId("moment"), at < 0 ? resting : `At ${clock(status.time - status.history.ago[at])}, over 5 seconds`);
     for (const chart of charts) showChart(chart, status, at);
   }
@@ -205,8 +210,8 @@
         item.id = `part-${name.toLowerCase()}`;
         item.className = problem ? (name === "Sources" && starting ? "care" : "bad") : "";
         write(item.children[0], name);
-        write(item.children[1], problem ? `${i < 2 ? "Down: " : ""}${problem}` : fine);
-        write(item.children[2], problem ? "" : note);
+        write(item.children[1], problem ? (i < 2 ? "Down" : problem) : fine);
+        write(item.children[2], problem ? (i < 2 ? problem : "") : note);
       });
   }
 
@@ -236,7 +241,7 @@
   }
 
   function table(id, rows, cells, bad = () => false) {
-    const names = [...byId(id).querySelectorAll("th")].map((cell) => cell.textContent);
+    const names = [...byId(id).querySelectorAll("th")].map((cell) => cell.dataset.short || cell.textContent);
     const make = () => element("tr", {}, ...names.map((name) => {
       const cell = element("td");
       cell.dataset.name = name;
@@ -253,6 +258,10 @@
 
   function showReasons(reasons) {
     const entries = Object.entries(reasons);
+    const exhausted = last ? sum(last.dead_letters, "exhausted") : 0;
+    if (!entries.length && exhausted) {
+      entries.push(["Attention", `${count(exhausted)} exhausted ${exhausted === 1 ? "event waits" : "events wait"} for a person`]);
+    }
     fill(byId("reasons"), entries, () => element("li", {}, element("b"), element("span"))).forEach((item, i) => {
       const [part, reason] = entries[i];
       write(item.firstChild, `${PARTS[part] || part}: `);
@@ -285,12 +294,13 @@
 
   function showLoss() {
     state("lost", "No answer from the worker");
-    showReasons({});
+    fill(byId("reasons"), [], null);
     byId("lost").hidden = false;
     write(byId("lost"), last ? `What is shown below was true at ${clock(last.time)}. Trying again every 2 seconds.` : "Trying again every 2 seconds.");
   }
 
   async function refresh() {
+    timer = 0;
     try {
       const answer = await fetch("status.json", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
       if (!answer.ok) throw new Error(`status ${answer.status}`);
@@ -301,8 +311,13 @@
       console.warn("no figures:", error);
       showLoss();
     }
-    setTimeout(refresh, EVERY);
+    timer = setTimeout(refresh, EVERY);
   }
+
+  // A page in the background is slowed down by the browser.
+  document.addEventListener("visibilitychange", () => {
+    if (document.visibilityState === "visible" && timer) { clearTimeout(timer); refresh(); }
+  });
 
   setInterval(() => {
     if (answered) write(byId("updated"), `${age(Math.max(0, (Date.now() - answered) / 1000))} ago`);

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from demo.load_options import Options, parse
@@ -49,7 +52,7 @@ def test_how_many_events_that_makes(arguments: tuple[str, ...], planned: int | N
     ("option", "value", "said"),
     [
         ("--rate", "fast", "'fast' is not events a second"),
-        ("--rate", "-1", "expected one argument"),
+        ("--rate", "-1", "'-1' is not events a second"),
         ("--rate", "inf", "expected a number from 0"),
         ("--duration", "0", "expected more than 0 s"),
         ("--duration", "soon", "is not a duration"),
@@ -107,3 +110,12 @@ def test_the_help_warns_of_companies_in_use(capsys: pytest.CaptureFixture[str]) 
         parse(["--help"])
     assert ended.value.code == 0
     assert "never name a company that is in use" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_load_generator_needs_nothing_that_only_developers_have() -> None:
+    """Its image holds the worker's packages."""
+    program = "import sys, demo.load; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    foreign = set(done.stdout.split()) - set(sys.stdlib_module_names)
+    assert {"demo", "nats"} <= foreign
+    assert not foreign & {"psutil", "orjson", "pytest", "hypothesis"}

@@ -33,7 +33,8 @@ def storable(event: Publication) -> bool:
         decoded = decode(event.event_type, event.body, "KopiNusa01")
     except EventError:
         return False
-    return not (isinstance(decoded, History) and decoded.rejects)
+    items = decoded.items if isinstance(decoded, History) else []
+    return not any(isinstance(item.event, EventError) for item in items)
 
 
 def test_the_default_mix_names_every_event_type() -> None:

@@ -1,0 +1,129 @@
+"""A real Prometheus, Debian's, as a child of the tests: what it scrapes, and what it answers."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+from demo.server import Server
+
+# Between two scrapes, in seconds; short, so that a few seconds of traffic are enough samples for `rate`.
+INTERVAL: Final = 0.5
+_POLL: Final = 0.1
+_ANSWER: Final = 10.0
+
+
+def required(program: str) -> str:
+    """The path of a program of the system; without it the test is skipped, in CI it fails."""
+    found = shutil.which(program)
+    if found is None:
+        reason = f"{program} is not installed: make system-deps"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+class Sample(NamedTuple):
+    """One series of an answer, with its value."""
+
+    labels: dict[str, str]
+    value: float
+
+
+class Prometheus(Server):
+    """Scrapes `jobs` (targets by job name) and evaluates the rules of `rules`."""
+
+    name = "prometheus"
+    stop_signal = signal.SIGTERM
+
+    def __init__(self, jobs: Mapping[str, Sequence[str]], rules: Sequence[Path] = ()) -> None:
+        super().__init__()
+        self._program = required("prometheus")
+        self._jobs = jobs
+        self._rules = rules
+
+    def query(self, expression: str, at: float | None = None) -> list[Sample]:
+        """Evaluate at a moment (Unix seconds; None: now). Fails with Prometheus's own words."""
+        moment = {} if at is None else {"time": f"{at:.3f}"}
+        data = self.get("query", query=expression, **moment)
+        if data["resultType"] == "scalar":
+            return [Sample({}, float(data["result"][1]))]
+        return [Sample(series["metric"], float(series["value"][1])) for series in data["result"]]
+
+    def value(self, expression: str, at: float | None = None) -> float:
+        """The one value of an expression; NaN if it has none."""
+        samples = self.query(expression, at)
+        assert len(samples) <= 1, f"{expression} has {len(samples)} values"
+        return samples[0].value if samples else math.nan
+
+    def series(self, selector: str) -> list[dict[str, str]]:
+        """The labels of every series that a selector finds."""
+        found: list[dict[str, str]] = self.get("series", **{"match[]": selector})
+        return found
+
+    def get(self, resource: str, **parameters: str) -> Any:
+        """`data` of an answer of the HTTP API."""
+        url = f"http://127.0.0.1:{self.port}/api/v1/{resource}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with urllib.request.urlopen(url, timeout=_ANSWER) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            with error:
+                pytest.fail(f"{parameters}: {json.load(error)['error']}")
+
+    def comes_to(self, expected: float, expression: str, within: float = 30.0) -> None:
+        """Wait until an expression has this value."""
+        deadline = time.monotonic() + within
+        while (found := self.value(expression)) != expected and time.monotonic() < deadline:
+            time.sleep(_POLL)
+        assert found == expected, expression
+
+    def scraped_since(self, moment: float) -> None:
+        """Wait until every target was scraped after a moment (Unix seconds)."""
+        targets = sum(map(len, self._jobs.values()))
+        self.comes_to(targets, f"count(timestamp(up == 1) > {moment:.3f})")
+
+    def _arguments(self) -> list[str]:
+        return [
+            self._program,
+            f"--config.file={self._folder / 'prometheus.json'}",
+            f"--storage.tsdb.path={self._folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            "--log.level=warn",
+        ]
+
+    def _configure(self) -> None:
+        interval = f"{INTERVAL * 1000:.0f}ms"
+        scrapes = [
+            {"job_name": job, "static_configs": [{"targets": list(targets)}]}
+            for job, targets in self._jobs.items()
+        ]
+        # JSON is YAML.
+        config = {
+            "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": "1s"},
+            "rule_files": [str(path) for path in self._rules],
+            "scrape_configs": scrapes,
+        }
+        (self._folder / "prometheus.json").write_text(json.dumps(config), encoding="utf-8")
+
+    def _ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=1):
+                pass
+        except OSError:
+            return False
+        # A stranger on the port has other data.
+        return bool(self.get("status/flags")["storage.tsdb.path"] == str(self._folder / "data"))

@@ -1,0 +1,472 @@
+"""Dashboards and rules tell the truth: a real Prometheus scraped real workers under known traffic.
+
+Each expression of a panel or rule is parsed, what it names is on a live page, and its value is that of the
+traffic. Rates are asked for at the moment of a scrape, and every counter began at 0 under Prometheus' eyes: so
+`rate` times its window is the very count.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from streams.subjects import EVENT_TYPES, consumer_type
+from tests.acceptance.worker import Scrape
+from tests.monitoring import guide
+from tests.monitoring.dashboards import (
+    DEAD_LETTERS,
+    LOAD_TEST,
+    OVERVIEW,
+    SERVERS,
+    Panel,
+    dashboards,
+    panels,
+    substituted,
+)
+from tests.monitoring.expressions import named
+from tests.monitoring.guide import EXAMPLES, Example
+from tests.monitoring.prometheus import Sample
+from tests.monitoring.stage import LOADED, RULES, A, B, Facts, Stage, set_up
+
+_EVENT: Final = "message_event_service_event"
+_ACTIONS: Final = f"{_EVENT}_processing_actions_total"
+_DATABASE: Final = "message_event_service_db_operation_duration_seconds"
+_UPDATES: Final = ("v1.messages.update", "v1.chats.update", "v1.contacts.update")
+_WINDOW: Final = 300
+# Panels that may be empty after the traffic, and why.
+EMPTY: Final[dict[str, str]] = {}
+# Metrics that rules and panels name and that are on no page of ours, and whose they are.
+FOREIGN: Final = {"up": "Prometheus itself"}
+# Selectors that find nothing here, and why.
+UNFOUND: Final[dict[str, str]] = {}
+
+
+def _rules() -> dict[str, str]:
+    """Every rule's expression by its name."""
+    found: dict[str, str] = {}
+    for file in sorted(RULES.glob("*.yml")):
+        for group in yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]:
+            found |= {rule.get("alert") or rule["record"]: rule["expr"] for rule in group["rules"]}
+    return found
+
+
+def _recorded() -> set[str]:
+    return {name for name in _rules() if ":" in name}
+
+
+_EVERY_PANEL: Final = pytest.mark.parametrize("panel", panels(), ids=str)
+_EVERY_RULE: Final = pytest.mark.parametrize("rule", _rules())
+_EVERY_EXAMPLE: Final = pytest.mark.parametrize("example", EXAMPLES, ids=lambda one: one.panel)
+_BOTH: Final = pytest.mark.parametrize("company", [A, B])
+
+
+@pytest.fixture(scope="module")
+def stage(nats_url: str, postgres_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """The traffic is over; everything can be asked."""
+    with set_up(nats_url, postgres_dsn, tmp_path_factory.mktemp("truth")) as stage:
+        yield stage
+
+
+class Reader:
+    """What one company's panels show at the moment of its worker's last scrape."""
+
+    def __init__(self, stage: Stage, company: str) -> None:
+        self._stage = stage
+        self._at = stage.moment(company)
+        self.company = company
+        self.job = "tenant_app_A" if company == A else "tenant_app_B"
+        self.facts: Facts = stage.facts[company]
+        self.page: Scrape = stage.pages[self.job]
+
+    def lines(self, dashboard: str, title: str, place: int = 0) -> list[Sample]:
+        """The lines of one of a panel's expressions."""
+        expression = dashboards()[dashboard].panel(title).expressions[place]
+        return self.ask(expression)
+
+    def ask(self, expression: str) -> list[Sample]:
+        """An expression with this company chosen, consumers all, jobs its own."""
+        text = substituted(expression, company=self.company, job=self.job)
+        return [sample for sample in self._stage.prometheus.query(text, self._at) if _has_value(sample)]
+
+    def value(self, dashboard: str, title: str, place: int = 0) -> float:
+        """The one value of a panel's expression."""
+        (sample,) = self.lines(dashboard, title, place)
+        return sample.value
+
+    def by(self, label: str, dashboard: str, title: str, place: int = 0) -> dict[str, float]:
+        """The lines by one label, which must tell them apart."""
+        lines = self.lines(dashboard, title, place)
+        found = {sample.labels[label]: sample.value for sample in lines}
+        assert len(found) == len(lines)
+        return found
+
+
+@pytest.fixture
+def reader(stage: Stage, company: str) -> Reader:
+    """For the company of the test."""
+    return Reader(stage, company)
+
+
+def _has_value(sample: Sample) -> bool:
+    return not math.isnan(sample.value)
+
+
+def _key(sample: Sample) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(item for item in sample.labels.items() if item[0] != "__name__"))
+
+
+def _known_names(stage: Stage) -> set[str]:
+    everything = set(stage.prometheus.get("label/__name__/values"))
+    pages = {name for page in stage.pages.values() for name, _ in page.series()}
+    loadgen = {name for name in everything if name.startswith("loadgen_")}
+    return pages | loadgen | (everything & _recorded()) | set(FOREIGN)
+
+
+def _is_real(stage: Stage, expression: str) -> None:
+    """Fails if an expression names a metric or label that is on no live page, or values that none has."""
+    asked = named(expression)
+    assert asked.metrics <= _known_names(stage)
+    labels = {"__name__"} | asked.made
+    for metric in asked.metrics:
+        for series in stage.prometheus.series(metric):
+            labels |= set(series)
+    assert asked.labels <= labels
+    nothing = {selector for selector in asked.selectors if not stage.prometheus.series(selector)}
+    assert nothing <= set(UNFOUND)
+
+
+@_EVERY_PANEL
+def test_a_panel_names_only_what_is_on_a_live_page(stage: Stage, panel: Panel) -> None:
+    for expression in panel.expressions:
+        _is_real(stage, substituted(expression))
+
+
+@_EVERY_RULE
+def test_a_rule_names_only_what_is_on_a_live_page(stage: Stage, rule: str) -> None:
+    _is_real(stage, _rules()[rule])
+
+
+def test_prometheus_evaluates_every_rule_without_an_error(stage: Stage) -> None:
+    groups = stage.prometheus.get("rules")["groups"]
+    evaluated: dict[str, Any] = {rule["name"]: rule for group in groups for rule in group["rules"]}
+    assert set(evaluated) == set(_rules())
+    assert {name: rule["lastError"] for name, rule in evaluated.items() if rule.get("lastError")} == {}
+    assert {rule["health"] for rule in evaluated.values()} == {"ok"}
+
+
+@_EVERY_PANEL
+def test_a_panel_shows_something(stage: Stage, panel: Panel) -> None:
+    for expression in panel.expressions:
+        samples = stage.prometheus.query(substituted(expression), stage.latest)
+        found = [sample for sample in samples if math.isfinite(sample.value)]
+        assert found or str(panel) in EMPTY, expression
+
+
+@_EVERY_PANEL
+def test_a_panel_shows_no_nonsense_while_the_system_is_idle(stage: Stage, panel: Panel) -> None:
+    for expression in panel.expressions:
+        for sample in stage.prometheus.query(substituted(expression), stage.idle):
+            assert math.isfinite(sample.value), expression
+
+
+@_EVERY_PANEL
+def test_a_panel_shows_the_chosen_company_only(stage: Stage, panel: Panel) -> None:
+    for expression in panel.expressions:
+        for sample in stage.prometheus.query(substituted(expression, company=B), stage.latest):
+            assert "$company_id" not in expression or sample.labels.get("company_id", B) == B
+
+
+def test_the_choices_are_there(stage: Stage) -> None:
+    for dashboard in dashboards().values():
+        choices: dict[str, set[str]] = {}
+        for name, variable in dashboard.variables.items():
+            if variable["type"] == "query":
+                found = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])
+                assert found is not None
+                metric, label = found.groups()
+                choices[name] = set(stage.prometheus.get(f"label/{label}/values", **{"match[]": metric}))
+        assert choices["company_id"] == {A, B, LOADED}
+        assert choices["consumer_type"] == {"realtime", "historical"}
+        assert choices.get("job", {"tenant_app_A"}) <= {"tenant_app_A", "tenant_app_B"}
+
+
+@_EVERY_EXAMPLE
+@_BOTH
+def test_a_panel_shows_what_the_guides_example_query_answers(
+    stage: Stage, reader: Reader, company: str, example: Example
+) -> None:
+    answers = stage.prometheus.query(example.query, stage.moment(company))
+    expected = {
+        _key(sample): pytest.approx(sample.value)
+        for sample in answers
+        if _has_value(sample)
+        and sample.labels.get("company_id", company) == company
+        and sample.labels.get("job", reader.job) == reader.job
+    }
+    assert expected
+    shown = {_key(sample): sample.value for sample in reader.lines(OVERVIEW, example.panel)}
+    assert shown == expected
+
+
+@_BOTH
+def test_the_example_event_rate_is_that_of_the_deliveries(reader: Reader) -> None:
+    """NATS has counted them, too; what is not an update comes exactly once."""
+    shown = {
+        sample.labels["event_type"]: sample.value * _WINDOW
+        for sample in reader.ask(guide.EVENT_RATE.query)
+        if sample.labels["company_id"] == reader.company
+    }
+    assert set(shown) == set(EVENT_TYPES)
+    assert sum(shown.values()) == pytest.approx(reader.facts.deliveries)
+    for event_type in set(EVENT_TYPES) - set(_UPDATES):
+        once = reader.facts.stored[event_type] + reader.facts.given_up[event_type]
+        assert shown[event_type] == pytest.approx(once), event_type
+
+
+@_BOTH
+def test_the_example_failure_rate_is_that_of_the_traffic(reader: Reader) -> None:
+    shown = {
+        sample.labels["event_type"]: sample.value
+        for sample in reader.ask(guide.FAILURE_RATE.query)
+        if sample.labels["company_id"] == reader.company
+    }
+    rates = _rates(reader, guide.EVENT_RATE.query)
+    for event_type, percent in shown.items():
+        stored, bad = reader.facts.stored[event_type], reader.facts.given_up[event_type]
+        if event_type in _UPDATES:  # they are put off as well
+            assert percent == pytest.approx((1 - stored / rates[event_type]) * 100)
+        else:
+            assert percent == pytest.approx(100 * bad / (stored + bad)), event_type
+    assert any(shown.values())
+
+
+def _rates(reader: Reader, expression: str) -> dict[str, float]:
+    return {
+        sample.labels["event_type"]: sample.value * _WINDOW
+        for sample in reader.ask(expression)
+        if sample.labels["company_id"] == reader.company
+    }
+
+
+@_BOTH
+def test_the_example_percentile_is_that_of_the_observations(reader: Reader) -> None:
+    shown = {
+        sample.labels["event_type"]: sample.value
+        for sample in reader.ask(guide.DURATION.query)
+        if sample.labels["company_id"] == reader.company
+    }
+    metric = f"{_EVENT}_processing_duration_seconds_bucket"
+    for event_type, value in shown.items():
+        buckets = _buckets(reader.page, metric, company_id=reader.company, event_type=event_type)
+        assert value == pytest.approx(_quantile(0.95, buckets)), event_type
+    assert set(shown) == {
+        name for name in EVENT_TYPES if reader.facts.stored[name] + reader.facts.given_up[name]
+    }
+
+
+def _buckets(page: Scrape, metric: str, **labels: str) -> dict[float, float]:
+    wanted = set(labels.items())
+    found: dict[float, float] = {}
+    for (name, having), value in page.series().items():
+        if name == metric and wanted <= having:
+            bound = float(dict(having)["le"])
+            found[bound] = found.get(bound, 0.0) + value
+    return found
+
+
+def _quantile(share: float, buckets: dict[float, float]) -> float:
+    """Linear within the bucket that the rank falls into, from 0; the last finite bound beyond it."""
+    rank = share * buckets[math.inf]
+    lower, before = 0.0, 0.0
+    for bound, count in sorted(buckets.items()):
+        if count >= rank:
+            return (
+                lower if bound == math.inf else lower + (bound - lower) * (rank - before) / (count - before)
+            )
+        lower, before = bound, count
+    raise AssertionError("no bucket holds the rank")
+
+
+@_BOTH
+def test_the_example_drop_rate_is_that_of_the_rows_in_exhausted_events(reader: Reader) -> None:
+    (rate,) = [
+        sample.value
+        for sample in reader.ask(guide.DROP_RATE.query)
+        if sample.labels["company_id"] == reader.company
+    ]
+    assert rate * _WINDOW == pytest.approx(reader.facts.exhausted)
+    assert reader.facts.exhausted > 0
+
+
+@_BOTH
+def test_the_example_database_error_rate_is_that_of_the_operations(reader: Reader) -> None:
+    shown = {
+        sample.labels["operation"]: sample.value
+        for sample in reader.ask(guide.DATABASE_ERRORS.query)
+        if sample.labels["company_id"] == reader.company
+    }
+    for operation, percent in shown.items():
+        labels = {"company_id": reader.company, "operation": operation}
+        errors = reader.page.value(f"{_DATABASE}_count", **labels, status="error")
+        assert percent == pytest.approx(100 * errors / reader.page.value(f"{_DATABASE}_count", **labels))
+    # One message is refused by A's database, each time anew; B's refuses nothing.
+    assert (shown["UpsertMessage"] > 0) == (reader.company == A)
+    assert sum(percent > 0 for percent in shown.values()) == (reader.company == A)
+
+
+@_BOTH
+def test_the_example_queue_lengths_are_0_when_all_is_done(reader: Reader) -> None:
+    for example in (guide.DLQ_QUEUE, guide.ONBOARDING_QUEUE):
+        assert [sample.value for sample in reader.ask(example.query)] == [0, 0]
+
+
+@_BOTH
+def test_the_overview_tells_how_much_is_stored(reader: Reader) -> None:
+    stored, deliveries = sum(reader.facts.stored.values()), reader.facts.deliveries
+    assert reader.value(OVERVIEW, "ACK Success Rate (%)") == pytest.approx(100 * stored / deliveries)
+    assert reader.value(OVERVIEW, "Failure/DLQ Rate (%)") == pytest.approx(100 * (1 - stored / deliveries))
+    assert reader.value(OVERVIEW, "Events Waiting") == 0
+    assert reader.value(OVERVIEW, "Exhausted Events") == reader.facts.exhausted
+    assert reader.value(OVERVIEW, "Workers Ready (%)") == 100
+
+
+@_BOTH
+def test_rates_over_a_minute_are_those_of_the_counters(reader: Reader, stage: Stage) -> None:
+    """Against the raw samples of that minute; half an interval at its edge is unknown to everybody."""
+    expected = _increases(stage, reader, f'{_EVENT}s_received_total{{company_id="{reader.company}"}}')
+    shown = {
+        sample.labels["event_type"]: sample.value * 60
+        for sample in reader.lines(OVERVIEW, "Event Throughput (/sec)")
+    }
+    assert shown == {name: pytest.approx(count, rel=0.05) for name, count in expected.items()}
+    assert sum(shown.values()) > 0
+
+
+def _increases(stage: Stage, reader: Reader, selector: str) -> dict[str, float]:
+    raw = stage.prometheus.get("query", query=f"{selector}[1m]", time=f"{stage.moment(reader.company):.3f}")
+    return {
+        series["metric"]["event_type"]: float(series["values"][-1][1]) - float(series["values"][0][1])
+        for series in raw["result"]
+    }
+
+
+@_BOTH
+def test_outcomes_are_those_of_the_traffic(reader: Reader) -> None:
+    given_up = sum(reader.facts.given_up.values())
+    for title in ("Given Up by Cause (/sec)", "Given Up by Type (/sec)"):
+        total = sum(sample.value for sample in reader.lines(DEAD_LETTERS, title)) * _WINDOW
+        assert total == pytest.approx(given_up), title
+    by_type = reader.by("event_type", DEAD_LETTERS, "Given Up by Type (/sec)")
+    assert {name: round(rate * _WINDOW) for name, rate in by_type.items()} == {
+        name: reader.facts.given_up[name] for name in EVENT_TYPES
+    }
+    causes = reader.by("error_type", OVERVIEW, "Causes of Failures (/sec)")
+    failed = reader.facts.deliveries - sum(reader.facts.stored.values())
+    assert sum(causes.values()) * _WINDOW == pytest.approx(failed)
+    assert round(causes["database"] * _WINDOW) == (1 if reader.company == A else 0)
+    assert causes["panic"] == 0
+    put_off = reader.value(SERVERS, "Deliveries Put Off (%)")
+    assert put_off == pytest.approx(100 * (failed - given_up) / reader.facts.deliveries)
+
+
+@_BOTH
+def test_dead_letters_are_counted_as_nats_and_postgresql_count_them(reader: Reader) -> None:
+    facts = reader.facts
+    assert reader.value(DEAD_LETTERS, "Exhausted Events") == facts.exhausted
+    assert reader.value(DEAD_LETTERS, "Given Up in the Last Hour") == pytest.approx(facts.exhausted)
+    assert reader.value(DEAD_LETTERS, "Dead Letters Waiting") == facts.waiting
+    assert (reader.value(DEAD_LETTERS, "Oldest Dead Letter") > 0) == facts.patient
+    assert 0 < reader.value(DEAD_LETTERS, "Newest Exhausted Event") < 600
+    outcomes = [
+        reader.value(DEAD_LETTERS, "Replays by Outcome (/sec)", place) * _WINDOW for place in range(3)
+    ]
+    ended = facts.letters - facts.waiting
+    assert outcomes == [pytest.approx(facts.cured), pytest.approx(facts.put_off), pytest.approx(ended)]
+    submitted = reader.value(DEAD_LETTERS, "Envelopes Handed to Workers (/sec)") * _WINDOW
+    assert submitted == pytest.approx(sum(outcomes))
+    assert reader.value(DEAD_LETTERS, "Dropped (/sec)") * _WINDOW == pytest.approx(facts.exhausted)
+
+
+@_BOTH
+def test_onboarding_is_that_of_the_messages(reader: Reader) -> None:
+    by_status = reader.by("status", DEAD_LETTERS, "Onboarding Tasks by Result (/sec)")
+    ended = {status: round(rate * _WINDOW) for status, rate in by_status.items()}
+    assert ended["success_created"] + ended["success_exists"] == reader.facts.onboarded
+    assert ended["success_created"] > 0
+    submitted = reader.value(DEAD_LETTERS, "Onboarding Tasks Submitted (/sec)") * _WINDOW
+    assert submitted == pytest.approx(sum(ended.values()))
+    failures = 100 * (ended["error_db"] + ended["error_other"]) / sum(ended.values())
+    assert reader.value(DEAD_LETTERS, "Onboarding Failures (%)") == pytest.approx(failures)
+
+
+@_BOTH
+def test_write_latency_is_that_of_successful_writes_in_milliseconds(reader: Reader) -> None:
+    for place, share in enumerate((0.5, 0.95)):
+        shown = reader.by("operation", OVERVIEW, "DB Write Latency (p50/p95)", place)
+        assert {"UpsertMessage", "UpsertChat", "SaveExhaustedEvent", "BulkUpsertMessages"} <= set(shown)
+        for operation, value in shown.items():
+            assert not operation.startswith("Find")
+            labels = {"company_id": reader.company, "operation": operation, "status": "success"}
+            buckets = _buckets(reader.page, f"{_DATABASE}_bucket", **labels)
+            assert value == pytest.approx(1000 * _quantile(share, buckets)), operation
+
+
+@_BOTH
+def test_the_servers_are_seen_as_they_are(reader: Reader) -> None:
+    assert set(reader.by("part", SERVERS, "Ready by Part").values()) == {1}
+    assert set(reader.by("consumer_type", SERVERS, "Pending Events by Consumer").values()) == {0}
+    unsettled = reader.by("consumer_type", SERVERS, "Unacknowledged Events by Consumer")
+    assert unsettled == {"realtime": 0, "historical": 0, "dlq": reader.facts.waiting}
+    assert reader.value(SERVERS, "Partitions Ahead (months)") >= 1
+    assert set(reader.by("consumer_type", SERVERS, "Replicas Disagree (events)").values()) == {0}
+    mean = reader.by("consumer_type", SERVERS, "Mean Batch Size")
+    for consumer, value in mean.items():
+        labels = {"company_id": reader.company, "consumer_type": consumer}
+        messages = reader.page.value("daisi_source_batch_messages_sum", **labels)
+        assert value == pytest.approx(
+            messages / reader.page.value("daisi_source_batch_messages_count", **labels)
+        )
+
+
+def test_choosing_a_consumer_leaves_the_other_one_out(stage: Stage) -> None:
+    expression = dashboards()[OVERVIEW].panel(guide.EVENT_RATE.panel).expressions[0]
+    for consumer in ("realtime", "historical"):
+        samples = stage.prometheus.query(
+            substituted(expression, company=A, consumer=consumer), stage.moment(A)
+        )
+        types = {sample.labels["event_type"] for sample in samples}
+        assert types == {name for name in EVENT_TYPES if consumer_type(name) == consumer}
+
+
+def test_the_load_test_shows_what_jetstream_has_confirmed(stage: Stage) -> None:
+    dashboard, at = dashboards()[LOAD_TEST], stage.moments["loadgen"]
+
+    def ask(title: str) -> list[Sample]:
+        return stage.prometheus.query(substituted(dashboard.panel(title).expressions[0]), at)
+
+    (published,) = ask("Published in All")
+    assert 0 < published.value <= stage.confirmed_load
+    (share,) = ask("Success Rate")
+    # At most a few are on the way at any moment.
+    assert 90 < share.value <= 100
+    (attempted,), (confirmed,), (errors,) = (
+        ask(f"{name}/sec") for name in ("Messages Attempted", "Messages Published", "Publish Errors")
+    )
+    assert {sample.labels["company_id"] for sample in (attempted, confirmed, errors)} == {LOADED}
+    assert 0 < confirmed.value <= attempted.value * 1.01
+    assert errors.value == 0
+    by_subject = ask("Messages Published/sec by Subject")
+    assert sum(sample.value for sample in by_subject) == pytest.approx(confirmed.value)
+    assert {sample.labels["subject"] for sample in by_subject} <= set(EVENT_TYPES)
+
+
+def test_alerts_are_about_what_has_happened_here(stage: Stage) -> None:
+    active = stage.prometheus.query('ALERTS{alertname=~"ExhaustedEvents|DlqTasksDropped"}', stage.latest)
+    for name in ("ExhaustedEvents", "DlqTasksDropped"):
+        companies = {one.labels["company_id"] for one in active if one.labels["alertname"] == name}
+        assert companies == {A, B}, name

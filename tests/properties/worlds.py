@@ -1,0 +1,269 @@
+"""Worlds to try: a few keys, the events about them, and the ways on which each event comes.
+
+Everything is drawn as small numbers, so that a case is cheap and shrinks well; the values of an event name it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from hypothesis import strategies as st
+
+from tests.properties.model import HISTORY, NS, Adopted, Event, Payload, Version
+
+ROUNDS: Final = 3
+REPLICAS: Final = 2
+BASE: Final = 1_795_500_000  # seconds
+OTHER_MONTH: Final = 40 * 86_400
+COMPANY: Final = "KopiNusa01"
+
+Kinds = dict[str, tuple[str, ...]]
+FAMILIES: Final[Kinds] = {
+    "messages": ("v1.messages.upsert", "v1.messages.update", "v1.history.messages"),
+    "chats": ("v1.chats.upsert", "v1.chats.update", "v1.chats.update", "v1.history.chats"),
+    "contacts": (
+        "v1.contacts.upsert",
+        "v1.messages.upsert",
+        "v1.contacts.update",
+        "v1.messages.upsert",
+        "v1.history.contacts",
+    ),
+    "agents": ("v1.connection.update",),
+    "everything": (
+        "v1.connection.update",
+        "v1.chats.upsert",
+        "v1.chats.update",
+        "v1.messages.upsert",
+        "v1.messages.update",
+        "v1.contacts.upsert",
+        "v1.contacts.update",
+        "v1.history.chats",
+        "v1.history.messages",
+        "v1.history.contacts",
+    ),
+}
+
+
+class Stop(NamedTuple):
+    """One time that an event comes: in which round, to which replica, as itself or as a dead letter."""
+
+    round: int
+    replica: int
+    letter: bool = False
+
+
+Itinerary = tuple[Stop, ...]
+
+
+class Spec(NamedTuple):
+    """An event to be built: `items` are (key, bits), one for a real-time event."""
+
+    kind: str
+    second: int
+    items: Sequence[tuple[int, int]]
+    itinerary: Itinerary
+
+
+@dataclass(frozen=True)
+class World:
+    """What is drawn. `adopted` says which rows the existing service left (bits)."""
+
+    specs: list[Spec]
+    adopted: int
+
+
+class Built(NamedTuple):
+    """An event and the ways on which it comes."""
+
+    event: Event
+    itinerary: Itinerary
+
+
+def _itineraries() -> list[Itinerary]:
+    """Simple ones first: hypothesis shrinks towards them."""
+    once: list[Itinerary] = [
+        (Stop(turn, replica, letter),)
+        for letter in (False, True)
+        for turn, replica in itertools.product(range(ROUNDS), range(REPLICAS))
+    ]
+    chance = random.Random(5)
+    stops = [stop for (stop,) in once]
+    several = [tuple(sorted(chance.sample(stops, chance.choice((2, 2, 3))))) for _ in range(24)]
+    return once + several
+
+
+def worlds(family: str, most: int) -> st.SearchStrategy[World]:
+    """Worlds of one family of events, with up to `most` events."""
+    item = st.tuples(st.integers(0, 1), st.integers(0, 2**16 - 1))
+    itinerary = st.sampled_from(_itineraries())
+    second = st.integers(0, 7)
+
+    def spec(kind: str) -> st.SearchStrategy[Spec]:
+        items = st.lists(item, min_size=1, max_size=3) if kind in HISTORY else item.map(lambda one: [one])
+        return st.builds(Spec, st.just(kind), second, items, itinerary)
+
+    specs = st.one_of([spec(kind) for kind in FAMILIES[family]])
+    adopted = st.sampled_from((0, 0, 1, 2, 3)) if family in ("messages", "chats") else st.just(0)
+    return st.builds(World, st.lists(specs, min_size=2, max_size=most), adopted)
+
+
+class Builder:
+    """Builds a world on keys that no other world has."""
+
+    _numbers = itertools.count(1)
+    _sequences = itertools.count(1)
+
+    def __init__(self, world: World) -> None:
+        self._prefix = f"w{next(self._numbers)}"
+        self.events = [self._build(spec) for spec in world.specs]
+        self.adopted = [
+            adopted for number in range(2) if world.adopted & 1 << number for adopted in self._leave(number)
+        ]
+
+    def _build(self, spec: Spec) -> Built:
+        sequence = next(self._sequences)
+        version = Version((BASE + spec.second) * NS + 5, sequence)
+        parts = [
+            self._item(spec.kind, key, bits, f"{sequence}.{place}", spec.second)
+            for place, (key, bits) in enumerate(spec.items)
+        ]
+        payload = {HISTORY[spec.kind][0]: parts} if spec.kind in HISTORY else parts[0]
+        return Built(Event(spec.kind, version, payload), spec.itinerary)
+
+    def _item(self, kind: str, key: int, bits: int, name: str, second: int) -> Payload:
+        kind = HISTORY[kind][1] if kind in HISTORY else kind
+        said = _FIELDS[kind](_Bits(bits), key, name, second)
+        said = {field: value for field, value in said.items() if value is not None}
+        if bits >> 12 == 15:  # one in sixteen is not valid
+            said.update([("company_id", "Other")] if bits & 1 else [("agent_id", ""), ("message_id", "")])
+        for field in ("agent_id", "chat_id", "message_id"):
+            if said.get(field):
+                said[field] = f"{self._prefix}-{said[field]}"
+        return said
+
+    def _leave(self, number: int) -> list[Adopted]:
+        name = f"{self._prefix}"
+        chat = {"push_name": "left", "unread_count": 6, "conversation_timestamp": BASE + 3}
+        return [
+            Adopted("messages", f"{name}-m{number}", {"status": "left", "message_text": "left", "is_deleted": True}),
+            Adopted("chats", f"{name}-c{number}", chat),
+        ]  # fmt: skip
+
+
+class _Bits:
+    """Takes choices out of a number, lowest bits first."""
+
+    def __init__(self, bits: int) -> None:
+        self._left = bits
+
+    def of(self, *choices: Any) -> Any:
+        """One of two, four or eight choices."""
+        self._left, place = divmod(self._left, len(choices))
+        return choices[place]
+
+
+def _message(bits: _Bits, key: int, name: str, second: int) -> Payload:
+    phone = bits.of("6281", "6281", "+62 81", "6282")
+    kind = bits.of("person", "person", "group", "status")
+    jid = {"person": f"{phone}@s.whatsapp.net", "group": "120@g.us", "status": "status@broadcast"}[kind]
+    own = (BASE + second, 0, (BASE + second) * 1000 + 7, BASE + second - OTHER_MONTH)
+    return {
+        "message_id": f"m{key}",
+        "chat_id": f"c{bits.of(0, 1)}",
+        "agent_id": "a0",
+        "jid": jid,
+        "flow": bits.of("IN", "IN", "IN", "OUT"),
+        "from_phone": phone,
+        "message_timestamp": bits.of(own[0], *own[1:]),
+        "campaign": _campaign(bits, name),
+        "message_text": bits.of(None, f"text {name}"),
+        "status": bits.of(f"status {name}", None),
+        "message_url": f"url {name}" if second % 2 else None,
+        "message_type": f"type {name}" if second % 3 else "",
+        "message_obj": {"at": name} if second % 3 == 1 else None,
+        "key": {"id": f"key {name}", "fromMe": False, "remoteJid": jid} if second % 2 else None,
+    }
+
+
+def _campaign(bits: _Bits, name: str) -> Payload | None:
+    if bits.of(False, True):
+        return None
+    tags = bits.of("ig", f"tag {name}, ig")
+    return {
+        "is_campaign": True,
+        "tags": tags,
+        "assigned_to": f"user {name}" if tags == "ig" else "",
+        "origin": bits.of(f"origin {name}", ""),
+    }
+
+
+def _message_update(bits: _Bits, key: int, name: str, second: int) -> Payload:
+    return {
+        "message_id": f"m{key}",
+        "status": bits.of(None, f"status {name}"),
+        "edited_message_obj": bits.of(None, {}, {"at": name}, None),
+        "is_deleted": bits.of(None, True, False, None),
+        "message_url": bits.of("", f"url {name}"),
+    }
+
+
+def _chat(bits: _Bits, key: int, name: str, second: int) -> Payload:
+    return {
+        "chat_id": f"c{key}",
+        "agent_id": "a0",
+        "jid": "6281@s.whatsapp.net",
+        "phone_number": "6281",
+        "unread_count": bits.of(None, 4, 1, 2**31 - 2),
+        "push_name": bits.of(None, f"name {name}"),
+        "group_name": bits.of(f"group {name}", ""),
+        "last_message": bits.of(None, {"at": name}),
+        "conversation_timestamp": bits.of(BASE + second, None, (BASE + second) * 1000, BASE + 100),
+        "is_group": bits.of(None, True),
+    }
+
+
+def _chat_update(bits: _Bits, key: int, name: str, second: int) -> Payload:
+    return {
+        "chat_id": f"c{key}",
+        "agent_id": "a0",
+        "unread_count": bits.of(1, 1, 1, 1, None, 5, -2, 0),
+        "last_message": bits.of(None, {"at": name}, {}, None),
+        "conversation_timestamp": bits.of(None, BASE + second, BASE + 9, None),
+    }
+
+
+def _contact(bits: _Bits, key: int, name: str, second: int) -> Payload:
+    return {
+        "chat_id": f"c{bits.of(0, 0, 0, 1)}",
+        "agent_id": "a0",
+        "phone_number": bits.of("6281", "+6281") if not key else "6282",
+        "push_name": f"name {name}",
+    }
+
+
+def _contact_update(bits: _Bits, key: int, name: str, second: int) -> Payload:
+    return {
+        "agent_id": "a0",
+        "phone_number": "62 81" if not key else "6282",
+        "push_name": bits.of(f"name {name}", f"name {name}", f"name {name}", ""),
+    }
+
+
+def _connection(bits: _Bits, key: int, name: str, second: int) -> Payload:
+    columns = ("qr_code", "status", "agent_name", "phone_number", "host_name", "version")
+    return {"agent_id": f"a{key}", **{column: bits.of("", f"{column} {name}") for column in columns}}
+
+
+_FIELDS: Final[dict[str, Callable[[_Bits, int, str, int], Payload]]] = {
+    "v1.messages.upsert": _message,
+    "v1.messages.update": _message_update,
+    "v1.chats.upsert": _chat,
+    "v1.chats.update": _chat_update,
+    "v1.contacts.upsert": _contact,
+    "v1.contacts.update": _contact_update,
+    "v1.connection.update": _connection,
+}
