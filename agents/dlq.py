@@ -139,11 +139,8 @@ class DeadLetterRetry:
             letter = envelope.decode(delivery.data)
         except Malformed as error:
             return await self._exhaust(tenant, delivery, unreadable(delivery), error)
-        if letter.company not in ("", tenant.company):
-            stranger = Invalid("validation failed: company is not the company of the dead-letter subject")
-            return await self._exhaust(tenant, delivery, letter, stranger)
-        if event_type(letter.source_subject) is None:
-            return await self._exhaust(tenant, delivery, letter, UnknownSubject("source_subject is unknown"))
+        if (refused := stranger(tenant, letter)) is not None:
+            return await self._exhaust(tenant, delivery, letter, refused)
         attempt = delivery.provenance.delivered
         if policy.lost(attempt, self._limits):
             return await self._exhaust(tenant, delivery, letter, Undelivered())
@@ -220,6 +217,21 @@ def replayed(delivery: Delivery, letter: Letter) -> Source:
         sequence=version.sequence if version else origin.stream_sequence,
         version=version,
     )
+
+
+def stranger(tenant: Tenant, letter: Letter) -> EventError | None:
+    """Why a dead letter is never replayed: it is another company's, or of no known event type (contract 4.3).
+
+    The existing service wrote full subjects; a bare base subject names no company, and counts as ours.
+    """
+    if letter.company not in ("", tenant.company):
+        return Invalid("validation failed: company is not the company of the dead-letter subject")
+    kind = event_type(letter.source_subject)
+    if kind is None:
+        return UnknownSubject("source_subject is unknown")
+    if letter.source_subject not in (kind, tenant.subject(kind)):
+        return Invalid("validation failed: source_subject is not of the company of the dead-letter subject")
+    return None
 
 
 def unreadable(delivery: Delivery) -> Letter:

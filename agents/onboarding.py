@@ -19,6 +19,7 @@ from agents.onboarding_queue import KnownPairs, TaskQueue
 from agents.storing import Health, Pauses
 from streams.errors import EventError, Rejected, Unstored
 from streams.fields import Campaign
+from streams.payloads import is_to_many
 from streams.subjects import Tenant
 from tables.contact_book import clean_phone
 from tables.errors import BadData, Contended, Expired, StorageError, Unavailable
@@ -36,7 +37,6 @@ MAX_BLOCK: Final = 1.0
 REMEMBERED_PAIRS: Final = 50_000
 # Attempts of a batch that runs out of time before it is halved.
 _TIMEOUTS: Final = 3
-_NEVER_ONBOARDED: Final = ("@broadcast", "@newsletter")
 
 
 class Task(NamedTuple):
@@ -96,7 +96,7 @@ class Tables(Protocol):
 
 def wants_onboarding(flow: str, from_phone: str, jid: str) -> bool:
     """Whether a stored message is a task: incoming, with a phone, from a person or group (contract 5.1, design 6)."""
-    return flow == "IN" and from_phone != "" and not jid.endswith(_NEVER_ONBOARDED)
+    return flow == "IN" and from_phone != "" and not is_to_many(jid)
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ from agents.work import Source, Work, metadata, plan
 from streams import envelope, events
 from streams.delivery import Batch, Delivery, Role
 from streams.errors import BrokerFailed, Crashed, EventError, Undelivered
+from streams.payloads import sender_phone
 from streams.subjects import Tenant, event_type
 from tables.tenant import TenantTables
 from tables.versions import Origin, Version
@@ -171,7 +172,7 @@ class Routing:
         )
         work = Work(tenant, delivery, source)
         self._meter.received(tenant.company, source.event_type)
-        if kind is None:
+        if kind is None or delivery.subject != tenant.subject(kind):
             work.error = UnknownSubject()
         elif policy.lost(origin.delivered, limits):
             work.error = Undelivered()
@@ -252,19 +253,20 @@ class Routing:
 
 
 class UnknownSubject(EventError):
-    """The subject is of no known event type."""
+    """The subject is of no known event type, or not of this company."""
 
 
 def onboarding_task(work: Work) -> Task | None:
     """What onboarding has to do for this event, if anything (contract 5.1)."""
     message = work.incoming
-    if message is None or not wants_onboarding(
-        message.flow or "", message.from_phone or "", message.jid or ""
-    ):
+    if message is None or message.flow != "IN":
+        return None
+    phone = sender_phone(message.from_phone or "", message.jid or "", message, message.key)
+    if not wants_onboarding(message.flow, phone, message.jid or ""):
         return None
     return Task(
         agent_id=message.agent_id or "",
-        from_phone=message.from_phone or "",
+        from_phone=phone,
         message_id=message.message_id or "",
         message_timestamp=message.sent_at,
         chat_id=message.chat_id or "",

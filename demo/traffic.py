@@ -86,6 +86,11 @@ class Traffic:
             yield self._next(left)
             self._account.clock += 1 / _EVENTS_A_SECOND
 
+    def rest(self) -> Iterator[Publication]:
+        """What earlier updates still wait for: to be published when an endless run is broken off."""
+        while self._later:
+            yield self._publication(self._later.popleft()[1])
+
     def make(self, card: str, *, at: float) -> Publication:
         """One event of a kind of `DECK`, at a moment (Unix seconds).
 

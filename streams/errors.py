@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from streams.redaction import redacted
+
 ErrorType = Literal[
     "none", "database", "validation", "not_found", "nats", "timeout", "unmarshal", "panic", "unknown"
 ]
@@ -28,7 +30,7 @@ class EventError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(message or (self.__doc__ or ""))
+        super().__init__(redacted(message) or (self.__doc__ or ""))
 
     def __str__(self) -> str:
         """The text of contract 3.8: `fatal: ` or `retryable: `, then the cause."""

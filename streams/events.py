@@ -10,10 +10,10 @@ import msgspec
 
 from streams.cleaning import clean
 from streams.errors import EventError, Invalid, Malformed
-from streams.fields import INT32_MAX, Campaign, Key, Number, Timestamp, check_object, integer, seconds
+from streams.fields import INT32_MAX, Beside, Campaign, Key, Number, Timestamp, check_object, integer, seconds
 
 
-class MessageUpsert(msgspec.Struct):
+class MessageUpsert(Beside):
     """`v1.messages.upsert`, and an item of `v1.history.messages` (contract 2.2)."""
 
     message_id: str | None = None

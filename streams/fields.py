@@ -32,7 +32,30 @@ class Long(msgspec.Struct):
 Timestamp = int | float | str | Long | None
 
 
-class Key(msgspec.Struct):
+NOTHING: Final = msgspec.Raw()
+
+
+class Beside(msgspec.Struct):
+    """Further addresses of a sender, which some gateways put beside the contract's fields (see `streams.payloads`).
+
+    Raw, because outside the contract nothing is of a wrong type.
+    """
+
+    participant: msgspec.Raw = NOTHING
+    participant_lid: msgspec.Raw = msgspec.field(default=NOTHING, name="participantLid")
+    sender_lid: msgspec.Raw = msgspec.field(default=NOTHING, name="senderLid")
+    remote_jid_alt: msgspec.Raw = msgspec.field(default=NOTHING, name="remoteJidAlt")
+    participant_alt: msgspec.Raw = msgspec.field(default=NOTHING, name="participantAlt")
+    participant_pn: msgspec.Raw = msgspec.field(default=NOTHING, name="participantPn")
+    sender_pn: msgspec.Raw = msgspec.field(default=NOTHING, name="senderPn")
+
+    @property
+    def linked(self) -> tuple[msgspec.Raw, ...]:
+        """Where a linked id of the sender may stand."""
+        return self.participant, self.participant_lid, self.sender_lid
+
+
+class Key(Beside):
     """WhatsApp's own key of a message; snake_case members are accepted as well (OC3)."""
 
     id: str | None = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 import time
 import traceback
@@ -21,6 +20,8 @@ import mode
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from streams.redaction import redacted, redacted_value
+
 _LEVELS: Final = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -29,7 +30,6 @@ _LEVELS: Final = {
 }
 _NAMES: Final = {"warning": "warn", "critical": "error", "exception": "error"}
 _OURS: Final = ("streams", "agents", "tables")
-_CREDENTIALS: Final = re.compile(r"(?<=://)[^/\s]*@")
 # Their texts repeat row values (`DETAIL: Key (...)=(...)`), payloads or connection URLs.
 _TALKATIVE: Final = ("asyncpg.", "msgspec.", "json.", "urllib.")
 
@@ -84,6 +84,7 @@ def _arranged(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     error = _exception(event.pop("exc_info", None))
     event.pop("stack_info", None)
     for key, value in event.items():
+        value = redacted_value(key, value)
         line.setdefault(key, _clean(value) if isinstance(value, str) else value)
     if error is not None:
         line["stacktrace"] = _clean("".join(_told(error, set())))
@@ -98,7 +99,7 @@ def _as_json(_: WrappedLogger, __: str, event: EventDict) -> str:
 def _clean(text: str) -> str:
     if not text.isascii():
         text = text.encode(errors="replace").decode()
-    return _CREDENTIALS.sub("***@", text) if "@" in text else text
+    return redacted(text)
 
 
 def _exception(given: object) -> BaseException | None:

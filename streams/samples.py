@@ -99,7 +99,14 @@ class Samples:
     pause for the events between two of them.
     """
 
-    def __init__(self, collectors: Collectors, companies: Sequence[str]) -> None:
+    def __init__(
+        self,
+        collectors: Collectors,
+        companies: Sequence[str],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._companies = [_Company(collectors, company) for company in companies]
         self._ring: deque[Sample] = deque(maxlen=int(REACH / EVERY) + 1)
         self._sources: deque[tuple[float, dict[Key, Pulled]]] = deque(maxlen=int(WINDOW / EVERY) + 1)
@@ -111,7 +118,7 @@ class Samples:
 
     async def take(self) -> bool:
         """Take one sample; a chore, to be repeated every `EVERY` seconds."""
-        at = time.monotonic()
+        at = self._clock()
         counts = [0.0] * len(COUNTS)
         processing = [0.0] * (len(PROCESSING_BUCKETS) + 1)
         sources: dict[Key, Pulled] = {}

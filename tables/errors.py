@@ -78,7 +78,8 @@ def _of_state(state: str) -> type[StorageError]:
 
 
 def _message(error: asyncpg.PostgresError, state: str) -> str:
-    # Never `detail`: PostgreSQL puts the row's values into it.
+    # Never `detail`: PostgreSQL puts the row's values into it. The texts of errors about data hold values as well,
+    # and those of errors we do not know (an operator's own trigger) may.
     where = " ".join(
         f"{name} {value}"
         for name, value in (
@@ -88,7 +89,8 @@ def _message(error: asyncpg.PostgresError, state: str) -> str:
         )
         if value
     )
-    text = type(error).__name__ if state[:2] in _BAD_DATA else error.message or type(error).__name__
+    told = not issubclass(_of_state(state), BadData | Failed) and error.message
+    text = told or type(error).__name__
     return f"SQLSTATE {state}: {text}" + (f" ({where})" if where else "")
 
 

@@ -9,7 +9,7 @@
     { id: "processed", title: "Processed", lines: ["processed"], unit: "/s", total: "in total" },
     { id: "failed", title: "Failed", lines: ["failed"], unit: "/s", total: "in total", care: true },
     { id: "dead_lettered", title: "Dead-lettered", lines: ["dead_lettered"], unit: "/s", total: "in total", care: true },
-    { id: "latency", title: "Processing time, arrival to acknowledgement", lines: ["p50", "p95"], unit: "s" },
+    { id: "latency", title: "Processing time", lines: ["p50", "p95"], unit: "s" },
   ];
   const NAMES = { p50: "half within", p95: "95 % within" };
   let last = null, answered = 0, cursor = null, reach = SPANS[0], timer = 0;
@@ -74,7 +74,7 @@
     const most = Math.max(0, ...values.filter((value) => value !== null));
     if (most === 0) return 1;
     const step = 10 ** Math.floor(Math.log10(most));
-    return [1, 2, 5, 10].map((factor) => factor * step).find((bound) => bound >= most);
+    return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((factor) => factor * step).find((bound) => bound >= most);
   }
 
   function path(ago, values, most) {
@@ -115,7 +115,7 @@
     const figures = chart.total ? [values[0], note] : [
       element("div", { class: "pair" }, ...chart.lines.map((name, i) => element("div", {}, values[i],
         element("p", { class: "mean" }, element("i", { class: i ? "key second" : "key" }), NAMES[name])))),
-      element("p", { class: "mean" }, "Estimated from histogram buckets")];
+      element("p", { class: "mean" }, "Arrival to acknowledgement, estimated")];
     const start = element("span", {});
     const box = element("div", { class: chart.total ? "tile" : "tile wide", id: chart.id },
       element("div", {}, element("h3", {}, chart.title), ...figures),
@@ -152,7 +152,7 @@
       chart.svg.querySelectorAll(".line")[i].setAttribute("d", path(history.ago, history[name], most));
     });
     write(chart.start, `${reach / 60} min ago`);
-    write(chart.top, chart.total ? `${most < 1 ? most : whole.format(most)} ${chart.unit}` : lasting(most));
+    write(chart.top, chart.total ? `${+most.toPrecision(2)} ${chart.unit}` : lasting(most));
     chart.mark.setAttribute("visibility", at < 0 ? "hidden" : "visible");
     if (at >= 0) {
       const x = WIDTH * (1 - history.ago[at] / reach);
@@ -223,8 +223,10 @@
       write(byId(id).children[1], id === "oldest" ? (figures.waiting === 0 ? "none" : age(value)) : count(value));
       byId(id).className = value && id !== "oldest" ? "care" : "";
     }
-    byId("dead").hidden = rows.length < 2;
-    table("dead", rows.length < 2 ? [] : rows, (row) => [
+    // One company's figures are the totals, and companies without dead letters would hide those with.
+    const listed = rows.length < 2 ? [] : rows.filter((row) => row.waiting || row.exhausted);
+    byId("dead").hidden = !listed.length;
+    table("dead", listed, (row) => [
       [row.company], [count(row.waiting), row.waiting && "care"],
       [row.waiting ? age(row.oldest) : "–"], [count(row.exhausted), row.exhausted && "care"],
     ]);

@@ -19,8 +19,8 @@ import pytest
 
 from demo.server import Server
 
-# Between two scrapes, in seconds; short, so that a few seconds of traffic are enough samples for `rate`.
-INTERVAL: Final = 0.5
+# Between two scrapes; short, so that a few seconds of traffic are enough samples for `rate`.
+_INTERVAL: Final = "1s"
 _POLL: Final = 0.1
 _ANSWER: Final = 10.0
 
@@ -91,10 +91,13 @@ class Prometheus(Server):
             time.sleep(_POLL)
         assert found == expected, expression
 
-    def scraped_since(self, moment: float) -> None:
-        """Wait until every target was scraped after a moment (Unix seconds)."""
-        targets = sum(map(len, self._jobs.values()))
-        self.comes_to(targets, f"count(timestamp(up == 1) > {moment:.3f})")
+    def scraped_since(self, moment: float, metric: str, within: float = 30.0) -> float:
+        """Wait until a metric was scraped after a moment; when that was (Unix seconds)."""
+        deadline = time.monotonic() + within
+        while math.isnan(found := self.value(f"max(timestamp({metric}) > {moment:.3f})")):
+            assert time.monotonic() < deadline, f"{metric} was not scraped in {within:g} s"
+            time.sleep(_POLL)
+        return found
 
     def _arguments(self) -> list[str]:
         return [
@@ -106,14 +109,13 @@ class Prometheus(Server):
         ]
 
     def _configure(self) -> None:
-        interval = f"{INTERVAL * 1000:.0f}ms"
         scrapes = [
             {"job_name": job, "static_configs": [{"targets": list(targets)}]}
             for job, targets in self._jobs.items()
         ]
         # JSON is YAML.
         config = {
-            "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": "1s"},
+            "global": dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), _INTERVAL),
             "rule_files": [str(path) for path in self._rules],
             "scrape_configs": scrapes,
         }

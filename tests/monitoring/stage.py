@@ -26,7 +26,7 @@ from streams.subjects import Tenant
 from tests import builders
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, Site, comes_to
 from tests.acceptance.worker import ROOT, Scrape, Worker
-from tests.monitoring.prometheus import Prometheus
+from tests.monitoring.prometheus import Prometheus, required
 
 # A's dead letters are given up within seconds; B's still wait when everything is over.
 A: Final = "TruthKopi01"
@@ -100,6 +100,8 @@ class Stage:
 @contextmanager
 def set_up(nats_url: str, postgres_dsn: str, folder: Path) -> Iterator[Stage]:
     """Two workers, the load generator, Prometheus with our rules; then the traffic, to its end."""
+    # Before anything is started for nothing.
+    required("prometheus")
     with ExitStack() as stack:
         workers = [
             _worker(stack, companies, nats_url, postgres_dsn, folder / f"{number}.log", settings)
@@ -119,8 +121,10 @@ def set_up(nats_url: str, postgres_dsn: str, folder: Path) -> Iterator[Stage]:
             prometheus.comes_to(known.exhausted, f'max(daisi_exhausted_events{{company_id="{company}"}})')
             prometheus.comes_to(known.waiting, f'max(daisi_dlq_messages{{company_id="{company}"}})')
             prometheus.comes_to(known.put_off, f'sum(dlq_task_retries_total{{company_id="{company}"}})')
-        prometheus.scraped_since(time.time())
-        moments = {job: prometheus.value(f'max(timestamp(up{{job="{job}"}}))') for job in (*jobs, "loadgen")}
+        over = time.time()
+        moments = {
+            job: prometheus.scraped_since(over, f'daisi_build_info{{job="{job}"}}') for job in jobs
+        } | {"loadgen": prometheus.scraped_since(over, "loadgen_messages_attempted_total")}
         pages = {"tenant_app_A": workers[0].scrape(), "tenant_app_B": workers[1].scrape()}
         load.terminate()
         load.wait()

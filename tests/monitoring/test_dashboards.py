@@ -57,6 +57,7 @@ _CONTRACT: Final = {
     "Avg Open Files and Connections per Job": ("timeseries", "short"),
 }
 _LOAD_TEST: Final = ("Messages Attempted/sec", "Messages Published/sec", "Publish Errors/sec", "Success Rate")
+_SHARED: Final = ("daisi_consumer_", "daisi_dlq_", "daisi_exhausted_", "daisi_partition_")
 _EVERY: Final = pytest.mark.parametrize("dashboard", dashboards().values(), ids=lambda one: one.file.stem)
 _EVERY_PANEL: Final = pytest.mark.parametrize("panel", panels(), ids=str)
 
@@ -186,6 +187,21 @@ def test_a_panel_divides_by_nothing_that_is_zero_when_the_system_is_idle(panel: 
 
     for expression in panel.expressions:
         promql_parser.walk(promql_parser.parse(substituted(expression)), check)
+
+
+@_EVERY_PANEL
+def test_what_every_replica_reads_from_the_servers_is_never_added_up(panel: Panel) -> None:
+    """Three replicas would show three times the lag."""
+    for expression in panel.expressions:
+        shared: set[str] = set()
+        every = {metric for metric in named(substituted(expression)).metrics if metric.startswith(_SHARED)}
+
+        def look(part: Expr, found: set[str] = shared) -> None:
+            if isinstance(part, AggregateExpr) and str(part.op) in ("max", "min"):
+                found |= named(part.expr.prettify()).metrics
+
+        promql_parser.walk(promql_parser.parse(substituted(expression)), look)
+        assert every <= shared
 
 
 @_EVERY_PANEL

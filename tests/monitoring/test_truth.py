@@ -16,7 +16,6 @@ import pytest
 import yaml
 
 from streams.subjects import EVENT_TYPES, consumer_type
-from tests.acceptance.worker import Scrape
 from tests.monitoring import guide
 from tests.monitoring.dashboards import (
     DEAD_LETTERS,
@@ -31,10 +30,10 @@ from tests.monitoring.dashboards import (
 from tests.monitoring.expressions import named
 from tests.monitoring.guide import EXAMPLES, Example
 from tests.monitoring.prometheus import Sample
-from tests.monitoring.stage import LOADED, RULES, A, B, Facts, Stage, set_up
+from tests.monitoring.reader import Reader
+from tests.monitoring.stage import LOADED, RULES, A, B, Stage, set_up
 
 _EVENT: Final = "message_event_service_event"
-_ACTIONS: Final = f"{_EVENT}_processing_actions_total"
 _DATABASE: Final = "message_event_service_db_operation_duration_seconds"
 _UPDATES: Final = ("v1.messages.update", "v1.chats.update", "v1.contacts.update")
 _WINDOW: Final = 300
@@ -72,83 +71,56 @@ def stage(nats_url: str, postgres_dsn: str, tmp_path_factory: pytest.TempPathFac
         yield stage
 
 
-class Reader:
-    """What one company's panels show at the moment of its worker's last scrape."""
-
-    def __init__(self, stage: Stage, company: str) -> None:
-        self._stage = stage
-        self._at = stage.moment(company)
-        self.company = company
-        self.job = "tenant_app_A" if company == A else "tenant_app_B"
-        self.facts: Facts = stage.facts[company]
-        self.page: Scrape = stage.pages[self.job]
-
-    def lines(self, dashboard: str, title: str, place: int = 0) -> list[Sample]:
-        """The lines of one of a panel's expressions."""
-        expression = dashboards()[dashboard].panel(title).expressions[place]
-        return self.ask(expression)
-
-    def ask(self, expression: str) -> list[Sample]:
-        """An expression with this company chosen, consumers all, jobs its own."""
-        text = substituted(expression, company=self.company, job=self.job)
-        return [sample for sample in self._stage.prometheus.query(text, self._at) if _has_value(sample)]
-
-    def value(self, dashboard: str, title: str, place: int = 0) -> float:
-        """The one value of a panel's expression."""
-        (sample,) = self.lines(dashboard, title, place)
-        return sample.value
-
-    def by(self, label: str, dashboard: str, title: str, place: int = 0) -> dict[str, float]:
-        """The lines by one label, which must tell them apart."""
-        lines = self.lines(dashboard, title, place)
-        found = {sample.labels[label]: sample.value for sample in lines}
-        assert len(found) == len(lines)
-        return found
-
-
 @pytest.fixture
 def reader(stage: Stage, company: str) -> Reader:
     """For the company of the test."""
     return Reader(stage, company)
 
 
-def _has_value(sample: Sample) -> bool:
-    return not math.isnan(sample.value)
-
-
 def _key(sample: Sample) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(item for item in sample.labels.items() if item[0] != "__name__"))
 
 
-def _known_names(stage: Stage) -> set[str]:
-    everything = set(stage.prometheus.get("label/__name__/values"))
-    pages = {name for page in stage.pages.values() for name, _ in page.series()}
-    loadgen = {name for name in everything if name.startswith("loadgen_")}
-    return pages | loadgen | (everything & _recorded()) | set(FOREIGN)
+class Live:
+    """What there is to be named."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._prometheus = stage.prometheus
+        self._labels: dict[str, set[str]] = {}
+        everything = set(self._prometheus.get("label/__name__/values"))
+        pages = {name for page in stage.pages.values() for name, _ in page.series()}
+        loadgen = {name for name in everything if name.startswith("loadgen_")}
+        self._metrics = pages | loadgen | (everything & _recorded()) | set(FOREIGN)
+
+    def check(self, expression: str) -> None:
+        """Fails if an expression names a metric or a label that is on no live page, or values that none has."""
+        asked = named(expression)
+        assert asked.metrics <= self._metrics
+        assert asked.labels <= asked.made.union(*map(self._labels_of, asked.metrics))
+        nothing = {selector for selector in asked.selectors if not self._prometheus.series(selector)}
+        assert nothing <= set(UNFOUND)
+
+    def _labels_of(self, metric: str) -> set[str]:
+        if metric not in self._labels:
+            self._labels[metric] = set().union(*self._prometheus.series(metric))
+        return self._labels[metric]
 
 
-def _is_real(stage: Stage, expression: str) -> None:
-    """Fails if an expression names a metric or label that is on no live page, or values that none has."""
-    asked = named(expression)
-    assert asked.metrics <= _known_names(stage)
-    labels = {"__name__"} | asked.made
-    for metric in asked.metrics:
-        for series in stage.prometheus.series(metric):
-            labels |= set(series)
-    assert asked.labels <= labels
-    nothing = {selector for selector in asked.selectors if not stage.prometheus.series(selector)}
-    assert nothing <= set(UNFOUND)
+@pytest.fixture(scope="module")
+def live(stage: Stage) -> Live:
+    """All that is on the pages."""
+    return Live(stage)
 
 
 @_EVERY_PANEL
-def test_a_panel_names_only_what_is_on_a_live_page(stage: Stage, panel: Panel) -> None:
+def test_a_panel_names_only_what_is_on_a_live_page(live: Live, panel: Panel) -> None:
     for expression in panel.expressions:
-        _is_real(stage, substituted(expression))
+        live.check(substituted(expression))
 
 
 @_EVERY_RULE
-def test_a_rule_names_only_what_is_on_a_live_page(stage: Stage, rule: str) -> None:
-    _is_real(stage, _rules()[rule])
+def test_a_rule_names_only_what_is_on_a_live_page(live: Live, rule: str) -> None:
+    live.check(_rules()[rule])
 
 
 def test_prometheus_evaluates_every_rule_without_an_error(stage: Stage) -> None:
@@ -197,30 +169,17 @@ def test_the_choices_are_there(stage: Stage) -> None:
 
 @_EVERY_EXAMPLE
 @_BOTH
-def test_a_panel_shows_what_the_guides_example_query_answers(
-    stage: Stage, reader: Reader, company: str, example: Example
-) -> None:
-    answers = stage.prometheus.query(example.query, stage.moment(company))
-    expected = {
-        _key(sample): pytest.approx(sample.value)
-        for sample in answers
-        if _has_value(sample)
-        and sample.labels.get("company_id", company) == company
-        and sample.labels.get("job", reader.job) == reader.job
-    }
+def test_a_panel_shows_what_the_guides_example_query_answers(reader: Reader, example: Example) -> None:
+    expected = {_key(sample): pytest.approx(sample.value) for sample in reader.answers(example)}
     assert expected
-    shown = {_key(sample): sample.value for sample in reader.lines(OVERVIEW, example.panel)}
-    assert shown == expected
+    assert {_key(sample): sample.value for sample in reader.lines(OVERVIEW, example.panel)} == expected
 
 
 @_BOTH
 def test_the_example_event_rate_is_that_of_the_deliveries(reader: Reader) -> None:
     """NATS has counted them, too; what is not an update comes exactly once."""
-    shown = {
-        sample.labels["event_type"]: sample.value * _WINDOW
-        for sample in reader.ask(guide.EVENT_RATE.query)
-        if sample.labels["company_id"] == reader.company
-    }
+    rates = reader.answers_by("event_type", guide.EVENT_RATE)
+    shown = {event_type: rate * _WINDOW for event_type, rate in rates.items()}
     assert set(shown) == set(EVENT_TYPES)
     assert sum(shown.values()) == pytest.approx(reader.facts.deliveries)
     for event_type in set(EVENT_TYPES) - set(_UPDATES):
@@ -230,86 +189,38 @@ def test_the_example_event_rate_is_that_of_the_deliveries(reader: Reader) -> Non
 
 @_BOTH
 def test_the_example_failure_rate_is_that_of_the_traffic(reader: Reader) -> None:
-    shown = {
-        sample.labels["event_type"]: sample.value
-        for sample in reader.ask(guide.FAILURE_RATE.query)
-        if sample.labels["company_id"] == reader.company
-    }
-    rates = _rates(reader, guide.EVENT_RATE.query)
+    shown = reader.answers_by("event_type", guide.FAILURE_RATE)
+    rates = reader.answers_by("event_type", guide.EVENT_RATE)
     for event_type, percent in shown.items():
         stored, bad = reader.facts.stored[event_type], reader.facts.given_up[event_type]
         if event_type in _UPDATES:  # they are put off as well
-            assert percent == pytest.approx((1 - stored / rates[event_type]) * 100)
+            assert percent == pytest.approx((1 - stored / (rates[event_type] * _WINDOW)) * 100)
         else:
             assert percent == pytest.approx(100 * bad / (stored + bad)), event_type
     assert any(shown.values())
 
 
-def _rates(reader: Reader, expression: str) -> dict[str, float]:
-    return {
-        sample.labels["event_type"]: sample.value * _WINDOW
-        for sample in reader.ask(expression)
-        if sample.labels["company_id"] == reader.company
-    }
-
-
 @_BOTH
 def test_the_example_percentile_is_that_of_the_observations(reader: Reader) -> None:
-    shown = {
-        sample.labels["event_type"]: sample.value
-        for sample in reader.ask(guide.DURATION.query)
-        if sample.labels["company_id"] == reader.company
-    }
-    metric = f"{_EVENT}_processing_duration_seconds_bucket"
+    shown = reader.answers_by("event_type", guide.DURATION)
     for event_type, value in shown.items():
-        buckets = _buckets(reader.page, metric, company_id=reader.company, event_type=event_type)
-        assert value == pytest.approx(_quantile(0.95, buckets)), event_type
+        expected = reader.quantile(0.95, f"{_EVENT}_processing_duration_seconds", event_type=event_type)
+        assert value == pytest.approx(expected), event_type
     assert set(shown) == {
         name for name in EVENT_TYPES if reader.facts.stored[name] + reader.facts.given_up[name]
     }
 
 
-def _buckets(page: Scrape, metric: str, **labels: str) -> dict[float, float]:
-    wanted = set(labels.items())
-    found: dict[float, float] = {}
-    for (name, having), value in page.series().items():
-        if name == metric and wanted <= having:
-            bound = float(dict(having)["le"])
-            found[bound] = found.get(bound, 0.0) + value
-    return found
-
-
-def _quantile(share: float, buckets: dict[float, float]) -> float:
-    """Linear within the bucket that the rank falls into, from 0; the last finite bound beyond it."""
-    rank = share * buckets[math.inf]
-    lower, before = 0.0, 0.0
-    for bound, count in sorted(buckets.items()):
-        if count >= rank:
-            return (
-                lower if bound == math.inf else lower + (bound - lower) * (rank - before) / (count - before)
-            )
-        lower, before = bound, count
-    raise AssertionError("no bucket holds the rank")
-
-
 @_BOTH
 def test_the_example_drop_rate_is_that_of_the_rows_in_exhausted_events(reader: Reader) -> None:
-    (rate,) = [
-        sample.value
-        for sample in reader.ask(guide.DROP_RATE.query)
-        if sample.labels["company_id"] == reader.company
-    ]
+    (rate,) = reader.answers_by("company_id", guide.DROP_RATE).values()
     assert rate * _WINDOW == pytest.approx(reader.facts.exhausted)
     assert reader.facts.exhausted > 0
 
 
 @_BOTH
 def test_the_example_database_error_rate_is_that_of_the_operations(reader: Reader) -> None:
-    shown = {
-        sample.labels["operation"]: sample.value
-        for sample in reader.ask(guide.DATABASE_ERRORS.query)
-        if sample.labels["company_id"] == reader.company
-    }
+    shown = reader.answers_by("operation", guide.DATABASE_ERRORS)
     for operation, percent in shown.items():
         labels = {"company_id": reader.company, "operation": operation}
         errors = reader.page.value(f"{_DATABASE}_count", **labels, status="error")
@@ -322,7 +233,7 @@ def test_the_example_database_error_rate_is_that_of_the_operations(reader: Reade
 @_BOTH
 def test_the_example_queue_lengths_are_0_when_all_is_done(reader: Reader) -> None:
     for example in (guide.DLQ_QUEUE, guide.ONBOARDING_QUEUE):
-        assert [sample.value for sample in reader.ask(example.query)] == [0, 0]
+        assert [sample.value for sample in reader.answers(example)] == [0]
 
 
 @_BOTH
@@ -336,23 +247,15 @@ def test_the_overview_tells_how_much_is_stored(reader: Reader) -> None:
 
 
 @_BOTH
-def test_rates_over_a_minute_are_those_of_the_counters(reader: Reader, stage: Stage) -> None:
+def test_rates_over_a_minute_are_those_of_the_counters(reader: Reader) -> None:
     """Against the raw samples of that minute; half an interval at its edge is unknown to everybody."""
-    expected = _increases(stage, reader, f'{_EVENT}s_received_total{{company_id="{reader.company}"}}')
-    shown = {
-        sample.labels["event_type"]: sample.value * 60
-        for sample in reader.lines(OVERVIEW, "Event Throughput (/sec)")
+    received = f'{_EVENT}s_received_total{{company_id="{reader.company}"}}'
+    expected = reader.increases(received, "1m", "event_type")
+    rates = reader.by("event_type", OVERVIEW, "Event Throughput (/sec)")
+    assert {name: rate * 60 for name, rate in rates.items()} == {
+        name: pytest.approx(count, rel=0.05) for name, count in expected.items()
     }
-    assert shown == {name: pytest.approx(count, rel=0.05) for name, count in expected.items()}
-    assert sum(shown.values()) > 0
-
-
-def _increases(stage: Stage, reader: Reader, selector: str) -> dict[str, float]:
-    raw = stage.prometheus.get("query", query=f"{selector}[1m]", time=f"{stage.moment(reader.company):.3f}")
-    return {
-        series["metric"]["event_type"]: float(series["values"][-1][1]) - float(series["values"][0][1])
-        for series in raw["result"]
-    }
+    assert sum(rates.values()) > 0
 
 
 @_BOTH
@@ -411,9 +314,8 @@ def test_write_latency_is_that_of_successful_writes_in_milliseconds(reader: Read
         assert {"UpsertMessage", "UpsertChat", "SaveExhaustedEvent", "BulkUpsertMessages"} <= set(shown)
         for operation, value in shown.items():
             assert not operation.startswith("Find")
-            labels = {"company_id": reader.company, "operation": operation, "status": "success"}
-            buckets = _buckets(reader.page, f"{_DATABASE}_bucket", **labels)
-            assert value == pytest.approx(1000 * _quantile(share, buckets)), operation
+            expected = reader.quantile(share, _DATABASE, operation=operation, status="success")
+            assert value == pytest.approx(1000 * expected), operation
 
 
 @_BOTH
@@ -466,7 +368,7 @@ def test_the_load_test_shows_what_jetstream_has_confirmed(stage: Stage) -> None:
 
 
 def test_alerts_are_about_what_has_happened_here(stage: Stage) -> None:
-    active = stage.prometheus.query('ALERTS{alertname=~"ExhaustedEvents|DlqTasksDropped"}', stage.latest)
     for name in ("ExhaustedEvents", "DlqTasksDropped"):
-        companies = {one.labels["company_id"] for one in active if one.labels["alertname"] == name}
-        assert companies == {A, B}, name
+        firing = f'ALERTS{{alertname="{name}", alertstate="firing"}}'
+        stage.prometheus.comes_to(2, f"count({firing})")
+        assert {one.labels["company_id"] for one in stage.prometheus.query(firing)} == {A, B}

@@ -98,7 +98,7 @@ def _itineraries() -> list[Itinerary]:
 
 def worlds(family: str, most: int) -> st.SearchStrategy[World]:
     """Worlds of one family of events, with up to `most` events."""
-    item = st.tuples(st.integers(0, 1), st.integers(0, 2**16 - 1))
+    item = st.tuples(st.integers(0, 1), st.integers(0, 2**20 - 1))
     itinerary = st.sampled_from(_itineraries())
     second = st.integers(0, 7)
 
@@ -118,7 +118,7 @@ class Builder:
     _sequences = itertools.count(1)
 
     def __init__(self, world: World) -> None:
-        self._prefix = f"w{next(self._numbers)}"
+        self.prefix = f"w{next(self._numbers)}"
         self.events = [self._build(spec) for spec in world.specs]
         self.adopted = [
             adopted for number in range(2) if world.adopted & 1 << number for adopted in self._leave(number)
@@ -138,20 +138,20 @@ class Builder:
         kind = HISTORY[kind][1] if kind in HISTORY else kind
         said = _FIELDS[kind](_Bits(bits), key, name, second)
         said = {field: value for field, value in said.items() if value is not None}
-        if bits >> 12 == 15:  # one in sixteen is not valid
+        if bits >> 16 == 15:  # one in sixteen is not valid
             said.update([("company_id", "Other")] if bits & 1 else [("agent_id", ""), ("message_id", "")])
         for field in ("agent_id", "chat_id", "message_id"):
             if said.get(field):
-                said[field] = f"{self._prefix}-{said[field]}"
+                said[field] = f"{self.prefix}-{said[field]}"
         return said
 
     def _leave(self, number: int) -> list[Adopted]:
-        name = f"{self._prefix}"
-        chat = {"push_name": "left", "unread_count": 6, "conversation_timestamp": BASE + 3}
+        message = {"status": "left", "message_text": "left", "message_url": "", "message_type": "", "is_deleted": True}
+        chat = {"push_name": "left", "group_name": "", "unread_count": 6, "conversation_timestamp": BASE + 3}
         return [
-            Adopted("messages", f"{name}-m{number}", {"status": "left", "message_text": "left", "is_deleted": True}),
-            Adopted("chats", f"{name}-c{number}", chat),
-        ]  # fmt: skip
+            Adopted("messages", f"{self.prefix}-m{number}", message),
+            Adopted("chats", f"{self.prefix}-c{number}", chat),
+        ]
 
 
 class _Bits:
@@ -170,7 +170,7 @@ def _message(bits: _Bits, key: int, name: str, second: int) -> Payload:
     phone = bits.of("6281", "6281", "+62 81", "6282")
     kind = bits.of("person", "person", "group", "status")
     jid = {"person": f"{phone}@s.whatsapp.net", "group": "120@g.us", "status": "status@broadcast"}[kind]
-    own = (BASE + second, 0, (BASE + second) * 1000 + 7, BASE + second - OTHER_MONTH)
+    at = BASE + second
     return {
         "message_id": f"m{key}",
         "chat_id": f"c{bits.of(0, 1)}",
@@ -178,7 +178,7 @@ def _message(bits: _Bits, key: int, name: str, second: int) -> Payload:
         "jid": jid,
         "flow": bits.of("IN", "IN", "IN", "OUT"),
         "from_phone": phone,
-        "message_timestamp": bits.of(own[0], *own[1:]),
+        "message_timestamp": bits.of(at, at - 2, 0, at * 1000 + 7, at - OTHER_MONTH, at + 3, -at, at + 2),
         "campaign": _campaign(bits, name),
         "message_text": bits.of(None, f"text {name}"),
         "status": bits.of(f"status {name}", None),
@@ -221,7 +221,7 @@ def _chat(bits: _Bits, key: int, name: str, second: int) -> Payload:
         "push_name": bits.of(None, f"name {name}"),
         "group_name": bits.of(f"group {name}", ""),
         "last_message": bits.of(None, {"at": name}),
-        "conversation_timestamp": bits.of(BASE + second, None, (BASE + second) * 1000, BASE + 100),
+        "conversation_timestamp": bits.of(BASE + second, None, (BASE + second - 2) * 1000, BASE + 100),
         "is_group": bits.of(None, True),
     }
 

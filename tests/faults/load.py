@@ -1,0 +1,146 @@
+"""Known events at a steady rate, each confirmed by JetStream however long that takes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import nats
+from nats.js import JetStreamContext
+from nats.js.errors import NoStreamResponseError
+
+from demo.ledger import Confirmed, Ledger
+from demo.model import Published
+from demo.traffic import DECK, Publication, Traffic
+
+WINDOW: Final = 32
+_ANSWER: Final = 1.0
+_AGAIN: Final = 0.05
+_UNTIL_SEEN: Final = 20.0
+# Events that are tried again by design, so that every other second delivery stands out.
+_RETRIED: Final = ("early status", "early unread", "early rename", "orphan", "repeat")
+
+
+class Era:
+    """What was confirmed while one and the same streams stood, and what these made of it."""
+
+    def __init__(self, js: JetStreamContext) -> None:
+        self.confirmed: list[Confirmed] = []
+        self._ledger = Ledger(js)
+
+    async def read(self, company: str) -> bool:
+        """Read the streams from their start; False if something confirmed is not in them."""
+        await self._ledger.follow(company)
+        deadline = time.monotonic() + _UNTIL_SEEN
+        while self.unseen():
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.05)
+        return True
+
+    def unseen(self) -> Sequence[Confirmed]:
+        """Confirmed, but not found in the streams so far."""
+        return self._ledger.unseen(self.confirmed)
+
+    def published(self) -> list[Published]:
+        """The events as they were stored."""
+        return list(self._ledger.published(self.confirmed))
+
+    async def close(self) -> None:
+        """Stop reading."""
+        await self._ledger.close()
+
+
+class Load:
+    """Publishes the traffic of a company, until `finish`. `calm`: nothing that is tried again by design."""
+
+    def __init__(
+        self, js: JetStreamContext, company: str, *, seed: int, rate: float, calm: bool = False
+    ) -> None:
+        self._js = js
+        self._company = company
+        self._traffic = Traffic(company, seed, start=int(time.time()))
+        self._rng = random.Random(f"load {company} {seed}")
+        self._pause = 1 / rate
+        self._calm = calm
+        self._stopping = False
+        self._going = asyncio.Event()
+        self._going.set()
+        self._window = asyncio.Semaphore(WINDOW)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.eras = [Era(js)]
+
+    async def run(self) -> None:
+        """Publish until `finish` is called, and then what early updates still wait for."""
+        for publication in self._publications():
+            await self._going.wait()
+            await self._window.acquire()
+            task = asyncio.create_task(self._confirm(publication))
+            self._tasks.add(task)
+            task.add_done_callback(self._confirmed)
+            await asyncio.sleep(self._pause)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def finish(self) -> None:
+        """Let `run` come to its end."""
+        self._stopping = True
+
+    async def hold(self) -> None:
+        """Publish nothing any more; returns when everything on the way is confirmed."""
+        self._going.clear()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def go_on(self) -> None:
+        """The opposite of `hold`."""
+        self._going.set()
+
+    def begin_era(self) -> None:
+        """A stream was deleted: what is confirmed from now on is in another one."""
+        self.eras.append(Era(self._js))
+
+    def messages(self) -> list[str]:
+        """The ids of confirmed messages that must be stored, of this era."""
+        return [
+            item.key
+            for one in self.eras[-1].confirmed
+            for item in one.publication.items
+            if one.publication.event_type == "v1.messages.upsert" and not item.refused
+        ]
+
+    def _publications(self) -> Iterator[Publication]:
+        if self._calm:
+            yield from self._calm_ones()
+            return
+        for publication in self._traffic.events():
+            if self._stopping:
+                yield from (publication, *self._traffic.rest())
+                return
+            yield publication
+
+    def _calm_ones(self) -> Iterator[Publication]:
+        weights = {name: count for name, count in DECK.items() if not name.startswith(_RETRIED)}
+        at = time.time()
+        while not self._stopping:
+            at += 0.1
+            yield self._traffic.make(self._rng.choices(list(weights), list(weights.values()))[0], at=at)
+
+    def _confirmed(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._window.release()
+
+    async def _confirm(self, publication: Publication) -> None:
+        while True:
+            try:
+                answer = await self._js.publish(
+                    publication.subject, publication.body, timeout=_ANSWER, headers=publication.headers
+                )
+                break
+            except (nats.errors.Error, NoStreamResponseError, OSError, TimeoutError):
+                # Perhaps it is stored all the same: then it is there twice, and both count.
+                await asyncio.sleep(_AGAIN)
+        self.eras[-1].confirmed.append(Confirmed(publication, answer.seq, bool(answer.duplicate)))

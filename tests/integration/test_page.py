@@ -1,0 +1,264 @@
+"""The page for people and its figures, served by Faust's own web server."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import faust
+import pytest
+from aiohttp import ClientSession
+from aiohttp.test_utils import TestServer
+
+from streams import page, web
+from streams.metrics import Metrics
+from streams.samples import Samples
+from streams.subjects import Tenant
+
+FIFTY: Final = tuple(f"Toko{number:02d}Nusantara" for number in range(50))
+
+
+class Source:
+    """A source that says what it is told to."""
+
+    def __init__(self, company: str, role: str, *, alive: bool = True) -> None:
+        self.tenant = Tenant(company)
+        self.role = role
+        self.alive = alive
+        self.held = 3
+        self.last_fetch = time.monotonic()
+
+    @property
+    def name(self) -> str:
+        return f"{self.role} {self.tenant.company}"
+
+
+class Worker:
+    """What the page shows, and how often it asked whether the worker is ready."""
+
+    def __init__(self, *companies: str) -> None:
+        self.metrics = Metrics(companies, version="1.2.3")
+        self.samples = Samples(self.metrics.collectors, companies)
+        self.sources = [
+            Source(each, role) for each in companies for role in ("realtime", "historical", "dlq")
+        ]
+        self.reasons: dict[str, str] = {}
+        self.agents = {"routing": True, "dlq": True, "onboarding": True}
+        self.asked = 0
+        self.status = page.Status(
+            version="1.2.3",
+            companies=companies,
+            sources=self.sources,
+            agents=lambda: self.agents,
+            readiness=self.readiness,
+            collectors=self.metrics.collectors,
+            samples=self.samples,
+        )
+
+    async def readiness(self) -> Mapping[str, str]:
+        self.asked += 1
+        await asyncio.sleep(0.01)
+        if "broken" in self.reasons:
+            raise RuntimeError("hunter2")
+        return self.reasons
+
+    async def figures(self) -> Any:
+        return json.loads(await self.status.body())
+
+
+class App(faust.App):
+    """With the worker's own web server."""
+
+    def _new_web(self) -> web.Web:
+        return web.Web(self)
+
+
+@asynccontextmanager
+async def served(worker: Worker) -> AsyncIterator[ClientSession]:
+    app = App("tiny", autodiscover=False)
+    web.register(app, metrics=worker.metrics, readiness=worker.readiness, version="1.2.3")
+    page.register(app, worker.status)
+    async with TestServer(await app.web.wsgi()) as server, ClientSession(server.make_url("/")) as client:
+        yield client
+
+
+async def test_only_get_and_head_are_answered() -> None:
+    async with served(Worker("KopiNusa01")) as client:
+        for path, kind in (("/", "text/html"), ("/status.json", "application/json")):
+            async with client.get(path) as answer:
+                assert (answer.status, answer.content_type) == (200, kind)
+                assert await answer.read()
+            async with client.head(path) as answer:
+                assert (answer.status, answer.content_type) == (200, kind)
+                assert await answer.read() == b""
+            for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "SEARCH"):
+                async with client.request(method, path) as answer:
+                    assert answer.status == 405, method
+
+
+async def test_a_browser_may_run_just_what_the_page_brings() -> None:
+    async with served(Worker("KopiNusa01")) as client, client.get("/") as answer:
+        policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
+        text = await answer.text()
+    assert policy["default-src"] == policy["base-uri"] == policy["frame-ancestors"] == "'none'"
+    for tag, directive in (("style", "style-src"), ("script", "script-src")):
+        [inline] = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+        assert policy[directive] == f"'sha256-{digest}'"
+    assert not re.search(r"\son\w+=|\sstyle=|innerHTML|insertAdjacentHTML|document\.write", text)
+
+
+async def test_neither_page_nor_figures_are_kept_or_guessed_at_or_framed() -> None:
+    async with served(Worker("KopiNusa01")) as client:
+        for path in ("/", "/status.json"):
+            async with client.get(path) as answer:
+                assert answer.headers["Cache-Control"] == "no-store"
+                assert answer.headers["X-Content-Type-Options"] == "nosniff"
+                assert answer.headers["X-Frame-Options"] == "DENY"
+                assert answer.headers["Referrer-Policy"] == "no-referrer"
+                assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+async def test_the_page_fetches_nothing_from_elsewhere() -> None:
+    async with served(Worker("KopiNusa01")) as client, client.get("/") as answer:
+        addresses = set(re.findall(r"https?://[^\s'\"`<>]+", await answer.text()))
+    # The names of a vocabulary, not addresses.
+    assert addresses == {"http://www.w3.org/2000/svg"}
+
+
+async def test_the_figures_are_those_of_the_metrics() -> None:
+    worker = Worker("KopiNusa01", "WarungSari")
+    await worker.samples.take()
+    worker.metrics.received("KopiNusa01", "v1.messages.upsert", 12)
+    worker.metrics.fetched("KopiNusa01", "realtime", 12)
+    for _ in range(10):
+        worker.metrics.settled("KopiNusa01", "v1.messages.upsert", "ack_success", "none", 0.005, 0.001)
+    for _ in range(2):
+        worker.metrics.settled(
+            "KopiNusa01", "v1.messages.upsert", "dlq_published_ack_success", "validation", 0.3, 0.1
+        )
+    worker.metrics.lag("KopiNusa01", "realtime", 40, 7)
+    worker.metrics.dlq_state("KopiNusa01", 2, 31.5)
+    worker.metrics.exhausted("KopiNusa01", 1, 0.0)
+    worker.metrics.reconnected()
+    await worker.samples.take()
+    found = await worker.figures()
+
+    assert (found["version"], found["state"], found["reasons"]) == ("1.2.3", "ready", {})
+    totals = {name: found["events"][name]["total"] for name in found["events"] if name not in ("p50", "p95")}
+    assert totals == {"received": 12, "processed": 10, "failed": 2, "dead_lettered": 2}
+    assert 0 < found["events"]["p50"] <= 0.01
+    assert 0.16 < found["events"]["p95"] <= 0.32
+    assert found["connections"] == {
+        "nats": {"problem": None, "reconnects": 1},
+        "postgres": {"problem": None},
+    }
+    source = found["sources"][0]
+    assert (source["company"], source["consumer"]) == ("KopiNusa01", "realtime")
+    assert (source["pending"], source["unacknowledged"], source["held"]) == (40, 7, 3)
+    assert source["messages"] == pytest.approx(12 * source["batches"], rel=0.01)
+    assert found["dead_letters"][0] == {
+        "company": "KopiNusa01",
+        "waiting": 2,
+        "oldest": 31.5,
+        "exhausted": 1,
+    }
+    assert {len(column) for column in found["history"].values()} == {1}
+
+
+async def test_what_is_not_known_is_no_number() -> None:
+    worker = Worker("KopiNusa01")
+    worker.sources[0].alive = False
+    found = await worker.figures()
+    assert found["events"]["received"] == {"total": None, "rate": None}
+    assert found["events"]["p95"] is None
+    assert found["dead_letters"] == [
+        {"company": "KopiNusa01", "waiting": None, "oldest": None, "exhausted": None}
+    ]
+    unknown = ("pending", "unacknowledged", "messages", "batches", "fetched")
+    assert [found["sources"][0][name] for name in unknown] == [None] * 5
+
+
+@pytest.mark.parametrize(
+    ("reasons", "state"),
+    [
+        ({}, "ready"),
+        ({"postgres": "no answer"}, "not_ready"),
+        ({"worker": "connecting to PostgreSQL", "postgres": "no answer"}, "starting"),
+        ({"worker": "stopping"}, "stopping"),
+    ],
+)
+async def test_the_state_follows_readiness(reasons: dict[str, str], state: str) -> None:
+    worker = Worker("KopiNusa01")
+    worker.reasons = reasons
+    found = await worker.figures()
+    assert (found["state"], found["reasons"]) == (state, reasons)
+    assert found["connections"]["postgres"]["problem"] == reasons.get("postgres")
+
+
+async def test_a_problem_is_shown_with_its_source_and_its_agent() -> None:
+    worker = Worker("KopiNusa01", "WarungSari")
+    worker.reasons = {"dlq WarungSari": "no pull request was answered lately", "agents": "not running: dlq"}
+    worker.agents["dlq"] = False
+    found = await worker.figures()
+    troubled = [source for source in found["sources"] if source["problem"]]
+    assert [(source["company"], source["consumer"]) for source in troubled] == [("WarungSari", "dlq")]
+    assert [agent["name"] for agent in found["agents"] if not agent["running"]] == ["dlq"]
+
+
+async def test_readiness_that_cannot_be_told_still_gives_a_page_and_no_secret() -> None:
+    worker = Worker("KopiNusa01")
+    worker.reasons = {"broken": "yes"}
+    found = await worker.figures()
+    assert found["reasons"] == {"readiness": "not known: RuntimeError"}
+    assert found["state"] == "not_ready"
+
+
+async def test_many_viewers_cost_the_database_one_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "FRESH", 3600.0)
+    worker = Worker("KopiNusa01")
+    async with served(worker) as client:
+
+        async def look() -> str:
+            async with client.get("/status.json") as answer:
+                return await answer.text()
+
+        answers = await asyncio.gather(*(look() for _ in range(20)))
+    assert len(set(answers)) == 1
+    assert worker.asked == 1
+
+
+async def test_fifty_companies_leave_the_loop_free_and_the_figures_small() -> None:
+    worker = Worker(*FIFTY)
+    rounds = 0
+
+    async def others() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    await worker.samples.take()
+    # Events get their turn between any two companies.
+    assert rounds >= len(FIFTY) - 1
+    task.cancel()
+    for _ in range(180):
+        worker.samples._ring.append(worker.samples._ring[-1]._replace(at=time.monotonic()))
+    assert len(await worker.status.body()) < 64 * 1024
+
+
+async def test_the_pages_of_the_contract_stay_what_they_are() -> None:
+    async with served(Worker("KopiNusa01")) as client:
+        for path in ("/health", "/ready", "/metrics", "/"):
+            async with client.get(path) as answer:
+                assert answer.status == 200, path
+        async with client.get("/nothing") as answer:
+            assert answer.status == 404

@@ -1,0 +1,85 @@
+"""Two replicas on one migrated schema for all the cases of a module, and how many cases there are."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+
+from demo.servers import PostgresServer
+from streams.subjects import Tenant
+from tables.pool import Database
+from tables.schema import migrate
+from tests.conftest import _administer
+from tests.properties.replicas import Complaints, DeadLetterStream, Replica
+from tests.properties.worlds import COMPANY
+
+SOAK: Final = os.environ.get("SOAK") == "1"
+# With a guard taken out only the fact of a failure counts, not its smallest form.
+PHASES: Final = (Phase.generate,) if os.environ.get("SHRINK") == "0" else tuple(Phase)
+
+
+def cases(normal: int, soak: int) -> settings:
+    """So many examples: always the same ones in a normal run, fresh ones under `make soak`."""
+    return settings(
+        max_examples=soak if SOAK else normal,
+        derandomize=not SOAK,
+        database=None,
+        deadline=None,
+        phases=PHASES,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@dataclass
+class Stage:
+    """The replicas, and the loop that they live in."""
+
+    runner: asyncio.Runner
+    replicas: list[Replica]
+    complaints: Complaints
+
+    def play(self, play: Coroutine[Any, Any, None]) -> None:
+        """Run one case; whatever is logged as an unexpected exception fails it."""
+        self.complaints.texts.clear()
+        self.runner.run(play)
+        assert not self.complaints.texts, self.complaints.texts[0]
+
+
+@pytest.fixture(scope="module")
+def stage(postgres_server: PostgresServer) -> Iterator[Stage]:
+    """Two replicas of one company, on a database of the module's own."""
+    name = f"test_{uuid4().hex}"
+    complaints = Complaints()
+    with asyncio.Runner() as runner:
+        runner.run(_administer(postgres_server.dsn, f"CREATE DATABASE {name}"))
+        replicas = runner.run(_replicas(postgres_server.dsn_of(name)))
+        logger = logging.getLogger("agents")
+        logger.addHandler(complaints)
+        # Tens of thousands of events are given up here on purpose.
+        logger.setLevel(logging.ERROR)
+        yield Stage(runner, replicas, complaints)
+        logger.setLevel(logging.NOTSET)
+        logger.removeHandler(complaints)
+        for replica in replicas:
+            runner.run(replica.close())
+        runner.run(_administer(postgres_server.dsn, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+async def _replicas(dsn: str) -> list[Replica]:
+    stream, tenant = DeadLetterStream(), Tenant(COMPANY)
+    replicas = []
+    for _ in range(2):
+        database = Database(dsn, size=6)
+        await database.open()
+        replicas.append(database)
+    await migrate(replicas[0], tenant.schema)
+    return [Replica(database, tenant, stream) for database in replicas]

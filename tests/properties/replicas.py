@@ -1,0 +1,213 @@
+"""Two workers without NATS: the real agents on pools of their own, and a JetStream played in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from agents.dead_letters import DeadLetters
+from agents.dlq import DeadLetterRetry
+from agents.onboarding import Job, Onboarding
+from agents.policy import Limits
+from agents.routing import Routing
+from agents.storing import Storing
+from streams.delivery import Batch, Provenance, Role
+from streams.subjects import Tenant, consumer_type
+from tables.pool import Database
+from tables.tenant import TenantTables
+
+LIMITS: Final[dict[Role, Limits]] = {
+    "realtime": Limits(5, 1.0, 30.0),
+    "historical": Limits(3, 2.0, 60.0),
+    "dlq": Limits(10, 300.0, 300.0),
+}
+PATIENCE: Final = 60.0  # seconds
+
+
+class Delivery:
+    """One message in a replica's hands; `settled` is how it ended."""
+
+    def __init__(self, message: Message, delivered: int) -> None:
+        self.message = message
+        self.subject = message.subject
+        self.data = message.data
+        self.headers: Mapping[str, str] | None = message.headers
+        self.provenance = Provenance(
+            message.stream, "durable", "", message.sequence, message.sequence, delivered, message.ns, 0
+        )
+        self.received = time.perf_counter()
+        self.settled: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def ack(self) -> None:
+        self.settled.set_result("ack")
+
+    async def nak(self, delay: float = 0.0) -> None:
+        self.settled.set_result("nak")
+
+    async def term(self) -> None:
+        self.settled.set_result("term")
+
+
+@dataclass(eq=False)
+class Message:
+    """A message in a stream. It is gone from its consumer once it was acknowledged or ended."""
+
+    stream: str
+    subject: str
+    data: bytes
+    ns: int
+    sequence: int
+    headers: Mapping[str, str] | None = None
+    delivered: int = 0
+    outcome: str = ""
+
+    def deliver(self, attempt: int = 0) -> Delivery:
+        """The next delivery of it; `attempt` if it is to count as another."""
+        self.delivered += 1
+        return Delivery(self, attempt or self.delivered)
+
+
+class DeadLetterStream:
+    """Keeps envelopes; one `Nats-Msg-Id` is stored once."""
+
+    def __init__(self) -> None:
+        self.letters: dict[str, Message] = {}
+        self._sequences = itertools.count(1)
+
+    async def publish(self, subject: str, body: bytes, headers: Mapping[str, str]) -> None:
+        await asyncio.sleep(0)
+        json.loads(body)  # an envelope is JSON, whatever the event was
+        sequence = next(self._sequences)
+        name = headers.get("Nats-Msg-Id", str(sequence))
+        self.letters.setdefault(
+            name, Message("dlq_stream", subject, body, time.time_ns(), sequence, headers)
+        )
+
+    def waiting(self) -> list[Message]:
+        """The envelopes that have not come to their end."""
+        return [letter for letter in self.letters.values() if not letter.outcome]
+
+
+class Meter:
+    """Counts what ended how; nothing else is of interest."""
+
+    def __init__(self) -> None:
+        self.errors: Counter[str] = Counter()
+
+    def settled(self, company: str, event_type: str, action: str, error_type: str, *seconds: float) -> None:
+        self.errors[error_type] += 1
+
+    def __getattr__(self, verb: str) -> Callable[..., None]:
+        return lambda *values, **named: None
+
+
+@dataclass(eq=False)
+class Replica:
+    """One worker: its pool, its tables and its agents."""
+
+    database: Database
+    tenant: Tenant
+    stream: DeadLetterStream
+    meter: Meter = field(default_factory=Meter)
+
+    def __post_init__(self) -> None:
+        self.tables = TenantTables(self.database, self.tenant.schema, lambda *_: None)
+        self._jobs: asyncio.Queue[Job] = asyncio.Queue()
+        meter: Any = self.meter
+        self._onboarding = Onboarding(
+            tables=lambda _: self.tables.onboarding, meter=meter, send=self._jobs.put, health=meter
+        )
+        letters = DeadLetters(
+            publisher=self.stream,
+            subject="v1.dlq",
+            tables=lambda _: self.tables,
+            meter=meter,
+            ended=lambda work, action, error: self.routing.ended(work, action, error),
+        )
+        self.routing = Routing(
+            tables=lambda _: self.tables,
+            storing=Storing(meter),
+            dead_letters=letters,
+            onboard=self._onboarding.submit,
+            limits=LIMITS,
+            meter=meter,
+        )
+        self.dlq = DeadLetterRetry(
+            routing=self.routing, tables=lambda _: self.tables, limits=LIMITS["dlq"], workers=8, meter=meter
+        )
+        self._agent = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        async def jobs() -> AsyncIterator[Job]:
+            while True:
+                yield await self._jobs.get()
+
+        async for _ in self._onboarding.run(jobs()):
+            pass
+
+    async def close(self) -> None:
+        """End the agent and the pool."""
+        self._agent.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._agent
+        await self.database.close()
+
+    async def take(self, messages: Iterable[Message], *, last_try: bool = False) -> None:
+        """Handle messages as batches of their two consumers, side by side."""
+        batches: dict[Role, list[Delivery]] = {"realtime": [], "historical": []}
+        for message in messages:
+            role = consumer_type(message.subject.rpartition(".")[0])
+            batches[role].append(message.deliver(LIMITS[role].max_deliver if last_try else 0))
+        await _all(
+            self.routing.handle(Batch(self.tenant, role, deliveries))
+            for role, deliveries in batches.items()
+            if deliveries
+        )
+        await _settle([delivery for deliveries in batches.values() for delivery in deliveries])
+
+    async def abandon(self, messages: Iterable[Message]) -> None:
+        """Turn messages into dead letters, as when they killed their worker each time."""
+        deliveries = [message.deliver() for message in messages]
+        await _all(
+            self.routing.abandon(self.tenant, consumer_type(it.subject.rpartition(".")[0]), it)
+            for it in deliveries
+        )
+        await _settle(deliveries)
+
+    async def replay(self, letters: Iterable[Message], attempt: int = 0) -> None:
+        """Handle dead letters, all at a time; `attempt` makes it their last one."""
+        deliveries = [letter.deliver(attempt) for letter in letters]
+        await _all(self.dlq.handle(self.tenant, delivery) for delivery in deliveries)
+        await _settle(deliveries)
+
+
+async def _all(work: Iterable[Awaitable[None]]) -> None:
+    await asyncio.gather(*work)
+
+
+async def _settle(deliveries: list[Delivery]) -> None:
+    """Wait until each is settled (onboarding does it later), and note how."""
+    async with asyncio.timeout(PATIENCE):
+        for delivery in deliveries:
+            outcome = await delivery.settled
+            if outcome != "nak":
+                delivery.message.outcome = outcome
+
+
+class Complaints(logging.Handler):
+    """Keeps what is logged as an unexpected exception."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(self.format(record))

@@ -1,0 +1,139 @@
+"""Whatever the order, the repeats, the batches, the replicas and the dead letters: the rows are those of the model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Sequence
+
+import pytest
+from hypothesis import given, note
+from hypothesis import strategies as st
+
+from streams.subjects import HISTORICAL
+from tables.queries import quoted
+from tests.properties.conftest import Stage, cases
+from tests.properties.model import Adopted, Expected, expected
+from tests.properties.replicas import Message, Replica
+from tests.properties.stored import Stored, differences, read
+from tests.properties.worlds import COMPANY, FAMILIES, ROUNDS, Builder, Built, World, worlds
+
+# Worlds of one case are played side by side: a round trip for all costs hardly more than one for each.
+WORLDS = 12
+# Long enough for an event to reach its dead letter, and that to be exhausted.
+DRAIN = 12
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_way_of_delivery_ends_in_the_rows_of_the_model(stage: Stage, family: str) -> None:
+    """Two replicas at the same time, repeats, dead letters replayed later, history in between."""
+
+    @cases(normal=50, soak=4000)
+    @given(st.lists(worlds(family, most=9), min_size=1, max_size=WORLDS))
+    def check(drawn: list[World]) -> None:
+        stage.play(_play(stage.replicas, [Builder(world) for world in drawn]))
+
+    check()
+
+
+async def _play(replicas: Sequence[Replica], built: Sequence[Builder]) -> None:
+    stream = replicas[0].stream
+    stream.letters.clear()
+    since = await _prepare(replicas, [row for world in built for row in world.adopted])
+    events = [(event, _message(event)) for world in built for event in world.events]
+    for turn in range(ROUNDS):
+        waiting = stream.waiting()
+        await asyncio.gather(
+            *(_turn(replica, number, turn, events) for number, replica in enumerate(replicas)),
+            *(replica.replay(waiting[number::2]) for number, replica in enumerate(replicas)),
+        )
+    await _drain(replicas, [message for _, message in events])
+    async with replicas[0].database.connection() as connection:
+        prefixes = [world.prefix for world in built]
+        stored = await read(connection, replicas[0].tenant.schema, prefixes, since)
+    wanted = [_wanted(world) for world in built]
+    found = [
+        difference
+        for world, model in zip(built, wanted, strict=True)
+        for difference in differences(model, stored, world.prefix)
+    ]
+    found += _exhausted(wanted, stored)
+    for world in built:
+        note("\n".join(str(event) for event in world.events) + f"\n{world.adopted}")
+    assert not found, found
+
+
+def _message(built: Built) -> Message:
+    event = built.event
+    stream = "wa_history_events_stream" if event.type in HISTORICAL else "wa_events_stream"
+    data = json.dumps(event.payload).encode()
+    return Message(stream, f"{event.type}.{COMPANY}", data, *event.version)
+
+
+def _wanted(world: Builder) -> Expected:
+    return expected([event for event, _ in world.events], COMPANY, world.adopted)
+
+
+async def _turn(replica: Replica, number: int, turn: int, events: Iterable[tuple[Built, Message]]) -> None:
+    """One round of one replica: what it is given as batches, and what has become a dead letter."""
+    mine = [
+        (message, stop.letter)
+        for built, message in events
+        for stop in built.itinerary
+        if stop.round == turn and stop.replica == number
+    ]
+    await asyncio.gather(
+        replica.take([message for message, letter in mine if not letter]),
+        replica.abandon([message for message, letter in mine if letter]),
+    )
+
+
+async def _drain(replicas: Sequence[Replica], messages: Sequence[Message]) -> None:
+    """Deliver what is left again and again, until every message and every dead letter has come to its end."""
+    stream = replicas[0].stream
+    for turn in range(DRAIN):
+        replica = replicas[turn % len(replicas)]
+        left = [message for message in messages if not message.outcome]
+        if not left and not stream.waiting():
+            return
+        await replica.take(left)
+        await replica.replay(stream.waiting())
+    raise AssertionError("some events never come to their end")
+
+
+async def _prepare(replicas: Sequence[Replica], adopted: Sequence[Adopted]) -> int:
+    """Leave the rows of the existing service; returns the last id of exhausted_events."""
+    for replica in replicas:
+        replica.tables.messages.keys_complete = not adopted
+    schema = quoted(replicas[0].tenant.schema)
+    columns = {"messages": ("message_id", "message_date"), "chats": ("chat_id", "jid")}
+    async with replicas[0].database.transaction() as connection:
+        for row in adopted:
+            key, other = columns[row.table]
+            fields = {key: row.key, "company_id": COMPANY, **row.values, "last_metadata": "{}"}
+            places = ", ".join(f"${number}" for number in range(1, 1 + len(fields)))
+            value = "'2026-11-20'" if other == "message_date" else "''"
+            await connection.execute(
+                f"INSERT INTO {schema}.{row.table} ({', '.join(fields)}, {other}) VALUES ({places}, {value})",
+                *fields.values(),
+            )
+        return int(
+            await connection.fetchval(f"SELECT COALESCE(max(id), 0) FROM {schema}.exhausted_events")
+        )
+
+
+def _exhausted(wanted: Iterable[Expected], stored: Stored) -> list[str]:
+    """Each event that cannot be stored has one row, with the event; no other has one."""
+    asked = {
+        f"{version.ns}-{version.sequence}": payloads
+        for model in wanted
+        for version, payloads in model.exhausted.items()
+    }
+    found = [f"exhausted {version}: could be stored" for version in stored.exhausted.keys() - asked.keys()]
+    for version, payloads in asked.items():
+        rows = stored.exhausted.get(version, [])
+        if len(rows) != 1:
+            found.append(f"exhausted {version}: {len(rows)} rows for {payloads}")
+        elif rows[0]["original_payload"] not in payloads:
+            found.append(f"exhausted {version}: {rows[0]['original_payload']} for {payloads}")
+    return found

@@ -1,0 +1,136 @@
+"""The last minutes in numbers: what the samples say is what was counted."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from streams.collectors import PROCESSING_BUCKETS
+from streams.metrics import Metrics
+from streams.samples import EVERY, REACH, Rates, Sample, Samples, percentile, rates
+
+COMPANIES = ("KopiNusa01", "WarungSari")
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Watch:
+    """Metrics, and samples of them every five seconds of a clock of their own."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics(COMPANIES, version="1.2.3")
+        self.clock = Clock()
+        self.samples = Samples(self.metrics.collectors, COMPANIES, clock=self.clock)
+
+    async def after(self, seconds: float = EVERY) -> None:
+        self.clock.now += seconds
+        assert await self.samples.take() is False
+
+    def settled(self, company: str, count: int, action: str = "ack_success", error: str = "none") -> None:
+        for _ in range(count):
+            self.metrics.settled(company, "v1.messages.upsert", action, error, 0.005, 0.001)
+
+
+def sample(**processing: int) -> Sample:
+    """A sample with so many deliveries up to each named bucket: `_3=10` is ten in the fourth one."""
+    counts = [0.0] * (len(PROCESSING_BUCKETS) + 1)
+    for name, count in processing.items():
+        for bucket in range(int(name[1:]), len(counts)):
+            counts[bucket] += count
+    return Sample(0.0, 0.0, 0.0, 0.0, 0.0, tuple(counts))
+
+
+async def test_counts_are_added_over_companies_and_event_types() -> None:
+    watch = Watch()
+    watch.metrics.received("KopiNusa01", "v1.messages.upsert", 5)
+    watch.metrics.received("WarungSari", "v1.history.chats", 2)
+    watch.settled("KopiNusa01", 3)
+    watch.settled("WarungSari", 1, "nack_retryable", "timeout")
+    watch.settled("WarungSari", 2, "dlq_published_ack_success", "validation")
+    watch.settled("KopiNusa01", 1, "dlq_published_ack_success", "unmarshal")
+    await watch.after()
+    latest = watch.samples.latest
+    assert latest is not None
+    assert latest[1:5] == (7, 3, 4, 3)
+    assert latest.processing[0] == latest.processing[-1] == 7
+
+
+async def test_the_present_rate_is_that_of_the_last_minute() -> None:
+    watch = Watch()
+    watch.metrics.received("KopiNusa01", "v1.messages.upsert", 1000)
+    assert watch.samples.window() is None
+    await watch.after()
+    assert watch.samples.window() is None
+    for _ in range(20):
+        watch.metrics.received("KopiNusa01", "v1.messages.upsert", 10)
+        await watch.after()
+    window = watch.samples.window()
+    assert window is not None
+    assert window[1].at - window[0].at == 60
+    assert rates(*window) == {"received": 2, "processed": 0, "failed": 0, "dead_lettered": 0}
+
+
+async def test_a_rate_is_by_the_time_that_passed_not_by_the_time_that_was_planned() -> None:
+    watch = Watch()
+    await watch.after()
+    watch.metrics.received("KopiNusa01", "v1.messages.upsert", 30)
+    await watch.after(15)
+    [step] = watch.samples.steps()
+    assert rates(*step)["received"] == 2
+
+
+async def test_what_each_source_handed_over_is_kept_apart() -> None:
+    watch = Watch()
+    await watch.after()
+    assert watch.samples.pulled("KopiNusa01", "realtime") is None
+    watch.metrics.fetched("KopiNusa01", "realtime", 70)
+    watch.metrics.fetched("KopiNusa01", "realtime", 30)
+    watch.metrics.fetched("WarungSari", "dlq", 5)
+    await watch.after(10)
+    assert watch.samples.pulled("KopiNusa01", "realtime") == Rates(0.2, 10)
+    assert watch.samples.pulled("WarungSari", "dlq") == Rates(0.1, 0.5)
+    assert watch.samples.pulled("WarungSari", "realtime") == Rates(0, 0)
+
+
+async def test_no_more_is_kept_than_fifteen_minutes() -> None:
+    watch = Watch()
+    for _ in range(300):
+        await watch.after()
+    steps = list(watch.samples.steps())
+    assert len(steps) == REACH / EVERY
+    assert steps[-1][1].at - steps[0][0].at == REACH
+
+
+@pytest.mark.parametrize(
+    ("share", "counts", "seconds"),
+    [
+        (0.5, {"_0": 10}, 0.005),
+        (0.5, {"_1": 10}, 0.015),
+        (0.95, {"_0": 90, "_3": 10}, 0.06),
+        (0.5, {"_0": 90, "_3": 10}, 0.01 * 50 / 90),
+        (1.0, {"_2": 1}, 0.04),
+        # Slower than the slowest bucket: at least that.
+        (0.95, {"_12": 1}, 20.48),
+    ],
+)
+def test_a_percentile_lies_in_its_bucket(share: float, counts: dict[str, int], seconds: float) -> None:
+    found = percentile(share, sample(), sample(**counts))
+    assert found is not None
+    assert math.isclose(found, seconds)
+
+
+def test_a_percentile_is_of_the_deliveries_between_the_two_samples() -> None:
+    assert percentile(0.5, sample(_9=1000), sample(_9=1000, _0=10)) == 0.005
+
+
+def test_there_is_no_percentile_of_nothing() -> None:
+    assert percentile(0.5, sample(_0=10), sample(_0=10)) is None
