@@ -25,7 +25,7 @@ load: $(READY) ## publish load for test companies (ARGS="--companies A,B --rate 
 	$(BIN)/python -m demo.load $(ARGS)
 
 test: $(READY) ## run all tests (WORKERS=n, ARGS="options of pytest")
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 monitoring-check: $(READY) ## check what watches the worker: Prometheus, alerts, dashboards, containers, page
 	$(BIN)/python -m pytest tests/monitoring $(ARGS)

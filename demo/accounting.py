@@ -15,6 +15,7 @@ from typing import Final
 from demo.evidence import Evidence, Given, Row, batch_items, comparable
 from demo.items import Item, Table
 from demo.model import Expected, Model, Published, Version
+from demo.traffic import Publication
 from streams.subjects import EVENT_TYPES, HISTORICAL
 
 STORED: Final = "stored"
@@ -73,7 +74,7 @@ class _Letters:
         event_type = published.publication.event_type
         if event_type not in HISTORICAL or _whole(published):
             return bool(given)
-        return any(_carries(one, event_type.rpartition(".")[2], item) for one in given)
+        return any(_carries(one, published.publication, item) for one in given)
 
 
 def _whole(published: Published) -> bool:
@@ -82,11 +83,13 @@ def _whole(published: Published) -> bool:
     return len(items) == 1 and items[0].refused and not items[0].text
 
 
-def _carries(given: Given, field_name: str, item: Item) -> bool:
-    held = batch_items(given.body, field_name)
+def _carries(given: Given, batch: Publication, item: Item) -> bool:
+    held = batch_items(given.body, batch.event_type.rpartition(".")[2])
     if item.refused:
         return comparable(json.loads(item.text)) in held
-    return any(_names(json.loads(text), item) for text in held)
+    # A batch may hold a good and a broken item of the same chat: only what is left over can be the good one.
+    broken = Counter(comparable(json.loads(one.text)) for one in batch.items if one.refused)
+    return any(_names(json.loads(text), item) for text in held - broken)
 
 
 def _names(payload: object, item: Item) -> bool:

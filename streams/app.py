@@ -66,6 +66,7 @@ class Assembly:
             name=f"daisi-wa-events-processor {VERSION}",
             on_closed=partial(self.app.fail, "the connection to NATS was closed for good"),
             on_reconnect=self.metrics.reconnected,
+            login=settings.login,
         )
         self._agents()
         self._services()
@@ -91,7 +92,7 @@ class Assembly:
             broker="kafka://none.invalid",
             Worker=EventsWorker,
             web_port=settings.server_port,
-            web_bind="0.0.0.0",  # contract 8.1: all interfaces
+            web_bind=settings.server_bind,
             agent_supervisor="mode.supervisors.CrashingSupervisor",
         )
         metrics = self.metrics if settings.metrics_enabled else None

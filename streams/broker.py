@@ -7,16 +7,16 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import mode
 import msgspec
 import nats.errors
-from nats.aio.client import Client, Server
+from nats.aio.client import Server
 from nats.aio.msg import Msg
 
 from streams.delivery import TooLarge
 from streams.errors import BrokerFailed
+from streams.login import ANONYMOUS, Login, client, host
 from streams.stored import ApiError
 
 logger = logging.getLogger(__name__)
@@ -60,15 +60,17 @@ class Broker(mode.Service):
         on_closed: Callable[[], None] | None = None,
         on_reconnect: Callable[[], None] | None = None,
         publish_timeout: float = REQUEST_SECONDS,
+        login: Login = ANONYMOUS,
     ) -> None:
         super().__init__()
         self._urls = list(urls)
-        self._hosts = ", ".join(_host(url) for url in urls)  # without their credentials
+        self._hosts = ", ".join(host(url) for url in urls)  # without their credentials
         self._name = name
         self._on_closed = on_closed
         self._on_reconnect = on_reconnect
         self._publish_timeout = publish_timeout
-        self._client = Client()
+        self._login = login
+        self._client = client(login, self._urls)
         self._up = asyncio.Event()
         self._decided = asyncio.Event()
         self._connecting: asyncio.Future[Any] | None = None
@@ -192,6 +194,7 @@ class Broker(mode.Service):
             reconnect_to_server_handler=_next_server,
             ping_interval=PING_SECONDS,
             pending_size=PENDING_BYTES,
+            **self._login.options(),
         )
         try:
             await self._verify()
@@ -278,11 +281,6 @@ class Broker(mode.Service):
             self._on_closed()
         else:
             await self.crash(ConnectionError(self._problem))
-
-
-def _host(url: str) -> str:
-    parts = urlsplit(url if "://" in url else f"nats://{url}")
-    return f"{parts.hostname}:{parts.port or 4222}"
 
 
 def wire_size(body: bytes, headers: Mapping[str, str]) -> int:

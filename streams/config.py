@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Self
 
+from streams import login
 from streams.subjects import HISTORICAL, REALTIME, Tenant
 from streams.variables import (
     COUNT,
     DAYS,
     PORT,
     Variable,
+    address,
     base_subject,
     boolean,
     companies,
@@ -25,6 +27,7 @@ from streams.variables import (
     minutes,
     nats_name,
     number,
+    optional,
     servers,
     subjects,
 )
@@ -65,6 +68,21 @@ class Settings:
     nats_servers: tuple[str, ...] = _variable(
         "NATS_URL", "NATS servers, comma separated", servers, "nats://admin:admin@nats", secret=True
     )
+    nats_creds: str | None = _variable(
+        "NATS_CREDS", "credentials file of a NATS user: JWT and nkey seed", optional(login.creds_file), ""
+    )
+    nats_nkey_seed: str | None = _variable(
+        "NATS_NKEY_SEED", "file with a NATS user's nkey seed", optional(login.seed_file), ""
+    )
+    nats_tls_ca: str | None = _variable(
+        "NATS_TLS_CA", "PEM file of the authorities that vouch for NATS", optional(login.ca_file), ""
+    )
+    nats_tls_cert: str | None = _variable(
+        "NATS_TLS_CERT", "PEM file of our certificate for NATS", optional(login.pem_file), ""
+    )
+    nats_tls_key: str | None = _variable(
+        "NATS_TLS_KEY", "PEM file of that certificate's key", optional(login.pem_file), ""
+    )
     tenants: tuple[Tenant, ...] = _variable(
         "COMPANY_ID", "company, or companies separated by commas", companies, None
     )
@@ -74,6 +92,7 @@ class Settings:
         "LOG_LEVEL", "debug, info, warn or error; anything else is info", level, "info", "LOGLEVEL"
     )
     server_port: int = _variable("SERVER_PORT", "HTTP port of /health, /ready and /metrics", PORT, "8080")
+    server_bind: str = _variable("SERVER_BIND", "IP address to listen on", address, "0.0.0.0")
     metrics_enabled: bool = _variable("METRICS_ENABLED", "serve /metrics", boolean, "true")
     metrics_port: int = _variable("METRICS_PORT", "read, not used", PORT, "2112")
     metrics_jid_limit: int = _variable(
@@ -168,6 +187,12 @@ class Settings:
     )
     postscan_delay: float = _variable("POSTSCAN_DELAY", "wait before the post-scan sync", duration(), "15m")
 
+    @property
+    def login(self) -> login.Login:
+        """How to log in to NATS, besides what `NATS_URL` says."""
+        names = ("nats_creds", "nats_nkey_seed", "nats_tls_ca", "nats_tls_cert", "nats_tls_key")
+        return login.Login(**{name.removeprefix("nats_"): getattr(self, name) for name in names})
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
         """Read and check all variables. Raises `SettingsError`, which names every wrong one."""
@@ -220,3 +245,20 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[str]:
     for first, second in _DIFFERENT:
         if first in values and values[first] == values.get(second):
             yield f"{names[first]} and {names[second]} are the same: expected two different names"
+    yield from _login_conflicts(values)
+
+
+def _login_conflicts(values: Mapping[str, Any]) -> Iterator[str]:
+    if values.get("nats_creds") and values.get("nats_nkey_seed"):
+        yield "NATS_CREDS and NATS_NKEY_SEED are both set: expected one of them"
+    if "nats_tls_cert" not in values or "nats_tls_key" not in values:
+        return
+    cert, key = values["nats_tls_cert"], values["nats_tls_key"]
+    if bool(cert) != bool(key):
+        missing, given = ("KEY", "CERT") if cert else ("CERT", "KEY")
+        yield f"NATS_TLS_{missing} is not set: expected a file for it beside NATS_TLS_{given}"
+    elif cert:
+        try:
+            login.tls_context(None, cert, key)
+        except OSError:
+            yield "NATS_TLS_CERT and NATS_TLS_KEY are no pair: expected a certificate and its key, without passphrase"

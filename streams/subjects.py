@@ -46,7 +46,8 @@ def company_problem(company: str) -> str | None:
     # What the environment holds besides UTF-8 arrives as surrogates.
     if any("\ud800" <= char <= "\udfff" for char in company):
         return f"{company!r} is not valid UTF-8"
-    if len(company.encode()) > MAX_COMPANY_BYTES:
+    # Some letters take more bytes in lower case, as which they stand in the schema's name.
+    if max(len(company.encode()), len(company.lower().encode())) > MAX_COMPANY_BYTES:
         return f"{company!r} is longer than {MAX_COMPANY_BYTES} bytes"
     return None
 

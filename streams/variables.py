@@ -5,6 +5,7 @@ Each parser takes text and returns a value, or raises `ValueError` with what is 
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -167,6 +168,21 @@ def _is_server(url: str) -> bool:
         return bool(parts.hostname and parts.port != 0) and parts.scheme in {"nats", "tls", "ws", "wss"}
     except ValueError:
         return False
+
+
+def address(text: str) -> str:
+    """An IP address to listen on."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError(
+            f"{_shown(text)} is not an IP address: expected for example 0.0.0.0, :: or 127.0.0.1"
+        ) from None
+
+
+def optional(parse: Callable[[str], str]) -> Callable[[str], str | None]:
+    """What `parse` makes of the text; None when there is none."""
+    return lambda text: parse(text) if text else None
 
 
 COUNT: Final = number(1)

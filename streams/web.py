@@ -22,14 +22,29 @@ logger = logging.getLogger(__name__)
 # Probes give up after 5 s.
 READINESS_TIMEOUT: Final = 4.0
 _TAKEN: Final = {
-    errno.EADDRINUSE: "is taken",
-    errno.EACCES: "is not allowed",
-    errno.EADDRNOTAVAIL: "is not there",
+    errno.EADDRINUSE: "SERVER_PORT: port {port} is taken",
+    errno.EACCES: "SERVER_PORT: port {port} is not allowed",
+    errno.EADDRNOTAVAIL: "SERVER_BIND: address {bind} is not there",
+    errno.EAFNOSUPPORT: "SERVER_BIND: address {bind} is not there",
 }
 
 
 class PortTaken(SystemExit):
     """The HTTP port cannot be opened; ends the worker with exit code 1 (C17)."""
+
+
+@web.middleware
+async def _told_nothing(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Answer 500 without a trace: aiohttp sends one when the loop is in debug mode."""
+    try:
+        return await handler(request)
+    except web.HTTPException:
+        raise
+    except Exception:
+        logger.exception("a page could not be made")
+        return web.Response(status=500, text="500: Internal Server Error")
 
 
 class Web(FaustWeb):
@@ -40,6 +55,10 @@ class Web(FaustWeb):
     debug_blueprints = ()
     optional_blueprints = ()
 
+    def __init__(self, app: Any, **options: Any) -> None:
+        super().__init__(app, **options)
+        self.web_app.middlewares.append(_told_nothing)
+
     async def start_server(self) -> None:
         """Listen. Raises `PortTaken` when the port cannot be opened."""
         try:
@@ -47,7 +66,8 @@ class Web(FaustWeb):
         except OSError as error:
             if error.errno not in _TAKEN:
                 raise
-            logger.error("SERVER_PORT: port %s %s", self.app.conf.web_port, _TAKEN[error.errno])
+            conf = self.app.conf
+            logger.error("%s", _TAKEN[error.errno].format(port=conf.web_port, bind=conf.web_bind))
             raise PortTaken(1) from None
 
 

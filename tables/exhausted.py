@@ -45,16 +45,15 @@ class ExhaustedEvents:
     async def save(self, connection: Connection, row: ExhaustedRow) -> bool:
         """Store `row` unless this very event has its row already; True if it was stored.
 
-        The same event: same subject and timestamp, and the same envelope or the same version and payload.
-        Needs a transaction, which holds the event's lock.
+        The same event: same subject, and the same envelope or the same version and payload. Needs a transaction,
+        which holds the subject's lock.
         What PostgreSQL cannot store is left out (NUL) or replaced (half a surrogate pair); a payload that it
         does not take as JSON is stored as a JSON string of its text, because there is no other place left for
         this event. Raises `StorageError`.
         """
         clean = _storable(row)
         with operation(self._observer, "SaveExhaustedEvent", "ExhaustedEvent"):
-            event = f"{clean.source_subject} {clean.event_timestamp}"
-            await connection.execute(self._sql["lock_event"], self._schema, event)
+            await connection.execute(self._sql["lock_event"], self._schema, clean.source_subject)
             try:
                 return await self._insert(connection, clean)
             except BadData:

@@ -125,18 +125,18 @@ class Messages:
             inserted = await connection.fetch(self._sql["insert"], *columns, edited, deleted, metadata)
         return {record["message_id"] for record in inserted}
 
-    async def _adopted(self, connection: Connection, ids: Sequence[str]) -> Mapping[str, datetime.date]:
-        """The message_ids without a key that have a row nevertheless, and its day."""
+    async def _adopted(self, connection: Connection, ids: Sequence[str]) -> Mapping[str, int]:
+        """The message_ids without a key that have a row nevertheless, and its day since 1970."""
         with operation(self._observer, "FindMessage", "Message"):
             unclaimed = await connection.fetch(self._sql["unclaimed"], ids)
         return await self._probe(connection, [record["message_id"] for record in unclaimed])
 
-    async def _probe(self, connection: Connection, ids: Sequence[str]) -> Mapping[str, datetime.date]:
+    async def _probe(self, connection: Connection, ids: Sequence[str]) -> Mapping[str, int]:
         if not ids:
             return {}
         with operation(self._observer, "FindMessage", "Message"):
             records = await connection.fetch(self._sql["probe"], ids)
-        return {record["message_id"]: record["message_date"] for record in records}
+        return {record["message_id"]: record["day"] for record in records}
 
     async def _find(self, connection: Connection, ids: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
         """The rows of these message_ids that their keys lead to, locked."""
@@ -224,7 +224,7 @@ def _update(record: Mapping[str, Any], group: Sequence[Change]) -> Sequence[Any]
     fixed = _fixed([change for change in group if isinstance(change, MessageRow)])
     return (
         record["id"],
-        record["message_date"],
+        record["day"],
         metadata,
         *(values.get(column) for column in _VERSIONED),
         *(fixed.get(column) for column in _FIXED),

@@ -1,9 +1,10 @@
 -- name: lock_event
--- Two replicas that give up the same event ($2: its subject and time) take turns.
+-- Two replicas that give up the same event take turns; events are told apart only by their subject ($2) here.
 SELECT pg_advisory_xact_lock(hashtextextended('daisi exhausted ' || $1 || ' ' || $2, 0))
 
 -- name: insert
--- Store a given-up event unless it has its row, in this envelope or another of the same version; returns its id.
+-- Store a given-up event unless it has its row, in this very envelope, or in one that was made at another time:
+-- after a long outage the dead-letter stream no longer knows the first one. Returns the row's id.
 INSERT INTO {schema}.exhausted_events (
     created_at, company_id, source_subject, last_error, retry_count, event_timestamp, dlq_payload,
     original_payload, resolved, notes)
@@ -12,9 +13,12 @@ WHERE NOT EXISTS (
     SELECT FROM {schema}.exhausted_events AS e
     WHERE e.source_subject = $2::text
       AND (e.event_timestamp = $5::timestamptz OR (e.event_timestamp IS NULL AND $5::timestamptz IS NULL))
-      AND (e.dlq_payload = $6::text::jsonb
-        OR (e.dlq_payload ->> 'event_version' = $6::text::jsonb ->> 'event_version'
-          AND e.original_payload IS NOT DISTINCT FROM $7::text::jsonb)))
+      AND e.dlq_payload = $6::text::jsonb)
+  AND NOT EXISTS (
+    SELECT FROM {schema}.exhausted_events AS e
+    WHERE e.dlq_payload ->> 'event_version' = $6::text::jsonb ->> 'event_version'
+      AND e.source_subject = $2::text
+      AND e.original_payload IS NOT DISTINCT FROM $7::text::jsonb)
 RETURNING id
 
 -- name: count_unresolved

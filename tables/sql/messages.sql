@@ -30,7 +30,8 @@ RETURNING message_id
 
 -- name: find
 -- Lock the rows of these message_ids, in the order of all writers. The key's date leaves one partition a row;
--- LATERAL keeps the planner from reading whole partitions.
+-- LATERAL keeps the planner from reading whole partitions. Days travel as numbers: the existing service stored
+-- dates that the driver takes for infinity (0001-01-01) or cannot express (years beyond 9999).
 SELECT m.*
 FROM (
     SELECT message_id, message_date FROM {schema}.message_keys WHERE message_id = ANY ($1::text[])
@@ -38,7 +39,7 @@ FROM (
 ) AS k
 CROSS JOIN LATERAL (
     SELECT
-        id, message_id, message_date, company_id, last_metadata,
+        id, message_id, message_date - DATE '1970-01-01' AS day, company_id, last_metadata,
         array_remove(ARRAY[
             CASE WHEN status <> '' THEN 'status' END,
             CASE WHEN message_text <> '' THEN 'message_text' END,
@@ -74,13 +75,13 @@ UPDATE {schema}.messages AS m SET
     last_metadata = n.last_metadata::jsonb,
     updated_at = now()
 FROM unnest(
-    $1::bigint[], $2::date[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
+    $1::bigint[], $2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
     $10::boolean[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[],
     $18::text[]
 ) AS n (
-    id, message_date, last_metadata, status, message_text, message_url, message_type, message_obj,
+    id, day, last_metadata, status, message_text, message_url, message_type, message_obj,
     edited_message_obj, is_deleted, from_phone, to_phone, chat_id, jid, flow, agent_id, company_id, key)
-WHERE m.id = n.id AND m.message_date = n.message_date
+WHERE m.id = n.id AND m.message_date = DATE '1970-01-01' + n.day
 
 -- name: unclaimed
 -- Which of these message_ids have no key.
@@ -89,7 +90,7 @@ WHERE NOT EXISTS (SELECT FROM {schema}.message_keys AS k WHERE k.message_id = n.
 
 -- name: probe
 -- Look for these message_ids in every partition; of several rows the one with the lowest id counts.
-SELECT n.message_id, m.message_date
+SELECT n.message_id, m.message_date - DATE '1970-01-01' AS day
 FROM unnest($1::text[]) AS n (message_id)
 CROSS JOIN LATERAL (
     SELECT message_date FROM {schema}.messages WHERE message_id = n.message_id ORDER BY id LIMIT 1
@@ -103,7 +104,7 @@ ORDER BY message_id COLLATE "C" FOR UPDATE
 -- name: repair_keys
 -- The keys lead to these days.
 INSERT INTO {schema}.message_keys (message_id, message_date)
-SELECT message_id, message_date FROM unnest($1::text[], $2::date[]) AS n (message_id, message_date)
+SELECT message_id, DATE '1970-01-01' + day FROM unnest($1::text[], $2::int[]) AS n (message_id, day)
 ORDER BY message_id COLLATE "C"
 ON CONFLICT (message_id) DO UPDATE SET message_date = EXCLUDED.message_date
 

@@ -81,6 +81,7 @@ async def test_events_change_adopted_rows_in_place(launch: Launch, site: Site) -
     )
     await site.publish("v1.connection.update", {"agent_id": "a", "status": "disconnected"})
     await site.settled()
+    assert await site.letters() == 0
     first, second = await site.rows("messages", "message_id")
     assert (first["status"], second["status"]) == ("deleted", "sent")
     assert str(first["message_date"]) == "2026-03-01"

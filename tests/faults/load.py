@@ -10,7 +10,6 @@ from typing import Final
 
 import nats
 from nats.js import JetStreamContext
-from nats.js.errors import NoStreamResponseError
 
 from demo.ledger import Confirmed, Ledger
 from demo.model import Published
@@ -140,7 +139,7 @@ class Load:
                     publication.subject, publication.body, timeout=_ANSWER, headers=publication.headers
                 )
                 break
-            except (nats.errors.Error, NoStreamResponseError, OSError, TimeoutError):
+            except (nats.errors.Error, OSError, TimeoutError):
                 # Perhaps it is stored all the same: then it is there twice, and both count.
                 await asyncio.sleep(_AGAIN)
         self.eras[-1].confirmed.append(Confirmed(publication, answer.seq, bool(answer.duplicate)))

@@ -95,6 +95,16 @@ async def test_an_event_has_one_row_however_often_it_is_given_up(
     assert stored["last_error"] == "chat_id is empty"
 
 
+async def test_an_event_given_up_again_much_later_has_one_row(given: Given) -> None:
+    """Its first envelope is no longer known to the stream, and the second one has another time."""
+    envelope = '{"original_payload": {"a": 1}, "event_version": "17-4", "ts": "%s"}'
+    for minute in (1, 9):
+        when = WHEN.replace(minute=minute)
+        await given.save(ROW._replace(event_timestamp=when, dlq_payload=envelope % when))
+
+    assert len(await given.rows()) == 1
+
+
 async def test_replicas_that_give_up_at_once_make_one_row(given: Given) -> None:
     stored = await asyncio.gather(*(given.save(ROW) for _ in range(5)))
 

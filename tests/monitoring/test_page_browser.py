@@ -27,6 +27,7 @@ CHROMIUM: Final = next(filter(None, map(shutil.which, ("chromium", "chromium-bro
 # Milliseconds; the page asks every two seconds, the worker measures every five.
 PATIENCE: Final = 30_000
 PHONE: Final = 360
+UNKNOWN: Final = "\N{EN DASH}"
 SECRET: Final = "Resep rahasia nenek"
 
 # Each text against the first background behind it: what WCAG 2 calls contrast.
@@ -50,7 +51,8 @@ CONTRAST: Final = """() => {
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const node = walker.currentNode.parentElement;
-    if (!walker.currentNode.textContent.trim() || !node.checkVisibility() || /SCRIPT|STYLE/.test(node.tagName)) continue;
+    if (!walker.currentNode.textContent.trim() || !node.checkVisibility()) continue;
+    if (/SCRIPT|STYLE/.test(node.tagName)) continue;
     const [a, b] = [light(colour(getComputedStyle(node).color).rgb), light(behind(node))].sort((x, y) => y - x);
     const ratio = (a + 0.05) / (b + 0.05);
     if (ratio < 4.5) poor.push(`${walker.currentNode.textContent.trim()}: ${ratio.toFixed(2)}`);
@@ -232,7 +234,7 @@ async def test_it_turns_red_while_postgres_is_stopped_and_green_again_after(
             await expect(page).to_have_title(re.compile("^Not ready"))
             assert await red(page)
             # What is read from PostgreSQL is not known any more.
-            await says(page.locator("#exhausted dd").first, "–")
+            await says(page.locator("#exhausted dd").first, UNKNOWN)
             assert await page.evaluate(CONTRAST) == []
             assert await overflow(page) <= 0
         finally:

@@ -76,7 +76,9 @@ class Message:
 
 
 class DeadLetterStream:
-    """Keeps envelopes; one `Nats-Msg-Id` is stored once."""
+    """Keeps envelopes; one `Nats-Msg-Id` is stored once, unless the duplicate window is over each time."""
+
+    forgetful = False
 
     def __init__(self) -> None:
         self.letters: dict[str, Message] = {}
@@ -86,7 +88,7 @@ class DeadLetterStream:
         await asyncio.sleep(0)
         json.loads(body)  # an envelope is JSON, whatever the event was
         sequence = next(self._sequences)
-        name = headers.get("Nats-Msg-Id", str(sequence))
+        name = str(sequence) if self.forgetful else headers["Nats-Msg-Id"]
         self.letters.setdefault(
             name, Message("dlq_stream", subject, body, time.time_ns(), sequence, headers)
         )

@@ -63,11 +63,17 @@ def _table(page: Path, heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in row] for row in rows]
 
 
+def _default(text: str | None) -> str:
+    if text is None:
+        return "must be set"
+    return f"`{text.replace(',', '`, `')}`" if text else "none"
+
+
 def test_settings_table_is_what_the_worker_reads() -> None:
     expected = [
         (
             f"`{variable.name}`" + "".join(f" (or `{alias}`)" for alias in variable.aliases),
-            "must be set" if variable.default is None else f"`{variable.default.replace(',', '`, `')}`",
+            _default(variable.default),
         )
         for variable in variables()
     ]
@@ -86,7 +92,7 @@ def test_settings_table_gives_a_unit_for_each() -> None:
     units = {unit for _, _, unit, _ in _table(README, "## Settings")}
 
     assert units <= {
-        "URL", "URLs", "boolean", "count", "days", "duration", "list", "minutes", "port", "text"
+        "URL", "URLs", "address", "boolean", "count", "days", "duration", "file", "list", "minutes", "port", "text"
     }  # fmt: skip
 
 

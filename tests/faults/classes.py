@@ -1,0 +1,343 @@
+"""The classes of faults: what each does to a scene under load. On return everything is healed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+import asyncpg
+from nats.js.errors import NotFoundError
+
+from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
+from tests.acceptance.worker import Worker
+from tests.faults.compare import deliveries
+from tests.faults.scene import MOST_CONNECTIONS, Scene
+
+Strike = Callable[[Scene], Awaitable[None]]
+
+_OURS: Final = "datname = current_database() AND application_name = 'daisi-wa-events-processor'"
+_TRIES: Final = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """A class of faults.
+
+    `calm`: without events that are retried by design, so that no delivery may be repeated. `letters`: sound
+    events may become dead letters (what they refer to went with its stream). `drained`: no dead letter may
+    wait at the end. `afterwards` is called when all is settled.
+    """
+
+    strike: Strike
+    rate: float = 80.0
+    calm: bool = False
+    proxies: bool = False
+    letters: bool = False
+    drained: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
+    afterwards: Strike | None = None
+
+
+def _rounds(scene: Scene, full: int) -> range:
+    return range(1 if scene.plan.short else full)
+
+
+# The worker.
+
+
+async def worker_killed(scene: Scene) -> None:
+    """SIGKILL, and a new one."""
+    for _ in _rounds(scene, 2):
+        worker = scene.workers[0]
+        scene.dismiss(worker)
+        worker.kill()
+        await scene.pause(0.0, 0.3)
+        scene.launch()
+        await scene.pause(0.0, 1.0)
+
+
+async def worker_stopped(scene: Scene) -> None:
+    """SIGTERM, and a new one once it has ended."""
+    for _ in _rounds(scene, 2):
+        await _stop(scene, scene.workers[0])
+        for stream, durable in _durables(scene)[:2]:
+            info = await scene.js.consumer_info(stream, durable)
+            if info.num_ack_pending:
+                scene.complain(f"{info.num_ack_pending} events of {durable} wait for their ack wait")
+        scene.launch()
+        await asyncio.to_thread(scene.workers[0].wait_ready)
+        await scene.pause(0.2, 0.8)
+
+
+async def _nothing_came_twice(scene: Scene) -> None:
+    for (stream, durable), subjects in zip(_durables(scene), ("v1.*.*", "v1.history.*", "v1.dlq"), strict=True):
+        info = await scene.js.consumer_info(stream, durable)
+        state = (await scene.js.stream_info(stream, subjects_filter=f"{subjects}.{scene.company}")).state
+        there = sum((state.subjects or {}).values())
+        delivered = info.delivered.consumer_seq if info.delivered else 0
+        if delivered != there:
+            scene.complain(f"{durable}: {delivered} deliveries of {there} events after clean stops")
+
+
+async def replicas_join_and_leave(scene: Scene) -> None:
+    """A second worker comes, the first one goes, and so on; there is always one."""
+    for _ in _rounds(scene, 2):
+        await asyncio.to_thread(scene.launch().wait_ready)
+        await scene.pause(0.2, 1.0)
+        await _stop(scene, scene.workers[0])
+        await scene.pause(0.0, 0.5)
+
+
+async def _stop(scene: Scene, worker: Worker) -> None:
+    scene.dismiss(worker)
+    code = await asyncio.to_thread(worker.stop)
+    if code:
+        scene.complain(f"a clean stop ended with {code}")
+
+
+# NATS.
+
+
+async def nats_killed(scene: Scene) -> None:
+    """SIGKILL, and a restart on the same store."""
+    for _ in _rounds(scene, 2):
+        await asyncio.to_thread(scene.nats.kill)
+        await scene.pause(0.0, 1.0)
+        await asyncio.to_thread(scene.nats.start)
+        await scene.pause(0.1, 0.8)
+
+
+async def nats_connection_cut(scene: Scene) -> None:
+    """The connections end, and none is taken for a while."""
+    scene.nats_proxy.cut()
+    await asyncio.sleep(scene.outage((0.0, 8.0), (0.2, 1.0)))
+    scene.nats_proxy.heal()
+
+
+async def nats_connection_frozen(scene: Scene) -> None:
+    """Nothing comes through, then all of it, or the connections are dropped."""
+    scene.nats_proxy.freeze()
+    await asyncio.sleep(scene.outage((0.5, 14.0), (0.5, 1.5)))
+    if scene.rng.random() < 0.5:
+        scene.nats_proxy.drop()
+    scene.nats_proxy.heal()
+
+
+async def consumer_deleted(scene: Scene) -> None:
+    """An operator deletes our durables while we use them."""
+    for _ in _rounds(scene, 2):
+        scene.delivered_before += await deliveries(scene.js, scene.company)
+        for stream, durable in _durables(scene):
+            if scene.rng.random() < 0.7 or stream == REALTIME_STREAM:
+                with suppress(NotFoundError):
+                    await scene.js.delete_consumer(stream, durable)
+        await scene.pause(0.5, 1.5)
+
+
+async def stream_deleted(scene: Scene) -> None:
+    """An operator deletes the real-time stream while it still holds events that nobody has settled."""
+    async with scene.admin() as database, database.transaction():
+        await database.execute(f'LOCK TABLE "{scene.tenant.schema}".messages IN SHARE MODE')
+        await scene.pause(0.1, 0.4)
+        await scene.load.hold()
+        era = scene.load.eras[-1]
+        if not await era.read(scene.company):
+            scene.complain("confirmed events are not in the stream that is about to be deleted")
+        scene.delivered_before += await deliveries(scene.js, scene.company)
+        info = await scene.js.consumer_info(REALTIME_STREAM, f"wa_realtime_{scene.company}")
+        settled = info.ack_floor.stream_seq if info.ack_floor else 0
+        await scene.js.delete_stream(REALTIME_STREAM)
+        await era.close()
+    scene.doubtful = frozenset(
+        one.version
+        for one in era.published()
+        if one.version.sequence > settled and not one.publication.event_type.startswith("v1.history.")
+    )
+    scene.load.begin_era()
+    scene.load.go_on()
+    await scene.pause(0.5, 1.0)
+
+
+def _durables(scene: Scene) -> tuple[tuple[str, str], ...]:
+    return (
+        (REALTIME_STREAM, f"wa_realtime_{scene.company}"),
+        (HISTORY_STREAM, f"wa_history_{scene.company}"),
+        (DLQ_STREAM, f"v1_dlq_worker_consumer_{scene.company}"),
+    )
+
+
+# PostgreSQL.
+
+
+async def postgres_killed(scene: Scene) -> None:
+    """SIGKILL of all its processes, and a restart."""
+    for _ in _rounds(scene, 2):
+        await asyncio.to_thread(scene.postgres.kill)
+        await scene.pause(0.0, 1.0)
+        await asyncio.to_thread(scene.postgres.start)
+        await scene.pause(0.1, 0.8)
+
+
+async def postgres_stopped(scene: Scene) -> None:
+    """Away for a minute; meanwhile /ready says so."""
+    await asyncio.to_thread(scene.postgres.stop)
+    end = asyncio.get_running_loop().time() + scene.outage((60.0, 60.0), (1.0, 2.0))
+    await scene.until_told("postgres")
+    await asyncio.sleep(end - asyncio.get_running_loop().time())
+    await asyncio.to_thread(scene.postgres.start)
+
+
+async def postgres_restarted(scene: Scene) -> None:
+    """Down and up at once."""
+    for _ in _rounds(scene, 2):
+        await asyncio.to_thread(scene.postgres.restart)
+        await scene.pause(0.1, 0.8)
+
+
+async def backend_ended_idle(scene: Scene) -> None:
+    """pg_terminate_backend of connections that wait in the pool."""
+    for _ in _rounds(scene, 4):
+        await _end_backend(scene, "idle")
+        await scene.pause(0.1, 0.5)
+
+
+async def backend_ended_in_transaction(scene: Scene) -> None:
+    """pg_terminate_backend between two statements of a transaction."""
+    for _ in _rounds(scene, 4):
+        await _end_backend(scene, "idle in transaction")
+        await scene.pause(0.1, 0.5)
+
+
+async def backend_ended_in_statement(scene: Scene) -> None:
+    """pg_terminate_backend while a statement runs."""
+    for _ in _rounds(scene, 4):
+        async with scene.admin() as database, database.transaction():
+            # So that one is surely running.
+            await database.execute(f'LOCK TABLE "{scene.tenant.schema}".messages IN SHARE MODE')
+            await _end_backend(scene, "active")
+        await scene.pause(0.1, 0.5)
+
+
+async def _end_backend(scene: Scene, state: str) -> None:
+    """End one of the worker's backends in this state, at a random one of the moments when there is any."""
+    end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {_OURS} AND state = $1 LIMIT 1"
+    passed_over = scene.rng.randrange(5)
+    async with scene.admin() as database:
+        look = await database.prepare(f"SELECT count(*) FROM pg_stat_activity WHERE {_OURS} AND state = $1")
+        for _ in range(_TRIES):
+            if await look.fetchval(state):
+                if passed_over:
+                    passed_over -= 1
+                elif await database.fetchval(end, state):
+                    return
+            await asyncio.sleep(0.002)
+    scene.complain(f"no backend was ever {state}")
+
+
+async def postgres_connection_cut(scene: Scene) -> None:
+    """The connections end, and none is taken for a while."""
+    scene.postgres_proxy.cut()
+    await asyncio.sleep(scene.outage((0.0, 8.0), (0.2, 1.0)))
+    scene.postgres_proxy.heal()
+
+
+async def postgres_connection_frozen(scene: Scene) -> None:
+    """Nothing comes through, then all of it, or the connections are dropped."""
+    scene.postgres_proxy.freeze()
+    await asyncio.sleep(scene.outage((0.5, 14.0), (0.5, 1.5)))
+    if scene.rng.random() < 0.5:
+        scene.postgres_proxy.drop()
+    scene.postgres_proxy.heal()
+
+
+async def read_only(scene: Scene) -> None:
+    """default_transaction_read_only, as on a primary that was demoted."""
+    async with scene.admin() as database:
+        await database.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        await database.execute("SELECT pg_reload_conf()")
+        await asyncio.sleep(scene.outage((0.5, 8.0), (0.5, 1.0)))
+        await database.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        await database.execute("SELECT pg_reload_conf()")
+
+
+async def connections_full(scene: Scene) -> None:
+    """Others have taken every connection that the server allows, and the worker loses its own."""
+    others: list[asyncpg.Connection[asyncpg.Record]] = []
+    loop = asyncio.get_running_loop()
+    end = loop.time() + scene.outage((1.0, 8.0), (0.7, 1.0))
+    try:
+        async with scene.admin("postgres") as database:
+            while loop.time() < end:
+                await database.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE application_name = 'daisi-wa-events-processor'"
+                )
+                with suppress(asyncpg.PostgresError, OSError):
+                    while len(others) < MOST_CONNECTIONS:
+                        others.append(await asyncpg.connect(scene.postgres.dsn))
+                await asyncio.sleep(0.1)
+    finally:
+        await asyncio.gather(*(one.close(timeout=5) for one in others), return_exceptions=True)
+
+
+async def table_locked(scene: Scene) -> None:
+    """Somebody has locked the messages, for longer than the lock time-out at times."""
+    async with scene.admin() as database, database.transaction():
+        await database.execute(f'LOCK TABLE "{scene.tenant.schema}".messages IN ACCESS EXCLUSIVE MODE')
+        await asyncio.sleep(scene.outage((1.0, 14.0), (0.5, 1.5)))
+
+
+# Several at once.
+
+_OF_WORKER: Final = (worker_killed, worker_stopped, replicas_join_and_leave)
+_OF_NATS: Final = (nats_killed, nats_connection_cut, nats_connection_frozen)
+_OF_POSTGRES: Final = (
+    *(postgres_killed, postgres_restarted, postgres_connection_cut, postgres_connection_frozen),
+    *(read_only, table_locked),
+)
+
+
+async def mixed(scene: Scene) -> None:
+    """One fault of the worker's, one of NATS's and one of PostgreSQL's, side by side."""
+
+    async def later(strike: Strike) -> None:
+        await scene.pause(0.0, 1.5)
+        await strike(scene)
+
+    strikes = [scene.rng.choice(group) for group in (_OF_WORKER, _OF_NATS, _OF_POSTGRES)]
+    await asyncio.gather(*map(later, strikes))
+
+
+FAULTS: Final[Mapping[str, Fault]] = MappingProxyType(
+    {
+        "worker killed": Fault(strike=worker_killed),
+        "worker stopped": Fault(strike=worker_stopped, calm=True, afterwards=_nothing_came_twice),
+        "replicas join and leave": Fault(strike=replicas_join_and_leave),
+        "nats killed": Fault(strike=nats_killed),
+        "nats connection cut": Fault(strike=nats_connection_cut, proxies=True),
+        "nats connection frozen": Fault(strike=nats_connection_frozen, proxies=True),
+        "consumer deleted": Fault(strike=consumer_deleted),
+        "stream deleted": Fault(strike=stream_deleted, letters=True),
+        "postgres killed": Fault(strike=postgres_killed),
+        "postgres stopped": Fault(strike=postgres_stopped, rate=30.0),
+        "postgres restarted": Fault(strike=postgres_restarted),
+        "backend ended idle": Fault(strike=backend_ended_idle),
+        "backend ended in transaction": Fault(strike=backend_ended_in_transaction),
+        "backend ended in statement": Fault(strike=backend_ended_in_statement),
+        "postgres connection cut": Fault(strike=postgres_connection_cut, proxies=True),
+        "postgres connection frozen": Fault(strike=postgres_connection_frozen, proxies=True),
+        "read only": Fault(strike=read_only),
+        "connections full": Fault(strike=connections_full),
+        "table locked": Fault(strike=table_locked),
+        "dead letters soon": Fault(
+            strike=worker_killed,
+            drained=True,
+            settings={"NATS_DLQBASEDELAYMINUTES": "0.003", "NATS_DLQMAXDELAYMINUTES": "0.01"},
+        ),
+        "mixed": Fault(strike=mixed, proxies=True),
+    }
+)

@@ -1,0 +1,160 @@
+"""Every event of a run against what is there afterwards: tables, waiting dead letters, exhausted rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import asyncpg
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
+
+from demo.accounting import EXHAUSTED, MISSING, STORED, WAITING, Accounting, Report
+from demo.evidence import Evidence, gather
+from demo.model import Published, Version
+from streams.subjects import HISTORICAL, REALTIME
+
+# Words of `demo.accounting`; what has none of them is a wrong value.
+_LOST: Final = ("has neither a row", "not in the stream")
+_DOUBLED: Final = ("as well", "instead of one", "carried by")
+_SHOWN: Final = 10
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of the events and history items of one run; all numbers are items.
+
+    `gone` were still in a stream when an operator deleted it. `needless` are dead letters of events that have
+    nothing wrong with them: an outage must cause none. `wrong` are rows without the newest values.
+    `redelivered` counts deliveries beyond the first, retries that are meant among them.
+    """
+
+    published: int = 0
+    stored: int = 0
+    exhausted: int = 0
+    waiting: int = 0
+    gone: int = 0
+    lost: int = 0
+    doubled: int = 0
+    wrong: int = 0
+    needless: int = 0
+    redelivered: int = 0
+    recovered: float | None = None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the promise was kept."""
+        return not self.problems
+
+    def complain(self, *problems: str) -> None:
+        """Put down what is not as it must be, and count its kind."""
+        for problem in problems:
+            if any(words in problem for words in _LOST):
+                self.lost += 1
+            elif any(words in problem for words in _DOUBLED):
+                self.doubled += 1
+            else:
+                self.wrong += 1
+            if len(self.problems) < _SHOWN:
+                self.problems.append(problem)
+
+    def record(self) -> dict[str, Any]:
+        """For a line of the results."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What was published for a company. `doubtful`: events that a deleted stream still held."""
+
+    company: str
+    published: Sequence[Published]
+    doubtful: frozenset[Version] = frozenset()
+    letters_allowed: bool = False
+
+
+async def compare(js: JetStreamContext, dsn: str, claim: Claim) -> tuple[Outcome, Evidence]:
+    """The outcome as things are now."""
+    database = await asyncpg.connect(dsn)
+    try:
+        evidence = await gather(js, database, claim.company)
+    finally:
+        await database.close()
+    return judge(claim, evidence), evidence
+
+
+def judge(claim: Claim, evidence: Evidence) -> Outcome:
+    """The outcome of what was published, by this evidence."""
+    there, gone = _without_the_gone(claim, evidence)
+    report = Report()
+    Accounting(claim.company, there, evidence).add_to(report)
+    counts: Counter[str] = sum(report.counts.values(), Counter())
+    outcome = Outcome(
+        published=counts["items"] + gone,
+        stored=counts[STORED],
+        exhausted=counts[EXHAUSTED],
+        waiting=counts[WAITING],
+        gone=gone,
+    )
+    outcome.complain(*report.problems, *_repeated(evidence))
+    if not claim.letters_allowed:
+        needless = list(_needless(there, evidence))
+        outcome.needless = len(needless)
+        outcome.complain(*needless)
+    return outcome
+
+
+async def deliveries(js: JetStreamContext, company: str) -> int:
+    """How often the real-time and historical consumers of a company delivered anything."""
+    return sum(
+        [
+            info.delivered.consumer_seq if (info := await _consumer(js, company, role)) and info.delivered else 0
+            for role in ("realtime", "history")
+        ]
+    )
+
+
+async def _consumer(js: JetStreamContext, company: str, role: str) -> Any:
+    base = {"realtime": REALTIME[0], "history": HISTORICAL[0]}[role]
+    try:
+        stream = await js.find_stream_name_by_subject(f"{base}.{company}")
+        return await js.consumer_info(stream, f"wa_{role}_{company}")
+    except NotFoundError:
+        return None
+
+
+def _without_the_gone(claim: Claim, evidence: Evidence) -> tuple[list[Published], int]:
+    """What has to be there, in the order of its versions, and how many items went with their stream."""
+    kept, gone = [], 0
+    for published in sorted(claim.published, key=lambda one: one.version):
+        if published.version in claim.doubtful:
+            report = Report()
+            Accounting(claim.company, [published], evidence).add_to(report)
+            missing = sum(counts[MISSING] for counts in report.counts.values())
+            if missing == len(published.publication.items):
+                gone += missing
+                continue
+        kept.append(published)
+    return kept, gone
+
+
+def _repeated(evidence: Evidence) -> Iterator[str]:
+    """One event may have one dead letter and one exhausted row, however often it came."""
+    for kind, given in (("dead letters", evidence.letters), ("exhausted rows", evidence.exhausted)):
+        for version, count in Counter(one.version for one in given).items():
+            if count > 1:
+                yield f"sequence {version.sequence}: carried by {count} {kind}"
+
+
+def _needless(published: Sequence[Published], evidence: Evidence) -> Iterator[str]:
+    sound = {
+        one.version: one.name
+        for one in published
+        if not any(item.refused for item in one.publication.items)
+    }
+    for version in {one.version for one in (*evidence.letters, *evidence.exhausted)}:
+        if version in sound:
+            yield f"{sound[version]}: nothing is wrong with it, but it became a dead letter"

@@ -1,0 +1,211 @@
+"""One run: a company with a worker, servers, proxies and load, and what a fault may do to them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+from uuid import uuid4
+
+import asyncpg
+import nats
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+
+from demo.model import Version
+from demo.servers import NatsServer, PostgresServer
+from streams.subjects import Tenant
+from tests.acceptance.worker import Worker
+from tests.faults.load import Load
+from tests.faults.proxy import Proxy
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+# So that no run waits long for what takes minutes by default; the dead letters' delays stay long.
+SETTINGS: Final = {
+    "NATS_REALTIME_ACKWAIT": "2s",
+    "NATS_HISTORICAL_ACKWAIT": "2s",
+    "NATS_DLQACKWAIT": "2s",
+    "NATS_REALTIME_NAKBASEDELAY": "200ms",
+    "NATS_HISTORICAL_NAKBASEDELAY": "200ms",
+}
+MOST_CONNECTIONS: Final = 40
+_PATIENCE: Final = 60.0
+
+
+def postgres() -> PostgresServer:
+    """A server that several runs may share: each has a database of its own."""
+    return PostgresServer(settings={"max_connections": str(MOST_CONNECTIONS)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The numbers of a run. `short`: as in the tests, where an outage takes a second."""
+
+    seed: int
+    rate: float = 80.0
+    short: bool = False
+    settings: dict[str, str] = field(default_factory=dict)
+    calm: bool = False
+    proxies: bool = False
+
+
+class Scene:
+    """In an `async with` statement: servers up, worker ready, nothing published."""
+
+    def __init__(self, plan: Plan, database: PostgresServer, folder: Path) -> None:
+        self.plan = plan
+        self.rng = random.Random(plan.seed)
+        self.company = f"Kopi{uuid4().hex[:12].upper()}nusa"
+        self.tenant = Tenant(self.company)
+        self.nats = NatsServer()
+        self.postgres = database
+        self.workers: list[Worker] = []
+        self.problems: list[str] = []
+        self.doubtful: frozenset[Version] = frozenset()
+        self.delivered_before = 0
+        self._folder = folder
+        self._database = f"run_{uuid4().hex}"
+        self._stack = AsyncExitStack()
+
+    @property
+    def dsn(self) -> str:
+        """The run's own database, past any proxy."""
+        return self.postgres.dsn_of(self._database)
+
+    @property
+    def js(self) -> JetStreamContext:
+        """JetStream, past any proxy."""
+        return self.client.jetstream()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._open()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _open(self) -> None:
+        self._stack.enter_context(self.nats)
+        async with self.admin("postgres") as admin:
+            await admin.execute(f"CREATE DATABASE {self._database}")
+        self._stack.push_async_callback(self._drop)
+        self.nats_proxy = await self._stack.enter_async_context(Proxy(self.nats.port))
+        self.postgres_proxy = await self._stack.enter_async_context(Proxy(self.postgres.port))
+        self.client = await _connected(self.nats.url)
+        self._stack.push_async_callback(self.client.close)
+        self._stack.callback(self._kill_all)
+        self.launch()
+        await asyncio.to_thread(self.workers[0].wait_ready)
+        self.load = Load(
+            self.js, self.company, seed=self.plan.seed, rate=self.plan.rate, calm=self.plan.calm
+        )
+
+    def launch(self) -> Worker:
+        """Start one more worker; does not wait until it is ready."""
+        url, dsn = self.nats.url, self.dsn
+        if self.plan.proxies:
+            url = f"nats://127.0.0.1:{self.nats_proxy.port}"
+            dsn = f"postgresql://postgres@127.0.0.1:{self.postgres_proxy.port}/{self._database}"
+        log = self._folder / f"{self.company}-{len(list(self._folder.glob('*.log')))}.log"
+        settings = SETTINGS | self.plan.settings
+        worker = Worker([self.company], nats_url=url, postgres_dsn=dsn, log=log, **settings)
+        worker.start()
+        self.workers.append(worker)
+        return worker
+
+    def dismiss(self, worker: Worker) -> None:
+        """This worker's end is part of the fault."""
+        self.workers.remove(worker)
+
+    def admin(self, database: str = "") -> Admin:
+        """A connection of an operator to the run's database, or to another one."""
+        return Admin(self.postgres.dsn_of(database or self._database))
+
+    async def pause(self, least: float, most: float) -> None:
+        """Let a moment pass, some seconds long."""
+        await asyncio.sleep(self.rng.uniform(least, most))
+
+    def outage(self, full: tuple[float, float], short: tuple[float, float]) -> float:
+        """How long this fault takes, in seconds."""
+        return self.rng.uniform(*(short if self.plan.short else full))
+
+    def complain(self, problem: str) -> None:
+        """Something that the comparison of events does not see is not as it must be."""
+        self.problems.append(problem)
+
+    async def until(self, what: str, ask: Callable[[], Awaitable[object]], within: float = _PATIENCE) -> bool:
+        """Wait until `ask` is true; a problem if that takes too long. Servers may be away meanwhile."""
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline:
+            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, nats.errors.Error, OSError):
+                if await ask():
+                    return True
+            await asyncio.sleep(0.03)
+        self.complain(f"not after {within:g} s: {what}")
+        return False
+
+    async def until_told(self, part: str, within: float = 20.0) -> None:
+        """Wait until /ready of the first worker names this part as its problem."""
+
+        async def told() -> bool:
+            status, text = await asyncio.to_thread(self.workers[0].page, "/ready")
+            return status == 503 and part in text
+
+        await self.until(f"/ready tells of {part}", told, within)
+
+    async def stored(self) -> bool:
+        """Whether every message that is confirmed so far is stored."""
+        ids = self.load.messages()
+        return await self.all_stored(ids)
+
+    async def all_stored(self, ids: list[str]) -> bool:
+        """Whether these messages are stored."""
+        statement = f'SELECT count(*) FROM "{self.tenant.schema}".message_keys WHERE message_id = ANY($1)'
+        async with self.admin() as database:
+            return bool(await database.fetchval(statement, ids) == len(set(ids)))
+
+    def _kill_all(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+
+    async def _drop(self) -> None:
+        async with self.admin("postgres") as admin:
+            await admin.execute(f"DROP DATABASE {self._database} WITH (FORCE)")
+
+
+class Admin:
+    """An operator's connection, for an `async with` statement."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+
+    async def __aenter__(self) -> Connection:
+        self._connection = await asyncpg.connect(self._dsn, timeout=10)
+        return self._connection
+
+    async def __aexit__(self, *_: Any) -> None:
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            await self._connection.close(timeout=5)
+
+
+async def _connected(url: str) -> Client:
+    async def ignore(_: Exception) -> None:
+        """Errors come back from the calls that meet them."""
+
+    return await nats.connect(
+        url, max_reconnect_attempts=-1, reconnect_time_wait=0.1, connect_timeout=5, error_cb=ignore
+    )
