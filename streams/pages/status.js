@@ -115,7 +115,7 @@
     const figures = chart.total ? [values[0], note] : [
       element("div", { class: "pair" }, ...chart.lines.map((name, i) => element("div", {}, values[i],
         element("p", { class: "mean" }, element("i", { class: i ? "key second" : "key" }), NAMES[name])))),
-      element("p", { class: "mean" }, "Arrival to acknowledgement, estimated")];
+      element("p", { class: "mean" }, "to acknowledgement, estimated")];
     const start = element("span", {});
     const box = element("div", { class: chart.total ? "tile" : "tile wide", id: chart.id },
       element("div", {}, element("h3", {}, chart.title), ...figures),
@@ -235,7 +235,8 @@
   function showSources(sources) {
     const ordered = [...sources].sort((a, b) => Boolean(b.problem) - Boolean(a.problem));
     table("sources", ordered, (row) => [
-      [row.company], [row.consumer, "words"], [row.problem || (row.fetched === null ? "not started" : "pulling"), "words fine"],
+      [row.company], [row.consumer, "words"],
+      row.fetched === null && !row.problem ? ["not started", "words"] : [row.problem || "pulling", "words fine"],
       [count(row.pending)], [count(row.unacknowledged)], [count(row.held)],
       [row.messages === null ? "–" : `${rate(row.messages)} /s`], [row.batches === null ? "–" : `${rate(row.batches)} /s`],
       [row.fetched === null ? "–" : `${row.fetched.toFixed(1)} s ago`],

@@ -17,6 +17,7 @@ from tables.pool import Database
 from tables.refusals import Refusal
 from tables.versions import Origin, Version
 
+EPOCH = datetime.date(1970, 1, 1)
 TODAY = datetime.datetime.now(datetime.UTC).date()
 LAST_MONTH = TODAY.replace(day=1) - datetime.timedelta(days=3)
 REFS = count()
@@ -399,7 +400,7 @@ async def test_updates_and_look_ups_touch_one_partition(store: Store) -> None:
 
 async def _executed_partitions(store: Store, name: str, ids: list[str] | None) -> set[str]:
     stored = (await store.rows())[0]
-    arguments: list[Any] = [ids] if ids else [[stored["id"]], [TODAY], ["{}"], *[[None]] * 15]
+    arguments: list[Any] = [ids] if ids else [[stored["id"]], [(TODAY - EPOCH).days], ["{}"], *[[None]] * 15]
     statement = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, FORMAT JSON) " + store.table._sql[name]
     async with store.database.connection() as connection:
         await connection.execute("SET plan_cache_mode = force_generic_plan")
