@@ -74,7 +74,9 @@ async def worker_stopped(scene: Scene) -> None:
 
 
 async def _nothing_came_twice(scene: Scene) -> None:
-    for (stream, durable), subjects in zip(_durables(scene), ("v1.*.*", "v1.history.*", "v1.dlq"), strict=True):
+    for (stream, durable), subjects in zip(
+        _durables(scene), ("v1.*.*", "v1.history.*", "v1.dlq"), strict=True
+    ):
         info = await scene.js.consumer_info(stream, durable)
         state = (await scene.js.stream_info(stream, subjects_filter=f"{subjects}.{scene.company}")).state
         there = sum((state.subjects or {}).values())

@@ -111,7 +111,9 @@ async def deliveries(js: JetStreamContext, company: str) -> int:
     """How often the real-time and historical consumers of a company delivered anything."""
     return sum(
         [
-            info.delivered.consumer_seq if (info := await _consumer(js, company, role)) and info.delivered else 0
+            info.delivered.consumer_seq
+            if (info := await _consumer(js, company, role)) and info.delivered
+            else 0
             for role in ("realtime", "history")
         ]
     )
@@ -151,9 +153,7 @@ def _repeated(evidence: Evidence) -> Iterator[str]:
 
 def _needless(published: Sequence[Published], evidence: Evidence) -> Iterator[str]:
     sound = {
-        one.version: one.name
-        for one in published
-        if not any(item.refused for item in one.publication.items)
+        one.version: one.name for one in published if not any(item.refused for item in one.publication.items)
     }
     for version in {one.version for one in (*evidence.letters, *evidence.exhausted)}:
         if version in sound:

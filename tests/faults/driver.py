@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from demo.evidence import Evidence, backlog
 from demo.servers import PostgresServer
+from tests.acceptance.worker import Worker
 from tests.faults.classes import FAULTS, Fault
 from tests.faults.compare import Claim, Outcome, compare, deliveries
 from tests.faults.scene import Plan, Scene
@@ -68,7 +70,10 @@ async def settle(scene: Scene, fault: Fault) -> Outcome:
     unseen = []
     for era in scene.load.eras:
         if era is scene.load.eras[-1] and not await era.read(scene.company):
-            unseen = [f"{one.publication.subject} sequence {one.sequence}: not in the stream" for one in era.unseen()]
+            unseen = [
+                f"{one.publication.subject} sequence {one.sequence}: not in the stream"
+                for one in era.unseen()
+            ]
     claim = Claim(
         scene.company,
         [one for era in scene.load.eras for one in era.published()],
@@ -106,6 +111,11 @@ async def _redelivered(scene: Scene) -> int:
     return max(0, delivered - sum(len(era.published()) for era in scene.load.eras))
 
 
+async def _ready(worker: Worker) -> bool:
+    status, _ = await asyncio.to_thread(worker.page, "/ready")
+    return status == 200
+
+
 async def _examine_workers(scene: Scene, folder: Path) -> None:
     """Who is left works, and nobody met anything unexpected."""
     for worker in scene.workers:
@@ -113,10 +123,7 @@ async def _examine_workers(scene: Scene, folder: Path) -> None:
             scene.complain(f"a worker ended by itself, code {worker.process.poll()}: {worker.log}")
             continue
 
-        async def ready(page: object = worker.page) -> bool:
-            return bool((await asyncio.to_thread(worker.page, "/ready"))[0] == 200)
-
-        await scene.until("a worker is ready again", ready, 20)
+        await scene.until("a worker is ready again", partial(_ready, worker), 20)
     for log in folder.glob(f"{scene.company}-*.log"):
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
             said = json.loads(line)

@@ -110,9 +110,7 @@ class Scene:
         self._stack.callback(self._kill_all)
         self.launch()
         await asyncio.to_thread(self.workers[0].wait_ready)
-        self.load = Load(
-            self.js, self.company, seed=self.plan.seed, rate=self.plan.rate, calm=self.plan.calm
-        )
+        self.load = Load(self.js, self.company, seed=self.plan.seed, rate=self.plan.rate, calm=self.plan.calm)
 
     def launch(self) -> Worker:
         """Start one more worker; does not wait until it is ready."""

@@ -47,10 +47,12 @@ EVENTS: Final = (
 )
 
 
-@pytest.fixture
-async def sites(nc: Client, database_dsn: str, nats_url: str, tmp_path: Path) -> AsyncIterator[list[Site]]:
-    """All these companies, served by one worker with one database."""
-    names = [f"{name}{uuid4().hex[:8]}" for name in HOSTILE]
+@pytest.fixture(params=[2])
+async def sites(
+    request: pytest.FixtureRequest, nc: Client, database_dsn: str, nats_url: str, tmp_path: Path
+) -> AsyncIterator[list[Site]]:
+    """Some of these companies, served by one worker with one database."""
+    names = [f"{name}{uuid4().hex[:8]}" for name in HOSTILE[: request.param]]
     worker = Worker(
         names,
         nats_url=nats_url,
@@ -79,6 +81,7 @@ async def _counts(site: Site) -> dict[str, int]:
     return {table: await site.count(table) for table in TABLES}
 
 
+@pytest.mark.parametrize("sites", [len(HOSTILE)], indirect=True)
 async def test_whatever_a_company_is_called_its_events_stay_in_its_schema(sites: list[Site]) -> None:
     for event_type in EVENTS:
         await asyncio.gather(*(site.publish(event_type, builders.BUILDERS[event_type]()) for site in sites))
@@ -152,8 +155,10 @@ async def test_dead_letters_that_claim_another_company_are_kept_and_never_replay
         builders.envelope(message, company=ours.swapcase(), source_subject=f"v1.messages.upsert.{ours}"),
         builders.envelope(message, company=ours, source_subject="v1.messages.upsert.*"),
     ]
-    for letter in letters:
-        await attacker.publish("v1.dlq", json.dumps(letter).encode())
+    for number, letter in enumerate(letters):
+        # Else they would be the same event given up twice, which is one row.
+        told = {**letter, "event_version": f"{number}-1"}
+        await attacker.publish("v1.dlq", json.dumps(told).encode())
     claim = builders.envelope(
         builders.message(company_id=theirs), company=ours, source_subject=f"v1.messages.upsert.{ours}"
     )
@@ -171,7 +176,7 @@ async def test_dead_letters_that_claim_another_company_are_kept_and_never_replay
 async def test_values_of_events_are_never_read_as_sql(sites: list[Site]) -> None:
     site = sites[0]
     text = "'); DROP TABLE messages; --\"; $1 {schema} %s \\"
-    texts = {name: text for name in ("message_text", "message_type", "message_url", "status", "from_phone")}
+    texts = dict.fromkeys(("message_text", "message_type", "message_url", "status", "from_phone"), text)
     ids = {"message_id": text, "chat_id": text, "jid": text, "agent_id": text}
     await site.publish("v1.messages.upsert", builders.message(**texts, **ids, key={"id": text}))
     await site.publish("v1.messages.update", builders.message_update(message_id=text, status=text + "2"))

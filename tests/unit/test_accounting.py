@@ -192,6 +192,14 @@ def test_an_event_in_exhausted_events_is_accounted_for(published: list[Published
     assert sum(counts["exhausted"] for counts in report.counts.values()) >= 1
 
 
+def test_a_broken_history_item_given_up_says_nothing_of_a_good_one_of_the_same_chat(
+    published: list[Published],
+) -> None:
+    evidence = perfect(published)
+    evidence.exhausted, evidence.letters, evidence.backlog.waiting = evidence.letters, [], 0
+    assert account(published, evidence).problems == []
+
+
 def test_a_refused_event_that_was_stored_is_a_problem(published: list[Published]) -> None:
     evidence = perfect(published)
     item = next(item for one in published for item in one.publication.items if item.refused and item.key)
