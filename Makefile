@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo load test monitoring-check check format bench constraints system-deps clean
+.PHONY: help demo load test faults monitoring-check check format bench constraints system-deps clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -26,6 +26,9 @@ load: $(READY) ## publish load for test companies (ARGS="--companies A,B --rate 
 
 test: $(READY) ## run all tests (WORKERS=n, ARGS="options of pytest")
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+faults: $(READY) ## let faults strike under load, 20 times each (ARGS="--runs n --class c"; goes on where it was left)
+	$(BIN)/python -m tests.faults $(ARGS)
 
 monitoring-check: $(READY) ## check what watches the worker: Prometheus, alerts, dashboards, containers, page
 	$(BIN)/python -m pytest tests/monitoring $(ARGS)

@@ -62,6 +62,11 @@ class DeadLetters:
         self._ended = ended
         self._waiting: set[asyncio.Task[None]] = set()
 
+    @property
+    def waiting(self) -> int:
+        """How many events are given up, but cannot be put where they are safe."""
+        return len(self._waiting)
+
     async def give_up(self, work: Work, error: EventError, limits: Limits) -> None:
         """Put the event where it is safe and settle it.
 

@@ -6,8 +6,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import fields
 from functools import partial
 from typing import Any, Final
 
@@ -32,10 +30,12 @@ from streams.maintenance import Chore, Maintenance
 from streams.metrics import Metrics
 from streams.preparation import Preparation
 from streams.readiness import Readiness
-from streams.runtime import Connections, EventsApp, EventsWorker
+from streams.runtime import Connections, EventsApp, EventsWorker, use_fast_loop
 from streams.samples import EVERY, Samples
 from streams.source_meter import SourceMeter
-from streams.specs import ConsumerSpec, TopologyConfig, consumers
+from streams.specs import ConsumerSpec, consumers, topology_config
+from streams.stall import LOOK_EVERY, Activity, StallWatch
+from streams.standing import Standings
 from streams.subjects import Tenant
 from streams.version import VERSION
 from tables.pool import Database
@@ -57,6 +57,8 @@ class Assembly:
             jid_limit=settings.metrics_jid_limit,
             version=VERSION,
         )
+        self.standings = Standings()
+        self.activity = Activity()
         self.database = Database(settings.postgres_dsn, size=settings.postgres_pool_size)
         self.tables = {tenant: self._tables_of(tenant) for tenant in settings.tenants}
         self.topology = topology_config(settings)
@@ -79,7 +81,7 @@ class Assembly:
         )
 
     def _tables_of(self, tenant: Tenant) -> TenantTables:
-        observer = self.metrics.database_observer(tenant.company)
+        observer = self.activity.observer(tenant.company, self.metrics.database_observer(tenant.company))
         return TenantTables(
             self.database, tenant.schema, observer, post_scan_delay=self.settings.postscan_delay
         )
@@ -162,16 +164,33 @@ class Assembly:
             api=self.broker,
             config=self.topology,
             meter=self.metrics,
+            standings=self.standings,
             post_scan=self.post_scan.run_due,
         )
         self.readiness.broker_problem = lambda: self.broker.problem
         self.readiness.ping_database = self.database.ping
         self.readiness.dead_agents = self.app.dead_agents
         self.readiness.sources = sources
+        self.stall_watch = StallWatch(
+            sources=sources,
+            standings=self.standings,
+            activity=self.activity,
+            limit=settings.stall_timeout,
+            outage=self._outage,
+            fail=self.app.fail,
+        )
+        self.readiness.stalled = self.stall_watch.problems
         self.metrics.watch_readiness(self.readiness.reasons)
         self.app.connections = [self.broker, Connections(self.database.close)]
         self.app.intake = [
-            Maintenance([*chores.all(), *self._page(sources)], self.ready),
+            Maintenance(
+                [
+                    *chores.all(),
+                    *self._page(sources),
+                    Chore("stall watch", LOOK_EVERY, self.stall_watch.look),
+                ],
+                self.ready,
+            ),
             Intake(
                 steps=[*self.preparation.steps(), Step("limits of consumers", self._watch_limits)],
                 sources=sources,
@@ -218,7 +237,13 @@ class Assembly:
         return [Chore("samples for the page", EVERY, samples.take)]
 
     async def _restore(self, tenant: Tenant) -> None:
-        await topology.reconcile(self.broker, self.topology, [tenant])
+        await topology.reconcile(self.broker, self.topology, [tenant], self.standings)
+
+    async def _outage(self) -> str | None:
+        """What is waited out; a dead-letter stream that takes nothing is tried for ever, too."""
+        if self.dead_letters.waiting:
+            return "dead letters wait for their stream"
+        return await self.readiness.outage()
 
     async def _watch_limits(self) -> None:
         """Listen for what a durable with a limit of its own gives up (design 4)."""
@@ -256,20 +281,6 @@ def limits(settings: Settings) -> dict[Role, Limits]:
             settings.dlq_max_delay_minutes * 60,
         ),
     }
-
-
-def topology_config(settings: Settings) -> TopologyConfig:
-    """The part of the settings that names streams and consumers."""
-    names = [field.name for field in fields(TopologyConfig) if hasattr(settings, field.name)]
-    return TopologyConfig(**{name: getattr(settings, name) for name in names})
-
-
-def use_fast_loop() -> None:
-    """Run on uvloop where it is installed (the extra `speed`); it has to be chosen before Faust makes a loop."""
-    with suppress(ImportError):
-        import uvloop
-
-        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
 
 def build(environ: Mapping[str, str]) -> EventsApp:

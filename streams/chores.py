@@ -11,6 +11,7 @@ from streams import topology
 from streams.errors import BrokerFailed
 from streams.maintenance import Chore
 from streams.specs import ConsumerSpec, TopologyConfig, consumers
+from streams.standing import Standings
 from streams.stored import Api
 from streams.subjects import Tenant
 from tables.errors import Unavailable
@@ -65,6 +66,7 @@ class Chores:
         api: Api,
         config: TopologyConfig,
         meter: FiguresMeter,
+        standings: Standings,
         post_scan: Callable[[Tenant], Awaitable[int]],
     ) -> None:
         self._database = database
@@ -73,6 +75,7 @@ class Chores:
         self._api = api
         self._config = config
         self._meter = meter
+        self._standings = standings
         self._post_scan = post_scan
 
     def all(self) -> list[Chore]:
@@ -127,7 +130,7 @@ class Chores:
         return False
 
     async def _read_lag(self, tenant: Tenant, spec: ConsumerSpec) -> None:
-        lag = await topology.lag(self._api, spec.stream, spec.durable)
+        lag = await topology.lag(self._api, spec.stream, spec.durable, self._standings)
         self._meter.lag(tenant.company, spec.role, lag.pending, lag.ack_pending)
         if spec.role == "dlq":
             age = await topology.oldest_age(self._api, spec.stream, spec.durable, spec.subjects[0])

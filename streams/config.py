@@ -186,6 +186,12 @@ class Settings:
         "WORKERPOOLS_ONBOARDING_EXPIRYTIME", "read, not used", duration(), "1m"
     )
     postscan_delay: float = _variable("POSTSCAN_DELAY", "wait before the post-scan sync", duration(), "15m")
+    stall_timeout: float = _variable(
+        "STALL_TIMEOUT",
+        "without progress, though there is work, the worker ends; 0s: never",
+        duration(),
+        "5m",
+    )
 
     @property
     def login(self) -> login.Login:

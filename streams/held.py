@@ -109,6 +109,7 @@ class Held:
         self._ack_wait = ack_wait
         self._open: dict[JetDelivery, None] = {}
         self._progress = time.monotonic()
+        self.moves = 0  # how many came and were settled
         self._emptied = asyncio.Event()
         self._emptied.set()
 
@@ -127,12 +128,14 @@ class Held:
             self._emptied.clear()
             self._progress = time.monotonic()
         self._open[delivery] = None
+        self.moves += 1
         return delivery
 
     async def settle(self, delivery: JetDelivery, reply: str, payload: bytes) -> None:
         """Tell the broker the outcome. Raises `BrokerFailed`: then it comes again after its ack wait."""
         del self._open[delivery]
         self._progress = time.monotonic()
+        self.moves += 1
         if not self._open:
             self._emptied.set()
         await self.publish(reply, payload)

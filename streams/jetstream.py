@@ -129,6 +129,11 @@ class PullSource(mode.Service):
         return len(self._held)
 
     @property
+    def moves(self) -> int:
+        """How many messages arrived and were settled, since its start."""
+        return self._held.moves
+
+    @property
     def last_progress(self) -> float:
         """When one was last settled or nothing was held, in `time.monotonic()` seconds."""
         return self._held.last_progress

@@ -55,7 +55,7 @@ def sender_phone(from_phone: str, address: str, message: Beside, key: Key | None
     key_address = key.remoteJid or key.remote_jid or ""
     if is_to_many(key_address) or is_to_many(from_phone):
         return ""
-    if from_phone and address == f"{from_phone}@s.whatsapp.net":
+    if from_phone.isdigit() and address == f"{from_phone}@s.whatsapp.net":
         return from_phone  # nearly every message; the rest takes longer
     opaque = set(_opaque(address, key_address, *_texts(message.linked), *_texts(key.linked)))
     given = _without_device(from_phone)

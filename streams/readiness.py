@@ -52,6 +52,8 @@ class Readiness:
         self.ping_database: Callable[[], Awaitable[None]] | None = None
         self.dead_agents: Callable[[], Sequence[str]] = lambda: ()
         self.sources: Sequence[WatchedSource] = ()
+        self.stalled: Callable[[], Mapping[str, str]] = dict
+        self._ping: asyncio.Future[None] | None = None
 
     def starting(self, step: str) -> None:
         """The worker has not come further than this step."""
@@ -89,17 +91,25 @@ class Readiness:
         if dead := self.dead_agents():
             found["agents"] = f"not running: {', '.join(dead)}"
         if not self._starting:
+            found.update(self.stalled())
             found.update(self._source_problems(time.monotonic()))
         return found
 
+    async def outage(self) -> str | None:
+        """What is known to keep the worker from its work, and is waited out: a server is away, or it starts or
+        stops."""
+        return self._starting or self.broker_problem() or await self._database_problem()
+
     async def _database_problem(self) -> str | None:
         if self.ping_database is not None:
-            try:
-                async with asyncio.timeout(PING_TIMEOUT):
-                    await self.ping_database()
-            except TimeoutError:
+            # A ping that hangs is not waited for, not even for its end: cancelling it asks the same silent
+            # server. Nor is a second one sent meanwhile, which would take another connection.
+            ping = self._ping = self._ping or asyncio.ensure_future(self.ping_database())
+            done, _ = await asyncio.wait({ping}, timeout=PING_TIMEOUT)
+            if not done:
                 return "no answer"
-            except Exception as error:
+            self._ping = None
+            if error := ping.exception():
                 return str(error)
         return self._paused or None
 

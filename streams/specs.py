@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
+from streams.config import Settings
 from streams.delivery import Role
 from streams.subjects import HISTORICAL, REALTIME, Tenant
 
@@ -93,6 +94,12 @@ class ConsumerSpec:
             "ack_wait": round(self.ack_wait * NANOSECONDS),
             "max_ack_pending": self.max_ack_pending,
         }
+
+
+def topology_config(settings: Settings) -> TopologyConfig:
+    """The part of the settings that names streams and consumers."""
+    names = [field.name for field in fields(TopologyConfig) if hasattr(settings, field.name)]
+    return TopologyConfig(**{name: getattr(settings, name) for name in names})
 
 
 def streams(config: TopologyConfig) -> tuple[StreamSpec, ...]:

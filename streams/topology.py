@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
 from streams.specs import NANOSECONDS, ConsumerSpec, StreamSpec, TopologyConfig, consumers, covers, streams
+from streams.standing import Standings
 from streams.stored import Api, ApiError, read
 from streams.subjects import Tenant
 
@@ -49,8 +50,13 @@ class Lag(NamedTuple):
     ack_pending: int
 
 
-async def plan(api: Api, config: TopologyConfig, tenants: Iterable[Tenant]) -> list[Change]:
-    """What `apply` has to do. Raises `TopologyError`, `ApiError` and `BrokerFailed`."""
+async def plan(
+    api: Api, config: TopologyConfig, tenants: Iterable[Tenant], standings: Standings | None = None
+) -> list[Change]:
+    """What `apply` has to do. Raises `TopologyError`, `ApiError` and `BrokerFailed`.
+
+    `standings`: where a consumer that is missing now begins again, if it stood somewhere before.
+    """
     changes: list[Change] = []
     for stream in streams(config):
         changes += _compare_stream(stream, await _info(api, f"STREAM.INFO.{stream.name}"))
@@ -58,7 +64,7 @@ async def plan(api: Api, config: TopologyConfig, tenants: Iterable[Tenant]) -> l
         for consumer in consumers(config, tenant):
             found = await _info(api, f"CONSUMER.INFO.{consumer.stream}.{consumer.durable}")
             if found is None:
-                changes.append(await _create_consumer(api, consumer))
+                changes.append(await _create_consumer(api, consumer, standings))
             else:
                 changes += _compare_consumer(consumer, found)
     return changes
@@ -80,10 +86,12 @@ async def apply(api: Api, changes: Sequence[Change]) -> None:
         logger.info("%s %s: %s", change.kind, change.name, change.text)
 
 
-async def reconcile(api: Api, config: TopologyConfig, tenants: Iterable[Tenant]) -> list[Change]:
+async def reconcile(
+    api: Api, config: TopologyConfig, tenants: Iterable[Tenant], standings: Standings | None = None
+) -> list[Change]:
     """Plan and apply; what was planned. Raises `TopologyError` and `BrokerFailed`."""
     try:
-        changes = await plan(api, config, tenants)
+        changes = await plan(api, config, tenants, standings)
     except ApiError as error:
         raise TopologyError(f"JetStream refused: {error}") from error
     await apply(api, changes)
@@ -124,9 +132,14 @@ async def limited(api: Api, config: TopologyConfig, tenants: Iterable[Tenant]) -
     return found
 
 
-async def lag(api: Api, stream: str, durable: str) -> Lag:
-    """Messages not delivered yet, and delivered but not settled. Raises `ApiError` and `BrokerFailed`."""
+async def lag(api: Api, stream: str, durable: str, standings: Standings | None = None) -> Lag:
+    """Messages not delivered yet, and delivered but not settled; also noted in `standings`.
+
+    Raises `ApiError` and `BrokerFailed`.
+    """
     info = await api.api(f"CONSUMER.INFO.{stream}.{durable}")
+    if standings is not None:
+        standings.note(stream, durable, info)
     return Lag(info["num_pending"], info["num_ack_pending"])
 
 
@@ -184,17 +197,21 @@ def _differences(ours: Mapping[str, object], theirs: Mapping[str, Any]) -> Itera
             yield f"{name} is {theirs[name]}, ours would be {ours[name]}: left as it is"
 
 
-async def _create_consumer(api: Api, spec: ConsumerSpec) -> Change:
-    """The new consumer begins where its predecessor stands, if there is one (OC1)."""
+async def _create_consumer(api: Api, spec: ConsumerSpec, standings: Standings | None) -> Change:
+    """The new consumer begins where it stood itself, else where its predecessor stands, if there is one (OC1)."""
     config = spec.config()
     action: Action = "create"
     text = "create, from the start of the stream"
-    old = None
-    if spec.predecessor != spec.durable:
+    begin = None if standings is None else await standings.beginning(api, spec.stream, spec.durable)
+    if begin is not None:
+        text = f"create, at sequence {begin}: all before it is settled"
+    elif spec.predecessor != spec.durable:
         old = await _info(api, f"CONSUMER.INFO.{spec.stream}.{spec.predecessor}")
-    if old is not None and (floor := old["ack_floor"]["stream_seq"]):
-        config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": floor + 1}
-        action, text = "take_over", f"take over from {spec.predecessor} at sequence {floor + 1}"
+        if old is not None and (floor := old["ack_floor"]["stream_seq"]):
+            begin = floor + 1
+            action, text = "take_over", f"take over from {spec.predecessor} at sequence {begin}"
+    if begin is not None:
+        config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": begin}
     request = {"stream_name": spec.stream, "config": config, "action": "create"}
     return Change(
         "consumer",

@@ -26,11 +26,12 @@ _OURS = (
     "DATABASE_",
     "WORKERPOOLS_",
     "COMPANY_",
-    "SERVER_PORT",
+    "SERVER_",
     "METRICS_",
     "LOG_LEVEL",
     "ENVIRONMENT",
     "POSTSCAN_DELAY",
+    "STALL_TIMEOUT",
     "EVENTS",
 )
 for _name in [name for name in os.environ if name.startswith(_OURS)]:

@@ -1,7 +1,7 @@
 
 "use strict";
 (() => {
-  const EVERY = 2000, PATIENCE = 10000, SPANS = [300, 900], WIDTH = 300, HEIGHT = 100;
+  const EVERY = 2000, PATIENCE = 10000, SILENCE = 5, SPANS = [300, 900], WIDTH = 300, HEIGHT = 100;
   const PARTS = { nats: "NATS", postgres: "PostgreSQL", worker: "Worker", agents: "Agents", readiness: "Readiness" };
   const VERDICTS = { ready: "Ready", not_ready: "Not ready", starting: "Starting", stopping: "Stopping" };
   const CHARTS = [
@@ -16,6 +16,7 @@
 
   const byId = (id) => document.getElementById(id);
   const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+  const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 
   function element(name, properties = {}, ...children) {
     const made = document.createElement(name);
@@ -39,6 +40,8 @@
   // ---- numbers as people read them; a dash is "not known" ----
 
   const count = (value) => (value === null || value === undefined ? "–" : whole.format(value));
+
+  const brief = (value) => (value >= 1e6 ? compact.format(value) : count(value));
 
   function rate(value) {
     if (value === null || value === undefined) return "–";
@@ -191,12 +194,17 @@
     return [...list.children];
   }
 
+  /** What a source without a problem does; it fetches no further batch while one waits to be stored. */
+  function condition(source) {
+    if (source.fetched === null) return "not started";
+    return source.held && source.fetched > SILENCE ? "waiting to store" : "pulling";
+  }
+
   function showParts(status) {
     const { nats, postgres } = status.connections;
     const dead = status.agents.filter((agent) => !agent.running).map((agent) => agent.name);
     const stuck = status.sources.filter((source) => source.problem);
-    const pulling = status.sources.filter((source) => source.fetched !== null && !source.problem).length;
-    const starting = status.state === "starting";
+    const pulling = status.sources.filter((source) => !source.problem && condition(source) === "pulling").length;
     const parts = [
       ["NATS", nats.problem, "Connected", nats.reconnects ? `${count(nats.reconnects)} reconnects since the start` : "No reconnects since the start"],
       ["PostgreSQL", postgres.problem, "Answers", "Takes writes"],
@@ -208,10 +216,10 @@
       .forEach((item, i) => {
         const [name, problem, fine, note] = parts[i];
         item.id = `part-${name.toLowerCase()}`;
-        item.className = problem ? (name === "Sources" && starting ? "care" : "bad") : "";
+        item.className = problem ? (name === "Sources" && !stuck.length ? "care" : "bad") : "";
         write(item.children[0], name);
         write(item.children[1], problem ? (i < 2 ? "Down" : problem) : fine);
-        write(item.children[2], problem ? (i < 2 ? problem : "") : note);
+        write(item.children[2], problem && i < 2 ? problem : name === "Agents" && problem ? "" : note);
       });
   }
 
@@ -220,7 +228,7 @@
     const oldest = ages.length ? Math.max(...ages) : null;
     const figures = { waiting: sum(rows, "waiting"), oldest, exhausted: sum(rows, "exhausted") };
     for (const [id, value] of Object.entries(figures)) {
-      write(byId(id).children[1], id === "oldest" ? (figures.waiting === 0 ? "none" : age(value)) : count(value));
+      write(byId(id).children[1], id === "oldest" ? (figures.waiting === 0 ? "none" : age(value)) : brief(value));
       byId(id).className = value && id !== "oldest" ? "care" : "";
     }
     // One company's figures are the totals, and companies without dead letters would hide those with.
@@ -236,7 +244,7 @@
     const ordered = [...sources].sort((a, b) => Boolean(b.problem) - Boolean(a.problem));
     table("sources", ordered, (row) => [
       [row.company], [row.consumer, "words"],
-      row.fetched === null && !row.problem ? ["not started", "words"] : [row.problem || "pulling", "words fine"],
+      [row.problem || condition(row), `words ${row.problem || condition(row) === "pulling" ? "fine" : "mild"}`],
       [count(row.pending)], [count(row.unacknowledged)], [count(row.held)],
       [row.messages === null ? "–" : `${rate(row.messages)} /s`], [row.batches === null ? "–" : `${rate(row.batches)} /s`],
       [row.fetched === null ? "–" : `${row.fetched.toFixed(1)} s ago`],

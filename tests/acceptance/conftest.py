@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 from uuid import uuid4
 
@@ -22,7 +23,8 @@ _COMPANIES = 8
 
 
 class Launch(Protocol):
-    """Starts a worker; with `ready` it returns when /ready says so. What is not said is the session's."""
+    """Starts a worker; with `ready` it returns when /ready says so. What is not said is the session's; variables go
+    by name or, several, in `also`."""
 
     def __call__(
         self,
@@ -30,6 +32,7 @@ class Launch(Protocol):
         ready: bool = True,
         nats_url: str | None = None,
         postgres_dsn: str | None = None,
+        also: Mapping[str, str] = MappingProxyType({}),
         **settings: str,
     ) -> Worker:
         """See the class."""
@@ -46,6 +49,7 @@ def launch(tmp_path: Path, nats_url: str, postgres_dsn: str) -> Iterator[Launch]
         ready: bool = True,
         nats_url: str | None = nats_url,
         postgres_dsn: str | None = postgres_dsn,
+        also: Mapping[str, str] = MappingProxyType({}),
         **settings: str,
     ) -> Worker:
         worker = Worker(
@@ -53,7 +57,7 @@ def launch(tmp_path: Path, nats_url: str, postgres_dsn: str) -> Iterator[Launch]
             nats_url=nats_url or "",
             postgres_dsn=postgres_dsn or "",
             log=tmp_path / f"worker{len(made)}.log",
-            **settings,
+            **{**also, **settings},
         )
         made.append(worker)
         worker.start()
@@ -89,6 +93,12 @@ class Shared:
             self.worker.wait_ready()
             self._left = companies
         return self._left.pop()
+
+    def any_company(self) -> str:
+        """A company that the worker serves and other tests may have had."""
+        if self.worker is None:
+            self._left.append(self.company())
+        return self._left[-1]
 
     def close(self) -> None:
         """End the worker, if there is one."""

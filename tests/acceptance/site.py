@@ -118,7 +118,8 @@ class Site:
             HISTORY_STREAM: f"wa_history_{self.company}",
             DLQ_STREAM: f"v1_dlq_worker_consumer_{self.company}",
         }
-        return await self.js.consumer_info(stream, names[stream])
+        info: ConsumerInfo = await self.js.consumer_info(stream, names[stream])
+        return info
 
     async def settled(self, stream: str = REALTIME_STREAM, within: float = PATIENCE) -> None:
         """Wait until nothing of a stream is pending or unacknowledged."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import nats
 import pytest
 from nats.aio.client import Client
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy, StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy, RetentionPolicy, StreamConfig
 
 from demo.servers import NatsServer
 from streams.subjects import HISTORICAL, REALTIME
@@ -92,6 +92,24 @@ async def test_events_change_adopted_rows_in_place(launch: Launch, site: Site) -
     assert budi["id"]
     assert (await site.rows("agents"))[0]["status"] == "disconnected"
     assert await site.count("onboarding_log") == 1
+    assert await site.letters() == 0
+
+
+@pytest.mark.parametrize("day", ["0001-01-01", "1969-12-31", "9999-12-31", "58866-01-31"])
+async def test_adopted_messages_of_any_day_take_updates(launch: Launch, site: Site, day: str) -> None:
+    """B3, C29: days that the existing service made of 0 and of milliseconds, in the default partition."""
+    await site.execute(_EXISTING.read_text(encoding="utf-8"))
+    await site.execute(
+        "INSERT INTO {schema}.messages (message_id, message_date, company_id, status) "
+        f"VALUES ('odd', '{day}', '{site.company}', 'sent')"
+    )
+    launch(site.company)
+    await site.publish("v1.messages.update", builders.message_update(message_id="odd", status="read"))
+    await site.publish("v1.messages.upsert", builders.message(message_id="odd", status=builders.ABSENT))
+    await site.settled()
+    assert await site.count("messages") == 1
+    assert await site.value("SELECT status FROM {schema}.messages") == "read"
+    assert await site.value("SELECT message_date::text FROM {schema}.messages") == day
     assert await site.letters() == 0
 
 
@@ -201,6 +219,7 @@ async def test_the_shared_durable_of_dead_letters_is_taken_over_and_left_alone(
     assert await site.count("exhausted_events") == 0
 
     async def left() -> int | None:
-        return (await site.js.consumer_info(DLQ_STREAM, "v1_dlq_worker_consumer")).num_pending
+        info: ConsumerInfo = await site.js.consumer_info(DLQ_STREAM, "v1_dlq_worker_consumer")
+        return info.num_pending
 
     await comes_to(12, left)

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from nats.aio.client import Client
 
 from tests import builders
+from tests.acceptance.conftest import Shared, visited
 from tests.acceptance.site import DLQ_STREAM, Site, comes_to, stream_of
 from tests.acceptance.worker import Worker
 
 _MESSAGES = "v1.messages.upsert"
 _DEEP = b"[" * 20_000 + b"]" * 20_000
+
+
+@pytest.fixture
+async def served(sharing: Shared, nc: Client, postgres_dsn: str) -> AsyncIterator[Site]:
+    """One company for all tests, emptied after each: nothing is counted here, and making schemas takes long."""
+    async with visited(sharing.any_company(), nc, postgres_dsn) as site:
+        yield site
+        tables = "messages message_keys chats chat_steps contacts onboarding_log agents exhausted_events"
+        await site.execute(f"TRUNCATE {', '.join(f'{{schema}}.{table}' for table in tables.split())}")
+        await site.js.purge_stream(DLQ_STREAM, subject=site.tenant.subject("v1.dlq"))
 
 
 def _body(site: Site, **changes: Any) -> bytes:

@@ -63,7 +63,7 @@ async def _exhausted(site: Site) -> dict[str, Any]:
 async def test_a_replay_succeeds_once_the_cause_is_gone(launch: Launch, site: Site) -> None:
     """The update waits as a dead letter for its message, which comes later."""
     seconds = {"NATS_DLQBASEDELAYMINUTES": "0.03", "NATS_DLQMAXDELAYMINUTES": "0.1"}
-    worker = launch(site.company, **(_DELAYS | seconds))
+    worker = launch(site.company, also=_DELAYS | seconds)
     await site.publish("v1.messages.update", builders.message_update())
     retries = "dlq_task_retries_total"
     await comes_true(lambda: worker.scrape().value(retries, company_id=site.company) >= 1)
@@ -115,7 +115,7 @@ async def test_an_envelope_is_exhausted_by_exactly_the_try_that_the_limit_says(
 
 async def test_the_last_delivery_that_is_allowed_exhausts_an_envelope(launch: Launch, site: Site) -> None:
     """D = NATS_DLQMAXDELIVER."""
-    worker = launch(site.company, **_DELAYS, NATS_DLQMAXDELIVER="2")
+    worker = launch(site.company, also=_DELAYS, NATS_DLQMAXDELIVER="2")
     await site.publish("v1.dlq", _envelope(site))
     row = await _exhausted(site)
     assert row["retry_count"] == 2

@@ -228,6 +228,17 @@ async def test_history_contacts_are_stored_with_an_id(shared: Worker, served: Si
     await _counted(shared, served, "v1.history.contacts")
 
 
+async def test_history_contacts_that_repeat_touch_updated_at_and_metadata(served: Site) -> None:
+    """C26."""
+    await _publish(served, "v1.history.contacts")
+    [before] = await served.rows("contacts")
+    await _publish(served, "v1.history.contacts")
+    [after] = await served.rows("contacts")
+    assert after["updated_at"] > before["updated_at"]
+    assert after["created_at"] == before["created_at"]
+    assert after["last_metadata"]["consumer_sequence"] == 2
+
+
 async def test_rows_tell_which_delivery_they_come_from(served: Site) -> None:
     published = await served.publish("v1.chats.upsert", builders.chat(), Nats_Msg_Id="wamid-1")
     await served.settled()

@@ -27,11 +27,12 @@ class Load:
 
     def __init__(self, site: Site) -> None:
         self.published = 0
+        self.over = False
         self._site = site
 
     async def run(self) -> None:
-        """Until it is cancelled."""
-        while True:
+        """Until it is over."""
+        while not self.over:
             numbers = range(self.published, self.published + _PORTION)
             await self._site.publish_many("v1.messages.upsert", [_message(number) for number in numbers])
             self.published += _PORTION
@@ -45,14 +46,14 @@ def _message(number: int) -> builders.Payload:
 
 @asynccontextmanager
 async def loaded(site: Site) -> AsyncIterator[Load]:
-    """Events keep coming; on leaving they stop, between two publishes."""
+    """Events keep coming; on leaving the last ones are confirmed."""
     load = Load(site)
     task = asyncio.create_task(load.run())
     try:
         yield load
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        load.over = True
+        await task
 
 
 async def _stored(site: Site, at_least: int) -> None:
@@ -108,11 +109,11 @@ async def test_a_signal_under_load_loses_and_redelivers_nothing(
 async def test_a_crash_under_load_loses_nothing_and_doubles_nothing(launch: Launch, site: Site) -> None:
     """The messages of a killed worker come again after their ack wait, to whoever is there."""
     short = {"NATS_REALTIME_ACKWAIT": "2s"}
-    first = launch(site.company, **short)
+    first = launch(site.company, also=short)
     async with loaded(site) as load:
         await _stored(site, _ENOUGH)
         first.kill()
-        second = launch(site.company, **short)
+        second = launch(site.company, also=short)
         await _stored(site, load.published)
     await site.settled()
     await _each_once(site)
@@ -121,7 +122,7 @@ async def test_a_crash_under_load_loses_nothing_and_doubles_nothing(launch: Laun
 
 async def test_a_second_worker_goes_on_when_the_first_one_is_killed(launch: Launch, site: Site) -> None:
     short = {"NATS_REALTIME_ACKWAIT": "2s"}
-    first, second = launch(site.company, **short), launch(site.company, **short)
+    first, second = launch(site.company, also=short), launch(site.company, also=short)
     async with loaded(site):
         await _stored(site, _ENOUGH)
         first.kill()

@@ -152,7 +152,7 @@ def test_metrics_can_be_switched_off(launch: Launch, company: str) -> None:
 
 def test_every_other_page_is_not_found(launch: Launch, company: str) -> None:
     worker = launch(company)
-    assert worker.page("/")[0] == worker.page("/graph")[0] == worker.page("/metrics/x")[0] == 404
+    assert worker.page("/graph")[0] == worker.page("/ready/x")[0] == worker.page("/metrics/x")[0] == 404
 
 
 async def test_every_line_on_stdout_is_json_and_one_says_that_consumers_are_running(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -42,8 +43,12 @@ class Fault:
     afterwards: Strike | None = None
 
 
-def _rounds(scene: Scene, full: int) -> range:
-    return range(1 if scene.plan.short else full)
+async def _rounds(scene: Scene, most: int) -> AsyncIterator[None]:
+    """Once, or in the full form several times with pauses between: the last one ends with its healing."""
+    for number in range(1 if scene.plan.short else most):
+        if number:
+            await scene.pause(0.1, 2.0)
+        yield
 
 
 # The worker.
@@ -51,26 +56,23 @@ def _rounds(scene: Scene, full: int) -> range:
 
 async def worker_killed(scene: Scene) -> None:
     """SIGKILL, and a new one."""
-    for _ in _rounds(scene, 2):
+    async for _ in _rounds(scene, 2):
         worker = scene.workers[0]
         scene.dismiss(worker)
         worker.kill()
         await scene.pause(0.0, 0.3)
         scene.launch()
-        await scene.pause(0.0, 1.0)
 
 
 async def worker_stopped(scene: Scene) -> None:
     """SIGTERM, and a new one once it has ended."""
-    for _ in _rounds(scene, 2):
+    async for _ in _rounds(scene, 2):
         await _stop(scene, scene.workers[0])
         for stream, durable in _durables(scene)[:2]:
             info = await scene.js.consumer_info(stream, durable)
             if info.num_ack_pending:
                 scene.complain(f"{info.num_ack_pending} events of {durable} wait for their ack wait")
         scene.launch()
-        await asyncio.to_thread(scene.workers[0].wait_ready)
-        await scene.pause(0.2, 0.8)
 
 
 async def _nothing_came_twice(scene: Scene) -> None:
@@ -82,19 +84,30 @@ async def _nothing_came_twice(scene: Scene) -> None:
         there = sum((state.subjects or {}).values())
         delivered = info.delivered.consumer_seq if info.delivered else 0
         if delivered != there:
-            scene.complain(f"{durable}: {delivered} deliveries of {there} events after clean stops")
+            scene.complain(f"{durable}: {delivered} deliveries of {there} events")
+
+
+async def worker_frozen(scene: Scene) -> None:
+    """SIGSTOP for longer than the ack wait: another worker gets what it holds, and then it goes on with it."""
+    await asyncio.to_thread(scene.launch().wait_ready)
+    async for _ in _rounds(scene, 2):
+        process = scene.rng.choice(scene.workers).process
+        process.send_signal(signal.SIGSTOP)
+        await scene.pause(2.5, 4.0)
+        process.send_signal(signal.SIGCONT)
 
 
 async def replicas_join_and_leave(scene: Scene) -> None:
     """A second worker comes, the first one goes, and so on; there is always one."""
-    for _ in _rounds(scene, 2):
+    async for _ in _rounds(scene, 2):
         await asyncio.to_thread(scene.launch().wait_ready)
         await scene.pause(0.2, 1.0)
         await _stop(scene, scene.workers[0])
-        await scene.pause(0.0, 0.5)
 
 
 async def _stop(scene: Scene, worker: Worker) -> None:
+    # Before that, it is Python itself that the signal ends.
+    await asyncio.to_thread(worker.wait_page, "/health", 200)
     scene.dismiss(worker)
     code = await asyncio.to_thread(worker.stop)
     if code:
@@ -106,11 +119,10 @@ async def _stop(scene: Scene, worker: Worker) -> None:
 
 async def nats_killed(scene: Scene) -> None:
     """SIGKILL, and a restart on the same store."""
-    for _ in _rounds(scene, 2):
+    async for _ in _rounds(scene, 2):
         await asyncio.to_thread(scene.nats.kill)
         await scene.pause(0.0, 1.0)
         await asyncio.to_thread(scene.nats.start)
-        await scene.pause(0.1, 0.8)
 
 
 async def nats_connection_cut(scene: Scene) -> None:
@@ -131,13 +143,12 @@ async def nats_connection_frozen(scene: Scene) -> None:
 
 async def consumer_deleted(scene: Scene) -> None:
     """An operator deletes our durables while we use them."""
-    for _ in _rounds(scene, 2):
+    async for _ in _rounds(scene, 2):
         scene.delivered_before += await deliveries(scene.js, scene.company)
         for stream, durable in _durables(scene):
             if scene.rng.random() < 0.7 or stream == REALTIME_STREAM:
                 with suppress(NotFoundError):
                     await scene.js.delete_consumer(stream, durable)
-        await scene.pause(0.5, 1.5)
 
 
 async def stream_deleted(scene: Scene) -> None:
@@ -161,7 +172,6 @@ async def stream_deleted(scene: Scene) -> None:
     )
     scene.load.begin_era()
     scene.load.go_on()
-    await scene.pause(0.5, 1.0)
 
 
 def _durables(scene: Scene) -> tuple[tuple[str, str], ...]:
@@ -177,11 +187,10 @@ def _durables(scene: Scene) -> tuple[tuple[str, str], ...]:
 
 async def postgres_killed(scene: Scene) -> None:
     """SIGKILL of all its processes, and a restart."""
-    for _ in _rounds(scene, 2):
+    async for _ in _rounds(scene, 2):
         await asyncio.to_thread(scene.postgres.kill)
         await scene.pause(0.0, 1.0)
         await asyncio.to_thread(scene.postgres.start)
-        await scene.pause(0.1, 0.8)
 
 
 async def postgres_stopped(scene: Scene) -> None:
@@ -195,33 +204,29 @@ async def postgres_stopped(scene: Scene) -> None:
 
 async def postgres_restarted(scene: Scene) -> None:
     """Down and up at once."""
-    for _ in _rounds(scene, 2):
+    async for _ in _rounds(scene, 2):
         await asyncio.to_thread(scene.postgres.restart)
-        await scene.pause(0.1, 0.8)
 
 
 async def backend_ended_idle(scene: Scene) -> None:
     """pg_terminate_backend of connections that wait in the pool."""
-    for _ in _rounds(scene, 4):
+    async for _ in _rounds(scene, 4):
         await _end_backend(scene, "idle")
-        await scene.pause(0.1, 0.5)
 
 
 async def backend_ended_in_transaction(scene: Scene) -> None:
     """pg_terminate_backend between two statements of a transaction."""
-    for _ in _rounds(scene, 4):
+    async for _ in _rounds(scene, 4):
         await _end_backend(scene, "idle in transaction")
-        await scene.pause(0.1, 0.5)
 
 
 async def backend_ended_in_statement(scene: Scene) -> None:
     """pg_terminate_backend while a statement runs."""
-    for _ in _rounds(scene, 4):
+    async for _ in _rounds(scene, 4):
         async with scene.admin() as database, database.transaction():
             # So that one is surely running.
             await database.execute(f'LOCK TABLE "{scene.tenant.schema}".messages IN SHARE MODE')
             await _end_backend(scene, "active")
-        await scene.pause(0.1, 0.5)
 
 
 async def _end_backend(scene: Scene, state: str) -> None:
@@ -318,6 +323,7 @@ FAULTS: Final[Mapping[str, Fault]] = MappingProxyType(
     {
         "worker killed": Fault(strike=worker_killed),
         "worker stopped": Fault(strike=worker_stopped, calm=True, afterwards=_nothing_came_twice),
+        "worker frozen beside another": Fault(strike=worker_frozen),
         "replicas join and leave": Fault(strike=replicas_join_and_leave),
         "nats killed": Fault(strike=nats_killed),
         "nats connection cut": Fault(strike=nats_connection_cut, proxies=True),
@@ -325,15 +331,17 @@ FAULTS: Final[Mapping[str, Fault]] = MappingProxyType(
         "consumer deleted": Fault(strike=consumer_deleted),
         "stream deleted": Fault(strike=stream_deleted, letters=True),
         "postgres killed": Fault(strike=postgres_killed),
-        "postgres stopped": Fault(strike=postgres_stopped, rate=30.0),
+        "postgres stopped": Fault(
+            strike=postgres_stopped, rate=30.0, calm=True, afterwards=_nothing_came_twice
+        ),
         "postgres restarted": Fault(strike=postgres_restarted),
         "backend ended idle": Fault(strike=backend_ended_idle),
         "backend ended in transaction": Fault(strike=backend_ended_in_transaction),
         "backend ended in statement": Fault(strike=backend_ended_in_statement),
         "postgres connection cut": Fault(strike=postgres_connection_cut, proxies=True),
         "postgres connection frozen": Fault(strike=postgres_connection_frozen, proxies=True),
-        "read only": Fault(strike=read_only),
-        "connections full": Fault(strike=connections_full),
+        "read only": Fault(strike=read_only, calm=True, afterwards=_nothing_came_twice),
+        "connections full": Fault(strike=connections_full, calm=True, afterwards=_nothing_came_twice),
         "table locked": Fault(strike=table_locked),
         "dead letters soon": Fault(
             strike=worker_killed,

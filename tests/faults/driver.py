@@ -61,7 +61,8 @@ async def _suffer(scene: Scene, fault: Fault) -> float | None:
     if not await scene.until("every message is stored", lambda: scene.all_stored(ids)):
         return None
     recovered = time.monotonic() - healed
-    await scene.pause(0.2, 0.4)
+    # Some more, after all of it.
+    await scene.pause(0.5, 1.0)
     return recovered
 
 

@@ -165,11 +165,6 @@ class Scene:
 
         await self.until(f"/ready tells of {part}", told, within)
 
-    async def stored(self) -> bool:
-        """Whether every message that is confirmed so far is stored."""
-        ids = self.load.messages()
-        return await self.all_stored(ids)
-
     async def all_stored(self, ids: list[str]) -> bool:
         """Whether these messages are stored."""
         statement = f'SELECT count(*) FROM "{self.tenant.schema}".message_keys WHERE message_id = ANY($1)'

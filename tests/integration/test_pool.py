@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import pytest
 
+from agents.storing import Storing
+from agents.work import Source, Unit, Work, plan
+from streams.subjects import Tenant
 from tables import pool
 from tables.errors import Unavailable
 from tables.pool import Database
+from tables.tenant import TenantTables
+from tables.versions import Version
+from tests import builders
+from tests.unit.fakes import STORED_NS, FakeDelivery
 
 
 async def test_a_full_pool_is_an_outage_and_no_events_fault(
@@ -41,3 +51,38 @@ async def test_the_database_cannot_be_used_before_it_is_open(database_dsn: str) 
     with pytest.raises(Unavailable, match="open"):
         async with Database(database_dsn).connection():
             pass
+
+
+class _Calm:
+    """Nobody to be told of pauses."""
+
+    def paused(self, reason: str) -> None:
+        raise AssertionError(f"the database was taken for gone: {reason}")
+
+    def resumed(self) -> None:
+        pass
+
+
+async def test_a_table_that_changes_under_its_plans_is_nobodys_fault(
+    database: Database, schema: str, company: str
+) -> None:
+    """Field case C10: plans are cached for each connection, and an index is what a conflict is found by."""
+    tables = TenantTables(database, schema, lambda *_: None)
+    changes = (
+        f'ALTER TABLE "{schema}".messages ADD COLUMN note text',
+        f'ALTER TABLE "{schema}".chats ALTER COLUMN push_name TYPE varchar',
+        f'ALTER TABLE "{schema}".messages ALTER COLUMN status TYPE varchar',
+        f'DROP INDEX "{schema}".chats_chat_id_idx; CREATE UNIQUE INDEX ON "{schema}".chats (chat_id)',
+    )
+    source = Source("", "{}", STORED_NS, 1, Version(STORED_NS, 1))
+    for number, change in enumerate(("SELECT 1", *changes)):
+        async with database.connection() as connection:
+            await connection.execute(change)
+        units: list[Unit] = []
+        for event_type in ("v1.messages.upsert", "v1.messages.update", "v1.chats.upsert", "v1.chats.update"):
+            payload = builders.BUILDERS[event_type](company_id=company)
+            delivery = FakeDelivery(event_type, payload)
+            work = Work(Tenant(company), delivery, replace(source, event_type=event_type, sequence=number))
+            units += plan(work, delivery.data, itertools.count(len(units))).units
+        await Storing(_Calm()).store(units, lambda rows: tables.write(rows))
+        assert [unit.error for unit in units] == [None] * 4

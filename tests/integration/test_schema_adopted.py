@@ -80,6 +80,7 @@ async def test_only_missing_indexes_are_added(database: Database, existing: str)
     assert [text.split(".")[1] for text in added] == [
         "contacts USING btree (phone_number, agent_id)",
         "contacts USING btree (translate(phone_number, '+ ()'::text, ''::text))",
+        "exhausted_events USING btree (((dlq_payload ->> 'event_version'::text)))",
         "onboarding_log USING btree (phone_number, agent_id)",
     ]
 

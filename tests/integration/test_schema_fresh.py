@@ -132,7 +132,7 @@ INDEXES = {
     ],
     "exhausted_events": [
         "primary (id)",
-        "((dlq_payload ->> 'event_version'::text))",
+        "(((dlq_payload ->> 'event_version'::text)))",
         "(event_timestamp)",
         "(resolved)",
         "(resolved_at)",

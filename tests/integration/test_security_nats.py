@@ -9,10 +9,11 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import nats
 import nkeys  # type: ignore[import-untyped]
 import pytest
 import trustme
@@ -20,6 +21,9 @@ import trustme
 from demo.servers import NatsServer, free_port
 from streams.broker import Broker
 from streams.login import Login
+from tests import builders
+from tests.acceptance.conftest import visited
+from tests.acceptance.worker import Worker
 from tests.sources import connected, eventually
 
 SECRET = "hunter2hunter2"
@@ -232,3 +236,43 @@ async def test_no_password_goes_to_a_server_without_tls_where_tls_is_set(tmp_pat
     assert "does not ask for TLS" in said
     assert SECRET.encode() not in heard
     assert SECRET not in said
+
+
+async def test_a_worker_needs_no_more_rights_than_the_page_says(
+    tmp_path: Path, postgres_dsn: str, company: str
+) -> None:
+    """docs/security.md; events are stored, and a bad one comes through the dead letters."""
+    rights = """
+        { user: "worker", password: "w", permissions: {
+            publish: [ "$JS.API.>", "$JS.ACK.>", "v1.dlq.<C>" ]
+            subscribe: [ "_INBOX.>", "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>" ] } },
+        { user: "gateway", password: "g", permissions: {
+            publish: [ "v1.*.*.<C>" ], subscribe: [ "_INBOX.>" ] } },
+        { user: "tests", password: "t" }"""
+    with NatsServer(settings=f"authorization {{ users: [{rights.replace('<C>', company)}] }}") as server:
+        worker = Worker(
+            [company],
+            nats_url=at(server, "worker:w"),
+            postgres_dsn=postgres_dsn,
+            log=tmp_path / "worker.log",
+            NATS_DLQBASEDELAYMINUTES="0.001",
+            NATS_DLQMAXDELAYMINUTES="0.001",
+        )
+        worker.start()
+        gateway, observer = (
+            await nats.connect(at(server, "gateway:g")),
+            await nats.connect(at(server, "tests:t")),
+        )
+        try:
+            await asyncio.to_thread(worker.wait_ready)
+            async with visited(company, gateway, postgres_dsn) as site:
+                await site.publish("v1.messages.upsert", builders.message())
+                await site.publish("v1.chats.upsert", builders.chat(chat_id=""))
+                await site.holds("messages", 1)
+                await site.holds("exhausted_events", 1)
+                await replace(site, nc=observer).settled()
+        finally:
+            await gateway.close()
+            await observer.close()
+            worker.kill()
+    assert "ermission" not in worker.log.read_text()

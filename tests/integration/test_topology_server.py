@@ -16,6 +16,7 @@ from demo.servers import NatsServer
 from streams import topology
 from streams.broker import Broker
 from streams.specs import TopologyConfig
+from streams.standing import Standings
 from streams.subjects import Tenant
 from streams.topology import TopologyError, reconcile
 from tests.sources import Reader, ack_all, connected, eventually, pull_source
@@ -327,3 +328,53 @@ async def test_the_age_of_the_oldest_dead_letter_is_known(broker: Broker, js: Je
     first = await topology.oldest_age(broker, *arguments)
     await js.publish("v1.dlq.Acme", b"younger")
     assert 0.0 < first < await topology.oldest_age(broker, *arguments) < 60.0
+
+
+async def _noted(broker: Broker, js: JetStreamContext, count: int, settled: int) -> Standings:
+    """Of `count` events `settled` are acknowledged, one later one as well, and the worker was told so."""
+    await reconcile(broker, CONFIG, [ACME])
+    for number in range(count):
+        await js.publish(UPSERT, b"%d" % number)
+    consumer = await js.pull_subscribe_bind("wa_realtime_Acme", "wa_events_stream")
+    messages = await consumer.fetch(count)
+    for message in (*messages[:settled], messages[settled + 1]):
+        await message.ack_sync()
+    standings = Standings()
+    await topology.lag(broker, "wa_events_stream", "wa_realtime_Acme", standings)
+    return standings
+
+
+async def test_a_deleted_consumer_begins_where_it_stood_and_skips_nothing_unsettled(
+    broker: Broker, js: JetStreamContext
+) -> None:
+    standings = await _noted(broker, js, count=10, settled=4)
+    await js.delete_consumer("wa_events_stream", "wa_realtime_Acme")
+    changes = await reconcile(broker, CONFIG, [ACME], standings)
+    assert [change.text for change in changes] == ["create, at sequence 5: all before it is settled"]
+    again = await js.pull_subscribe_bind("wa_realtime_Acme", "wa_events_stream")
+    assert [message.data for message in await again.fetch(6)] == [b"%d" % number for number in range(4, 10)]
+    assert await reconcile(broker, CONFIG, [ACME], standings) == []
+
+
+async def test_in_a_stream_made_anew_a_consumer_begins_at_its_start(
+    broker: Broker, js: JetStreamContext
+) -> None:
+    """Its sequences are those of other events: the first is missing, or younger than what was told."""
+    standings = await _noted(broker, js, count=10, settled=4)
+    for events in (2, 10):
+        await js.delete_stream("wa_events_stream")
+        await topology.apply(broker, await topology.plan(broker, CONFIG, []))
+        for number in range(events):
+            await js.publish(UPSERT, b"new %d" % number)
+        changes = await reconcile(broker, CONFIG, [ACME], standings)
+        assert [change.text for change in changes] == ["create, from the start of the stream"]
+        assert await topology.lag(broker, "wa_events_stream", "wa_realtime_Acme") == (events, 0)
+
+
+async def test_a_consumer_of_which_nothing_was_told_begins_at_the_start(
+    broker: Broker, js: JetStreamContext
+) -> None:
+    await _noted(broker, js, count=10, settled=4)
+    await js.delete_consumer("wa_events_stream", "wa_realtime_Acme")
+    await reconcile(broker, CONFIG, [ACME], Standings())
+    assert await topology.lag(broker, "wa_events_stream", "wa_realtime_Acme") == (10, 0)

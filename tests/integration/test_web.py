@@ -65,6 +65,11 @@ WORKER = """
         return view.text("set")
 
 
+    @app.page("/broken")
+    async def broken(view, request):
+        raise RuntimeError("hunter2")
+
+
     @app.service
     class Greeting(faust.Service):
         async def on_start(self):
@@ -181,6 +186,21 @@ async def test_metrics_are_served_as_text_0_0_4(tmp_path: Path) -> None:
             assert await answer.read() == b""
         async with client.post("/metrics") as answer:
             assert answer.status == 405
+
+
+async def test_a_page_that_fails_is_500_without_a_trace(tmp_path: Path) -> None:
+    """In debug mode as well, in which aiohttp would send one."""
+    async with worker(tmp_path, PYTHONASYNCIODEBUG="1", PYTHONDEVMODE="1") as (running, client):
+        async with client.get("/broken") as answer:
+            assert answer.status == 500
+            assert answer.content_type == "text/plain"
+            assert await answer.text() == "500: Internal Server Error"
+        async with client.get("/health") as answer:
+            assert answer.status == 200
+        running.process.send_signal(signal.SIGTERM)
+        _, out, _ = await running.end()
+    [line] = [line for line in map(json.loads, out) if line["msg"] == "a page could not be made"]
+    assert "RuntimeError" in line["stacktrace"]
 
 
 async def test_everything_else_is_not_found_and_metrics_neither_when_switched_off(tmp_path: Path) -> None:

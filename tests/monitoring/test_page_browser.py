@@ -295,7 +295,7 @@ async def test_charts_and_state_are_there_for_those_who_do_not_see_them(
         ).to_have_count(1)
 
 
-@pytest.mark.parametrize("width", [1180, PHONE])
+@pytest.mark.parametrize("width", [1180, PHONE, 320])
 async def test_nothing_that_is_shown_becomes_markup_or_breaks_the_page(
     browser: Browser, worker: Worker, width: int
 ) -> None:
@@ -304,13 +304,15 @@ async def test_nothing_that_is_shown_becomes_markup_or_breaks_the_page(
     figures = json.loads(worker.page("/status.json")[1])
     figures |= {"state": "not_ready", "reasons": {"postgres": hostile, hostile: hostile}, "version": hostile}
     figures["connections"]["postgres"]["problem"] = hostile
-    for row in (*figures["sources"], *figures["dead_letters"]):
+    for row in figures["sources"]:
         row["company"] = hostile
     figures["sources"][0]["problem"] = hostile
-    figures["dead_letters"] = [{**figures["dead_letters"][0], "waiting": 123_456_789, "exhausted": 7}] * 2
+    dead_letters = {"company": hostile, "waiting": 123_456_789, "oldest": 86_399, "exhausted": 123_456}
+    figures["dead_letters"] = [dead_letters] * 2
     async with opened(browser, worker, width=width) as page:
         await page.route("**/status.json", lambda route: route.fulfill(json=figures))
         await says(page.locator("#version"), hostile)
         await says(page.locator("#dead tbody td").first, hostile)
+        await says(page.locator("#waiting dd").first, "246.9M")
         assert await page.locator("img").count() == 0
         assert await overflow(page) <= 0

@@ -9,7 +9,7 @@ import pytest
 
 from demo.accounting import Accounting, Report
 from demo.evidence import Backlog, Evidence, Given, Row
-from demo.items import Item
+from demo.items import Item, refused
 from demo.ledger import stored_version
 from demo.model import Expected, Model, Published, Version
 from demo.progress import read_metrics
@@ -195,9 +195,18 @@ def test_an_event_in_exhausted_events_is_accounted_for(published: list[Published
 def test_a_broken_history_item_given_up_says_nothing_of_a_good_one_of_the_same_chat(
     published: list[Published],
 ) -> None:
-    evidence = perfect(published)
+    place, batch = next(
+        (place, one)
+        for place, one in enumerate(published)
+        if one.publication.event_type == "v1.history.chats"
+    )
+    good = next(item for item in batch.publication.items if not item.refused)
+    broken = refused("v1.history.chats", text=json.dumps({"chat_id": good.key, "agent_id": ""}))
+    publication = batch.publication._replace(items=(*batch.publication.items, broken))
+    ours = [*published[:place], batch._replace(publication=publication), *published[place + 1 :]]
+    evidence = perfect(ours)
     evidence.exhausted, evidence.letters, evidence.backlog.waiting = evidence.letters, [], 0
-    assert account(published, evidence).problems == []
+    assert account(ours, evidence).problems == []
 
 
 def test_a_refused_event_that_was_stored_is_a_problem(published: list[Published]) -> None:

@@ -13,6 +13,7 @@ from streams.chores import Chores
 from streams.errors import BrokerFailed
 from streams.metrics import Metrics
 from streams.specs import TopologyConfig
+from streams.standing import Standings
 from streams.stored import ApiError
 from streams.subjects import Tenant
 from tables.errors import Unavailable
@@ -36,7 +37,7 @@ class FakeApi:
             raise BrokerFailed("NATS does not answer")
         if subject.split(".")[2] in self.missing:
             raise ApiError(10014, "consumer not found")
-        return {"num_pending": 0, "num_ack_pending": 0}
+        return {"num_pending": 0, "num_ack_pending": 0, "ack_floor": {"stream_seq": 0}, "config": {}}
 
 
 class FakeTables:
@@ -78,6 +79,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Site:
         api=api,
         config=TopologyConfig(),
         meter=metrics,
+        standings=Standings(),
         post_scan=cast(Any, None),
     )
     return Site(chores=chores, metrics=metrics, api=api, tables=tables)

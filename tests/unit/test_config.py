@@ -63,6 +63,7 @@ DEFAULTS = {
     "WORKERPOOLS_ONBOARDING_MAXBLOCK": ("onboarding_max_block", 1.0),
     "WORKERPOOLS_ONBOARDING_EXPIRYTIME": ("onboarding_expiry_time", 60.0),
     "POSTSCAN_DELAY": ("postscan_delay", 900.0),
+    "STALL_TIMEOUT": ("stall_timeout", 300.0),
 }
 
 
@@ -122,6 +123,19 @@ def test_value_is_read(name: str, text: str, attribute: str, value: object) -> N
     assert getattr(settings(**{name: text}), attribute) == value
 
 
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgres:///wa",
+        "postgresql://app@[::1]:5432/wa",
+        "postgres://app:p%2Fw@db1:5432,db2:5433/wa?sslmode=verify-full",
+        "postgres://db",
+    ],
+)
+def test_every_form_of_a_connection_url_is_taken(dsn: str) -> None:
+    assert settings(POSTGRES_DSN=dsn).postgres_dsn == dsn
+
+
 def test_dsn_is_read_by_its_other_name_too() -> None:
     environ = {"COMPANY_ID": "KopiNusa", "DATABASE_POSTGRESDSN": "postgresql://other/wa"}
     assert Settings.from_env(environ).postgres_dsn == "postgresql://other/wa"
@@ -177,6 +191,8 @@ def test_missing_variable_is_refused(missing: str) -> None:
         ("COMPANY_ID", "KopiNusa,kopinusa"),
         ("COMPANY_ID", "K" * 58),
         ("POSTGRES_DSN", "mysql://db"),
+        ("POSTGRES_DSN", "postgres://app:pass/word@db/wa"),
+        ("POSTGRES_DSN", "postgres://app@db:port/wa"),
         ("NATS_URL", "http://nats"),
         ("NATS_URL", "nats://nats:port"),
         ("NATS_URL", "nats://a,,nats://b"),
@@ -206,6 +222,8 @@ def test_one_message_names_every_wrong_variable() -> None:
     "wrong",
     [
         {"POSTGRES_DSN": "mysql://user:hunter2@db"},
+        {"POSTGRES_DSN": "postgres://user:hunter2/x@db/wa"},
+        {"POSTGRES_DSN": "postgres://user:hunter2@[::1/wa"},
         {"NATS_URL": "nats://user:hunter2@nats:port"},
         {"NATS_URL": "hunter2://nats"},
     ],

@@ -270,6 +270,25 @@ async def test_an_envelope_of_another_company_is_never_replayed() -> None:
     assert clinic.meter.count() == GIVEN_UP
 
 
+@pytest.mark.parametrize("token", ["Other", COMPANY.lower(), f"{COMPANY}x", "*"])
+@pytest.mark.parametrize("company", [COMPANY, "", ABSENT])
+async def test_an_envelope_whose_subject_is_another_companys_is_never_replayed(
+    company: object, token: str
+) -> None:
+    clinic, delivery = Clinic(), letter(company=company, source_subject=f"v1.messages.upsert.{token}")
+    await clinic.handle(delivery)
+    assert delivery.outcome == "term"
+    assert clinic.tables.writes == []
+    assert "source_subject" in clinic.tables.row.last_error
+    assert clinic.meter.count() == GIVEN_UP
+
+
+async def test_an_envelope_whose_subject_names_no_company_is_ours() -> None:
+    clinic, delivery = Clinic(), letter(source_subject="v1.chats.upsert")
+    await clinic.handle(delivery)
+    assert delivery.outcome == "ack"
+
+
 @pytest.mark.parametrize("subject", ["", ABSENT, None, f"v1.foo.bar.{COMPANY}", f"v1.dlq.{COMPANY}"])
 async def test_an_envelope_of_unknown_subject_is_never_acknowledged_as_success(subject: Any) -> None:
     clinic, delivery = Clinic(), letter(source_subject=subject)

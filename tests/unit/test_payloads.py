@@ -84,6 +84,7 @@ def test_a_device_is_no_part_of_an_address_and_its_server_stays(text: str, parts
         # One person with and without a device (D7).
         ({"jid": f"{PHONE}:67@s.whatsapp.net"}, PHONE),
         ({"from_phone": f"{PHONE}:67"}, PHONE),
+        ({"from_phone": f"{PHONE}:67", "jid": f"{PHONE}:67@s.whatsapp.net"}, PHONE),
         ({"from_phone": NUMBER}, PHONE),
         ({"from_phone": f"{PHONE}:67@s.whatsapp.net", "jid": f"{PHONE}:67@s.whatsapp.net"}, PHONE),
         ({"from_phone": f"{PHONE}@c.us"}, PHONE),

@@ -307,6 +307,18 @@ async def test_an_event_of_unknown_subject_ends_in_exhausted_events() -> None:
     assert office.tables.row.source_subject == delivery.subject
 
 
+@pytest.mark.parametrize("subject", [f"{CHAT}.Other", f"{CHAT}.{COMPANY.lower()}", f"{CHAT}.*", CHAT])
+async def test_an_event_of_another_companys_subject_is_not_stored(subject: str) -> None:
+    """Somebody changed our consumer's filter: a payload without company would be taken for ours."""
+    office = Office()
+    delivery = FakeDelivery(subject=subject, payload=builders.chat(company_id=""))
+    await office.run(delivery)
+    assert delivery.outcome == "term"
+    assert office.settled == [("nack_fatal", "unknown")]
+    assert office.tables.writes == []
+    assert office.tables.row.source_subject == subject
+
+
 async def test_an_event_of_unknown_subject_waits_for_a_database_that_is_gone() -> None:
     office = Office(FakeTables(exhausted_troubles=[db.Unavailable("gone")] * 2))
     delivery = FakeDelivery(subject=f"v1.foo.bar.{COMPANY}", data=b"{}")
