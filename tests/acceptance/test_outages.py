@@ -85,7 +85,9 @@ async def test_the_server_is_killed_and_comes_back_and_the_worker_goes_on(
     launch: Launch, servers: tuple[Site, NatsServer, PostgresServer]
 ) -> None:
     site, broker, postgres = servers
-    worker = launch(site.company, nats_url=broker.url, postgres_dsn=postgres.dsn)
+    # Acks that the crash swallowed are made up for after the ack wait.
+    short = {"NATS_REALTIME_ACKWAIT": "3s"}
+    worker = launch(site.company, nats_url=broker.url, postgres_dsn=postgres.dsn, also=short)
     pid = worker.process.pid
     load = asyncio.create_task(_publish(site, range(_COUNT)))
     for enough in (50, 200):

@@ -80,7 +80,10 @@ def _corpus() -> dict[str, list[Any]]:
             {"campaign": {"is_campaign": True, "tags": "a,b", "assigned_to": "u", "origin": "ads"}},
             {"message_obj": absent, "key": absent, "message_timestamp": absent, "from_phone": absent},
         ],
-        "v1.messages.update": [{}, {"edited_message_obj": {"a": [1]}, "is_deleted": False, "message_url": "u"}],
+        "v1.messages.update": [
+            {},
+            {"edited_message_obj": {"a": [1]}, "is_deleted": False, "message_url": "u"},
+        ],
         "v1.chats.upsert": [{}, {"unread_count": absent, "last_message": absent, "is_group": True}],
         "v1.chats.update": [{}, {"unread_count": absent}, {"last_message": absent, "unread_count": 7}],
         "v1.history.messages": [{}, {"is_last_batch": True, "agent_id": builders.AGENT}],
@@ -128,7 +131,9 @@ def _paths(value: Any, path: Path | None = None) -> Iterator[Path]:
     here = path or []
     if len(here) > 5:
         return
-    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    members = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
     for name, member in members:
         yield [*here, name]
         yield from _paths(member, [*here, name])

@@ -89,9 +89,7 @@ class DeadLetterStream:
         json.loads(body)  # an envelope is JSON, whatever the event was
         sequence = next(self._sequences)
         name = str(sequence) if self.forgetful else headers["Nats-Msg-Id"]
-        self.letters.setdefault(
-            name, Message("dlq_stream", subject, body, time.time_ns(), sequence, headers)
-        )
+        self.letters.setdefault(name, Message("dlq_stream", subject, body, time.time_ns(), sequence, headers))
 
     def waiting(self) -> list[Message]:
         """The envelopes that have not come to their end."""

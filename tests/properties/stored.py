@@ -205,7 +205,11 @@ def _of_logs(contact: Contact, logs: Sequence[Record]) -> Iterator[str]:
         first = contact.first
         if first is None:
             continue
-        wanted = (first.said["message_id"], seconds(first.said.get("message_timestamp")), _text(first.version))
+        wanted = (
+            first.said["message_id"],
+            seconds(first.said.get("message_timestamp")),
+            _text(first.version),
+        )
         found = (log["message_id"], log["timestamp"], log["last_metadata"].get("version"))
         if found != wanted:
             yield f"onboarding_log: {found} for {wanted}"

@@ -124,9 +124,7 @@ async def _prepare(replicas: Sequence[Replica], adopted: Sequence[Adopted]) -> i
                 f"INSERT INTO {schema}.{row.table} ({', '.join(fields)}, {other}) VALUES ({places}, {value})",
                 *fields.values(),
             )
-        return int(
-            await connection.fetchval(f"SELECT COALESCE(max(id), 0) FROM {schema}.exhausted_events")
-        )
+        return int(await connection.fetchval(f"SELECT COALESCE(max(id), 0) FROM {schema}.exhausted_events"))
 
 
 def _exhausted(wanted: Iterable[Expected], stored: Stored) -> list[str]:

@@ -79,9 +79,7 @@ async def _play(replica: Replica, kind: str, drawn: list[bytes], ends: Counter[s
     rows = await _exhausted(replica, since)
     straight = sum(message.outcome == "term" for message in messages)
     assert rows == straight + len(given_up) - replayed
-    ends.update(
-        {"stored": len(messages) - len(given_up) - straight, "replayed": replayed, "exhausted": rows}
-    )
+    ends.update({"stored": len(messages) - len(given_up) - straight, "replayed": replayed, "exhausted": rows})
 
 
 def _check_envelope(kind: str, message: Message, drawn: list[bytes]) -> None:

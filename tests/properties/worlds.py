@@ -146,7 +146,13 @@ class Builder:
         return said
 
     def _leave(self, number: int) -> list[Adopted]:
-        message = {"status": "left", "message_text": "left", "message_url": "", "message_type": "", "is_deleted": True}
+        message = {
+            "status": "left",
+            "message_text": "left",
+            "message_url": "",
+            "message_type": "",
+            "is_deleted": True,
+        }
         chat = {"push_name": "left", "group_name": "", "unread_count": 6, "conversation_timestamp": BASE + 3}
         return [
             Adopted("messages", f"{self.prefix}-m{number}", message),

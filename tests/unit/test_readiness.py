@@ -111,7 +111,8 @@ async def test_a_database_that_hangs_costs_one_connection_however_often_it_is_as
         assert await readiness.reasons() == {"postgres": "no answer"}
     assert asked == 1
     awake.set()
-    assert await asyncio.gather(readiness.reasons(), readiness.reasons()) == [{}, {}]
+    both = await asyncio.gather(readiness.reasons(), readiness.reasons())
+    assert not any(both)
 
 
 async def test_a_pause_of_storing_is_told_until_it_works_again() -> None:
