@@ -67,7 +67,7 @@ class Database:
     def pool(self) -> Pool:
         """The pool. Raises `Unavailable` before `open`."""
         if self._pool is None:
-            raise Unavailable("the database is not connected: call open() first")
+            raise Unavailable("not connected yet")
         return self._pool
 
     @asynccontextmanager

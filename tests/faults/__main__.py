@@ -22,8 +22,8 @@ from tests.faults.scene import postgres
 def main() -> int:
     """Add to the results until each class has its runs; 0 if the promise was kept in all of them."""
     # Also in the background, where a shell has SIGINT ignored.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    for interruption in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(interruption, _interrupt)
     options = _options(sys.argv[1:])
     results = Results(options.results)
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
@@ -55,7 +55,7 @@ def _once(name: str, seed: int, folder: Path, results: Results, *, short: bool) 
     seconds = "never" if outcome.recovered is None else f"{outcome.recovered:.1f} s"
     _say(
         f"{name} (seed {seed}): {record['published']} published, {record['lost']} lost, "
-        f"{record['doubled']} doubled, {record['wrong']} wrong, recovered in {seconds}, "
+        f"{record['doubled']} doubled, {record['needless']} needless letters, recovered in {seconds}, "
         f"took {time.monotonic() - started:.0f} s{'' if outcome.ok else '  FAILED'}"
     )
     for problem in outcome.problems:

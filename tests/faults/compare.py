@@ -27,8 +27,8 @@ class Outcome:
     """What became of the events and history items of one run; all numbers are items.
 
     `gone` were still in a stream when an operator deleted it. `needless` are dead letters of events that have
-    nothing wrong with them: an outage must cause none. `wrong` are rows without the newest values.
-    `redelivered` counts deliveries beyond the first, retries that are meant among them.
+    nothing wrong with them: an outage must cause none. `wrong` are rows without the newest values, `troubles`
+    what the rows do not show: a worker that ended, a delivery too many. `redelivered` counts deliveries beyond the first, retries that are meant among them.
     """
 
     published: int = 0
@@ -40,6 +40,7 @@ class Outcome:
     doubled: int = 0
     wrong: int = 0
     needless: int = 0
+    troubles: int = 0
     redelivered: int = 0
     recovered: float | None = None
     problems: list[str] = field(default_factory=list)
@@ -49,8 +50,8 @@ class Outcome:
         """Whether the promise was kept."""
         return not self.problems
 
-    def complain(self, *problems: str) -> None:
-        """Put down what is not as it must be, and count its kind."""
+    def blame(self, *problems: str) -> None:
+        """Put down what the rows show, and count its kind."""
         for problem in problems:
             if any(words in problem for words in _LOST):
                 self.lost += 1
@@ -58,8 +59,20 @@ class Outcome:
                 self.doubled += 1
             else:
                 self.wrong += 1
-            if len(self.problems) < _SHOWN:
-                self.problems.append(problem)
+        self._note(problems)
+
+    def complain(self, *problems: str) -> None:
+        """Put down what the rows do not show."""
+        self.troubles += len(problems)
+        self._note(problems)
+
+    def needs_no_letter(self, *problems: str) -> None:
+        """Put down dead letters of sound events."""
+        self.needless += len(problems)
+        self._note(problems)
+
+    def _note(self, problems: Sequence[str]) -> None:
+        self.problems += problems[: max(0, _SHOWN - len(self.problems))]
 
     def record(self) -> dict[str, Any]:
         """For a line of the results."""
@@ -99,11 +112,9 @@ def judge(claim: Claim, evidence: Evidence) -> Outcome:
         waiting=counts[WAITING],
         gone=gone,
     )
-    outcome.complain(*report.problems, *_repeated(evidence))
+    outcome.blame(*report.problems, *_repeated(evidence))
     if not claim.letters_allowed:
-        needless = list(_needless(there, evidence))
-        outcome.needless = len(needless)
-        outcome.complain(*needless)
+        outcome.needs_no_letter(*_needless(there, evidence))
     return outcome
 
 

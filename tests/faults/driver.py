@@ -82,7 +82,7 @@ async def settle(scene: Scene, fault: Fault) -> Outcome:
         fault.letters,
     )
     outcome, _ = await _quiet(scene, claim, drained=fault.drained)
-    outcome.complain(*unseen)
+    outcome.blame(*unseen)
     for era in scene.load.eras:
         await era.close()
     return outcome

@@ -22,6 +22,7 @@ _SUMS: Final = (
     "doubled",
     "wrong",
     "needless",
+    "troubles",
     "redelivered",
 )
 _HEADINGS: Final = ("class", "runs", *_SUMS, "recovery median, s", "recovery max, s")

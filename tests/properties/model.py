@@ -102,7 +102,7 @@ class Row:
     @property
     def unread(self) -> int:
         """The newest absolute value and the distinct steps newer than it."""
-        return min(INT32_MAX, self.columns["unread_count"][0] + len(self.open_steps))
+        return min(INT32_MAX, int(self.columns["unread_count"][0]) + len(self.open_steps))
 
     @property
     def open_steps(self) -> set[Version]:

@@ -135,7 +135,7 @@ def _of_row(table: str, row: Row, found: Record) -> Iterator[str]:
 
 def _values(table: str, row: Row) -> Record:
     """What the columns that follow the newest event must hold: nothing, unless an event fed them."""
-    empty = {
+    empties: dict[str, Record] = {
         "messages": {
             "status": "", "message_text": "", "message_url": "", "message_type": "", "message_obj": None,
             "edited_message_obj": None, "is_deleted": False,
@@ -144,7 +144,8 @@ def _values(table: str, row: Row) -> Record:
         "agents": dict.fromkeys(
             ("qr_code", "status", "agent_name", "phone_number", "host_name", "version"), ""
         ),
-    }[table]  # fmt: skip
+    }  # fmt: skip
+    empty = empties[table]
     values: Record = {
         column: row.columns[column][0] if column in row.columns else nothing
         for column, nothing in empty.items()
