@@ -24,11 +24,12 @@ _SHOWN: Final = 10
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of the events and history items of one run; all numbers are items.
+    """What became of the events and history items of one run; all numbers but the last ones are items.
 
     `gone` were still in a stream when an operator deleted it. `needless` are dead letters of events that have
     nothing wrong with them: an outage must cause none. `wrong` are rows without the newest values, `troubles`
-    what the rows do not show: a worker that ended, a delivery too many. `redelivered` counts deliveries beyond the first, retries that are meant among them.
+    what the rows do not show: a worker that ended, a delivery too many. `redelivered` counts deliveries beyond
+    the first, retries that are meant among them. `recovered` in seconds.
     """
 
     published: int = 0

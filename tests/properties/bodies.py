@@ -161,7 +161,7 @@ def _rename(payload: Any, path: Path, value: Any) -> None:
 
 def _nest(payload: Any, path: Path, _: Any) -> None:
     value = _parent(payload, path)[path[-1]]
-    for _ in range(100):
+    for _ in range(40):
         value = {"deep": [value]}
     _set(payload, path, value)
 
