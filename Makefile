@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo load test faults monitoring-check check format bench constraints system-deps clean
+.PHONY: help demo load test soak guards faults monitoring-check check format bench constraints system-deps clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -26,6 +26,12 @@ load: $(READY) ## publish load for test companies (ARGS="--companies A,B --rate 
 
 test: $(READY) ## run all tests (WORKERS=n, ARGS="options of pytest")
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+soak: $(READY) ## the same properties and bodies as in the tests, fresh ones, and very many
+	SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) tests/properties $(ARGS)
+
+guards: $(READY) ## take out one guard after the other: some test must fail each time (ARGS="word of a guard's name")
+	$(BIN)/python -m tools.guards $(ARGS)
 
 faults: $(READY) ## let faults strike under load, 20 times each (ARGS="--runs n --class c"; goes on where it was left)
 	$(BIN)/python -m tests.faults $(ARGS)

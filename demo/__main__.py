@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ from nats.aio.client import Client
 
 from demo.accounting import Report
 from demo.ledger import PublishError
+from demo.prometheus import PREFERRED_PORT, RULES, Prometheus
 from demo.run import Run
 from demo.servers import NatsServer, PostgresServer, ServerError
 from demo.worker import Worker, WorkerError
@@ -26,6 +28,8 @@ from streams.subjects import Tenant
 
 COMPANIES: Final = ("KopiNusa01", "TokoJaya02")
 _ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Between two looks of Prometheus at the worker.
+_SCRAPES: Final = "2s"
 # Seconds for a server to answer.
 _CONNECT: Final = 5
 
@@ -82,8 +86,21 @@ def _run(stack: ExitStack, options: argparse.Namespace) -> int:
     asyncio.run(_reachable(nats_url, dsn))
     print("starting the worker: faust -A streams.app worker", flush=True)
     worker = stack.enter_context(Worker(companies, nats_url=nats_url, postgres_dsn=dsn))
-    _tell(worker, nats_url, dsn, companies)
+    _tell(worker, _watched(stack, worker), nats_url, dsn, companies)
     return asyncio.run(_drive(worker, nats_url, dsn, companies, options))
+
+
+def _watched(stack: ExitStack, worker: Worker) -> str:
+    """Start Prometheus, if the system has it: where it is, or why there is none. The demo goes on without it."""
+    program = shutil.which("prometheus")
+    if program is None:
+        return "not installed; Debian's package `prometheus` has it"
+    jobs = {"demo": [f"127.0.0.1:{worker.port}"]}
+    watcher = Prometheus(program, jobs, RULES, interval=_SCRAPES, preferred_port=PREFERRED_PORT)
+    try:
+        return stack.enter_context(watcher).url
+    except ServerError as error:
+        return f"none: {error}"
 
 
 async def _reachable(nats_url: str, dsn: str) -> None:
@@ -164,14 +181,16 @@ async def _proof(run: Run, events: int) -> Report:
     return await run.settle()
 
 
-def _tell(worker: Worker, nats_url: str, dsn: str, companies: Sequence[str]) -> None:
+def _tell(worker: Worker, watcher: str, nats_url: str, dsn: str, companies: Sequence[str]) -> None:
     schema = Tenant(companies[0]).schema
     shown = _masked(dsn)
     print(
         f"""
   companies   {", ".join(companies)}
+  status page {worker.url}/
   metrics     curl {worker.url}/metrics
   ready       curl {worker.url}/ready
+  Prometheus  {watcher}
   PostgreSQL  psql {shown} -c 'SELECT * FROM {schema}.messages ORDER BY id DESC LIMIT 5'
   NATS        {_masked(nats_url)}
   worker log  {worker.log}

@@ -108,12 +108,16 @@ class Broker(mode.Service):
 
     async def publish(self, subject: str, body: bytes, headers: Mapping[str, str]) -> None:
         """See `streams.delivery.Publisher`."""
+        await self.publish_once(subject, body, headers)
+
+    async def publish_once(self, subject: str, body: bytes, headers: Mapping[str, str]) -> bool:
+        """As `publish`; False if the server answers `duplicate`, and so has stored nothing now."""
         if wire_size(body, headers) > self.max_payload:
             raise TooLarge(f"{wire_size(body, headers)} bytes, the server takes {self.max_payload}")
         answer = await self._request(subject, body, self._publish_timeout, dict(headers) or None)
-        error = msgspec.json.decode(answer.data).get("error")
-        if error is None:
-            return
+        confirmation = msgspec.json.decode(answer.data)
+        if (error := confirmation.get("error")) is None:
+            return not confirmation.get("duplicate", False)
         if error.get("err_code") == _MESSAGE_TOO_LARGE:
             raise TooLarge("the stream takes no message of this size")
         raise BrokerFailed(f"NATS did not store it: {error.get('description')}")

@@ -48,6 +48,7 @@ class JetDelivery:
         "_settled",
         "data",
         "headers",
+        "orphaned",
         "received",
         "subject",
         "touched",
@@ -60,6 +61,7 @@ class JetDelivery:
         self.data = data
         self.headers = headers
         self.received = self.touched = time.perf_counter()
+        self.orphaned = False  # its stream is gone, and nothing can be said of it any more
         self._held = held
         self._reply = reply
         self._settled = False
@@ -95,7 +97,8 @@ class JetDelivery:
     async def in_progress(self) -> None:
         """Start its ack wait anew. Raises `BrokerFailed`."""
         self.touched = time.perf_counter()
-        await self._held.publish(self._reply, _IN_PROGRESS)
+        if not self.orphaned:
+            await self._held.publish(self._reply, _IN_PROGRESS)
 
 
 class Held:
@@ -108,6 +111,7 @@ class Held:
         self.publish = publish
         self._ack_wait = ack_wait
         self._open: dict[JetDelivery, None] = {}
+        self._newest: Provenance | None = None
         self._progress = time.monotonic()
         self.moves = 0  # how many came and were settled
         self._emptied = asyncio.Event()
@@ -124,6 +128,7 @@ class Held:
     def add(self, subject: str, data: bytes, headers: Mapping[str, str] | None, reply: str) -> JetDelivery:
         """Take charge of a message that has just arrived."""
         delivery = JetDelivery(self, subject, data, headers, reply)
+        self._disown_the_past(delivery)
         if not self._open:
             self._emptied.clear()
             self._progress = time.monotonic()
@@ -138,7 +143,21 @@ class Held:
         self.moves += 1
         if not self._open:
             self._emptied.set()
-        await self.publish(reply, payload)
+        if not delivery.orphaned:
+            await self.publish(reply, payload)
+
+    def _disown_the_past(self, arrived: JetDelivery) -> None:
+        """See to it that no event is settled by the ack of another one.
+
+        A stream that was deleted and made anew counts from 1 again, and the server goes by the sequence alone.
+        It shows in a younger event with a sequence that was already given out.
+        """
+        newest, self._newest = self._newest, arrived.provenance
+        if newest is None or arrived.provenance.stored_ns <= newest.stored_ns:
+            self._newest = newest or arrived.provenance
+        elif arrived.provenance.stream_sequence <= newest.stream_sequence:
+            for delivery in self._open:
+                delivery.orphaned = True
 
     async def keep_alive(self) -> None:
         """Renew the ack wait of all that used up half of it. Raises `BrokerFailed`."""

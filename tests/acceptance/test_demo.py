@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import nats
@@ -20,11 +24,14 @@ import pytest
 
 import demo
 from demo.guard import family
+from demo.prometheus import RULES, Prometheus
 from demo.run import Run
 from demo.worker import Worker
+from tests.monitoring.prometheus import required
 
 ROOT = Path(demo.__file__).parent.parent
 DEADLINE = 90.0
+PROCESSED = "message_event_service_events_processed_total"
 
 
 @contextmanager
@@ -76,7 +83,7 @@ def test_a_counted_demo_accounts_for_every_event_and_ends_with_0() -> None:
     assert process.returncode == 0, output
     assert re.search(r"^total +300 ", output, re.MULTILINE), output
     assert "Every event and every history item has exactly one final place." in output
-    for shown in ("/metrics", "/ready", "postgresql://", "nats://"):
+    for shown in ("status page http://", "/metrics", "/ready", "Prometheus  ", "postgresql://", "nats://"):
         assert shown in output
 
 
@@ -110,6 +117,45 @@ def test_a_killed_demo_leaves_no_process() -> None:
         process.kill()
         await_end(processes)
     assert len(processes) >= 7
+
+
+def answer(address: str, resource: str) -> Any:
+    with urllib.request.urlopen(f"{address}/api/v1/{resource}", timeout=DEADLINE) as found:
+        return json.load(found)["data"]
+
+
+def test_where_prometheus_is_installed_it_watches_the_demo_and_is_gone_with_it() -> None:
+    required("prometheus")
+    with running() as process:
+        address = read_until(process, r"^  Prometheus  http://").split()[-1]
+        read_until(process, r"published [1-9]")
+        deadline = time.monotonic() + DEADLINE
+        while not (stored := answer(address, f"query?query={PROCESSED}>0")["result"]):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        groups = answer(address, "rules")["groups"]
+        processes = family(process.pid)
+        programs = {one.name() for one in processes}
+        process.kill()
+        await_end(processes)
+    assert "prometheus" in programs
+    assert {series["metric"]["job"] for series in stored} == {"demo"}
+    assert {group["file"] for group in groups} == set(map(str, RULES))
+
+
+def test_without_prometheus_the_demo_says_so_and_goes_on(tmp_path: Path) -> None:
+    with running("--events", "20", PATH=str(tmp_path)) as process:
+        output, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, output
+    assert "Prometheus  not installed" in output
+
+
+def test_a_port_that_somebody_has_is_left_to_him() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        taken = somebody.getsockname()[1]
+        with Prometheus(required("prometheus"), {}, interval="1s", preferred_port=taken) as watcher:
+            assert watcher.port != taken
+            assert answer(watcher.url, "query?query=1")["result"][1] == "1"
 
 
 def test_a_counted_demo_that_is_stopped_early_does_not_end_with_0() -> None:

@@ -28,15 +28,16 @@ _TRIES: Final = 2000
 class Fault:
     """A class of faults.
 
-    `calm`: without events that are retried by design, so that no delivery may be repeated. `letters`: sound
-    events may become dead letters (what they refer to went with its stream). `drained`: no dead letter may
-    wait at the end. `afterwards` is called when all is settled.
+    `cold`: from the worker's very first start on. `calm`: without events that are retried by design, so that no
+    delivery may be repeated. `letters`: sound events may become dead letters (what they refer to went with its
+    stream). `drained`: no dead letter may wait at the end. `afterwards` is called when all is settled.
     """
 
     strike: Strike
     rate: float = 80.0
     calm: bool = False
     proxies: bool = False
+    cold: bool = False
     letters: bool = False
     drained: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -64,15 +65,29 @@ async def worker_killed(scene: Scene) -> None:
         scene.launch()
 
 
+async def first_start_killed(scene: Scene) -> None:
+    """SIGKILL while the worker makes schema, streams and consumers, or takes its first events."""
+    async for _ in _rounds(scene, 3):
+        worker = scene.workers[0]
+        scene.dismiss(worker)
+        worker.kill()
+        scene.launch()
+
+
 async def worker_stopped(scene: Scene) -> None:
     """SIGTERM, and a new one once it has ended."""
     async for _ in _rounds(scene, 2):
         await _stop(scene, scene.workers[0])
-        for stream, durable in _durables(scene)[:2]:
-            info = await scene.js.consumer_info(stream, durable)
-            if info.num_ack_pending:
-                scene.complain(f"{info.num_ack_pending} events of {durable} wait for their ack wait")
+        if scene.plan.calm:
+            await _nothing_waits(scene)
         scene.launch()
+
+
+async def _nothing_waits(scene: Scene) -> None:
+    for stream, durable in _durables(scene)[:2]:
+        info = await scene.js.consumer_info(stream, durable)
+        if info.num_ack_pending:
+            scene.complain(f"{info.num_ack_pending} events of {durable} wait for their ack wait")
 
 
 async def _nothing_came_twice(scene: Scene) -> None:
@@ -309,7 +324,9 @@ _OF_POSTGRES: Final = (
 
 
 async def mixed(scene: Scene) -> None:
-    """One fault of the worker's, one of NATS's and one of PostgreSQL's, side by side."""
+    """One fault of the worker's, one of NATS's and one of PostgreSQL's, side by side; at times with two workers."""
+    if scene.rng.random() < 0.5:
+        await asyncio.to_thread(scene.launch().wait_ready)
 
     async def later(strike: Strike) -> None:
         await scene.pause(0.0, 1.5)
@@ -322,6 +339,7 @@ async def mixed(scene: Scene) -> None:
 FAULTS: Final[Mapping[str, Fault]] = MappingProxyType(
     {
         "worker killed": Fault(strike=worker_killed),
+        "first start killed": Fault(strike=first_start_killed, cold=True),
         "worker stopped": Fault(strike=worker_stopped, calm=True, afterwards=_nothing_came_twice),
         "worker frozen beside another": Fault(strike=worker_frozen),
         "replicas join and leave": Fault(strike=replicas_join_and_leave),

@@ -21,6 +21,8 @@ _PATIENCE: Final = 40.0
 # Once all consumers are quiet, for a dead letter whose replay has begun.
 _SETTLING: Final = 8.0
 _POLL: Final = 0.1
+# Messages published after a fault that have to be stored before the recovery is complete.
+_AFTERWARDS: Final = 5
 _LOUD: Final = ("error", "critical")
 
 
@@ -34,6 +36,7 @@ async def run(name: str, postgres: PostgresServer, folder: Path, *, seed: int, s
         settings=dict(fault.settings),
         calm=fault.calm,
         proxies=fault.proxies,
+        cold=fault.cold,
     )
     async with Scene(plan, postgres, folder) as scene:
         publishing = asyncio.create_task(scene.load.run())
@@ -53,12 +56,19 @@ async def run(name: str, postgres: PostgresServer, folder: Path, *, seed: int, s
 
 
 async def _suffer(scene: Scene, fault: Fault) -> float | None:
-    """Let the fault strike; seconds until every message that was confirmed until its end was stored."""
+    """Let the fault strike; seconds from its end until all messages before it, and some after it, are stored."""
     await scene.pause(0.3, 1.0)
+    if not scene.plan.short:
+        scene.load.burst(scene.rng.choice((0, 100, 600)))
     await fault.strike(scene)
     healed = time.monotonic()
-    ids = scene.load.messages()
-    if not await scene.until("every message is stored", lambda: scene.all_stored(ids)):
+    enough = len(scene.load.messages()) + _AFTERWARDS
+
+    async def stored() -> bool:
+        ids = scene.load.messages()[:enough]
+        return len(ids) == enough and await scene.all_stored(ids)
+
+    if not await scene.until("every message is stored", stored):
         return None
     recovered = time.monotonic() - healed
     # Some more, after all of it.

@@ -66,6 +66,7 @@ class Load:
         self._pause = 1 / rate
         self._calm = calm
         self._stopping = False
+        self._at_once = 0
         self._going = asyncio.Event()
         self._going.set()
         self._window = asyncio.Semaphore(WINDOW)
@@ -80,9 +81,14 @@ class Load:
             task = asyncio.create_task(self._confirm(publication))
             self._tasks.add(task)
             task.add_done_callback(self._confirmed)
-            await asyncio.sleep(self._pause)
+            self._at_once -= 1
+            await asyncio.sleep(0 if self._at_once > 0 else self._pause)
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+    def burst(self, count: int) -> None:
+        """Publish the next ones as fast as they are confirmed: batches grow then."""
+        self._at_once = count
 
     def finish(self) -> None:
         """Let `run` come to its end."""

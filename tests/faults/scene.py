@@ -47,7 +47,11 @@ def postgres() -> PostgresServer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The numbers of a run. `short`: as in the tests, where an outage takes a second."""
+    """The numbers of a run.
+
+    `short`: as in the tests, where an outage takes a second. `cold`: the worker is not waited for, and has yet to
+    make its schema and its streams.
+    """
 
     seed: int
     rate: float = 80.0
@@ -55,10 +59,11 @@ class Plan:
     settings: dict[str, str] = field(default_factory=dict)
     calm: bool = False
     proxies: bool = False
+    cold: bool = False
 
 
 class Scene:
-    """In an `async with` statement: servers up, worker ready, nothing published."""
+    """In an `async with` statement: servers up, worker ready (unless `cold`), nothing published."""
 
     def __init__(self, plan: Plan, database: PostgresServer, folder: Path) -> None:
         self.plan = plan
@@ -109,7 +114,8 @@ class Scene:
         self._stack.push_async_callback(self.client.close)
         self._stack.callback(self._kill_all)
         self.launch()
-        await asyncio.to_thread(self.workers[0].wait_ready)
+        if not self.plan.cold:
+            await asyncio.to_thread(self.workers[0].wait_ready)
         self.load = Load(self.js, self.company, seed=self.plan.seed, rate=self.plan.rate, calm=self.plan.calm)
 
     def launch(self) -> Worker:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -53,6 +55,18 @@ class Given:
     async def newest(self) -> datetime.datetime | None:
         async with self._database.connection() as connection:
             return await self._events.newest(connection)
+
+    async def resolve(self, row: int, deed: str = "replayed by Sari") -> None:
+        async with self._database.transaction() as connection:
+            await self._events.resolve(connection, row, deed)
+
+    @asynccontextmanager
+    async def held(self, row: int) -> AsyncIterator[None]:
+        """A command that replays `row`; it has resolved it when it ends."""
+        async with self._database.transaction() as connection:
+            await self._events.hold(connection, row)
+            yield
+            await self._events.resolve(connection, row, "replayed by Sari")
 
     async def payload(self) -> Any:
         [row] = await self.rows()
@@ -103,6 +117,95 @@ async def test_an_event_given_up_again_much_later_has_one_row(given: Given) -> N
         await given.save(ROW._replace(event_timestamp=when, dlq_payload=envelope % when))
 
     assert len(await given.rows()) == 1
+
+
+def _replayed(row: int) -> ExhaustedRow:
+    """`ROW` when its replay, from the row of this id, has failed once more."""
+    payload = json.dumps({**json.loads(ROW.dlq_payload), "exhausted_id": row, "retry_count": 0})
+    return ROW._replace(dlq_payload=payload, last_error="still empty", retry_count=4)
+
+
+async def test_a_replay_that_failed_opens_its_row_again_and_only_that(given: Given) -> None:
+    await given.save(ROW)
+    await given.save(ROW._replace(source_subject="v1.chats.update.Kopi"))
+    [before, other] = await given.rows()
+    await given.resolve(before["id"])
+    await given.resolve(other["id"])
+
+    assert await given.save(_replayed(before["id"]))
+
+    [row, other] = await given.rows()
+    assert (row["resolved"], row["resolved_at"], row["last_error"]) == (False, None, "still empty")
+    assert row["retry_count"] == ROW.retry_count + 4
+    assert [line.partition(" at ")[0] for line in row["notes"].splitlines()] == [
+        "replayed by Sari",
+        "given up again",
+    ]
+    for kept in ("created_at", "event_timestamp", "dlq_payload", "original_payload"):
+        assert row[kept] == before[kept]
+    assert other["resolved"]
+    newest = await given.newest()
+    assert newest is not None
+    assert newest > other["created_at"]
+
+
+async def test_a_repeat_of_that_failure_changes_nothing_more(given: Given) -> None:
+    """A crash between row and term delivers the envelope once more."""
+    await given.save(ROW)
+    [row] = await given.rows()
+    await given.resolve(row["id"])
+    await given.save(_replayed(row["id"]))
+    opened = await given.rows()
+
+    assert not await given.save(_replayed(row["id"]))
+
+    assert await given.rows() == opened
+
+
+async def test_an_envelope_replayed_by_hand_opens_its_resolved_row_again(given: Given) -> None:
+    await given.save(ROW)
+    [row] = await given.rows()
+    await given.resolve(row["id"], "handled by hand")
+
+    assert await given.save(ROW)
+
+    [row] = await given.rows()
+    assert not row["resolved"]
+
+
+async def test_a_failure_waits_until_the_command_has_resolved_its_row(given: Given) -> None:
+    """Otherwise it would find the row open, leave it, and the command would then resolve it for good."""
+    await given.save(ROW)
+    [row] = await given.rows()
+
+    async with given.held(row["id"]):
+        failing = asyncio.create_task(given.save(_replayed(row["id"])))
+        done, _ = await asyncio.wait([failing], timeout=0.5)
+        assert not done
+    assert await failing
+
+    [row] = await given.rows()
+    assert not row["resolved"]
+
+
+@pytest.mark.parametrize("mark", [10**6, -1, 2**63, "1", None])
+async def test_a_mark_that_leads_to_no_row_loses_no_event(given: Given, mark: object) -> None:
+    payload = {**json.loads(ROW.dlq_payload), "exhausted_id": mark}
+    assert await given.save(ROW._replace(dlq_payload=json.dumps(payload)))
+
+
+async def test_a_mark_inside_the_event_or_of_another_subject_is_none(given: Given) -> None:
+    await given.save(ROW)
+    [row] = await given.rows()
+    await given.resolve(row["id"])
+    inside = {"original_payload": {"exhausted_id": row["id"]}}
+
+    assert await given.save(ROW._replace(dlq_payload=json.dumps(inside)))
+    other = ROW._replace(source_subject="v1.chats.update.Kopi")
+    assert await given.save(other._replace(dlq_payload=_replayed(row["id"]).dlq_payload))
+
+    rows = await given.rows()
+    assert [found["resolved"] for found in rows] == [True, False, False]
 
 
 async def test_replicas_that_give_up_at_once_make_one_row(given: Given) -> None:

@@ -152,10 +152,11 @@ async def test_failing_to_restore_is_tried_again_until_it_works(
 
     async def restore() -> None:
         nonlocal attempts
-        attempts += 1
-        if attempts < 3:
+        if attempts < 2:
+            attempts += 1
             raise topology.TopologyError("not yet")
         await topology.reconcile(broker, CONFIG, [tenant])
+        attempts += 1
 
     source = pull_source(broker, tenant, CONFIG, reader, restore=restore)
     await source.start()
@@ -315,3 +316,37 @@ async def test_a_silent_holder_loses_its_message_to_another_after_the_ack_wait(
         (again,) = await reader.take(1, within=10)
         await again.ack()
         await thief.stop()
+
+
+async def test_what_is_held_of_a_deleted_stream_never_settles_an_event_of_the_new_one(
+    own_server: NatsServer, broker: Broker, tenant: Tenant, source: PullSource, reader: Reader
+) -> None:
+    """The new stream gives the same sequences again, and the server looks at nothing else."""
+    await publish(own_server, tenant, b"old 1", b"old 2")
+    old = await reader.take(2)
+    await broker.api(f"STREAM.DELETE.{CONFIG.realtime_stream}")
+    await topology.reconcile(broker, CONFIG, [tenant])
+    await publish(own_server, tenant, b"new 1", b"new 2")
+    new = await reader.take(2)
+    assert [one.provenance.stream_sequence for one in (*old, *new)] == [1, 2, 1, 2]
+    assert [one.data for one in new] == [b"new 1", b"new 2"]
+    await ack_all(old)
+    await broker.flush()
+    assert await ack_pending(broker, tenant) == 2
+    await ack_all(new)
+    await broker.flush()
+    assert await ack_pending(broker, tenant) == 0
+    assert source.held == 0
+
+
+async def test_redelivered_events_are_settled_like_any_other(
+    own_server: NatsServer, broker: Broker, tenant: Tenant, source: PullSource, reader: Reader
+) -> None:
+    await publish(own_server, tenant, b"1", b"2", b"3")
+    first, *others = await reader.take(3)
+    await first.nak()
+    (again,) = await reader.take(1)
+    assert again.provenance.delivered == 2
+    await ack_all([*others, again])
+    await broker.flush()
+    assert await ack_pending(broker, tenant) == 0

@@ -1,28 +1,22 @@
-"""A real Prometheus, Debian's, as a child of the tests: what it scrapes, and what it answers."""
+"""A real Prometheus, Debian's, as a child of the tests: what it scraped, and what it answers."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
-import signal
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import pytest
 
-from demo.server import Server
+import demo.prometheus
 
 # Between two scrapes; short, so that a few seconds of traffic are enough samples for `rate`.
 _INTERVAL: Final = "1s"
 _POLL: Final = 0.1
-_ANSWER: Final = 10.0
 
 
 def required(program: str) -> str:
@@ -43,17 +37,11 @@ class Sample(NamedTuple):
     value: float
 
 
-class Prometheus(Server):
-    """Scrapes `jobs` (targets by job name) and evaluates the rules of `rules`."""
-
-    name = "prometheus"
-    stop_signal = signal.SIGTERM
+class Prometheus(demo.prometheus.Prometheus):
+    """The demo's, asked the tests' questions; `jobs` are targets by job name, `rules` files."""
 
     def __init__(self, jobs: Mapping[str, Sequence[str]], rules: Sequence[Path] = ()) -> None:
-        super().__init__()
-        self._program = required("prometheus")
-        self._jobs = jobs
-        self._rules = rules
+        super().__init__(required("prometheus"), jobs, rules, interval=_INTERVAL)
 
     def query(self, expression: str, at: float | None = None) -> list[Sample]:
         """Evaluate at a moment (Unix seconds; None: now). Fails with Prometheus's own words."""
@@ -74,16 +62,6 @@ class Prometheus(Server):
         found: list[dict[str, str]] = self.get("series", **{"match[]": selector})
         return found
 
-    def get(self, resource: str, **parameters: str) -> Any:
-        """`data` of an answer of the HTTP API."""
-        url = f"http://127.0.0.1:{self.port}/api/v1/{resource}?{urllib.parse.urlencode(parameters)}"
-        try:
-            with urllib.request.urlopen(url, timeout=_ANSWER) as answer:
-                return json.load(answer)["data"]
-        except urllib.error.HTTPError as error:
-            with error:
-                pytest.fail(f"{parameters}: {json.load(error)['error']}")
-
     def comes_to(self, expected: float, expression: str, within: float = 30.0) -> None:
         """Wait until an expression has this value."""
         deadline = time.monotonic() + within
@@ -98,34 +76,3 @@ class Prometheus(Server):
             assert time.monotonic() < deadline, f"{metric} was not scraped in {within:g} s"
             time.sleep(_POLL)
         return found
-
-    def _arguments(self) -> list[str]:
-        return [
-            self._program,
-            f"--config.file={self._folder / 'prometheus.json'}",
-            f"--storage.tsdb.path={self._folder / 'data'}",
-            f"--web.listen-address=127.0.0.1:{self.port}",
-            "--log.level=warn",
-        ]
-
-    def _configure(self) -> None:
-        scrapes = [
-            {"job_name": job, "static_configs": [{"targets": list(targets)}]}
-            for job, targets in self._jobs.items()
-        ]
-        # JSON is YAML.
-        config = {
-            "global": dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), _INTERVAL),
-            "rule_files": [str(path) for path in self._rules],
-            "scrape_configs": scrapes,
-        }
-        (self._folder / "prometheus.json").write_text(json.dumps(config), encoding="utf-8")
-
-    def _ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=1):
-                pass
-        except OSError:
-            return False
-        # A stranger on the port has other data.
-        return bool(self.get("status/flags")["storage.tsdb.path"] == str(self._folder / "data"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any, Final
 
 from hypothesis import strategies as st
@@ -116,7 +117,7 @@ def _mutated(payload: Any, fields: list[tuple[str, int, Any]], pieces: list[tupl
     for change, place, value in fields:
         paths = list(_paths(payload))
         if paths:
-            _FIELD_CHANGES[change](payload, paths[place % len(paths)], value)
+            _FIELD_CHANGES[change](payload, paths[place % len(paths)], deepcopy(value))
     # Escapes keep lone surrogates and NUL; every other body has them as they are.
     body = json.dumps(payload).encode()
     if len(fields) % 2:
@@ -167,7 +168,7 @@ def _nest(payload: Any, path: Path, _: Any) -> None:
 
 
 def _grow(payload: Any, path: Path, value: Any) -> None:
-    _set(payload, path, [value] * 200 if len(path) % 2 else str(value)[:99] * 200)
+    _set(payload, path, [deepcopy(value) for _ in range(200)] if len(path) % 2 else str(value)[:99] * 200)
 
 
 _FIELD_CHANGES: Final[dict[str, Callable[[Any, Path, Any], None]]] = {

@@ -28,7 +28,7 @@ DRAIN = 12
 def test_every_way_of_delivery_ends_in_the_rows_of_the_model(stage: Stage, family: str) -> None:
     """Two replicas at the same time, repeats, dead letters replayed later, history in between."""
 
-    @cases(normal=30, soak=2000)
+    @cases(normal=30, soak=600)
     @given(_groups(family), st.booleans())
     def check(drawn: list[World], forgetful: bool) -> None:
         stage.replicas[0].stream.forgetful = forgetful

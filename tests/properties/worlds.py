@@ -13,7 +13,8 @@ from typing import Any, Final, NamedTuple
 
 from hypothesis import strategies as st
 
-from tests.properties.model import HISTORY, NS, Adopted, Event, Payload, Version
+from tests.properties.fields import HISTORY
+from tests.properties.model import NS, Adopted, Event, Payload, Version
 
 ROUNDS: Final = 3
 REPLICAS: Final = 2

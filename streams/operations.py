@@ -1,0 +1,99 @@
+"""What every command beside `worker` stands on: the worker's parts without its services, and one way to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from faust.cli import AppCommand
+
+from streams import topology
+from streams.broker import Broker
+from streams.desk import CommandFailed, ExhaustedDesk
+from streams.errors import EventError
+from streams.intake import Fatal
+from streams.preparation import Preparation
+from streams.specs import TopologyConfig
+from streams.stored import ApiError
+from streams.subjects import Tenant
+from tables.errors import StorageError
+from tables.pool import Database
+
+# Seconds a command waits for a server before it says that there is none; the worker waits for ever.
+PATIENCE: Final = 15.0
+
+_EXPECTED: Final = (CommandFailed, Fatal, StorageError, ApiError, EventError, topology.TopologyError)
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """What the commands need of the worker's parts."""
+
+    tenants: Sequence[Tenant]
+    database: Database
+    broker: Broker
+    topology: TopologyConfig
+    preparation: Preparation
+
+    async def migrate(self) -> None:
+        """Make or extend every tenant's schema. Raises `Fatal` and `StorageError`."""
+        async with self.storage():
+            await self.preparation.migrate()
+
+    @property
+    def desk(self) -> ExhaustedDesk:
+        """What can be done with exhausted events, while there is `storage`."""
+        return ExhaustedDesk(self.tenants, self.database, self.topology.dlq_subject)
+
+    @contextlib.asynccontextmanager
+    async def storage(self) -> AsyncIterator[None]:
+        """The database, open. Raises `Fatal` and `StorageError` if it cannot be opened."""
+        try:
+            await self.preparation.open_database()
+            yield
+        finally:
+            await self.database.close()
+
+    @contextlib.asynccontextmanager
+    async def connected(self) -> AsyncIterator[Broker]:
+        """The connection to NATS. Raises `CommandFailed` if there is none in time."""
+        await self.broker.start()
+        try:
+            await self._wait_connected()
+            yield self.broker
+        finally:
+            await self.broker.stop()
+
+    async def _wait_connected(self) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self.preparation.connect()
+        except TimeoutError:
+            raise CommandFailed(f"NATS_URL: {self.broker.problem}") from None
+
+
+class OperatorCommand(AppCommand):
+    """A command that ends with 0, or with 1 and one line on stderr."""
+
+    abstract = True
+
+    @property
+    def operations(self) -> Operations:
+        """The parts of the app that was given with `-A`."""
+        operations: Operations = self.app.operations  # type: ignore[attr-defined]
+        return operations
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run to the end. Raises `SystemExit`."""
+        raise SystemExit(asyncio.run(self._ended(lambda: self.run(*self.args, **self.kwargs))))
+
+    async def _ended(self, run: Callable[[], Awaitable[None]]) -> int:
+        try:
+            await run()
+        except _EXPECTED as error:
+            self.say(str(error), file=self.stderr)
+            return 1
+        return 0

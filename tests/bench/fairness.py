@@ -1,0 +1,126 @@
+"""Fairness: how long real-time events of two companies take while one of them imports its history."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tests.bench.contestants import Contestant, worker
+from tests.bench.events import Author, Event, Load, history
+from tests.bench.lines import Line
+from tests.bench.measuring import WARM_UP, latencies, percentile
+from tests.bench.options import Options
+from tests.bench.publishing import Publisher, flood, publisher, steadily
+from tests.bench.runs import Runs
+from tests.bench.scene import Place, Scene
+from tests.bench.trouble import BenchError
+
+# Real-time events a second of each company.
+RATE: Final = 100.0
+_P99: Final = 3.0
+# However long the import takes.
+_LONGEST: Final = 120.0
+_LINE: Final = "p99 beside a history import"
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Milliseconds from publishing to commit, of the company that imports and of the other one."""
+
+    own_p50: float
+    own_p99: float
+    other_p50: float
+    other_p99: float
+    events: int
+    seconds: float
+
+    def record(self) -> dict[str, Any]:
+        """For the file of results."""
+        return {name: round(getattr(self, name), 3) for name in self.__slots__}
+
+
+class Fairness:
+    """Each round measures both companies first in quiet, then while the first one's import is worked off."""
+
+    def __init__(self, scene: Scene, options: Options, folder: Path) -> None:
+        self._scene = scene
+        self._options = options
+        self._folder = folder
+        self.runs = Runs()
+
+    async def run(self) -> list[Line]:
+        """Measure both."""
+        place = await self._scene.place("Fair", companies=2, partitions=26)
+        for _ in range(self._options.runs):
+            await place.clear()
+            try:
+                async with (
+                    worker(self._scene, place, self._folder) as contestant,
+                    publisher(self._scene.servers.nats.url, "") as to,
+                ):
+                    await self._round(place, contestant, to)
+            except BenchError as error:
+                self.runs.fail("import", _LINE, str(error))
+        return [self._line("own"), self._line("other")]
+
+    async def _round(self, place: Place, contestant: Contestant, to: Publisher) -> None:
+        warm = Author(place.companies)
+        await flood(to, (warm.upsert(number) for number in range(WARM_UP)))
+        await contestant.drained(self._scene, "realtime")
+        deadline = time.monotonic() + self._options.seconds
+        quiet = self._pace(place, contestant, to, lambda: time.monotonic() < deadline)
+        await self.runs.add("quiet", _LINE, quiet)
+
+        rows = history(place.companies[:1], self._options.history)
+        with contestant.stopped():
+            await flood(to, rows.events)
+        importing = asyncio.create_task(contestant.drained(self._scene, "historical"))
+        deadline = time.monotonic() + _LONGEST
+        busy = self._pace(
+            place, contestant, to, lambda: not importing.done() and time.monotonic() < deadline
+        )
+        await self.runs.add("import", _LINE, busy)
+        await importing
+
+    async def _pace(
+        self, place: Place, contestant: Contestant, to: Publisher, going: Callable[[], bool]
+    ) -> Waits:
+        author = Author(place.companies)
+        begun = time.time()
+        left = await steadily(to, _endless(author), RATE * len(place.companies), going)
+        seconds = time.time() - begun
+        await contestant.drained(self._scene, "realtime")
+        load = Load("realtime", "realtime", author.agents, [author.upsert(0)])
+        waits = []
+        for schema in place.schemas:
+            commits = await place.commits([schema], load, begun)
+            found = latencies(commits, left)
+            if not found:
+                raise BenchError("no real-time event was measured: the history import is too short")
+            waits += [percentile(found, 0.5), percentile(found, 0.99)]
+        return Waits(*waits, events=len(left), seconds=seconds)
+
+    def _line(self, whose: str) -> Line:
+        name = f"{'same' if whose == 'own' else 'other'} company, {_LINE}"
+        if problem := self.runs.problem(("import", _LINE), ("quiet", _LINE)):
+            return Line(name, "fairness", problem=problem)
+        busy, quiet = (self.runs.best(state, _LINE, f"{whose}_p99") for state in ("import", "quiet"))
+        return Line(
+            name,
+            "fairness",
+            "times",
+            busy / quiet,
+            _P99,
+            at_most=True,
+            ours=f"{busy:.2f} ms",
+            theirs=f"{quiet:.2f} ms",
+        )
+
+
+def _endless(author: Author) -> Iterator[Event]:
+    return map(author.upsert, itertools.count())

@@ -1,0 +1,125 @@
+"""How the speed grows: more companies, partitions, stored messages, or a longer backlog, against the base of one
+company, 26 partitions, nothing stored and `n` messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tests.bench.contestants import worker
+from tests.bench.events import LOADS
+from tests.bench.lines import Line
+from tests.bench.measuring import bench
+from tests.bench.options import GROWTH, Options
+from tests.bench.runs import Runs
+from tests.bench.scene import Place, Scene
+from tests.bench.trouble import BenchError
+
+_PARTITIONS: Final = 26
+# Within 15 % (issue 7).
+_KEPT: Final = 0.85
+_MEMORY: Final = 250.0
+_CONNECTIONS: Final = 20
+_BASE: Final = "base"
+
+
+class _Point(NamedTuple):
+    """A place, and the backlogs that are drained there; both kinds of writes unless that takes too long."""
+
+    axis: str
+    title: str
+    place: Place
+    n: int
+    loads: tuple[str, ...] = ("realtime", "repeats")
+
+
+class Growth:
+    """Some rounds over all points, so that none has the machine to itself for long."""
+
+    def __init__(self, scene: Scene, options: Options, folder: Path) -> None:
+        self._scene = scene
+        self._options = options
+        self._folder = folder
+        self.runs = Runs()
+
+    async def run(self) -> list[Line]:
+        """Measure what was chosen."""
+        points = await self._points()
+        for _ in range(self._options.runs):
+            for point in points:
+                try:
+                    await self._measure(point)
+                except BenchError as error:
+                    for load in point.loads:
+                        self.runs.fail(point.axis, load, str(error))
+        return [line for point in points if point.axis != _BASE for line in self._lines(point)]
+
+    async def _points(self) -> list[_Point]:
+        chosen, n, options, make = self._options.chosen(GROWTH), self._options.n, self._options, self._scene.place
+        base = await make("Base", partitions=_PARTITIONS)
+        points = [_Point(_BASE, "base", base, n)]
+        if "companies" in chosen:
+            place = await make("Many", companies=options.companies, partitions=_PARTITIONS)
+            points.append(_Point("companies", f"{options.companies} companies", place, n))
+        if "partitions" in chosen:
+            place = await make("Months", partitions=options.partitions)
+            points.append(_Point("partitions", f"{options.partitions} partitions", place, n))
+        if "stored" in chosen:
+            place = await make("Full", partitions=_PARTITIONS, stored=options.stored)
+            points.append(_Point("stored", f"{options.stored:,} stored", place, n))
+        if "backlog" in chosen:
+            title = f"backlog of {options.backlog:,}"
+            points.append(_Point("backlog", title, base, options.backlog, ("realtime",)))
+        return points
+
+    async def _measure(self, point: _Point) -> None:
+        async with worker(self._scene, point.place, self._folder) as contestant:
+            async with bench(self._scene, point.place, contestant) as measure:
+                for name in point.loads:
+                    load = LOADS[name](point.place.companies, point.n)
+                    await self.runs.add(point.axis, name, measure.drain(load))
+                self.runs.keep(point.axis, "connections", {"count": await point.place.connections()})
+
+    def _lines(self, point: _Point) -> Iterator[Line]:
+        for load in point.loads:
+            name = f"{point.title}, {load}"
+            if problem := self.runs.problem((point.axis, load), (_BASE, load)):
+                yield Line(name, "growth", problem=problem)
+                continue
+            ours, base = (self.runs.best(axis, load, "per_s", highest=True) for axis in (point.axis, _BASE))
+            yield Line(name, "growth", "share", ours / base, _KEPT, ours=f"{ours:,.0f}/s", theirs=f"{base:,.0f}/s")
+        if point.axis == "companies" and not self.runs.problem((point.axis, "connections")):
+            yield from self._cost(point)
+
+    def _cost(self, point: _Point) -> Iterator[Line]:
+        last = point.loads[-1]
+        if self.runs.problem((point.axis, last), (_BASE, last)):
+            return
+        for name, value in (("memory at the end", "memory_mb"), ("memory at most", "memory_peak_mb")):
+            ours, base = (
+                max(float(run[value]) for run in self.runs.of(axis, last)) for axis in (point.axis, _BASE)
+            )
+            yield Line(
+                f"{point.title}, {name}",
+                "growth",
+                "MB",
+                ours,
+                _MEMORY,
+                at_most=True,
+                ours=f"{ours:.0f} MB",
+                theirs=f"{base:.0f} MB",
+            )
+        ours, base = (
+            max(float(run["count"]) for run in self.runs.of(axis, "connections")) for axis in (point.axis, _BASE)
+        )
+        yield Line(
+            f"{point.title}, connections",
+            "growth",
+            "count",
+            ours,
+            _CONNECTIONS,
+            at_most=True,
+            ours=f"{ours:.0f}",
+            theirs=f"{base:.0f}",
+        )

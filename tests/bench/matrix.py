@@ -1,0 +1,159 @@
+"""The worker against the bare pipeline: backlogs, steady rates, cost and start."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tests.bench.contestants import Contestant, bare, worker
+from tests.bench.events import LOADS, realtime
+from tests.bench.lines import Line
+from tests.bench.measuring import Bench, bench
+from tests.bench.options import DRAINS, Options
+from tests.bench.publishing import flood, publisher
+from tests.bench.runs import Runs
+from tests.bench.scene import Place, Scene
+from tests.bench.trouble import BenchError
+
+# Shares of the bare pipeline's messages a second (issue 7).
+_SHARES: Final = {"realtime": 0.55, "mixed": 0.35, "inbound_new": 0.25, "history": 0.80, "repeats": 0.40}
+_P50: Final = 1.5
+_P99: Final = 3.0
+_CPU: Final = 3.0
+_MEMORY: Final = 110.0
+_START: Final = 3.0
+# Left when the last event is published: half a second's worth would be a queue.
+_LEFT: Final = 0.5
+
+
+class Matrix:
+    """Some rounds: each measures the bare pipeline, then the worker, on tables of the same shape."""
+
+    def __init__(self, scene: Scene, options: Options, folder: Path) -> None:
+        self._scene = scene
+        self._options = options
+        self._folder = folder
+        self.runs = Runs()
+
+    async def run(self) -> list[Line]:
+        """Measure what was chosen."""
+        place = await self._scene.place("Matrix", partitions=26)
+        for _ in range(self._options.runs):
+            await self._round(place)
+        return list(self._lines())
+
+    async def _round(self, place: Place) -> None:
+        drains = self._options.chosen(DRAINS)
+        paced = self._options.rates if "paced" in self._options.lines else ()
+        if drains or paced:
+            async with bare(self._scene, place) as contestant:
+                # What every backlog is compared with.
+                await self._measure(place, contestant, ("realtime",) if drains else (), paced)
+        try:
+            await self._start(place, drains, paced)
+        except BenchError as error:
+            self.runs.fail("worker", "start", str(error))
+
+    async def _start(self, place: Place, drains: tuple[str, ...], paced: tuple[float, ...]) -> None:
+        """Start the worker while an event waits for it; then measure the rest."""
+        await place.clear()
+        first = realtime(place.companies, 1)
+        async with publisher(self._scene.servers.nats.url, "") as to:
+            await flood(to, first.events)
+        since = time.time()
+        async with worker(self._scene, place, self._folder) as contestant:
+            stored = await Bench.first_stored(self._scene, place, contestant, first, since)
+            self.runs.keep("worker", "start", {"seconds": round(stored, 3)})
+            await self._measure(place, contestant, drains, paced)
+
+    async def _measure(
+        self, place: Place, contestant: Contestant, drains: tuple[str, ...], rates: tuple[float, ...]
+    ) -> None:
+        n, seconds = self._options.n, self._options.seconds
+        async with bench(self._scene, place, contestant) as measure:
+            for name in drains:
+                await self.runs.add(contestant.name, name, measure.drain(LOADS[name](place.companies, n)))
+            for rate in rates:
+                load = realtime(place.companies, max(1, round(rate * seconds)))
+                await self.runs.add(contestant.name, f"{rate:g}/s", measure.paced(load, rate))
+
+    def _lines(self) -> Iterator[Line]:
+        for name in self._options.chosen(DRAINS):
+            yield self._drain(name)
+        if "paced" in self._options.lines:
+            for rate in self._options.rates:
+                yield from self._paced(rate)
+        if "realtime" in self._options.lines:
+            yield from self._cost()
+        if "start" in self._options.lines:
+            yield self._started()
+
+    def _drain(self, name: str) -> Line:
+        if problem := self.runs.problem(("worker", name), ("bare", "realtime")):
+            return Line(name, "drain", problem=problem)
+        ours = self.runs.best("worker", name, "per_s", highest=True)
+        limit = self.runs.best("bare", "realtime", "per_s", highest=True)
+        return Line(
+            name, "drain", "share", ours / limit, _SHARES.get(name), ours=f"{ours:,.0f}/s", theirs=f"{limit:,.0f}/s"
+        )
+
+    def _paced(self, rate: float) -> Iterator[Line]:
+        name = f"{rate:g}/s"
+        if problem := self.runs.problem(("worker", name), ("bare", name)):
+            yield Line(name, "paced", problem=problem)
+            return
+        for value, target in (("p50", _P50), ("p99", _P99)):
+            ours, limit = (self.runs.best(contestant, name, value) for contestant in ("worker", "bare"))
+            yield Line(
+                f"{name}, {value}",
+                "paced",
+                "times",
+                ours / limit,
+                target,
+                at_most=True,
+                ours=f"{ours:.2f} ms",
+                theirs=f"{limit:.2f} ms",
+            )
+        ours, limit = (self.runs.best(contestant, name, "left") for contestant in ("worker", "bare"))
+        yield Line(
+            f"{name}, queue at the end",
+            "paced",
+            "count",
+            ours,
+            rate * _LEFT,
+            at_most=True,
+            ours=f"{ours:.0f}",
+            theirs=f"{limit:.0f}",
+        )
+
+    def _cost(self) -> Iterator[Line]:
+        if problem := self.runs.problem(("worker", "realtime"), ("bare", "realtime")):
+            yield Line("processor time", "cost", problem=problem)
+            return
+        ours, limit = (self.runs.best(contestant, "realtime", "cpu_us") for contestant in ("worker", "bare"))
+        yield Line(
+            "processor time a message",
+            "cost",
+            "times",
+            ours / limit,
+            _CPU,
+            at_most=True,
+            ours=f"{ours:.0f} us",
+            theirs=f"{limit:.0f} us",
+        )
+        for name, value in (("memory at the end", "memory_mb"), ("memory at most", "memory_peak_mb")):
+            # Of the last line of a round, after all others.
+            last = self._options.chosen(DRAINS)[-1]
+            ours = max(float(run[value]) for run in self.runs.of("worker", last))
+            limit = self.runs.best("bare", "realtime", value)
+            yield Line(
+                name, "cost", "MB", ours, _MEMORY, at_most=True, ours=f"{ours:.0f} MB", theirs=f"{limit:.0f} MB"
+            )
+
+    def _started(self) -> Line:
+        if problem := self.runs.problem(("worker", "start")):
+            return Line("start to first row", "cost", problem=problem)
+        ours = self.runs.best("worker", "start", "seconds")
+        return Line("start to first row", "cost", "s", ours, _START, at_most=True, ours=f"{ours:.2f} s")

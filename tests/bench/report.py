@@ -1,0 +1,113 @@
+"""The table that is printed, and the file in which the results are kept."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from streams.version import VERSION
+from tests.bench.chart import chart
+from tests.bench.lines import Line
+
+_HEADERS: Final = ("", "measured", "against", "", "target", "")
+_AGAINST: Final = {
+    "drain": "backlog, rows a second against the bare pipeline's real-time messages",
+    "paced": "steady rate, publishing to commit, against the bare pipeline",
+    "cost": "cost of real-time messages, against the bare pipeline",
+    "growth": "growth of a backlog's speed, against one company, 26 partitions, nothing stored",
+    "fairness": "real-time latency while one company imports its history, against quiet",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Lines of one group, and all runs behind them."""
+
+    lines: Sequence[Line]
+    runs: dict[str, Any]
+
+
+def table(lines: Sequence[Line]) -> str:
+    """All lines by group, in columns; what falls short is marked."""
+    cells = [[line.name, line.ours, line.theirs, line.shown, line.aim, line.verdict] for line in lines]
+    widths = [max(len(row[at]) for row in (list(_HEADERS), *cells)) for at in range(len(_HEADERS))]
+    text: list[str] = []
+    for group, meaning in _AGAINST.items():
+        rows = [row for row, line in zip(cells, lines, strict=True) if line.group == group]
+        if rows:
+            text += ["", f"{meaning}:", *(_row(row, widths) for row in rows)]
+    missed = sum(not line.met for line in lines)
+    return "\n".join([*text, "", f"{len(lines) - missed} of {len(lines)} lines are as they should be"])
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    name, *rest = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+    return f"  {name}  {'  '.join(rest)}".rstrip()
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    return {
+        "processor": _processor(),
+        "cores": psutil.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
+
+
+def keep(folder: Path, sections: Sequence[Section], settings: dict[str, Any]) -> None:
+    """Write `results.json` and `results.svg`; lines of earlier sittings that were not measured now stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "results.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"lines": {}}
+    sitting = {
+        "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "version": VERSION,
+        "load_average": round(os.getloadavg()[0], 2),
+        "settings": settings,
+    }
+    lines = known["lines"]
+    for section in sections:
+        for line in section.lines:
+            lines[f"{line.group}: {line.name}"] = _record(line) | {"sitting": sitting}
+    runs = known.get("runs", {})
+    for section in sections:
+        for line in section.lines:
+            runs[line.group] = section.runs
+    content = {"machine": machine(), "lines": lines, "runs": runs}
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (folder / "results.svg").write_text(chart(list(lines.values())), encoding="utf-8")
+
+
+def _record(line: Line) -> dict[str, Any]:
+    return {
+        "name": line.name,
+        "group": line.group,
+        "value": round(line.value, 4),
+        "unit": line.unit,
+        "target": line.target,
+        "at_most": line.at_most,
+        "shown": line.shown,
+        "aim": line.aim,
+        "measured": line.ours,
+        "against": line.theirs,
+        "met": line.met,
+        "problem": line.problem,
+    }
