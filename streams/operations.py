@@ -39,7 +39,7 @@ class Operations:
     preparation: Preparation
 
     async def migrate(self) -> None:
-        """Make or extend every tenant's schema. Raises `Fatal` and `StorageError`."""
+        """Make or extend every tenant's schema. Raises `Fatal`, `CommandFailed` and `StorageError`."""
         async with self.storage():
             await self.preparation.migrate()
 
@@ -50,9 +50,9 @@ class Operations:
 
     @contextlib.asynccontextmanager
     async def storage(self) -> AsyncIterator[None]:
-        """The database, open. Raises `Fatal` and `StorageError` if it cannot be opened."""
+        """The database, open. Raises `Fatal` and `CommandFailed` if it cannot be opened."""
         try:
-            await self.preparation.open_database()
+            await self._open()
             yield
         finally:
             await self.database.close()
@@ -66,6 +66,12 @@ class Operations:
             yield self.broker
         finally:
             await self.broker.stop()
+
+    async def _open(self) -> None:
+        try:
+            await self.preparation.open_database()
+        except StorageError as error:
+            raise CommandFailed(f"POSTGRES_DSN: {error}") from error
 
     async def _wait_connected(self) -> None:
         try:

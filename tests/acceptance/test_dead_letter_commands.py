@@ -398,6 +398,13 @@ async def test_without_a_confirmation_the_row_stays_open(run: Run, served: Site)
     assert (found["resolved"], found["notes"]) == (False, "")
 
 
+def test_without_a_database_there_is_one_line(nats_url: str) -> None:
+    dsn = f"postgresql://postgres@127.0.0.1:{free_port()}/postgres"
+    done = command("exhausted", env=environment(["KopiNusa01"], nats_url, dsn))
+
+    assert _refused(done).startswith("POSTGRES_DSN: ")
+
+
 async def test_a_dead_update_holds_up_no_other_of_its_chat_and_is_listed(run: Run, served: Site) -> None:
     """E10."""
     await served.publish("v1.chats.upsert", builders.chat())

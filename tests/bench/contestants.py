@@ -57,7 +57,9 @@ class Contestant:
                 if now != left:
                     left, moved = now, time.monotonic()
                 elif time.monotonic() - moved > _STALLED:
-                    raise BenchError(f"{self.name}: {now} events are left, and nothing has moved for {_STALLED:g} s")
+                    raise BenchError(
+                        f"{self.name}: {now} events are left, and nothing has moved for {_STALLED:g} s"
+                    )
                 look()
                 await asyncio.sleep(_POLL)
 
@@ -111,7 +113,12 @@ async def bare(scene: Scene, place: Place) -> AsyncIterator[Contestant]:
         "durable": BARE_DURABLE,
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.bare", *(f"--{name}={value}" for name, value in arguments.items())],
+        [
+            sys.executable,
+            "-m",
+            "tests.bench.bare",
+            *(f"--{name}={value}" for name, value in arguments.items()),
+        ],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

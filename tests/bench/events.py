@@ -28,9 +28,10 @@ KEYS: Final[Mapping[str, str]] = {
 }
 # Twenty events of the mixed load.
 _DECK: Final = ("message",) * 14 + ("update",) * 3 + ("chat",) * 2 + ("contact",)
-_WORDS: Final = tuple(
-    "kami sudah kirim pesanan hari ini mohon cek resi dan alamat toko besok pagi stok kopi gayo masih ada "
-    "harga grosir untuk dua karton terima kasih pembayaran lewat bank nanti diantar kurir".split()
+_WORDS: Final = (
+    *("kami", "sudah", "kirim", "pesanan", "hari", "ini", "mohon", "cek", "resi", "dan", "alamat", "toko"),
+    *("besok", "pagi", "stok", "kopi", "gayo", "masih", "ada", "harga", "grosir", "untuk", "dua", "karton"),
+    *("terima", "kasih", "pembayaran", "lewat", "bank", "nanti", "diantar", "kurir"),
 )
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -101,7 +102,10 @@ class Author:
                     "contextInfo": {"expiration": 0, "disappearingMode": {"initiator": "CHANGED_IN_CHAT"}},
                 },
                 "messageContextInfo": {
-                    "deviceListMetadata": {"senderTimestamp": "1795500000", "recipientTimestamp": "1795400000"},
+                    "deviceListMetadata": {
+                        "senderTimestamp": "1795500000",
+                        "recipientTimestamp": "1795400000",
+                    },
                     "deviceListMetadataVersion": 2,
                     "messageSecret": f"{self._rng.getrandbits(256):064x}",
                 },

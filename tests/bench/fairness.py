@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tests.bench.contestants import Contestant, worker
 from tests.bench.events import Author, Event, Load, history
-from tests.bench.lines import Line
+from tests.bench.lines import Line, ratio
 from tests.bench.measuring import WARM_UP, latencies, percentile
 from tests.bench.options import Options
 from tests.bench.publishing import Publisher, flood, publisher, steadily
@@ -81,9 +81,7 @@ class Fairness:
             await flood(to, rows.events)
         importing = asyncio.create_task(contestant.drained(self._scene, "historical"))
         deadline = time.monotonic() + _LONGEST
-        busy = self._pace(
-            place, contestant, to, lambda: not importing.done() and time.monotonic() < deadline
-        )
+        busy = self._pace(place, contestant, to, lambda: not importing.done() and time.monotonic() < deadline)
         await self.runs.add("import", _LINE, busy)
         await importing
 
@@ -96,14 +94,17 @@ class Fairness:
         seconds = time.time() - begun
         await contestant.drained(self._scene, "realtime")
         load = Load("realtime", "realtime", author.agents, [author.upsert(0)])
-        waits = []
-        for schema in place.schemas:
-            commits = await place.commits([schema], load, begun)
-            found = latencies(commits, left)
-            if not found:
-                raise BenchError("no real-time event was measured: the history import is too short")
-            waits += [percentile(found, 0.5), percentile(found, 0.99)]
-        return Waits(*waits, events=len(left), seconds=seconds)
+        own, other = [latencies(await place.commits([schema], load, begun), left) for schema in place.schemas]
+        if not own or not other:
+            raise BenchError("no real-time event was measured: the history import is too short")
+        return Waits(
+            own_p50=percentile(own, 0.5),
+            own_p99=percentile(own, 0.99),
+            other_p50=percentile(other, 0.5),
+            other_p99=percentile(other, 0.99),
+            events=len(left),
+            seconds=seconds,
+        )
 
     def _line(self, whose: str) -> Line:
         name = f"{'same' if whose == 'own' else 'other'} company, {_LINE}"
@@ -114,7 +115,7 @@ class Fairness:
             name,
             "fairness",
             "times",
-            busy / quiet,
+            ratio(busy, quiet),
             _P99,
             at_most=True,
             ours=f"{busy:.2f} ms",

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from tests.bench.contestants import worker
 from tests.bench.events import LOADS
-from tests.bench.lines import Line
+from tests.bench.lines import Line, ratio
 from tests.bench.measuring import bench
 from tests.bench.options import GROWTH, Options
 from tests.bench.runs import Runs
@@ -56,7 +56,12 @@ class Growth:
         return [line for point in points if point.axis != _BASE for line in self._lines(point)]
 
     async def _points(self) -> list[_Point]:
-        chosen, n, options, make = self._options.chosen(GROWTH), self._options.n, self._options, self._scene.place
+        chosen, n, options, make = (
+            self._options.chosen(GROWTH),
+            self._options.n,
+            self._options,
+            self._scene.place,
+        )
         base = await make("Base", partitions=_PARTITIONS)
         points = [_Point(_BASE, "base", base, n)]
         if "companies" in chosen:
@@ -74,12 +79,14 @@ class Growth:
         return points
 
     async def _measure(self, point: _Point) -> None:
-        async with worker(self._scene, point.place, self._folder) as contestant:
-            async with bench(self._scene, point.place, contestant) as measure:
-                for name in point.loads:
-                    load = LOADS[name](point.place.companies, point.n)
-                    await self.runs.add(point.axis, name, measure.drain(load))
-                self.runs.keep(point.axis, "connections", {"count": await point.place.connections()})
+        async with (
+            worker(self._scene, point.place, self._folder) as contestant,
+            bench(self._scene, point.place, contestant) as measure,
+        ):
+            for name in point.loads:
+                load = LOADS[name](point.place.companies, point.n)
+                await self.runs.add(point.axis, name, measure.drain(load))
+            self.runs.keep(point.axis, "connections", {"count": await point.place.connections()})
 
     def _lines(self, point: _Point) -> Iterator[Line]:
         for load in point.loads:
@@ -88,7 +95,15 @@ class Growth:
                 yield Line(name, "growth", problem=problem)
                 continue
             ours, base = (self.runs.best(axis, load, "per_s", highest=True) for axis in (point.axis, _BASE))
-            yield Line(name, "growth", "share", ours / base, _KEPT, ours=f"{ours:,.0f}/s", theirs=f"{base:,.0f}/s")
+            yield Line(
+                name,
+                "growth",
+                "share",
+                ratio(ours, base),
+                _KEPT,
+                ours=f"{ours:,.0f}/s",
+                theirs=f"{base:,.0f}/s",
+            )
         if point.axis == "companies" and not self.runs.problem((point.axis, "connections")):
             yield from self._cost(point)
 
@@ -111,7 +126,8 @@ class Growth:
                 theirs=f"{base:.0f} MB",
             )
         ours, base = (
-            max(float(run["count"]) for run in self.runs.of(axis, "connections")) for axis in (point.axis, _BASE)
+            max(float(run["count"]) for run in self.runs.of(axis, "connections"))
+            for axis in (point.axis, _BASE)
         )
         yield Line(
             f"{point.title}, connections",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 Unit = Literal["share", "times", "MB", "s", "count"]
@@ -20,7 +20,7 @@ _FORMATS: Final[Mapping[Unit, str]] = {
 class Line:
     """`value` is compared with `target` (None: only shown); `at_most`: it must not exceed it.
 
-    `ours` and `theirs` are the two figures behind it, `details` all that was measured. `problem`: why it could not be.
+    `ours` and `theirs` are the two figures behind it. `problem`: why it could not be measured.
     """
 
     name: str
@@ -32,7 +32,6 @@ class Line:
     ours: str = ""
     theirs: str = ""
     problem: str = ""
-    details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def met(self) -> bool:
@@ -61,8 +60,24 @@ class Line:
     def _written(self, value: float) -> str:
         return _FORMATS[self.unit].format(value)
 
+    def record(self) -> dict[str, Any]:
+        """For the file of results, and for the chart."""
+        return {
+            "group": self.group,
+            "name": self.name,
+            "measured": self.ours,
+            "against": self.theirs,
+            "value": round(self.value, 4),
+            "unit": self.unit,
+            "shown": self.shown,
+            "target": self.target,
+            "aim": self.aim,
+            "at_most": self.at_most,
+            "met": self.met,
+            "problem": self.problem,
+        }
 
-def best(runs: Sequence[Mapping[str, Any]], name: str, *, highest: bool = False) -> float:
-    """The best value among the runs."""
-    values = [float(run[name]) for run in runs]
-    return max(values) if highest else min(values)
+
+def ratio(ours: float, theirs: float) -> float:
+    """How many times `theirs` is in `ours`; 0 where a small run is below the resolution of the clock."""
+    return ours / theirs if theirs else 0.0

@@ -9,8 +9,8 @@ from typing import Final
 
 from tests.bench.contestants import Contestant, bare, worker
 from tests.bench.events import LOADS, realtime
-from tests.bench.lines import Line
-from tests.bench.measuring import Bench, bench
+from tests.bench.lines import Line, ratio
+from tests.bench.measuring import bench, first_stored
 from tests.bench.options import DRAINS, Options
 from tests.bench.publishing import flood, publisher
 from tests.bench.runs import Runs
@@ -64,8 +64,8 @@ class Matrix:
             await flood(to, first.events)
         since = time.time()
         async with worker(self._scene, place, self._folder) as contestant:
-            stored = await Bench.first_stored(self._scene, place, contestant, first, since)
-            self.runs.keep("worker", "start", {"seconds": round(stored, 3)})
+            seconds = await first_stored(self._scene, place, contestant, first, since)
+            self.runs.keep("worker", "start", {"seconds": round(seconds, 3)})
             await self._measure(place, contestant, drains, paced)
 
     async def _measure(
@@ -96,7 +96,13 @@ class Matrix:
         ours = self.runs.best("worker", name, "per_s", highest=True)
         limit = self.runs.best("bare", "realtime", "per_s", highest=True)
         return Line(
-            name, "drain", "share", ours / limit, _SHARES.get(name), ours=f"{ours:,.0f}/s", theirs=f"{limit:,.0f}/s"
+            name,
+            "drain",
+            "share",
+            ratio(ours, limit),
+            _SHARES.get(name),
+            ours=f"{ours:,.0f}/s",
+            theirs=f"{limit:,.0f}/s",
         )
 
     def _paced(self, rate: float) -> Iterator[Line]:
@@ -110,7 +116,7 @@ class Matrix:
                 f"{name}, {value}",
                 "paced",
                 "times",
-                ours / limit,
+                ratio(ours, limit),
                 target,
                 at_most=True,
                 ours=f"{ours:.2f} ms",
@@ -137,7 +143,7 @@ class Matrix:
             "processor time a message",
             "cost",
             "times",
-            ours / limit,
+            ratio(ours, limit),
             _CPU,
             at_most=True,
             ours=f"{ours:.0f} us",
@@ -149,7 +155,14 @@ class Matrix:
             ours = max(float(run[value]) for run in self.runs.of("worker", last))
             limit = self.runs.best("bare", "realtime", value)
             yield Line(
-                name, "cost", "MB", ours, _MEMORY, at_most=True, ours=f"{ours:.0f} MB", theirs=f"{limit:.0f} MB"
+                name,
+                "cost",
+                "MB",
+                ours,
+                _MEMORY,
+                at_most=True,
+                ours=f"{ours:.0f} MB",
+                theirs=f"{limit:.0f} MB",
             )
 
     def _started(self) -> Line:

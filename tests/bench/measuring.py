@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -69,6 +69,21 @@ class Paced:
         return _rounded(asdict(self))
 
 
+def _speeds(rows: Sequence[float], commits: Collection[float], resumed: float) -> dict[str, Any]:
+    """The part of `Drained` that follows from the moments of the commits, of the counted rows and of all."""
+    first, last = min(rows), max(commits)
+    from_resumed = len(rows) / max(last - resumed, 1e-6)
+    few = len(commits) < _FEW_COMMITS
+    return {
+        "rows": len(rows),
+        "commits": len(commits),
+        "seconds": last - first,
+        "per_s": from_resumed if few else sum(at > first for at in rows) / (last - first),
+        "per_s_all": from_resumed if few else len(rows) / (last - first),
+        "per_s_resumed": from_resumed,
+    }
+
+
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:
     return {name: round(value, 3) if isinstance(value, float) else value for name, value in values.items()}
 
@@ -98,21 +113,16 @@ class Bench:
         await self._contestant.drained(self._scene, load.role)
         used = [usage.cpu(pid) - already for pid, already in zip(pids, before, strict=True)]
         memory = usage.memory(self._contestant.pid)
-        commits = await self._commits(load, begun)
-        rows = [at for name, at in commits if name in load.counted]
-        first, last, moments = min(rows), max(at for _, at in commits), len({at for _, at in commits})
-        seconds, later = last - first, sum(at > first for at in rows)
-        resumed_rate = len(rows) / max(last - resumed, 1e-6)
-        few = moments < _FEW_COMMITS
+        await self._scene.purge(letters=load.role == "dlq")
+        commits = await stored(self._place, self._contestant, load, begun)
+        counted = [row["at"] for row in commits if row["name"] in load.counted]
         return Drained(
-            len(rows),
-            moments,
-            seconds,
-            resumed_rate if few else later / seconds,
-            resumed_rate if few else len(rows) / seconds,
-            resumed_rate,
-            *(seconds_used / len(rows) * 1e6 for seconds_used in used),
-            *memory,
+            **_speeds(counted, {row["at"] for row in commits}, resumed),
+            cpu_us=used[0] / len(counted) * 1e6,
+            postgres_cpu_us=used[1] / len(counted) * 1e6,
+            nats_cpu_us=used[2] / len(counted) * 1e6,
+            memory_mb=memory.now,
+            memory_peak_mb=memory.peak,
         )
 
     async def paced(self, load: Load, rate: float) -> Paced:
@@ -127,25 +137,23 @@ class Bench:
             await self._contestant.drained(self._scene, load.role)
         finally:
             watch.cancel()
-        commits = await self._place.commits(self._contestant.schemas, load, begun)
-        self._check(load, Counter(row["name"] for row in commits))
+        await self._scene.purge()
+        commits = await stored(self._place, self._contestant, load, begun)
         sent = sorted(left_at.values())
         waits = latencies(commits, left_at)
         return Paced(
-            len(waits),
-            (len(sent) - 1) / max(sent[-1] - sent[0], 1e-6),
-            *(percentile(waits, share) for share in (0.5, 0.95, 0.99)),
-            max([*seen, left]),
-            left,
+            rows=len(waits),
+            per_s=(len(sent) - 1) / max(sent[-1] - sent[0], 1e-6),
+            p50=percentile(waits, 0.5),
+            p95=percentile(waits, 0.95),
+            p99=percentile(waits, 0.99),
+            backlog=max([*seen, left]),
+            left=left,
         )
 
-    async def first_stored(self, load: Load, since: float) -> float:
-        """Seconds from `since` (Unix) until the first event of a load was committed. Raises `BenchError`."""
-        await self._contestant.drained(self._scene, load.role)
-        commits = await self._commits(load, since)
-        return min(at for _, at in commits) - since
-
     async def _prepare(self, load: Load) -> None:
+        # What a run before has left, if it failed.
+        await self._scene.purge(letters=True)
         await self._place.clear()
         if load.seeds:
             await flood(self._to, load.seeds)
@@ -161,17 +169,6 @@ class Bench:
             await asyncio.sleep(_SAMPLE)
             seen.append(await self._contestant.backlog(self._scene, load.role))
 
-    async def _commits(self, load: Load, since: float) -> list[tuple[str, float]]:
-        rows = await self._place.commits(self._contestant.schemas, load, since)
-        commits = [(row["name"], row["at"]) for row in rows]
-        self._check(load, Counter(name for name, _ in commits))
-        return commits
-
-    def _check(self, load: Load, found: Counter[str]) -> None:
-        if missing := load.expected() - found:
-            tables = ", ".join(f"{count} of {table}" for table, count in missing.items())
-            raise BenchError(f"{self._contestant.name} has settled all events, but rows are missing: {tables}")
-
 
 @asynccontextmanager
 async def bench(scene: Scene, place: Place, contestant: Contestant) -> AsyncIterator[Bench]:
@@ -180,6 +177,22 @@ async def bench(scene: Scene, place: Place, contestant: Contestant) -> AsyncIter
         made = Bench(scene, place, contestant, to)
         await made.warm()
         yield made
+
+
+async def stored(place: Place, contestant: Contestant, load: Load, since: float) -> list[asyncpg.Record]:
+    """When each row of a load was committed, after `since`. Raises `BenchError` if any row is missing."""
+    commits = await place.commits(contestant.schemas, load, since)
+    if missing := load.expected() - Counter(row["name"] for row in commits):
+        tables = ", ".join(f"{count} of {table}" for table, count in missing.items())
+        raise BenchError(f"{contestant.name} has settled all events, but rows are missing: {tables}")
+    return commits
+
+
+async def first_stored(scene: Scene, place: Place, contestant: Contestant, load: Load, since: float) -> float:
+    """Seconds from `since` (Unix) until the first row of a load was committed. Raises `BenchError`."""
+    await contestant.drained(scene, load.role)
+    first: float = min(row["at"] for row in await stored(place, contestant, load, since))
+    return first - since
 
 
 def latencies(commits: Sequence[asyncpg.Record], left_at: Mapping[tuple[str, str], float]) -> list[float]:

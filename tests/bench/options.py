@@ -18,7 +18,15 @@ FAIRNESS: Final = ("fairness",)
 LINES: Final = (*MATRIX, *GROWTH, *FAIRNESS)
 # Where the results of this machine are kept.
 RESULTS: Final = Path(streams.__path__[0]).resolve().parent / "docs" / "performance"
-_QUICK: Final = {"n": 600, "runs": 1, "seconds": 1.0, "stored": 2000, "backlog": 1200, "companies": 3, "history": 2000}
+_QUICK: Final = {
+    "n": 600,
+    "runs": 1,
+    "seconds": 1.0,
+    "stored": 2000,
+    "backlog": 1200,
+    "companies": 3,
+    "history": 2000,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +88,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lines", type=_words, default=(), help="only these, separated by commas")
     parser.add_argument("--matrix", action="store_true", help=f"only {', '.join(MATRIX)}")
     parser.add_argument("--growth", action="store_true", help=f"only {', '.join(GROWTH)}")
-    parser.add_argument("--fairness", action="store_true", help="only real-time latency beside a history import")
+    parser.add_argument(
+        "--fairness", action="store_true", help="only real-time latency beside a history import"
+    )
     parser.add_argument("--rates", type=_rates, default=(100.0, 500.0, 2000.0), help="events a second")
     for name, (default, kind, meaning) in _SIZES.items():
-        parser.add_argument(f"--{name}", type=_positive(kind), default=default, help=f"{meaning} ({default:g})")
+        parser.add_argument(
+            f"--{name}", type=_positive(kind), default=default, help=f"{meaning} ({default:g})"
+        )
     parser.add_argument("--quick", action="store_true", help="small numbers, one run, and nothing is written")
     parser.add_argument("--out", type=Path, help=f"folder of results.json and results.svg ({RESULTS.name})")
     return parser

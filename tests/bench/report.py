@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,8 +28,9 @@ _AGAINST: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Lines of one group, and all runs behind them."""
+    """Lines measured together, and all runs behind them."""
 
+    name: str
     lines: Sequence[Line]
     runs: dict[str, Any]
 
@@ -53,8 +53,7 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
     return f"  {name}  {'  '.join(rest)}".rstrip()
 
 
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+def _machine() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "cores": psutil.cpu_count(),
@@ -73,41 +72,19 @@ def _processor() -> str:
 
 
 def keep(folder: Path, sections: Sequence[Section], settings: dict[str, Any]) -> None:
-    """Write `results.json` and `results.svg`; lines of earlier sittings that were not measured now stay."""
+    """Write `results.json` and `results.svg`; what was not measured now stays as an earlier sitting left it."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "results.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"lines": {}}
-    sitting = {
-        "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "version": VERSION,
-        "load_average": round(os.getloadavg()[0], 2),
-        "settings": settings,
-    }
-    lines = known["lines"]
-    for section in sections:
-        for line in section.lines:
-            lines[f"{line.group}: {line.name}"] = _record(line) | {"sitting": sitting}
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    lines = {(line["group"], line["name"]): line for line in known.get("lines", ())}
     runs = known.get("runs", {})
     for section in sections:
         for line in section.lines:
-            runs[line.group] = section.runs
-    content = {"machine": machine(), "lines": lines, "runs": runs}
+            lines[line.group, line.name] = {**line.record(), "at": now}
+        runs[section.name] = {"at": now, "version": VERSION, "settings": settings, "lines": section.runs}
+    order = list(_AGAINST)
+    ordered = sorted(lines.values(), key=lambda line: order.index(line["group"]))
+    content = {"machine": _machine(), "lines": ordered, "runs": runs}
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (folder / "results.svg").write_text(chart(list(lines.values())), encoding="utf-8")
-
-
-def _record(line: Line) -> dict[str, Any]:
-    return {
-        "name": line.name,
-        "group": line.group,
-        "value": round(line.value, 4),
-        "unit": line.unit,
-        "target": line.target,
-        "at_most": line.at_most,
-        "shown": line.shown,
-        "aim": line.aim,
-        "measured": line.ours,
-        "against": line.theirs,
-        "met": line.met,
-        "problem": line.problem,
-    }
+    (folder / "results.svg").write_text(chart(ordered, _AGAINST), encoding="utf-8")

@@ -133,18 +133,14 @@ class Scene:
             await connection.execute("VACUUM (ANALYZE)", timeout=_STEP_PATIENCE)
         return Place(dsn, connection, tenants, stored)
 
-    async def purge(self) -> None:
-        """Empty all streams. Raises `BenchError` if there are dead letters: what was measured failed."""
+    async def purge(self, *, letters: bool = False) -> None:
+        """Empty all streams. Raises `BenchError` if there are dead letters, unless `letters` may be there."""
         topology = specs.TopologyConfig()
-        state = (await self.js.stream_info(topology.dlq_stream)).state
+        found = (await self.js.stream_info(topology.dlq_stream)).state.messages
         for stream in (*(spec.name for spec in specs.streams(topology)), BARE_STREAM):
             await self.js.purge_stream(stream)
-        if letters := state.messages:
-            raise BenchError(f"{letters} events became dead letters")
-
-    async def purge_dead_letters(self) -> None:
-        """Empty the stream of dead letters, which a load has filled."""
-        await self.js.purge_stream(specs.TopologyConfig().dlq_stream)
+        if found and not letters:
+            raise BenchError(f"{found} events became dead letters")
 
     async def close(self) -> None:
         """Close what was opened."""

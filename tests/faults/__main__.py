@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from demo.servers import PostgresServer
@@ -35,6 +36,8 @@ def main() -> int:
                     _once(name, options.seed + number, folder, results, short=options.short)
     except KeyboardInterrupt:
         _say("stopped; the same command goes on from here")
+    with suppress(OSError):  # it keeps the logs of runs that failed
+        folder.rmdir()
     _say(results.table(options.classes, short=options.short))
     failed = results.failed(options.classes, short=options.short)
     for record in failed:

@@ -30,6 +30,7 @@ LIMITS: Final[dict[Role, Limits]] = {
     "dlq": Limits(10, 300.0, 300.0),
 }
 PATIENCE: Final = 60.0  # seconds
+WORKERS: Final = 8
 
 
 class Delivery:
@@ -141,7 +142,11 @@ class Replica:
             meter=meter,
         )
         self.dlq = DeadLetterRetry(
-            routing=self.routing, tables=lambda _: self.tables, limits=LIMITS["dlq"], workers=8, meter=meter
+            routing=self.routing,
+            tables=lambda _: self.tables,
+            limits=LIMITS["dlq"],
+            workers=WORKERS,
+            meter=meter,
         )
         self._agent = asyncio.create_task(self._run())
 
@@ -183,9 +188,15 @@ class Replica:
         await _settle(deliveries)
 
     async def replay(self, letters: Iterable[Message], attempt: int = 0) -> None:
-        """Handle dead letters, all at a time; `attempt` makes it their last one."""
+        """Handle dead letters, as many at a time as a worker does; `attempt` says which try it is."""
         deliveries = [letter.deliver(attempt) for letter in letters]
-        await _all(self.dlq.handle(self.tenant, delivery) for delivery in deliveries)
+        slots = asyncio.Semaphore(WORKERS)
+
+        async def handle(delivery: Delivery) -> None:
+            async with slots:
+                await self.dlq.handle(self.tenant, delivery)
+
+        await _all(handle(delivery) for delivery in deliveries)
         await _settle(deliveries)
 
 

@@ -29,6 +29,7 @@ STORED_NS: Final = 1_795_500_200_000_000_000
 _sequences = itertools.count(1)
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @pytest.mark.parametrize("kind", CORPUS)
 def test_every_body_ends_stored_dead_lettered_or_exhausted(stage: Stage, kind: str) -> None:
     """No body is an unexpected exception, none stays unsettled, and each dead letter can be read back."""
@@ -71,8 +72,8 @@ async def _play(replica: Replica, kind: str, drawn: list[bytes], ends: Counter[s
     await replica.take(messages, last_try=True)
     assert replica.meter.errors["panic"] == 0
     given_up = stream.waiting()
-    # A body that is JSON is cleaned on its way.
-    texts = {form for body in drawn for form in (bytes(body), clean(body))}
+    # A body that is JSON is cleaned on its way, and loses the space around it.
+    texts = {form for body in drawn for form in (bytes(body), clean(body), clean(body).strip(b" \t\r\n"))}
     for letter in given_up:
         _check_envelope(kind, letter, texts)
     await replica.replay(given_up, attempt=9)
