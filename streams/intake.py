@@ -67,6 +67,8 @@ class Intake(Service):
         try:
             for step in self._steps:
                 await self._until_done(step)
+                if self.should_stop:
+                    return
             for source in self._sources:
                 await self.add_runtime_dependency(source)
         except Fatal as error:

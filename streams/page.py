@@ -1,6 +1,6 @@
 """The page for people, `/`, and its figures, `/status.json`: how the worker is, without Grafana.
 
-Read-only, and of the worker itself: no payload, no address, no setting is on it.
+Read-only, and of the worker itself: no payload and no setting is on it.
 """
 
 from __future__ import annotations

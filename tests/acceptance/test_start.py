@@ -7,8 +7,9 @@ import re
 import socket
 
 import asyncpg
+import pytest
 
-from demo.servers import NatsServer, PostgresServer
+from demo.servers import NatsServer, PostgresServer, free_port
 from streams.version import VERSION
 from tests import builders
 from tests.acceptance.conftest import Launch
@@ -55,6 +56,23 @@ async def test_health_answers_while_servers_are_missing_and_ready_names_them_unt
         details = worker.ready()["details"]
         assert list(details) == ["timestamp"]
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", details["timestamp"])
+
+
+@pytest.mark.parametrize("absent", [{"nats", "postgres"}, {"nats"}, {"postgres"}], ids=",".join)
+def test_a_worker_that_waits_for_its_servers_can_be_stopped(
+    launch: Launch, company: str, nats_url: str, postgres_dsn: str, absent: set[str]
+) -> None:
+    nowhere = free_port()
+    worker = launch(
+        company,
+        ready=False,
+        nats_url=f"nats://127.0.0.1:{nowhere}" if "nats" in absent else nats_url,
+        postgres_dsn=f"postgres://x@127.0.0.1:{nowhere}/x" if "postgres" in absent else postgres_dsn,
+    )
+    worker.wait_page("/health", 200)
+    for part in absent:
+        assert _wait_reason(worker, part)
+    assert worker.stop() == 0
 
 
 async def test_ready_names_a_server_that_is_lost_later(launch: Launch, company: str) -> None:
