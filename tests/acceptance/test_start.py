@@ -58,9 +58,9 @@ async def test_health_answers_while_servers_are_missing_and_ready_names_them_unt
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", details["timestamp"])
 
 
-@pytest.mark.parametrize("absent", [{"nats", "postgres"}, {"nats"}, {"postgres"}], ids=",".join)
+@pytest.mark.parametrize("absent", [("nats", "postgres"), ("nats",), ("postgres",)], ids=",".join)
 def test_a_worker_that_waits_for_its_servers_can_be_stopped(
-    launch: Launch, company: str, nats_url: str, postgres_dsn: str, absent: set[str]
+    launch: Launch, company: str, nats_url: str, postgres_dsn: str, absent: tuple[str, ...]
 ) -> None:
     nowhere = free_port()
     worker = launch(

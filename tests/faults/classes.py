@@ -13,6 +13,7 @@ from typing import Final
 import asyncpg
 from nats.js.errors import NotFoundError
 
+from streams.subjects import HISTORICAL
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
 from tests.acceptance.worker import Worker
 from tests.faults.compare import deliveries
@@ -176,17 +177,31 @@ async def stream_deleted(scene: Scene) -> None:
         if not await era.read(scene.company):
             scene.complain("confirmed events are not in the stream that is about to be deleted")
         scene.delivered_before += await deliveries(scene.js, scene.company)
-        info = await scene.js.consumer_info(REALTIME_STREAM, f"wa_realtime_{scene.company}")
-        settled = info.ack_floor.stream_seq if info.ack_floor else 0
+        settled, delivered = await _stands(scene)
         await scene.js.delete_stream(REALTIME_STREAM)
         await era.close()
-    scene.doubtful = frozenset(
-        one.version
-        for one in era.published()
-        if one.version.sequence > settled and not one.publication.event_type.startswith("v1.history.")
-    )
+    live = [one.version for one in era.published() if one.publication.event_type not in HISTORICAL]
+    scene.doubtful = frozenset(version for version in live if settled < version.sequence <= delivered)
+    scene.undelivered = frozenset(version for version in live if version.sequence > delivered)
     scene.load.begin_era()
     scene.load.go_on()
+
+
+async def _stands(scene: Scene) -> tuple[int, int]:
+    """Up to which stream sequence the real-time events are settled, and up to which they are delivered.
+
+    The worker takes no more of them, because it cannot store those that it holds; or there are no more.
+    """
+    before: object = None
+    while True:
+        info = await scene.js.consumer_info(REALTIME_STREAM, f"wa_realtime_{scene.company}")
+        assert info.ack_floor is not None
+        assert info.delivered is not None
+        stands = info.ack_floor.stream_seq, info.delivered.stream_seq
+        if stands == before:
+            return stands
+        before = stands
+        await asyncio.sleep(0.2)
 
 
 def _durables(scene: Scene) -> tuple[tuple[str, str], ...]:

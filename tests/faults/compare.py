@@ -82,11 +82,16 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What was published for a company. `doubtful`: events that a deleted stream still held."""
+    """What was published for a company.
+
+    Of the events that a deleted stream still held, nobody can have the `undelivered` ones; the `doubtful` ones were
+    in a worker's hands, and are stored if they needed no second delivery.
+    """
 
     company: str
     published: Sequence[Published]
     doubtful: frozenset[Version] = frozenset()
+    undelivered: frozenset[Version] = frozenset()
     letters_allowed: bool = False
 
 
@@ -147,7 +152,7 @@ def _without_the_gone(claim: Claim, evidence: Evidence) -> tuple[list[Published]
     the row is right without it and wrong with it.
     """
     published = sorted(claim.published, key=lambda one: one.version)
-    gone: set[Version] = set()
+    gone = set(claim.undelivered)
     for one in published:
         if one.version in claim.doubtful and _missing(claim.company, one, evidence):
             gone.add(one.version)

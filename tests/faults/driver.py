@@ -88,8 +88,9 @@ async def settle(scene: Scene, fault: Fault) -> Outcome:
     claim = Claim(
         scene.company,
         [one for era in scene.load.eras for one in era.published()],
-        scene.doubtful,
-        fault.letters,
+        doubtful=scene.doubtful,
+        undelivered=scene.undelivered,
+        letters_allowed=fault.letters,
     )
     outcome, _ = await _quiet(scene, claim, drained=fault.drained)
     outcome.blame(*unseen)

@@ -75,6 +75,7 @@ class Scene:
         self.workers: list[Worker] = []
         self.problems: list[str] = []
         self.doubtful: frozenset[Version] = frozenset()
+        self.undelivered: frozenset[Version] = frozenset()
         self.delivered_before = 0
         self._folder = folder
         self._database = f"run_{uuid4().hex}"
