@@ -50,7 +50,11 @@ class Stage:
     def play(self, play: Coroutine[Any, Any, None]) -> None:
         """Run one case; whatever is logged as an unexpected exception fails it."""
         self.complaints.texts.clear()
-        self.runner.run(play)
+        try:
+            self.runner.run(play)
+        except AssertionError as failure:
+            failure.add_note("\n".join(self.complaints.texts))
+            raise
         assert not self.complaints.texts, self.complaints.texts[0]
 
 
@@ -64,10 +68,10 @@ def stage(postgres_server: PostgresServer) -> Iterator[Stage]:
         replicas = runner.run(_replicas(postgres_server.dsn_of(name)))
         logger = logging.getLogger("agents")
         logger.addHandler(complaints)
-        # Tens of thousands of events are given up here on purpose.
-        logger.setLevel(logging.ERROR)
+        # Tens of thousands of events are given up here on purpose, each with a warning.
+        logger.propagate = False
         yield Stage(runner, replicas, complaints)
-        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
         logger.removeHandler(complaints)
         for replica in replicas:
             runner.run(replica.close())

@@ -214,11 +214,12 @@ async def _settle(deliveries: list[Delivery]) -> None:
 
 
 class Complaints(logging.Handler):
-    """Keeps what is logged as an unexpected exception."""
+    """Keeps what is logged as an unexpected exception, or as something that could not be stored."""
 
     def __init__(self) -> None:
-        super().__init__(logging.ERROR)
+        super().__init__(logging.WARNING)
         self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(self.format(record))
+        if record.levelno >= logging.ERROR or "not stored yet" in record.msg:
+            self.texts.append(self.format(record))
