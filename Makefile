@@ -50,7 +50,7 @@ format: $(READY) ## put the code into its form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## measure the processor's speed
+bench: $(READY) ## measure speed, cost, growth and fairness against a bare pipeline (ARGS="--lines realtime,paced --runs 1")
 	$(BIN)/python -m tests.bench $(ARGS)
 
 constraints: $(READY) ## choose the newest versions that pyproject.toml allows, for every platform

@@ -221,10 +221,10 @@ async def test_a_lost_row_is_found_and_named(nats_url: str, database_dsn: str, c
         report = await run.settle()
         assert report.ok, report.text()
         lost = await database.fetchval(
-            f'DELETE FROM "daisi_{company.lower()}".messages WHERE flow = $1'
-            " AND id = (SELECT min(id) FROM"
-            f' "daisi_{company.lower()}".messages WHERE flow = $1) RETURNING message_id',
-            "OUT",
+            f'DELETE FROM "daisi_{company.lower()}".messages WHERE id ='
+            f' (SELECT min(id) FROM "daisi_{company.lower()}".messages'
+            " WHERE flow = 'OUT' AND last_metadata ->> 'message_subject' = $1) RETURNING message_id",
+            f"v1.messages.upsert.{company}",
         )
         report, _ = await run.account()
         assert not report.ok
