@@ -46,7 +46,8 @@ _SECTIONS: Final[dict[str, tuple[Sequence[str], Callable[[Scene, Options, Path],
 def main() -> int:
     """Measure what the command line asks for."""
     options = command_line.options(sys.argv[1:])
-    # As with Ctrl-C, the servers are closed on the way out.
+    # Either way the servers are closed on the way out; a shell in the background has SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -88,7 +89,7 @@ def _loop_factory() -> Any:
 
 
 def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
 
 
 if __name__ == "__main__":
