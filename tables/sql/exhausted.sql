@@ -9,7 +9,8 @@ SELECT FROM {schema}.exhausted_events WHERE id = $1 FOR UPDATE
 -- name: keep
 -- Store a given-up event unless it has its row: the one it was replayed from ($8), or one with this very envelope, or
 -- one with an envelope of another time: after a long outage the dead-letter stream no longer knows the first one.
--- A row that was resolved is opened again. Returns the row's id if anything was done.
+-- A row that was resolved is opened again. `IS NOT DISTINCT FROM` keeps the planner from the index on source_subject,
+-- which finds every event of the type, payload and all. Returns the row's id if anything was done.
 WITH known AS (
     SELECT e.id, e.resolved IS TRUE AS resolved, e.id = $8::bigint AS replayed
     FROM {schema}.exhausted_events AS e
@@ -17,14 +18,14 @@ WITH known AS (
     UNION ALL
     SELECT e.id, e.resolved IS TRUE, false
     FROM {schema}.exhausted_events AS e
-    WHERE e.source_subject = $2::text
+    WHERE e.source_subject IS NOT DISTINCT FROM $2::text
       AND (e.event_timestamp = $5::timestamptz OR (e.event_timestamp IS NULL AND $5::timestamptz IS NULL))
       AND e.dlq_payload = $6::text::jsonb
     UNION ALL
     SELECT e.id, e.resolved IS TRUE, false
     FROM {schema}.exhausted_events AS e
     WHERE e.dlq_payload ->> 'event_version' = $6::text::jsonb ->> 'event_version'
-      AND e.source_subject = $2::text
+      AND e.source_subject IS NOT DISTINCT FROM $2::text
       AND e.original_payload IS NOT DISTINCT FROM $7::text::jsonb
 ), chosen AS (
     SELECT known.id, known.resolved FROM known ORDER BY known.replayed DESC, known.resolved, known.id DESC LIMIT 1

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
@@ -53,6 +53,9 @@ class Site:
     tenant: Tenant
     nc: Client
     database: Connection
+    _published: dict[str, int] = field(
+        default_factory=dict, init=False, repr=False
+    )  # newest sequence a stream
 
     @property
     def company(self) -> str:
@@ -73,7 +76,9 @@ class Site:
         """Publish an event: a payload (`company_id` is ours unless it has one of another kind), or a raw body."""
         body = payload if isinstance(payload, bytes) else builders.body(self.of_us(payload))
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await self.js.publish(self.tenant.subject(event_type), body, headers=named or None)
+        ack = await self.js.publish(self.tenant.subject(event_type), body, headers=named or None)
+        self._published[ack.stream] = max(ack.seq, self._published.get(ack.stream, 0))
+        return ack
 
     async def publish_many(self, event_type: str, payloads: list[Any]) -> None:
         """Publish in order, some at a time, each confirmed."""
@@ -122,11 +127,13 @@ class Site:
         return info
 
     async def settled(self, stream: str = REALTIME_STREAM, within: float = PATIENCE) -> None:
-        """Wait until nothing of a stream is pending or unacknowledged."""
+        """Wait until what was published to a stream is delivered, and nothing is pending or unacknowledged."""
 
         async def open_messages() -> int:
             info = await self.consumer(stream)
-            return (info.num_pending or 0) + (info.num_ack_pending or 0)
+            # A consumer hears of a message a moment after its publisher: until then nothing is pending either.
+            heard = info.delivered is not None and info.delivered.stream_seq >= self._published.get(stream, 0)
+            return (info.num_pending or 0) + (info.num_ack_pending or 0) + (0 if heard else 1)
 
         await comes_to(0, open_messages, within)
 
