@@ -233,7 +233,8 @@ class Onboarding:
         seen = [
             place
             for place in part.places
-            if messages[place].campaign is None and self._known.has(tenant, messages[place].pair)
+            if (message := messages[place]).campaign is None
+            and self._known.has(tenant, message.pair, message.origin.version)
         ]
         logged: dict[Pair, Version | None] = {}
         if seen:
@@ -246,7 +247,7 @@ class Onboarding:
         for place, outcome in zip(chosen, outcomes, strict=True):
             ledger.statuses[place] = "success_created" if outcome.created else "success_exists"
             if outcome.settled:
-                self._known.add(tenant, messages[place].pair)
+                self._known.add(tenant, messages[place].pair, outcome.since)
 
 
 def _incoming(task: Task) -> Incoming:

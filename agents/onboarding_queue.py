@@ -8,6 +8,7 @@ from collections import OrderedDict
 
 from streams.subjects import Tenant
 from tables.onboarding import Pair
+from tables.versions import Version
 
 logger = logging.getLogger(__name__)
 
@@ -21,19 +22,23 @@ class KnownPairs:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._pairs: OrderedDict[tuple[Tenant, Pair], None] = OrderedDict()
+        self._pairs: OrderedDict[tuple[Tenant, Pair], Version | None] = OrderedDict()
 
-    def has(self, tenant: Tenant, pair: Pair) -> bool:
-        """Whether plain messages of `pair` have nothing to add, as far as is known here."""
+    def has(self, tenant: Tenant, pair: Pair, version: Version | None = None) -> bool:
+        """Whether a plain message of `pair` has nothing to add, as far as is known here."""
         key = tenant, pair
         if key not in self._pairs:
             return False
         self._pairs.move_to_end(key)
-        return True
+        since = self._pairs[key]
+        return since is None or (version is not None and version >= since)
 
-    def add(self, tenant: Tenant, pair: Pair) -> None:
-        """Remember `pair`."""
-        self._pairs[tenant, pair] = None
+    def add(self, tenant: Tenant, pair: Pair, since: Version | None = None) -> None:
+        """Remember `pair`, for messages from version `since` on: an older one would give the contact its origin.
+
+        The version of an origin only falls, so this stays true whatever other replicas do.
+        """
+        self._pairs[tenant, pair] = since
         if len(self._pairs) > self._limit:
             self._pairs.popitem(last=False)
 

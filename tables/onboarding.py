@@ -22,7 +22,8 @@ class Outcome(NamedTuple):
     """What became of one message's sender."""
 
     created: bool
-    settled: bool  # no later plain message has anything to add
+    settled: bool  # plain messages have nothing to add, if they are not older than `since`
+    since: Version | None = None  # None: however old they are
 
 
 class OnboardingLogs:
@@ -98,7 +99,8 @@ class OnboardingTables:
         outcomes = []
         for message, made in zip(messages, created, strict=True):
             contact = book.find(company, *message.pair)
-            outcomes.append(Outcome(made, contact is None or bool(contact.origin)))
+            since = None if contact is None else parse(contact.marks.get("origin"))
+            outcomes.append(Outcome(made, contact is None or bool(contact.origin), since))
         return outcomes
 
 

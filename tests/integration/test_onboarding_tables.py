@@ -125,7 +125,8 @@ async def test_contact_and_log_row_have_the_values_of_the_contract(stage: Stage)
 async def test_a_repeated_message_changes_nothing(stage: Stage) -> None:
     await stage.onboard(message(5))
     before = await stage.rows("contacts"), await stage.rows("onboarding_log")
-    assert await stage.onboard(message(5), message(6)) == [Outcome(False, True)] * 2
+    outcomes = await stage.onboard(message(5), message(6))
+    assert [(outcome.created, outcome.settled) for outcome in outcomes] == [(False, True)] * 2
     assert (await stage.rows("contacts"), await stage.rows("onboarding_log")) == before
 
 
@@ -202,7 +203,7 @@ async def test_a_log_row_of_the_existing_service_is_left_as_it_is(stage: Stage) 
         f" VALUES ('m0', '{AGENT}', '{stage.company}', '{PHONE}', 7)"
     )
     before = await stage.only("onboarding_log")
-    assert await stage.onboard(message(1)) == [Outcome(False, True)]
+    assert await stage.onboard(message(1)) == [Outcome(False, True, since=None)]
     assert await stage.only("onboarding_log") == before
     assert await stage.rows("contacts") == []
 
@@ -231,3 +232,15 @@ async def test_a_failure_leaves_neither_contact_nor_log_row(stage: Stage) -> Non
     with pytest.raises(Exception, match="23514"):
         await stage.onboard(message(1, phone="1", chat_id="1"), message(2))
     assert await stage.rows("contacts") == []
+
+
+async def test_a_plain_message_older_than_the_campaign_that_gave_the_origin_is_not_done_with(
+    stage: Stage,
+) -> None:
+    """The log names an older campaign, which had no origin to give: what is between the two still has."""
+    await stage.onboard(message(10, Touch("a", "", "")))
+    [outcome] = await stage.onboard(message(30, Touch("b", "", "ads")))
+    assert outcome == Outcome(False, True, since=Version(30, 30))
+    [outcome] = await stage.onboard(message(20))
+    assert outcome == Outcome(False, True, since=Version(20, 20))
+    assert (await stage.only("contacts"))["origin"] == "DirectChat"

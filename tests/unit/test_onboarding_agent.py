@@ -314,6 +314,13 @@ class TestKnownPairs:
         assert [known.has(TENANT, ("agent", phone)) for phone in "123"] == [True, False, True]
         assert not known.has(Tenant("Other"), ("agent", "1"))
 
+    def test_a_message_older_than_the_contacts_origin_is_stored_all_the_same(self) -> None:
+        """It comes between a campaign that gave no origin and the one that did."""
+        known = KnownPairs(2)
+        known.add(TENANT, ("agent", "1"), Version(30, 3))
+        ages = (Version(20, 2), Version(30, 3), Version(40, 4), None)
+        assert [known.has(TENANT, ("agent", "1"), age) for age in ages] == [False, True, True, False]
+
 
 class TestPool:
     async def test_no_more_jobs_run_at_once_than_the_pool_has_places(self) -> None:
