@@ -29,6 +29,7 @@ IDS: Final = [page.name for page in PAGES]
 # Names that begin like a metric and are none.
 NOT_METRICS: Final = {
     "daisi_pub",
+    "onboarding_queue",  # a module of ours
     "daisi_dlq_stream",
     "dlq_stream",
     "dlq_payload",
