@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Final
 
 import pytest
@@ -58,13 +59,16 @@ def test_load_generator_knows_its_options() -> None:
     assert ",".join(companies) in service["command"]
 
 
-@pytest.mark.parametrize("service", ["prometheus", "alertmanager"])
-def test_options_of_prometheus_and_alertmanager_exist(service: str) -> None:
+@pytest.mark.parametrize(
+    ("service", "debian"), [("prometheus", "prometheus"), ("alertmanager", "prometheus-alertmanager")]
+)
+def test_options_of_prometheus_and_alertmanager_exist(
+    service: str, debian: str, program: Callable[[str], str]
+) -> None:
     """Of Debian's versions, which are those of the image or older."""
-    program = shutil.which(service) or shutil.which(f"prometheus-{service}")
-    if program is None:
-        pytest.skip(f"needs {service}")
-    asked = subprocess.run([program, "--help"], capture_output=True, text=True, check=False)
+    asked = subprocess.run(
+        [shutil.which(service) or program(debian), "--help"], capture_output=True, text=True, check=False
+    )
     used = options(services(LOADTEST)[service])
     assert set(used) <= set(re.findall(r"--[a-z.-]+", asked.stdout + asked.stderr))
     assert used["--config.file"] in {target for _, target, _ in mounts(services(LOADTEST)[service])}
