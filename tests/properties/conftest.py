@@ -26,6 +26,14 @@ SOAK: Final = os.environ.get("SOAK") == "1"
 PHASES: Final = (Phase.generate,) if os.environ.get("SHRINK") == "0" else tuple(Phase)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the tests with real workers did: with pytest-xdist their own output goes nowhere."""
+    for report in terminalreporter.getreports("passed"):
+        for name, told in report.user_properties:
+            if name == "convergence":
+                terminalreporter.write_line(f"{name}, {told}")
+
+
 def cases(normal: int, soak: int) -> settings:
     """So many examples: always the same ones in a normal run, fresh ones under `make soak`."""
     return settings(

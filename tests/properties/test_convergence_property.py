@@ -14,8 +14,9 @@ from streams.subjects import HISTORICAL
 from tables.queries import quoted
 from tests.properties.conftest import Stage, cases
 from tests.properties.model import Adopted, Expected, expected
+from tests.properties.outcome import disagreements, leave
 from tests.properties.replicas import Message, Replica
-from tests.properties.stored import Stored, differences, read
+from tests.properties.stored import read
 from tests.properties.worlds import COMPANY, FAMILIES, ROUNDS, Builder, Built, World, worlds
 
 # Worlds of one case are played side by side: a round trip for all costs hardly more than one for each.
@@ -58,13 +59,7 @@ async def _play(replicas: Sequence[Replica], built: Sequence[Builder]) -> None:
     async with replicas[0].database.connection() as connection:
         prefixes = [world.prefix for world in built]
         stored = await read(connection, replicas[0].tenant.schema, prefixes, since)
-    wanted = [_wanted(world) for world in built]
-    found = [
-        difference
-        for world, model in zip(built, wanted, strict=True)
-        for difference in differences(model, stored, world.prefix)
-    ]
-    found += _exhausted(wanted, stored)
+    found = disagreements({world.prefix: _wanted(world) for world in built}, stored)
     for world in built:
         note("\n".join(str(event) for event in world.events) + f"\n{world.adopted}")
     assert not found, found
@@ -112,35 +107,11 @@ async def _prepare(replicas: Sequence[Replica], adopted: Sequence[Adopted]) -> i
     """Leave the rows of the existing service; returns the last id of exhausted_events."""
     for replica in replicas:
         replica.tables.messages.keys_complete = not adopted
-    schema = quoted(replicas[0].tenant.schema)
-    columns = {"messages": ("message_id", "message_date"), "chats": ("chat_id", "jid")}
+    tenant = replicas[0].tenant
     async with replicas[0].database.transaction() as connection:
-        for row in adopted:
-            key, other = columns[row.table]
-            fields = {key: row.key, "company_id": COMPANY, **row.values, "last_metadata": "{}"}
-            places = ", ".join(f"${number}" for number in range(1, 1 + len(fields)))
-            value = "'2026-11-20'" if other == "message_date" else "''"
-            await connection.execute(
-                f"INSERT INTO {schema}.{row.table} ({', '.join(fields)}, {other}) VALUES ({places}, {value})",
-                *fields.values(),
+        await leave(connection, tenant, adopted)
+        return int(
+            await connection.fetchval(
+                f"SELECT COALESCE(max(id), 0) FROM {quoted(tenant.schema)}.exhausted_events"
             )
-        return int(await connection.fetchval(f"SELECT COALESCE(max(id), 0) FROM {schema}.exhausted_events"))
-
-
-def _exhausted(wanted: Iterable[Expected], stored: Stored) -> list[str]:
-    """Each event that cannot be stored has one row, with the event; no other has one."""
-    asked = {
-        f"{version.ns}-{version.sequence}": payloads
-        for model in wanted
-        for version, payloads in model.exhausted.items()
-    }
-    found = [f"exhausted {version}: could be stored" for version in stored.exhausted.keys() - asked.keys()]
-    for version, payloads in asked.items():
-        rows = stored.exhausted.get(version, [])
-        texts = {json.dumps(row["original_payload"]) for row in rows}
-        # What is left of a history batch, and all of it, are kept side by side.
-        if not rows or len(rows) != len(texts):
-            found.append(f"exhausted {version}: {len(rows)} rows for {payloads}")
-        elif any(row["original_payload"] not in payloads for row in rows):
-            found.append(f"exhausted {version}: {texts} for {payloads}")
-    return found
+        )

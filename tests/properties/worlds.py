@@ -113,12 +113,13 @@ def worlds(family: str, most: int) -> st.SearchStrategy[World]:
 
 
 class Builder:
-    """Builds a world on keys that no other world has."""
+    """Builds a world on keys that no other world has; its times are those of the seconds after `base`."""
 
     _numbers = itertools.count(1)
     _sequences = itertools.count(1)
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, base: int = BASE) -> None:
+        self.base = base
         self.prefix = f"w{next(self._numbers)}"
         self.events = [self._build(spec) for spec in world.specs]
         self.adopted = [
@@ -127,7 +128,7 @@ class Builder:
 
     def _build(self, spec: Spec) -> Built:
         sequence = next(self._sequences)
-        version = Version((BASE + spec.second) * NS + 5, sequence)
+        version = Version((self.base + spec.second) * NS + 5, sequence)
         parts = [
             self._item(spec.kind, key, bits, f"{sequence}.{place}", spec.second)
             for place, (key, bits) in enumerate(spec.items)
@@ -137,7 +138,7 @@ class Builder:
 
     def _item(self, kind: str, key: int, bits: int, name: str, second: int) -> Payload:
         kind = HISTORY[kind][1] if kind in HISTORY else kind
-        said = _FIELDS[kind](_Bits(bits), key, name, second)
+        said = _FIELDS[kind](_Bits(bits), key, name, Moment(self.base, second))
         said = {field: value for field, value in said.items() if value is not None}
         if bits >> 16 == 15:  # one in sixteen is not valid
             said.update([("company_id", "Other")] if bits & 1 else [("agent_id", ""), ("message_id", "")])
@@ -154,11 +155,28 @@ class Builder:
             "message_type": "",
             "is_deleted": True,
         }
-        chat = {"push_name": "left", "group_name": "", "unread_count": 6, "conversation_timestamp": BASE + 3}
+        chat = {
+            "push_name": "left",
+            "group_name": "",
+            "unread_count": 6,
+            "conversation_timestamp": self.base + 3,
+        }
         return [
             Adopted("messages", f"{self.prefix}-m{number}", message),
             Adopted("chats", f"{self.prefix}-c{number}", chat),
         ]
+
+
+class Moment(NamedTuple):
+    """When an event says that it was."""
+
+    base: int
+    second: int
+
+    @property
+    def at(self) -> int:
+        """Unix seconds."""
+        return self.base + self.second
 
 
 class _Bits:
@@ -173,11 +191,11 @@ class _Bits:
         return choices[place]
 
 
-def _message(bits: _Bits, key: int, name: str, second: int) -> Payload:
+def _message(bits: _Bits, key: int, name: str, when: Moment) -> Payload:
     phone = bits.of("6281", "6281", "+62 81", "6282")
     kind = bits.of("person", "person", "group", "status")
     jid = {"person": f"{phone}@s.whatsapp.net", "group": "120@g.us", "status": "status@broadcast"}[kind]
-    at = BASE + second
+    at = when.at
     return {
         "message_id": f"m{key}",
         "chat_id": f"c{bits.of(0, 1)}",
@@ -189,10 +207,10 @@ def _message(bits: _Bits, key: int, name: str, second: int) -> Payload:
         "campaign": _campaign(bits, name),
         "message_text": bits.of(None, f"text {name}"),
         "status": bits.of(f"status {name}", None),
-        "message_url": f"url {name}" if second % 2 else None,
-        "message_type": f"type {name}" if second % 3 else "",
-        "message_obj": {"at": name} if second % 3 == 1 else None,
-        "key": {"id": f"key {name}", "fromMe": False, "remoteJid": jid} if second % 2 else None,
+        "message_url": f"url {name}" if when.second % 2 else None,
+        "message_type": f"type {name}" if when.second % 3 else "",
+        "message_obj": {"at": name} if when.second % 3 == 1 else None,
+        "key": {"id": f"key {name}", "fromMe": False, "remoteJid": jid} if when.second % 2 else None,
     }
 
 
@@ -208,7 +226,7 @@ def _campaign(bits: _Bits, name: str) -> Payload | None:
     }
 
 
-def _message_update(bits: _Bits, key: int, name: str, second: int) -> Payload:
+def _message_update(bits: _Bits, key: int, name: str, when: Moment) -> Payload:
     return {
         "message_id": f"m{key}",
         "status": bits.of(None, f"status {name}"),
@@ -218,7 +236,7 @@ def _message_update(bits: _Bits, key: int, name: str, second: int) -> Payload:
     }
 
 
-def _chat(bits: _Bits, key: int, name: str, second: int) -> Payload:
+def _chat(bits: _Bits, key: int, name: str, when: Moment) -> Payload:
     return {
         "chat_id": f"c{key}",
         "agent_id": "a0",
@@ -228,22 +246,22 @@ def _chat(bits: _Bits, key: int, name: str, second: int) -> Payload:
         "push_name": bits.of(None, f"name {name}"),
         "group_name": bits.of(f"group {name}", ""),
         "last_message": bits.of(None, {"at": name}),
-        "conversation_timestamp": bits.of(BASE + second, None, (BASE + second - 2) * 1000, BASE + 100),
+        "conversation_timestamp": bits.of(when.at, None, (when.at - 2) * 1000, when.base + 100),
         "is_group": bits.of(None, True),
     }
 
 
-def _chat_update(bits: _Bits, key: int, name: str, second: int) -> Payload:
+def _chat_update(bits: _Bits, key: int, name: str, when: Moment) -> Payload:
     return {
         "chat_id": f"c{key}",
         "agent_id": "a0",
         "unread_count": bits.of(1, 1, 1, 1, None, 5, -2, 0),
         "last_message": bits.of(None, {"at": name}, {}, None),
-        "conversation_timestamp": bits.of(None, BASE + second, BASE + 9, None),
+        "conversation_timestamp": bits.of(None, when.at, when.base + 9, None),
     }
 
 
-def _contact(bits: _Bits, key: int, name: str, second: int) -> Payload:
+def _contact(bits: _Bits, key: int, name: str, when: Moment) -> Payload:
     return {
         "chat_id": f"c{bits.of(0, 0, 0, 1)}",
         "agent_id": "a0",
@@ -252,7 +270,7 @@ def _contact(bits: _Bits, key: int, name: str, second: int) -> Payload:
     }
 
 
-def _contact_update(bits: _Bits, key: int, name: str, second: int) -> Payload:
+def _contact_update(bits: _Bits, key: int, name: str, when: Moment) -> Payload:
     return {
         "agent_id": "a0",
         "phone_number": "62 81" if not key else "6282",
@@ -260,12 +278,12 @@ def _contact_update(bits: _Bits, key: int, name: str, second: int) -> Payload:
     }
 
 
-def _connection(bits: _Bits, key: int, name: str, second: int) -> Payload:
+def _connection(bits: _Bits, key: int, name: str, when: Moment) -> Payload:
     columns = ("qr_code", "status", "agent_name", "phone_number", "host_name", "version")
     return {"agent_id": f"a{key}", **{column: bits.of("", f"{column} {name}") for column in columns}}
 
 
-_FIELDS: Final[dict[str, Callable[[_Bits, int, str, int], Payload]]] = {
+_FIELDS: Final[dict[str, Callable[[_Bits, int, str, Moment], Payload]]] = {
     "v1.messages.upsert": _message,
     "v1.messages.update": _message_update,
     "v1.chats.upsert": _chat,
