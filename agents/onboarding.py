@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, Protocol
 
-from agents.onboarding_queue import KnownPairs, TaskQueue
+from agents.onboarding_queue import KnownPairs, Load, TaskQueue
 from agents.storing import Health, Pauses
 from streams.errors import EventError, Rejected, Unstored
 from streams.fields import Campaign
@@ -34,7 +34,13 @@ Status = Literal["success_created", "success_exists", "error_db", "error_other"]
 POOL_SIZE: Final = 10
 QUEUE_SIZE: Final = 10_000
 MAX_BLOCK: Final = 1.0
-REMEMBERED_PAIRS: Final = 50_000
+# Some 250 bytes each.
+REMEMBERED_PAIRS: Final = 20_000
+# Bytes that one company's waiting tasks may hold: some 2,000 ordinary messages. That keeps its transactions busy;
+# whatever is beyond it waits as well in JetStream.
+SHARE: Final = 6 * 1024 * 1024
+# What a waiting task holds besides the body of its message.
+_TASK_BYTES: Final = 2048
 # Attempts of a batch that runs out of time before it is halved.
 _TIMEOUTS: Final = 3
 
@@ -61,13 +67,19 @@ class Job:
 
     `done` is called once, with an entry for each task: None when its outcome is settled (also when it is
     `error_other`), else the error its message is to be given up for. `submitted` is a time of
-    `time.perf_counter()`.
+    `time.perf_counter()`, `bodies` the bytes of the messages that `done` needs.
     """
 
     tenant: Tenant
     tasks: list[Task]
     done: Callable[[Results], Awaitable[None]]
     submitted: float
+    bodies: int = 0
+
+    @property
+    def load(self) -> Load:
+        """What it takes of the queue."""
+        return Load(self.tenant, len(self.tasks), self.bodies + _TASK_BYTES * len(self.tasks))
 
 
 class OnboardingMeter(Protocol):
@@ -144,7 +156,7 @@ class Onboarding:
         self._health = health
         self._pauses = pauses
         self._known = KnownPairs(REMEMBERED_PAIRS)
-        self._queue = TaskQueue(queue_size, max_block)
+        self._queue = TaskQueue(queue_size, SHARE, max_block)
         self._slots = asyncio.Semaphore(pool_size)
         self._turns: defaultdict[Tenant, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._running: set[asyncio.Task[None]] = set()
@@ -157,11 +169,11 @@ class Onboarding:
     async def submit(self, job: Job) -> None:
         """Offer a job; returns once it is queued. A full queue is waited for, with a warning after `max_block`."""
         self._meter.onboarding_submitted(job.tenant.company, len(job.tasks))
-        await self._queue.enter(len(job.tasks))
+        await self._queue.enter(job.load)
         try:
             await self._send(job)
         except BaseException:
-            self._queue.leave(len(job.tasks))
+            self._queue.leave(job.load)
             raise
 
     async def run(self, stream: AsyncIterable[Job]) -> AsyncIterator[int]:
@@ -185,7 +197,7 @@ class Onboarding:
                 await turn.enter_async_context(self._turns[job.tenant])
                 await turn.enter_async_context(self._slots)
             finally:
-                self._queue.leave(len(job.tasks))
+                self._queue.leave(job.load)
             await self._work(job)
 
     async def _work(self, job: Job) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
+from typing import NamedTuple
 
 from streams.subjects import Tenant
 from tables.onboarding import Pair
@@ -22,51 +23,77 @@ class KnownPairs:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._pairs: OrderedDict[tuple[Tenant, Pair], Version | None] = OrderedDict()
+        self._pairs: OrderedDict[str, int | None] = OrderedDict()
 
     def has(self, tenant: Tenant, pair: Pair, version: Version | None = None) -> bool:
         """Whether a plain message of `pair` has nothing to add, as far as is known here."""
-        key = tenant, pair
+        key = _key(tenant, pair)
         if key not in self._pairs:
             return False
         self._pairs.move_to_end(key)
         since = self._pairs[key]
-        return since is None or (version is not None and version >= since)
+        return since is None or (version is not None and _number(version) >= since)
 
     def add(self, tenant: Tenant, pair: Pair, since: Version | None = None) -> None:
         """Remember `pair`, for messages from version `since` on: an older one would give the contact its origin.
 
         The version of an origin only falls, so this stays true whatever other replicas do.
         """
-        self._pairs[tenant, pair] = since
+        self._pairs[_key(tenant, pair)] = None if since is None else _number(since)
         if len(self._pairs) > self._limit:
             self._pairs.popitem(last=False)
 
 
-class TaskQueue:
-    """Counts the tasks that wait for a worker, and makes submitters wait, in order, while they are too many."""
+# One text and one number take half the memory of the tuples that they stand for.
+def _key(tenant: Tenant, pair: Pair) -> str:
+    return "\0".join((tenant.company, *pair))
 
-    def __init__(self, limit: int, max_block: float) -> None:
+
+def _number(version: Version) -> int:
+    return version.ns << 64 | version.sequence
+
+
+class Load(NamedTuple):
+    """What waits: so many tasks of a tenant, whose messages hold so many bytes of memory."""
+
+    tenant: Tenant
+    tasks: int
+    size: int
+
+
+class TaskQueue:
+    """Counts the tasks that wait for a worker, and makes submitters wait, in order, while they are too many.
+
+    `limit` is the most tasks of all tenants, `share` the most memory of one tenant's in bytes: a tenant whose
+    onboarding is behind fills neither the memory nor the others' places.
+    """
+
+    def __init__(self, limit: int, share: int, max_block: float) -> None:
         self._limit = limit
+        self._share = share
         self._max_block = max_block
         self._turn = asyncio.Lock()
+        self._turns: defaultdict[Tenant, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._held: Counter[Tenant] = Counter()
         self._left = asyncio.Event()
         self.waiting = 0
 
-    async def enter(self, count: int) -> None:
-        """Queue `count` tasks once there is room; a lone item is let in whatever its size."""
-        async with self._turn:
+    async def enter(self, load: Load) -> None:
+        """Queue a load once there is room; a lone one is let in whatever its size."""
+        async with self._turns[load.tenant]:
             try:
                 async with asyncio.timeout(self._max_block):
-                    await self._room(count)
+                    await self._room(load)
             except TimeoutError:
                 logger.warning("the onboarding queue is full: %d tasks wait", self.waiting)
-                await self._room(count)
-            self.waiting += count
+                await self._room(load)
+            self.waiting += load.tasks
+            self._held[load.tenant] += load.size
 
-    def leave(self, count: int) -> None:
-        """A worker took `count` tasks, or they were withdrawn."""
-        self.waiting -= count
+    def leave(self, load: Load) -> None:
+        """A worker took these tasks, or they were withdrawn."""
+        self.waiting -= load.tasks
+        self._held[load.tenant] -= load.size
         self._left.set()
 
     async def change(self) -> None:
@@ -74,6 +101,9 @@ class TaskQueue:
         self._left.clear()
         await self._left.wait()
 
-    async def _room(self, count: int) -> None:
-        while self.waiting and self.waiting + count > self._limit:
+    async def _room(self, load: Load) -> None:
+        while (held := self._held[load.tenant]) and held + load.size > self._share:
             await self.change()
+        async with self._turn:
+            while self.waiting and self.waiting + load.tasks > self._limit:
+                await self.change()

@@ -207,7 +207,10 @@ class Routing:
                 work.error = error
             await self._settle(works, limits)
 
-        return Job(tenant, [task for _, task in tasks], done, time.perf_counter())
+        for work in works:
+            work.lighten()
+        bodies = sum(len(work.delivery.data) for work in works)
+        return Job(tenant, [task for _, task in tasks], done, time.perf_counter(), bodies)
 
     async def _settle(self, works: Sequence[Work], limits: Limits) -> None:
         failed: list[Work] = []

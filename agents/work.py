@@ -73,6 +73,10 @@ class Work:
     def fail(self, error: EventError) -> None:
         """Give it up as a whole: nothing of it is stored, and its dead letter carries all of it."""
         self.error = error
+        self.lighten()
+
+    def lighten(self) -> None:
+        """Forget what was made of the body: thousands may wait for onboarding, and a dead letter has the body."""
         self.event = None
         self.units = []
 

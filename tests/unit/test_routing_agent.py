@@ -421,6 +421,16 @@ async def test_a_message_that_cannot_be_onboarded_is_settled_by_its_error(
     assert office.settled == [ending]
 
 
+async def test_a_job_tells_how_many_bytes_of_messages_wait_with_it() -> None:
+    """Thousands may wait: they are bounded by it."""
+    office = Office()
+    messages = [FakeDelivery("v1.messages.upsert", builders.message(message_id=f"M{n}")) for n in range(3)]
+    await office.run(*messages, FakeDelivery(CHAT))
+    [job] = office.jobs
+    assert job.bodies == sum(len(message.data) for message in messages)
+    assert job.load.size > job.bodies
+
+
 @pytest.mark.parametrize(
     "changes", [{"flow": "OUT"}, {"from_phone": ""}, {"jid": "status@broadcast"}, {"jid": "1@newsletter"}]
 )

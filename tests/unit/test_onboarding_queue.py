@@ -1,0 +1,67 @@
+"""What waits for onboarding is bounded for each company, in bytes; what is remembered of pairs is exact."""
+
+from __future__ import annotations
+
+import asyncio
+
+from agents.onboarding_queue import KnownPairs, Load, TaskQueue
+from streams.subjects import Tenant
+from tables.versions import Version
+
+TENANT, OTHER = Tenant("KopiNusa01"), Tenant("TokoJaya02")
+
+
+async def blocked(queue: TaskQueue, load: Load) -> asyncio.Task[None]:
+    """A submitter that has tried, and waits."""
+    task = asyncio.create_task(queue.enter(load))
+    await asyncio.sleep(0.01)
+    assert not task.done()
+    return task
+
+
+async def test_a_company_waits_once_its_messages_hold_its_share_of_memory() -> None:
+    queue = TaskQueue(limit=10_000, share=1000, max_block=60)
+    for _ in range(2):
+        await queue.enter(Load(TENANT, 5, 500))
+    waits = await blocked(queue, Load(TENANT, 1, 1))
+    queue.leave(Load(TENANT, 5, 500))
+    async with asyncio.timeout(5):
+        await waits
+    assert queue.waiting == 6
+
+
+async def test_a_company_that_has_used_its_share_makes_no_other_wait() -> None:
+    queue = TaskQueue(limit=10_000, share=1000, max_block=60)
+    await queue.enter(Load(TENANT, 10, 1000))
+    waits = await blocked(queue, Load(TENANT, 1, 1))
+    async with asyncio.timeout(5):
+        await queue.enter(Load(OTHER, 10, 1000))
+    assert queue.waiting == 20
+    waits.cancel()
+
+
+async def test_a_load_larger_than_a_share_is_let_in_alone() -> None:
+    queue = TaskQueue(limit=10_000, share=1000, max_block=60)
+    async with asyncio.timeout(5):
+        await queue.enter(Load(TENANT, 1, 5000))
+    waits = await blocked(queue, Load(TENANT, 1, 5000))
+    queue.leave(Load(TENANT, 1, 5000))
+    async with asyncio.timeout(5):
+        await waits
+
+
+async def test_all_companies_together_have_no_more_tasks_waiting_than_the_limit() -> None:
+    queue = TaskQueue(limit=10, share=1000, max_block=60)
+    await queue.enter(Load(TENANT, 8, 8))
+    waits = await blocked(queue, Load(OTHER, 3, 3))
+    queue.leave(Load(TENANT, 8, 8))
+    async with asyncio.timeout(5):
+        await waits
+    assert queue.waiting == 3
+
+
+def test_versions_of_the_same_nanosecond_are_told_apart_by_their_sequence() -> None:
+    known = KnownPairs(2)
+    known.add(TENANT, ("agent", "1"), Version(1_795_500_000_000_000_000, 2**40))
+    ages = [Version(1_795_500_000_000_000_000, 2**40 + step) for step in (-1, 0, 1)]
+    assert [known.has(TENANT, ("agent", "1"), age) for age in ages] == [False, True, True]
