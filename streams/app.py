@@ -41,7 +41,7 @@ from streams.version import VERSION
 from tables.pool import Database
 from tables.tenant import TenantTables
 
-BATCH_SIZES: Final[Mapping[Role, int]] = {"realtime": 500, "historical": 20, "dlq": 10}
+BATCH_SIZES: Final[Mapping[Role, int]] = {"realtime": 500, "historical": 5, "dlq": 10}
 DRAIN_BUDGET: Final = 25.0
 
 
@@ -203,7 +203,6 @@ class Assembly:
 
     def _source(self, spec: ConsumerSpec) -> PullSource:
         channel = self.channels["dlq" if spec.role == "dlq" else "routing"]
-        prepare = (lambda batch: None) if spec.role == "dlq" else self.routing.prepare
         return PullSource(
             broker=self.broker,
             tenant=spec.tenant,
@@ -213,7 +212,7 @@ class Assembly:
             batch_size=BATCH_SIZES[spec.role],
             ack_wait=spec.ack_wait,
             send=channel.deliver_item,
-            prepare=prepare,
+            prepare=None if spec.role == "dlq" else self.routing.prepare,
             restore=partial(self._restore, spec.tenant),
             meter=SourceMeter(self.metrics, spec.tenant.company),
             drain_budget=DRAIN_BUDGET,
