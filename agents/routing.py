@@ -6,9 +6,10 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from agents import policy
 from agents.dead_letters import DeadLetters, context, message_id
@@ -27,12 +28,14 @@ from tables.versions import Origin, Version
 logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
+# Some milliseconds of decoding, before others have a turn.
+ROWS_A_TURN: Final = 100
 
 
 class RoutingMeter(Protocol):
     """What is counted here (contract 9, rows 1-7)."""
 
-    def received(self, company: str, event_type: str, count: int = 1) -> None:
+    def received(self, company: str, event_type: str, count: int) -> None:
         """Deliveries arrived."""
         ...
 
@@ -105,16 +108,37 @@ class Routing:
             with suppress(Exception):
                 await delivery.nak(self._limits[batch.role].base)
 
-    def prepare(self, batch: Batch) -> list[Work]:
-        """Decode and check a batch; the source calls it while the agent is busy with the one before."""
+    async def prepare(self, batch: Batch) -> list[Work]:
+        """Decode and check a batch; the source calls it while the agent is busy with the one before.
+
+        Other companies, and this one's real-time events, take their turns in between.
+        """
         limits = self._limits[batch.role]
         processed_at = envelope.now()
         refs = itertools.count()
-        return [self._prepare(batch.tenant, item, limits, processed_at, refs) for item in batch.deliveries]
+        works: list[Work] = []
+        rows = 0
+        for delivery in batch.deliveries:
+            work = self._prepare(batch.tenant, delivery, limits, processed_at, refs)
+            works.append(work)
+            rows += len(work.units)
+            if rows >= ROWS_A_TURN:
+                rows = 0
+                await asyncio.sleep(0)
+        self._note(batch.tenant, works)
+        return works
+
+    def _note(self, tenant: Tenant, works: Sequence[Work]) -> None:
+        for kind, count in Counter(work.source.event_type for work in works).items():
+            self._meter.received(tenant.company, kind, count)
+        for work in works:
+            agent_id, jid = named_agent(work.event or work.error)
+            if agent_id:
+                self._meter.agent_seen(tenant.company, work.source.event_type, agent_id, jid)
 
     async def handle(self, batch: Batch) -> None:
         """Store a batch and settle each delivery, or hand it on to onboarding, which then settles it."""
-        works = cast("list[Work]", batch.prepared) if batch.prepared else self.prepare(batch)
+        works = cast("list[Work]", batch.prepared) if batch.prepared else await self.prepare(batch)
         limits = self._limits[batch.role]
         started = time.perf_counter()
         await self._store(works, bulk=batch.role == "historical")
@@ -140,6 +164,7 @@ class Routing:
         """Dead-letter an event that the server will not deliver again (contract C14, OC13)."""
         limits = self._limits[role]
         work = self._prepare(tenant, delivery, limits, envelope.now(), itertools.count())
+        self._note(tenant, [work])
         work.fail(Undelivered("the consumer's own limit of deliveries (max_deliver) was reached"))
         await self._settle([work], limits)
 
@@ -171,21 +196,14 @@ class Routing:
             version=Version(origin.stored_ns, origin.stream_sequence),
         )
         work = Work(tenant, delivery, source)
-        self._meter.received(tenant.company, source.event_type)
         if kind is None or delivery.subject != tenant.subject(kind):
             work.error = UnknownSubject()
         elif policy.lost(origin.delivered, limits):
             work.error = Undelivered()
         else:
             plan(work, delivery.data, refs)
-            self._note_agent(work)
         work.routing_seconds = time.perf_counter() - started
         return work
-
-    def _note_agent(self, work: Work) -> None:
-        agent_id, jid = named_agent(work.event or work.error)
-        if agent_id:
-            self._meter.agent_seen(work.tenant.company, work.source.event_type, agent_id, jid)
 
     async def _store(self, works: Sequence[Work], *, bulk: bool) -> None:
         if not works:

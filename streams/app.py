@@ -41,7 +41,6 @@ from streams.version import VERSION
 from tables.pool import Database
 from tables.tenant import TenantTables
 
-BATCH_SIZES: Final[Mapping[Role, int]] = {"realtime": 500, "historical": 20, "dlq": 10}
 DRAIN_BUDGET: Final = 25.0
 
 
@@ -203,17 +202,16 @@ class Assembly:
 
     def _source(self, spec: ConsumerSpec) -> PullSource:
         channel = self.channels["dlq" if spec.role == "dlq" else "routing"]
-        prepare = (lambda batch: None) if spec.role == "dlq" else self.routing.prepare
         return PullSource(
             broker=self.broker,
             tenant=spec.tenant,
             role=spec.role,
             stream=spec.stream,
             durable=spec.durable,
-            batch_size=BATCH_SIZES[spec.role],
+            batch_size=batch_sizes(self.settings)[spec.role],
             ack_wait=spec.ack_wait,
             send=channel.deliver_item,
-            prepare=prepare,
+            prepare=None if spec.role == "dlq" else self.routing.prepare,
             restore=partial(self._restore, spec.tenant),
             meter=SourceMeter(self.metrics, spec.tenant.company),
             drain_budget=DRAIN_BUDGET,
@@ -280,6 +278,15 @@ def limits(settings: Settings) -> dict[Role, Limits]:
             settings.dlq_base_delay_minutes * 60,
             settings.dlq_max_delay_minutes * 60,
         ),
+    }
+
+
+def batch_sizes(settings: Settings) -> dict[Role, int]:
+    """How many deliveries one batch of each source may have."""
+    return {
+        "realtime": settings.realtime_batch_size,
+        "historical": settings.historical_batch_size,
+        "dlq": settings.dlq_batch_size,
     }
 
 

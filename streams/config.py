@@ -123,6 +123,9 @@ class Settings:
         "NATS_REALTIME_NAKMAXDELAY", "longest retry delay", duration(), "30s"
     )
     realtime_ack_wait: float = _variable("NATS_REALTIME_ACKWAIT", "consumer's ack wait", duration(1), "30s")
+    realtime_batch_size: int = _variable(
+        "NATS_REALTIME_BATCHSIZE", "most events of a batch", number(1, 5000), "500"
+    )
     historical_max_age_days: int = _variable(
         "NATS_HISTORICAL_MAXAGE", "stream's max age in days; 0: none", DAYS, "30"
     )
@@ -156,6 +159,9 @@ class Settings:
     historical_ack_wait: float = _variable(
         "NATS_HISTORICAL_ACKWAIT", "consumer's ack wait", duration(1), "60s"
     )
+    historical_batch_size: int = _variable(
+        "NATS_HISTORICAL_BATCHSIZE", "most history batches stored at once", number(1, 100), "5"
+    )
     dlq_stream: str = _variable("NATS_DLQSTREAM", "stream of dead letters", nats_name, "dlq_stream")
     dlq_subject: str = _variable(
         "NATS_DLQSUBJECT", "base subject, COMPANY is appended", base_subject, "v1.dlq"
@@ -170,6 +176,9 @@ class Settings:
     dlq_max_age_days: int = _variable("NATS_DLQMAXAGEDAYS", "stream's max age in days; 0: none", DAYS, "7")
     dlq_max_deliver: int = _variable("NATS_DLQMAXDELIVER", "deliveries of an envelope", COUNT, "10")
     dlq_ack_wait: float = _variable("NATS_DLQACKWAIT", "consumer's ack wait", duration(1), "30s")
+    dlq_batch_size: int = _variable(
+        "NATS_DLQBATCHSIZE", "most envelopes fetched at once", number(1, 1000), "10"
+    )
     dlq_max_ack_pending: int = _variable(
         "NATS_DLQMAXACKPENDING", "unacknowledged envelopes at a time, -1: no limit", number(1, also=-1), "-1"
     )

@@ -66,8 +66,8 @@ class PullSource(mode.Service):
     """Pulls one consumer and hands batches over, one at a time, while it prepares the next.
 
     * `send` puts a batch on the agent's channel; the next one follows when the agent released it.
-    * `prepare` is pure work on a batch (decoding); its result becomes `batch.prepared`. If it raises, that
-      stays None: no message can stop a source.
+    * `prepare`, if any, decodes a batch; its result becomes `batch.prepared`. If it raises, that stays None: no
+      message can stop a source.
     * `restore` makes stream and consumer again when they are gone.
     * `on_stop` drains: it waits until everything handed over is settled, at most `drain_budget` seconds, so
       it has to run while the agents live. What is left is given back.
@@ -84,7 +84,7 @@ class PullSource(mode.Service):
         batch_size: int,
         ack_wait: float,
         send: Callable[[Batch], Awaitable[None]],
-        prepare: Callable[[Batch], object],
+        prepare: Callable[[Batch], Awaitable[object]] | None,
         restore: Callable[[], Awaitable[None]],
         meter: Meter,
         drain_budget: float = 25.0,
@@ -179,16 +179,18 @@ class PullSource(mode.Service):
             if not deliveries:
                 continue
             batch = Batch(self.tenant, self.role, deliveries)
-            batch.prepared = self._prepared(batch)
+            batch.prepared = await self._prepared(batch)
             if previous is not None:
                 await previous.released.wait()
             await self._send(batch)
             self._meter.batch(self.role, self.tenant.company, len(deliveries))
             previous = batch
 
-    def _prepared(self, batch: Batch) -> object:
+    async def _prepared(self, batch: Batch) -> object:
+        if self._prepare is None:
+            return None
         try:
-            return self._prepare(batch)
+            return await self._prepare(batch)
         except Exception:
             logger.exception("preparing a batch of %s failed", self.durable)
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -61,6 +62,7 @@ class EventsWorker(logs.Worker):
     def execute_from_commandline(self) -> NoReturn:
         """Run until the end. Raises `SystemExit`: 0 after a signal, 1 after a failure."""
         app = self.app
+        _collect_less()
         try:
             super().execute_from_commandline()
         except SystemExit:
@@ -108,6 +110,17 @@ def use_fast_loop() -> None:
         import uvloop
 
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+
+def _collect_less() -> None:
+    """Let the garbage collector look at fewer objects, less often.
+
+    What the imports left stays, and events are freed by their reference counts: looking at all of it again and
+    again was a tenth of a worker's time under load.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 20)
 
 
 def _reads(agent: Any) -> bool:

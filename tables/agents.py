@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tables.errors import Contended
 from tables.queries import Observer, load, operation
 from tables.refusals import Refusal
-from tables.versions import Draft, Origin, settle
+from tables.versions import Draft, Origin, remembered, settle
 
 if TYPE_CHECKING:
     from tables.pool import Connection
@@ -88,8 +87,7 @@ def _new(group: Sequence[AgentRow]) -> Sequence[Any]:
 
 def _update(record: Any, group: Sequence[AgentRow]) -> Sequence[Any]:
     """The arguments of `update` for one stored row."""
-    known = json.loads(record["last_metadata"] or "null")
-    stored = known if isinstance(known, dict) else {}
+    stored = remembered(record["last_metadata"]) or {}
     values, metadata, _ = settle(_draft(group), stored, record["filled"])
     return (
         record["id"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from tables.errors import Contended
 from tables.queries import Observer, load, operation
 from tables.refusals import Refusal
-from tables.versions import Draft, Origin, Version, settle, stamped, watermark
+from tables.versions import Draft, Origin, Version, remembered, settle, stamped, watermark
 
 if TYPE_CHECKING:
     from tables.pool import Connection
@@ -205,8 +204,7 @@ def _new(group: Sequence[Change]) -> _New | None:
 
 
 def _update(record: Mapping[str, Any], group: Sequence[Change]) -> _Update:
-    known = json.loads(record["last_metadata"] or "null")
-    stored = known if isinstance(known, dict) else {}
+    stored = remembered(record["last_metadata"]) or {}
     values, metadata, held = settle(_draft(group), stored, record["filled"])
     fixed = _fixed([change for change in group if isinstance(change, ChatRow)])
     absolute = held.get("unread_count")
@@ -279,5 +277,5 @@ def _steps(
 
 def _place(origin: Origin) -> tuple[str, int]:
     """The stream of an event and its sequence there."""
-    metadata = json.loads(origin.metadata)
+    metadata = remembered(origin.metadata) or {}
     return metadata.get("stream", ""), metadata.get("stream_sequence", 0)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from uuid import uuid4
 
-from tables.versions import Draft, Origin, settle
+from tables.versions import Draft, Origin, remembered, settle
 
 _PUNCTUATION: Final = str.maketrans("", "", "+ ()")
 _NEWEST_WINS: Final = ("push_name", "assigned_to")
@@ -76,8 +75,7 @@ class Contact:
         self.changed = True
 
     def _known(self) -> dict[str, Any] | None:
-        known = json.loads(self.last_metadata) if self.last_metadata else None
-        return known if isinstance(known, dict) else None
+        return remembered(self.last_metadata)
 
 
 class Row(Protocol):

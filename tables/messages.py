@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tables.errors import Contended
 from tables.queries import Observer, load, operation
 from tables.refusals import Refusal
-from tables.versions import Draft, Origin, settle, stamped
+from tables.versions import Draft, Origin, remembered, settle, stamped
 
 if TYPE_CHECKING:
     from tables.pool import Connection
@@ -62,6 +62,9 @@ _PATCH_VERSIONED: Final = ("status", "edited_message_obj", "is_deleted", "messag
 _VERSIONED: Final = (*_ROW_VERSIONED, "edited_message_obj", "is_deleted")
 # Stored once, then never changed by an event (contract 3.2); an empty one may still be filled.
 _FIXED: Final = ("from_phone", "to_phone", "chat_id", "jid", "flow", "agent_id", "company_id", "key")
+_ROW: Final = (_ROW_VERSIONED, attrgetter(*_ROW_VERSIONED))
+_PATCH: Final = (_PATCH_VERSIONED, attrgetter(*_PATCH_VERSIONED))
+_fixed_of: Final = attrgetter(*_FIXED)
 # Stored false means either "said so" or "nothing said"; only its version tells.
 _EXPLICIT: Final = ("is_deleted",)
 
@@ -218,24 +221,23 @@ def _new(group: Sequence[Change]) -> _New | None:
 
 def _update(record: Mapping[str, Any], group: Sequence[Change]) -> Sequence[Any]:
     """The arguments of `update` for one stored row."""
-    known = json.loads(record["last_metadata"] or "null")
-    stored = known if isinstance(known, dict) else {}
+    stored = remembered(record["last_metadata"]) or {}
     values, metadata, _ = settle(_draft(group), stored, record["filled"], _EXPLICIT)
     fixed = _fixed([change for change in group if isinstance(change, MessageRow)])
     return (
         record["id"],
         record["day"],
         metadata,
-        *(values.get(column) for column in _VERSIONED),
-        *(fixed.get(column) for column in _FIXED),
+        *map(values.get, _VERSIONED),
+        *map(fixed.get, _FIXED),
     )
 
 
 def _draft(group: Sequence[Change]) -> Draft:
     draft = Draft(group[0].origin)
     for change in group:
-        columns = _ROW_VERSIONED if isinstance(change, MessageRow) else _PATCH_VERSIONED
-        fed = ((column, getattr(change, column)) for column in columns)
+        columns, of = _ROW if isinstance(change, MessageRow) else _PATCH
+        fed = zip(columns, of(change), strict=True)
         draft.add(change.origin, {column: value for column, value in fed if value not in ("", None)})
     return draft
 
@@ -244,6 +246,8 @@ def _fixed(rows: Sequence[MessageRow]) -> dict[str, Any]:
     """The first value that is not empty, of each fixed column."""
     if not rows:
         return {}
+    if len(rows) == 1:
+        return dict(zip(_FIXED, _fixed_of(rows[0]), strict=True))
     return {
         column: next((value for row in rows if (value := getattr(row, column))), getattr(rows[0], column))
         for column in _FIXED

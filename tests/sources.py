@@ -94,6 +94,10 @@ async def connected(url: str, **more: Any) -> AsyncIterator[Broker]:
         await broker.stop()
 
 
+async def _count(batch: Batch) -> int:
+    return len(batch.deliveries)
+
+
 def pull_source(
     broker: Broker, tenant: Tenant, config: TopologyConfig, reader: Reader, **more: Any
 ) -> PullSource:
@@ -106,7 +110,7 @@ def pull_source(
         "batch_size": 10,
         "ack_wait": config.realtime_ack_wait,
         "send": reader.send,
-        "prepare": lambda batch: len(batch.deliveries),
+        "prepare": _count,
         "restore": restore,
         "meter": reader.counters,
         "drain_budget": 5.0,

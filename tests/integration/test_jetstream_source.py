@@ -211,7 +211,7 @@ async def test_prepares_the_next_batch_while_the_agent_has_this_one(
     await publish(own_server, tenant, *[b"x"] * 30)
     prepared: list[int] = []
 
-    def prepare(batch: Batch) -> str:
+    async def prepare(batch: Batch) -> str:
         prepared.append(len(batch.deliveries))
         return f"batch {len(prepared)}"
 
@@ -240,7 +240,7 @@ async def test_no_message_can_stop_a_source_by_failing_its_preparation(
 ) -> None:
     await topology.reconcile(broker, CONFIG, [tenant])
 
-    def prepare(_batch: Batch) -> object:
+    async def prepare(_batch: Batch) -> object:
         raise RecursionError("too deep")
 
     source = pull_source(broker, tenant, CONFIG, reader, prepare=prepare)

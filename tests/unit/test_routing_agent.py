@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from agents.dead_letters import DeadLetters
 from agents.onboarding import Job
-from agents.routing import Routing
+from agents.routing import ROWS_A_TURN, Routing
 from agents.storing import Storing
 from streams import errors
 from streams.delivery import Batch, Role, TooLarge
@@ -130,7 +131,7 @@ async def test_a_stored_event_is_acknowledged_and_counted_as_processed(event_typ
     assert delivery.outcome == "ack"
     assert office.tables.bulks == [historical]
     assert office.meter.of("received", "settled") == [
-        ("received", COMPANY, event_type),
+        ("received", COMPANY, event_type, 1),
         ("settled", COMPANY, event_type, "ack_success", "none"),
     ]
 
@@ -147,10 +148,23 @@ async def test_a_batch_is_one_write_in_order() -> None:
 async def test_what_the_source_prepared_is_not_prepared_again() -> None:
     office, delivery = Office(), FakeDelivery(CHAT)
     item = batch(delivery)
-    item.prepared = office.routing.prepare(item)
+    item.prepared = await office.routing.prepare(item)
     await office.routing.handle(item)
     assert office.meter.count()["received"] == 1
     assert delivery.outcome == "ack"
+
+
+async def test_others_have_their_turn_while_a_history_batch_is_decoded() -> None:
+    office = Office()
+    chats = [builders.chat(chat_id=f"C{number}") for number in range(ROWS_A_TURN)]
+    history = [FakeDelivery("v1.history.chats", builders.history_chats(*chats)) for _ in range(3)]
+    preparing = asyncio.create_task(office.routing.prepare(batch(*history, role="historical")))
+    turns = 0
+    while not preparing.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert len(preparing.result()) == 3
+    assert turns > 3
 
 
 async def test_an_ack_that_is_not_sent_is_not_counted_as_processed() -> None:
@@ -471,7 +485,7 @@ async def test_no_exception_leaves_the_agent_and_no_delivery_stays_in_its_hands(
 ) -> None:
     office = Office()
 
-    def fail(_: object) -> None:
+    async def fail(_: object) -> None:
         raise LookupError("a fault of ours")
 
     first, second = FakeDelivery(CHAT), FakeDelivery(CHAT)
@@ -517,7 +531,7 @@ async def test_every_delivery_counts_as_received_also_the_bad_ones() -> None:
     await office.run(
         FakeDelivery(CHAT, data=b""), FakeDelivery(CHAT, data=b"{}"), FakeDelivery(CHAT, delivered=11)
     )
-    assert office.meter.of("received") == [("received", COMPANY, CHAT)] * 3
+    assert office.meter.of("received") == [("received", COMPANY, CHAT, 3)]
     assert len(office.settled) == 3
 
 
@@ -552,10 +566,10 @@ async def test_an_agent_is_counted_once_for_each_delivery_that_names_it(
     assert office.meter.of("agent_seen") == expected
 
 
-def test_rows_remember_where_their_event_came_from() -> None:
+async def test_rows_remember_where_their_event_came_from() -> None:
     office = Office()
     delivery = FakeDelivery(CHAT, headers={"Nats-Msg-Id": "wa-1"})
-    [work] = office.routing.prepare(batch(delivery))
+    [work] = await office.routing.prepare(batch(delivery))
     assert work.tenant == TENANT
     assert '"message_id":"wa-1"' in work.source.metadata
     assert f'"message_subject":"{CHAT}.{COMPANY}"' in work.source.metadata

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from streams.app import BATCH_SIZES
 from streams.config import variables
 from streams.specs import TopologyConfig, consumers
 from streams.subjects import Tenant
@@ -61,8 +60,8 @@ class TestFormulas:
     def test_the_numbers_of_the_processor_are_those_used_here(self) -> None:
         defaults, demand = {each.name: each.default for each in variables()}, Demand()
         topology = TopologyConfig()
-        assert BATCH_SIZES["realtime"] == demand.realtime_batch
-        assert BATCH_SIZES["historical"] == demand.history_batch
+        assert defaults["NATS_REALTIME_BATCHSIZE"] == str(demand.realtime_batch)
+        assert defaults["NATS_HISTORICAL_BATCHSIZE"] == str(demand.history_batch)
         assert topology.realtime_max_age_days == topology.historical_max_age_days == demand.stream_days
         assert topology.realtime_ack_wait == demand.ack_wait
         assert defaults["POSTGRES_POOL_SIZE"] == str(demand.pool)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
 
-from tables.versions import Draft, Origin, Version, newer, parse, settle, stamped, watermark
+from tables.versions import Draft, Origin, Version, newer, parse, remembered, settle, stamped, watermark
 
 
 def realtime(ns: int, sequence: int = 1) -> Origin:
@@ -155,3 +156,26 @@ def test_a_row_of_ours_has_nothing_adopted() -> None:
     assert metadata == {"at": 5, "version": "5-1"}
     assert watermark({**metadata, "stream": "wa_events_stream", "stream_sequence": 5}) is None
     assert watermark(None) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        (None, None),
+        ("", None),
+        ("null", None),
+        ("[1]", None),
+        ('"text"', None),
+        ('{"version":"5-1"}', {"version": "5-1"}),
+        ('{"stream_sequence":' + "9" * 400 + "}", {"stream_sequence": int("9" * 400)}),
+    ],
+)
+def test_metadata_of_any_other_program_can_be_read(text: str | None, known: dict[str, object] | None) -> None:
+    assert remembered(text) == known
+
+
+def test_a_number_that_is_no_float_is_no_reason_to_fail() -> None:
+    assert remembered('{"stream_sequence":' + "9" * 400 + '.5,"version":"5-1"}') == {
+        "stream_sequence": math.inf,
+        "version": "5-1",
+    }

@@ -45,7 +45,7 @@ class Demand:
     nats_cores: int = 8
     nats_tb: float = 20
     realtime_batch: int = 500
-    history_batch: int = 20
+    history_batch: int = 5
     ack_wait: float = 30
     cycle: float = 0.001  # seconds from a pull to the next one, as the simulation has it
 

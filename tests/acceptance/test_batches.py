@@ -1,0 +1,35 @@
+"""How many deliveries a worker takes at once is a setting (design 4)."""
+
+from __future__ import annotations
+
+from tests import builders
+from tests.acceptance.conftest import Launch
+from tests.acceptance.site import HISTORY_STREAM, REALTIME_STREAM, Site
+
+_EVENTS = 20
+# Both are upper bounds of the metric's buckets.
+_REALTIME = 5
+_HISTORICAL = 2
+
+
+async def test_no_batch_is_larger_than_its_setting_says(launch: Launch, site: Site) -> None:
+    launch(site.company).stop()  # it made the streams
+    chats = [builders.chat(chat_id=f"C{number}") for number in range(_EVENTS)]
+    await site.publish_many("v1.chats.upsert", chats)
+    await site.publish_many("v1.history.chats", [builders.history_chats(chat) for chat in chats])
+
+    worker = launch(
+        site.company,
+        NATS_REALTIME_BATCHSIZE=str(_REALTIME),
+        NATS_HISTORICAL_BATCHSIZE=str(_HISTORICAL),
+    )
+    await site.settled(REALTIME_STREAM)
+    await site.settled(HISTORY_STREAM)
+
+    metrics = worker.scrape()
+    for consumer, size in (("realtime", _REALTIME), ("historical", _HISTORICAL)):
+        labels = {"company_id": site.company, "consumer_type": consumer}
+        batches = metrics.value("daisi_source_batch_messages_count", **labels)
+        within = metrics.value("daisi_source_batch_messages_bucket", **labels, le=f"{size:.1f}")
+        assert metrics.value("daisi_source_batch_messages_sum", **labels) == _EVENTS
+        assert batches == within
