@@ -27,8 +27,9 @@ load: $(READY) ## publish load for test companies (ARGS="--companies A,B --rate 
 test: $(READY) ## run all tests (WORKERS=n, ARGS="options of pytest")
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-soak: $(READY) ## the same properties and bodies as in the tests, fresh ones, and very many
+soak: $(READY) ## the tests' properties and bodies, fresh ones and very many, then a worker's memory (an hour or two)
 	SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) tests/properties $(ARGS)
+	$(BIN)/python -m tests.soak
 
 guards: $(READY) ## take out one guard after the other: some test must fail each time (ARGS="word of a guard's name")
 	$(BIN)/python -m tools.guards $(ARGS)
