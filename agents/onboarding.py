@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, Protocol
 
-from agents.onboarding_queue import KnownPairs, Load, TaskQueue
+from agents.onboarding_queue import KnownPairs, Load, TaskQueue, nothing_new
 from agents.storing import Health, Pauses
 from streams.errors import EventError, Rejected, Unstored
 from streams.fields import Campaign
@@ -34,13 +34,6 @@ Status = Literal["success_created", "success_exists", "error_db", "error_other"]
 POOL_SIZE: Final = 10
 QUEUE_SIZE: Final = 10_000
 MAX_BLOCK: Final = 1.0
-# Some 250 bytes each.
-REMEMBERED_PAIRS: Final = 20_000
-# Bytes that one company's waiting tasks may hold: some 2,000 ordinary messages. That keeps its transactions busy;
-# whatever is beyond it waits as well in JetStream.
-SHARE: Final = 6 * 1024 * 1024
-# What a waiting task holds besides the body of its message.
-_TASK_BYTES: Final = 2048
 # Attempts of a batch that runs out of time before it is halved.
 _TIMEOUTS: Final = 3
 
@@ -79,7 +72,7 @@ class Job:
     @property
     def load(self) -> Load:
         """What it takes of the queue."""
-        return Load(self.tenant, len(self.tasks), self.bodies + _TASK_BYTES * len(self.tasks))
+        return Load(self.tenant, len(self.tasks), self.bodies)
 
 
 class OnboardingMeter(Protocol):
@@ -155,8 +148,8 @@ class Onboarding:
         self._send = send
         self._health = health
         self._pauses = pauses
-        self._known = KnownPairs(REMEMBERED_PAIRS)
-        self._queue = TaskQueue(queue_size, SHARE, max_block)
+        self._known = KnownPairs()
+        self._queue = TaskQueue(queue_size, max_block)
         self._slots = asyncio.Semaphore(pool_size)
         self._turns: defaultdict[Tenant, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._running: set[asyncio.Task[None]] = set()
@@ -251,7 +244,7 @@ class Onboarding:
         logged: dict[Pair, Version | None] = {}
         if seen:
             logged = await tables.known(tenant.company, {messages[place].pair for place in seen})
-        skipped = {place for place in seen if _nothing_new(messages[place], logged)}
+        skipped = {place for place in seen if nothing_new(messages[place], logged)}
         chosen = [place for place in part.places if place not in skipped]
         outcomes = await tables.onboard(tenant.company, [messages[place] for place in chosen])
         for place in skipped:
@@ -277,14 +270,6 @@ def _incoming(task: Task) -> Incoming:
         touch,
         task.origin,
     )
-
-
-def _nothing_new(message: Incoming, logged: dict[Pair, Version | None]) -> bool:
-    """Whether a plain message of a settled pair is not earlier than the one in the log."""
-    if message.pair not in logged:
-        return False
-    first, version = logged[message.pair], message.origin.version
-    return first is None or (version is not None and version >= first)
 
 
 def _again(part: _Part, error: StorageError) -> list[_Part]:

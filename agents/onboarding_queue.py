@@ -5,13 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, OrderedDict, defaultdict
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 from streams.subjects import Tenant
+from tables.first_contact import Incoming
 from tables.onboarding import Pair
 from tables.versions import Version
 
 logger = logging.getLogger(__name__)
+
+# Some 250 bytes each.
+REMEMBERED_PAIRS: Final = 20_000
+# Bytes that one company's waiting tasks may hold: some 2,000 ordinary messages. That keeps its transactions busy;
+# whatever is beyond it waits as well in JetStream.
+SHARE: Final = 6 * 1024 * 1024
+# What a waiting task holds besides the body of its message.
+TASK_BYTES: Final = 2048
 
 
 class KnownPairs:
@@ -21,7 +31,7 @@ class KnownPairs:
     deleted, or another replica corrected, count as they are.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int = REMEMBERED_PAIRS) -> None:
         self._limit = limit
         self._pairs: OrderedDict[str, int | None] = OrderedDict()
 
@@ -44,6 +54,14 @@ class KnownPairs:
             self._pairs.popitem(last=False)
 
 
+def nothing_new(message: Incoming, logged: Mapping[Pair, Version | None]) -> bool:
+    """Whether a plain message of a settled pair is not earlier than the one in the log."""
+    if message.pair not in logged:
+        return False
+    first, version = logged[message.pair], message.origin.version
+    return first is None or (version is not None and version >= first)
+
+
 # One text and one number take half the memory of the tuples that they stand for.
 def _key(tenant: Tenant, pair: Pair) -> str:
     return "\0".join((tenant.company, *pair))
@@ -54,11 +72,16 @@ def _number(version: Version) -> int:
 
 
 class Load(NamedTuple):
-    """What waits: so many tasks of a tenant, whose messages hold so many bytes of memory."""
+    """What waits: so many tasks of a tenant, and the bytes of their messages."""
 
     tenant: Tenant
     tasks: int
-    size: int
+    bodies: int
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds in memory."""
+        return self.bodies + self.tasks * TASK_BYTES
 
 
 class TaskQueue:
@@ -68,7 +91,7 @@ class TaskQueue:
     onboarding is behind fills neither the memory nor the others' places.
     """
 
-    def __init__(self, limit: int, share: int, max_block: float) -> None:
+    def __init__(self, limit: int, max_block: float, share: int = SHARE) -> None:
         self._limit = limit
         self._share = share
         self._max_block = max_block

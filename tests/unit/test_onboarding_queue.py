@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from agents.onboarding_queue import KnownPairs, Load, TaskQueue
+from agents.onboarding_queue import TASK_BYTES, KnownPairs, Load, TaskQueue
 from streams.subjects import Tenant
 from tables.versions import Version
 
+# Of ten tasks with bodies of 100 bytes each.
+SHARE = 10 * (100 + TASK_BYTES)
 TENANT, OTHER = Tenant("KopiNusa01"), Tenant("TokoJaya02")
 
 
@@ -20,7 +22,7 @@ async def blocked(queue: TaskQueue, load: Load) -> asyncio.Task[None]:
 
 
 async def test_a_company_waits_once_its_messages_hold_its_share_of_memory() -> None:
-    queue = TaskQueue(limit=10_000, share=1000, max_block=60)
+    queue = TaskQueue(limit=10_000, share=SHARE, max_block=60)
     for _ in range(2):
         await queue.enter(Load(TENANT, 5, 500))
     waits = await blocked(queue, Load(TENANT, 1, 1))
@@ -31,7 +33,7 @@ async def test_a_company_waits_once_its_messages_hold_its_share_of_memory() -> N
 
 
 async def test_a_company_that_has_used_its_share_makes_no_other_wait() -> None:
-    queue = TaskQueue(limit=10_000, share=1000, max_block=60)
+    queue = TaskQueue(limit=10_000, share=SHARE, max_block=60)
     await queue.enter(Load(TENANT, 10, 1000))
     waits = await blocked(queue, Load(TENANT, 1, 1))
     async with asyncio.timeout(5):
@@ -41,17 +43,17 @@ async def test_a_company_that_has_used_its_share_makes_no_other_wait() -> None:
 
 
 async def test_a_load_larger_than_a_share_is_let_in_alone() -> None:
-    queue = TaskQueue(limit=10_000, share=1000, max_block=60)
+    queue = TaskQueue(limit=10_000, share=SHARE, max_block=60)
     async with asyncio.timeout(5):
-        await queue.enter(Load(TENANT, 1, 5000))
-    waits = await blocked(queue, Load(TENANT, 1, 5000))
-    queue.leave(Load(TENANT, 1, 5000))
+        await queue.enter(Load(TENANT, 1, 5 * SHARE))
+    waits = await blocked(queue, Load(TENANT, 1, 5 * SHARE))
+    queue.leave(Load(TENANT, 1, 5 * SHARE))
     async with asyncio.timeout(5):
         await waits
 
 
 async def test_all_companies_together_have_no_more_tasks_waiting_than_the_limit() -> None:
-    queue = TaskQueue(limit=10, share=1000, max_block=60)
+    queue = TaskQueue(limit=10, share=SHARE, max_block=60)
     await queue.enter(Load(TENANT, 8, 8))
     waits = await blocked(queue, Load(OTHER, 3, 3))
     queue.leave(Load(TENANT, 8, 8))
