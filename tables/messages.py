@@ -87,6 +87,9 @@ class Messages:
         self._sql = load("messages", schema)
         self._observer = observer
         self.keys_complete = True
+        # Repeats come together, after a crash or a replay. To ask for their keys first spares sending their rows twice:
+        # a backlog of repeats is stored a fifth faster, and new messages are not slower.
+        self._repeating = False
 
     async def write(
         self, connection: Connection, changes: Sequence[Change], *, bulk: bool = False
@@ -116,23 +119,33 @@ class Messages:
         self, connection: Connection, groups: Mapping[str, Sequence[Change]], label: str
     ) -> set[str]:
         """Insert the rows of new message_ids; returns these."""
-        new = [made for group in groups.values() if (made := _new(group)) is not None]
-        if new and not self.keys_complete:
-            adopted = await self._adopted(connection, [made.row.message_id for made in new])
-            new = [made for made in new if made.row.message_id not in adopted]
-        if not new:
-            return set()
+        groups = {key: group for key, group in groups.items() if _has_row(group)}
+        offered = len(groups)
+        if groups and (self._repeating or not self.keys_complete):
+            groups = await self._unknown(connection, groups)
+        inserted = await self._insert_rows(connection, groups, label) if groups else set()
+        self._repeating = len(inserted) * 2 < offered
+        return inserted
+
+    async def _insert_rows(
+        self, connection: Connection, groups: Mapping[str, Sequence[Change]], label: str
+    ) -> set[str]:
+        new = [_new(group) for group in groups.values()]
         rows, edited, deleted, metadata = zip(*new, strict=True)
         columns = list(zip(*rows, strict=True))[2:]
         with operation(self._observer, label, "Message"):
             inserted = await connection.fetch(self._sql["insert"], *columns, edited, deleted, metadata)
         return {record["message_id"] for record in inserted}
 
-    async def _adopted(self, connection: Connection, ids: Sequence[str]) -> Mapping[str, int]:
-        """The message_ids without a key that have a row nevertheless, and its day since 1970."""
+    async def _unknown(
+        self, connection: Connection, groups: Mapping[str, Sequence[Change]]
+    ) -> Mapping[str, Sequence[Change]]:
+        """The groups whose message_id has no key and, where rows may lack theirs, no row either."""
         with operation(self._observer, "FindMessage", "Message"):
-            unclaimed = await connection.fetch(self._sql["unclaimed"], ids)
-        return await self._probe(connection, [record["message_id"] for record in unclaimed])
+            unclaimed = await connection.fetch(self._sql["unclaimed"], list(groups))
+        ids = [record["message_id"] for record in unclaimed]
+        adopted = {} if self.keys_complete else await self._probe(connection, ids)
+        return {key: groups[key] for key in ids if key not in adopted}
 
     async def _probe(self, connection: Connection, ids: Sequence[str]) -> Mapping[str, int]:
         if not ids:
@@ -160,7 +173,7 @@ class Messages:
         with operation(self._observer, "FindMessage", "Message"):
             await connection.fetch(self._sql["lock_keys"], ids)
         found = await self._probe(connection, ids)
-        lost = {key: group for key, group in missing.items() if key not in found and _new(group) is not None}
+        lost = {key: group for key, group in missing.items() if key not in found and _has_row(group)}
         with operation(self._observer, label, "Message"):
             await connection.execute(self._sql["repair_keys"], list(found), list(found.values()))
             await connection.execute(self._sql["drop_keys"], list(lost))
@@ -201,17 +214,17 @@ class Messages:
         return refusals
 
 
-def _new(group: Sequence[Change]) -> _New | None:
-    """The row to insert for the changes of one message_id; None if they are updates only."""
+def _has_row(group: Sequence[Change]) -> bool:
+    return isinstance(group[0], MessageRow) or any(isinstance(change, MessageRow) for change in group)
+
+
+def _new(group: Sequence[Change]) -> _New:
+    """The row to insert for the changes of one message_id, which are not updates only."""
     first = group[0]
-    if len(group) == 1:
+    if len(group) == 1 and isinstance(first, MessageRow):
         # Nearly every message: no folding, no dictionaries.
-        if isinstance(first, MessagePatch):
-            return None
         return _New(first, None, None, stamped(first.origin.metadata, first.origin.version))
     rows = [change for change in group if isinstance(change, MessageRow)]
-    if not rows:
-        return None
     values, metadata, _ = settle(_draft(group), None, (), _EXPLICIT)
     empty = {column: None if column == "message_obj" else "" for column in _ROW_VERSIONED}
     fed = {column: values[column] for column in _ROW_VERSIONED if column in values}
@@ -223,7 +236,8 @@ def _update(record: Mapping[str, Any], group: Sequence[Change]) -> Sequence[Any]
     """The arguments of `update` for one stored row."""
     stored = remembered(record["last_metadata"]) or {}
     values, metadata, _ = settle(_draft(group), stored, record["filled"], _EXPLICIT)
-    fixed = _fixed([change for change in group if isinstance(change, MessageRow)])
+    rows = [change for change in group if isinstance(change, MessageRow)]
+    fixed = _fixed(rows) if record["gaps"] else {}
     return (
         record["id"],
         record["day"],

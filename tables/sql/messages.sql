@@ -31,7 +31,8 @@ RETURNING message_id
 -- name: find
 -- Lock the rows of these message_ids, in the order of all writers. The key's date leaves one partition a row;
 -- LATERAL keeps the planner from reading whole partitions. Days travel as numbers: the existing service stored
--- dates that the driver takes for infinity (0001-01-01) or cannot express (years beyond 9999).
+-- dates that the driver takes for infinity (0001-01-01) or cannot express (years beyond 9999). `gaps`: whether one
+-- of the columns that are stored once is still empty; most rows have none, and need none of them again.
 SELECT m.*
 FROM (
     SELECT message_id, message_date FROM {schema}.message_keys WHERE message_id = ANY ($1::text[])
@@ -48,7 +49,11 @@ CROSS JOIN LATERAL (
             CASE WHEN message_obj IS NOT NULL THEN 'message_obj' END,
             CASE WHEN edited_message_obj IS NOT NULL THEN 'edited_message_obj' END,
             CASE WHEN is_deleted THEN 'is_deleted' END
-        ], NULL) AS filled
+        ], NULL) AS filled,
+        '' IN (
+            COALESCE(from_phone, ''), COALESCE(to_phone, ''), COALESCE(chat_id, ''), COALESCE(jid, ''),
+            COALESCE(flow, ''), COALESCE(agent_id, ''), COALESCE(company_id, '')
+        ) OR key IS NULL AS gaps
     FROM {schema}.messages
     WHERE message_id = k.message_id AND message_date = k.message_date
     FOR UPDATE
