@@ -13,22 +13,23 @@ from typing import Final, Protocol, cast
 
 from agents import policy
 from agents.dead_letters import DeadLetters, context, message_id
-from agents.onboarding import Job, Task, wants_onboarding
+from agents.onboarding import Job, Task
 from agents.policy import Limits
+from agents.precedence import Precedence
+from agents.senders import named_agent, onboarding_task
 from agents.storing import Storing
-from agents.work import Source, Work, metadata, plan
+from agents.work import Source, Unit, Work, metadata, plan
 from streams import envelope, events
 from streams.delivery import Batch, Delivery, Role
 from streams.errors import BrokerFailed, Crashed, EventError, Undelivered
-from streams.payloads import sender_phone
 from streams.subjects import Tenant, event_type
 from tables.tenant import TenantTables
-from tables.versions import Origin, Version
+from tables.versions import Version
 
 logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
-# Some milliseconds of decoding, before others have a turn.
+# Some milliseconds of decoding or storing history, before others have a turn.
 ROWS_A_TURN: Final = 100
 
 
@@ -75,6 +76,7 @@ class Routing:
         self._onboard = onboard
         self._limits = limits
         self._meter = meter
+        self._precedence = Precedence()
 
     async def run(self, stream: AsyncIterable[Batch]) -> AsyncIterator[int]:
         """The agent's body: one channel item is a batch. Nothing that happens to one may leave the loop.
@@ -211,11 +213,24 @@ class Routing:
         units = [unit for work in works for unit in work.units]
         try:
             tables = self._tables(works[0].tenant)
-            await self._storing.store(units, lambda changes: tables.write(changes, bulk=bulk))
+            if bulk:
+                await self._store_in_turns(units, tables)
+            else:
+                with self._precedence.realtime():
+                    await self._storing.store(units, tables.write)
         except Exception as error:
             logger.exception("unexpected exception while storing a batch")
             for unit in units:
                 unit.error = unit.error or Crashed(f"unexpected {type(error).__name__} while storing")
+
+    async def _store_in_turns(self, units: Sequence[Unit], tables: TenantTables) -> None:
+        # Some hundred rows a transaction are as fast as more, and others wait less for their commits.
+        for start in range(0, len(units), ROWS_A_TURN):
+            await self._precedence.give_way()
+            with self._precedence.history():
+                await self._storing.store(
+                    units[start : start + ROWS_A_TURN], lambda changes: tables.write(changes, bulk=True)
+                )
 
     def _job(self, tenant: Tenant, tasks: Sequence[tuple[Work, Task]], limits: Limits) -> Job:
         works = [work for work, _ in tasks]
@@ -275,31 +290,3 @@ class Routing:
 
 class UnknownSubject(EventError):
     """The subject is of no known event type, or not of this company."""
-
-
-def onboarding_task(work: Work) -> Task | None:
-    """What onboarding has to do for this event, if anything (contract 5.1)."""
-    message = work.incoming
-    if message is None or message.flow != "IN":
-        return None
-    phone = sender_phone(message.from_phone or "", message.jid or "", message, message.key)
-    if not wants_onboarding(message.flow, phone, message.jid or ""):
-        return None
-    return Task(
-        agent_id=message.agent_id or "",
-        from_phone=phone,
-        message_id=message.message_id or "",
-        message_timestamp=message.sent_at,
-        chat_id=message.chat_id or "",
-        jid=message.jid or "",
-        campaign=message.campaign,
-        origin=Origin(work.source.version, work.source.metadata),
-    )
-
-
-def named_agent(event: events.Event | events.History | EventError | None) -> tuple[str, str]:
-    """The agent and jid that metric 4 counts (contract 9.5), also of an invalid event; empty where there is none."""
-    if isinstance(event, events.History):
-        first = event.items[0].event if event.items else None
-        return event.agent_id or getattr(first, "agent_id", None) or "", ""
-    return getattr(event, "agent_id", None) or "", getattr(event, "jid", None) or ""

@@ -41,6 +41,8 @@ _TABLES: Final = (
 # Rows in one statement while messages are made.
 _SEED_STEP: Final = 250_000
 _STEP_PATIENCE: Final = 600.0
+# A gigabyte is PostgreSQL's default for the WAL between two checkpoints; the bench makes no more between two runs.
+_WAL_MEGABYTES: Final = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,7 @@ async def scene() -> AsyncIterator[Scene]:
         admin = await _connect(servers.postgres.dsn)
         made = Scene(servers, client, admin)
         try:
+            await _age(admin)
             for spec in specs.streams(specs.TopologyConfig()):
                 await _create(client, f"STREAM.CREATE.{spec.name}", spec.config())
             bare = specs.StreamSpec(BARE_STREAM, (f"{BARE_PREFIX}>",), 0)
@@ -171,6 +174,23 @@ async def scene() -> AsyncIterator[Scene]:
             await made.close()
             await admin.close()
             await client.close()
+
+
+async def _age(admin: Connection) -> None:
+    """Give PostgreSQL the WAL files of a server that has run for a while.
+
+    A new one makes them as it goes, and every commit waits meanwhile, some 45 ms for each 16 MB. A history import
+    writes several of them a second.
+    """
+    for name in ("min_wal_size", "max_wal_size"):
+        await admin.execute(f"ALTER SYSTEM SET {name} = '{_WAL_MEGABYTES}MB'")
+    await admin.execute("SELECT pg_reload_conf()")
+    await admin.execute(
+        "SELECT pg_logical_emit_message(false, 'bench', repeat('x', 1000000))"
+        f" FROM generate_series(1, {_WAL_MEGABYTES})",
+        timeout=_STEP_PATIENCE,
+    )
+    await admin.execute("CHECKPOINT", timeout=_STEP_PATIENCE)
 
 
 async def _create(client: Client, what: str, config: dict[str, Any]) -> None:

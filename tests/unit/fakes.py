@@ -167,7 +167,7 @@ class FakeTables:
         self.bulks: list[bool] = []
         self.rows: list[ExhaustedRow] = []
 
-    async def write(self, changes: Sequence[Change], *, bulk: bool) -> list[Refusal]:
+    async def write(self, changes: Sequence[Change], *, bulk: bool = False) -> list[Refusal]:
         await asyncio.sleep(0)
         if self.troubles:
             raise self.troubles.pop(0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agents.routing import onboarding_task
+from agents.senders import onboarding_task
 from agents.work import Source, Work, plan
 from streams.payloads import Jid, is_to_many, jid
 from tables.messages import MessageRow

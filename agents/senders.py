@@ -1,0 +1,38 @@
+"""Whom an event names: the agent that metrics count, and the sender who is to be onboarded."""
+
+from __future__ import annotations
+
+from agents.onboarding import Task, wants_onboarding
+from agents.work import Work
+from streams import events
+from streams.errors import EventError
+from streams.payloads import sender_phone
+from tables.versions import Origin
+
+
+def onboarding_task(work: Work) -> Task | None:
+    """What onboarding has to do for this event, if anything (contract 5.1)."""
+    message = work.incoming
+    if message is None or message.flow != "IN":
+        return None
+    phone = sender_phone(message.from_phone or "", message.jid or "", message, message.key)
+    if not wants_onboarding(message.flow, phone, message.jid or ""):
+        return None
+    return Task(
+        agent_id=message.agent_id or "",
+        from_phone=phone,
+        message_id=message.message_id or "",
+        message_timestamp=message.sent_at,
+        chat_id=message.chat_id or "",
+        jid=message.jid or "",
+        campaign=message.campaign,
+        origin=Origin(work.source.version, work.source.metadata),
+    )
+
+
+def named_agent(event: events.Event | events.History | EventError | None) -> tuple[str, str]:
+    """The agent and jid that metric 4 counts (contract 9.5), also of an invalid event; empty where there is none."""
+    if isinstance(event, events.History):
+        first = event.items[0].event if event.items else None
+        return event.agent_id or getattr(first, "agent_id", None) or "", ""
+    return getattr(event, "agent_id", None) or "", getattr(event, "jid", None) or ""
