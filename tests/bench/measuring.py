@@ -18,7 +18,7 @@ import asyncpg
 
 from tests.bench import usage
 from tests.bench.contestants import Contestant
-from tests.bench.events import Load, realtime
+from tests.bench.events import LOADS, Event, Load
 from tests.bench.publishing import Publisher, flood, publisher, steadily
 from tests.bench.scene import Place, Scene
 from tests.bench.trouble import BenchError
@@ -97,10 +97,6 @@ class Bench:
         self._contestant = contestant
         self._to = to
 
-    async def warm(self) -> None:
-        """A few events first: connections, prepared statements, caches."""
-        await self._store(realtime(self._place.companies, WARM_UP))
-
     async def drain(self, load: Load) -> Drained:
         """Publish a backlog while the contestant is stopped, then let it go. Raises `BenchError`."""
         await self._prepare(load)
@@ -155,14 +151,21 @@ class Bench:
         # What a run before has left, if it failed.
         await self._scene.purge(letters=True)
         await self._place.clear()
-        if load.seeds:
-            await flood(self._to, load.seeds)
-            await self._contestant.drained(self._scene, load.role)
-            await self._place.checkpoint()
+        if load.name != "dlq":
+            await self._warm(LOADS[load.name](self._place.companies, WARM_UP * len(self._place.companies)))
+        await self._store(load.seeds)
+        await self._place.checkpoint()
 
-    async def _store(self, load: Load) -> None:
-        await flood(self._to, load.events)
-        await self._contestant.drained(self._scene, load.role)
+    async def _warm(self, like: Load) -> None:
+        """A backlog of each company first: empty tables, which `clear` leaves, have no plans and no caches."""
+        await self._store(like.seeds)
+        with self._contestant.stopped():
+            await flood(self._to, like.events)
+        await self._contestant.drained(self._scene, like.role)
+
+    async def _store(self, seeds: Sequence[Event]) -> None:
+        await flood(self._to, seeds)
+        await self._contestant.drained(self._scene, "realtime")
 
     async def _watch(self, load: Load, seen: list[int]) -> None:
         while True:
@@ -172,11 +175,9 @@ class Bench:
 
 @asynccontextmanager
 async def bench(scene: Scene, place: Place, contestant: Contestant) -> AsyncIterator[Bench]:
-    """A bench with a connection of its own to publish on; the contestant is warm."""
+    """A bench with a connection of its own to publish on."""
     async with publisher(scene.servers.nats.url, contestant.prefix) as to:
-        made = Bench(scene, place, contestant, to)
-        await made.warm()
-        yield made
+        yield Bench(scene, place, contestant, to)
 
 
 async def stored(place: Place, contestant: Contestant, load: Load, since: float) -> list[asyncpg.Record]:
