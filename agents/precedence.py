@@ -51,10 +51,15 @@ class Precedence:
         finally:
             self._owed = self._clock() - began
 
+    @property
+    def undisturbed(self) -> bool:
+        """Whether there have been no real-time events for a while."""
+        return not self._storing and self._clock() - self._last > QUIET
+
     async def give_way(self) -> None:
         """Wait for the next turn of an import."""
         owed, self._owed = self._owed, 0.0
-        if not self._storing and self._clock() - self._last > QUIET:
+        if self.undisturbed:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(LONGEST_REST):

@@ -167,14 +167,14 @@ async def test_others_have_their_turn_while_a_history_batch_is_decoded() -> None
     assert turns > 3
 
 
-async def test_history_is_stored_some_rows_a_transaction_and_real_time_events_in_one() -> None:
-    chats = [builders.chat(chat_id=f"C{number}") for number in range(ROWS_A_TURN + 1)]
+async def test_beside_real_time_events_history_is_stored_some_rows_a_transaction() -> None:
     office = Office()
-    await office.run(FakeDelivery("v1.history.chats", builders.history_chats(*chats)), role="historical")
-    assert [len(write) for write in office.tables.writes] == [ROWS_A_TURN, 1]
-    office.tables.writes.clear()
-    await office.run(*(FakeDelivery(CHAT, builders.chat(chat_id=f"C{number}")) for number in range(120)))
-    assert [len(write) for write in office.tables.writes] == [120]
+    chats = [builders.chat(chat_id=f"C{number}") for number in range(ROWS_A_TURN + 1)]
+    history = builders.history_chats(*chats)
+    await office.run(FakeDelivery("v1.history.chats", history), role="historical")
+    await office.run(*(FakeDelivery(CHAT, chat) for chat in chats))
+    await office.run(FakeDelivery("v1.history.chats", history), role="historical")
+    assert [len(write) for write in office.tables.writes] == [len(chats), len(chats), ROWS_A_TURN, 1]
 
 
 async def test_an_ack_that_is_not_sent_is_not_counted_as_processed() -> None:
