@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-# Seconds without any real-time events after which an import need not hold back.
-QUIET: Final = 1.0
+# Seconds without any real-time events after which an import need not hold back: a company at work has many a second.
+QUIET: Final = 0.2
 # Most seconds that an import waits before each of its turns, so that it goes on whatever else there is to do.
 LONGEST_REST: Final = 0.1
 
