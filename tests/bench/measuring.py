@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -126,13 +126,15 @@ class Bench:
         await self._prepare(load)
         begun = time.time()
         seen: list[int] = []
-        watch = asyncio.create_task(self._watch(load, seen))
+        over = asyncio.Event()
+        watch = asyncio.create_task(self._watch(load, seen, over))
         try:
             left_at = await steadily(self._to, load.events, rate)
             left = await self._contestant.backlog(self._scene, load.role)
             await self._contestant.drained(self._scene, load.role)
         finally:
-            watch.cancel()
+            over.set()
+            await watch
         await self._scene.purge()
         commits = await stored(self._place, self._contestant, load, begun)
         sent = sorted(left_at.values())
@@ -167,9 +169,11 @@ class Bench:
         await flood(self._to, seeds)
         await self._contestant.drained(self._scene, "realtime")
 
-    async def _watch(self, load: Load, seen: list[int]) -> None:
-        while True:
-            await asyncio.sleep(_SAMPLE)
+    async def _watch(self, load: Load, seen: list[int], over: asyncio.Event) -> None:
+        # Not cancelled: a request of nats-py that is cancelled in the wrong moment goes on.
+        while not over.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), _SAMPLE)
             seen.append(await self._contestant.backlog(self._scene, load.role))
 
 
