@@ -143,6 +143,26 @@ async def test_an_empty_fixed_column_is_filled_later(store: Store) -> None:
     assert (stored["to_phone"], stored["key"], stored["from_phone"]) == ("6289", '{"id": "M1"}', "6281")
 
 
+@pytest.mark.parametrize(
+    "column", ["from_phone", "to_phone", "chat_id", "jid", "flow", "agent_id", "company_id", "key"]
+)
+async def test_a_fixed_column_is_filled_later_though_no_other_is_empty(store: Store, column: str) -> None:
+    full: dict[str, Any] = {"key": '{"id": "M1"}'}
+    await store.write(row(at(5), **{**full, column: None if column == "key" else ""}))
+    assert not (await store.row())[column]
+    await store.write(row(at(6), **full))
+    assert (await store.row())[column] == getattr(row(at(6), **full), column)
+
+
+async def test_repeats_among_new_messages_are_stored_whatever_came_before(store: Store) -> None:
+    """Whether most messages of the last batch were there already decides how the next one is looked for."""
+    numbers = [f"M{number}" for number in range(10)]
+    for batch in (numbers[:3], numbers[:4], numbers[2:6], numbers, numbers):
+        await store.write(*(row(at(len(batch)), name, status=f"{len(batch)}") for name in batch))
+    stored = {record["message_id"]: record["status"] for record in await store.rows()}
+    assert stored == dict.fromkeys(numbers, "10")
+
+
 async def test_absent_optional_fields_never_erase(store: Store) -> None:
     full: dict[str, Any] = {
         "message_text": "t",
