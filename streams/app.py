@@ -208,7 +208,7 @@ class Assembly:
             role=spec.role,
             stream=spec.stream,
             durable=spec.durable,
-            batch_size=batch_sizes(self.settings)[spec.role],
+            batch_size=spec.batch_size,
             ack_wait=spec.ack_wait,
             send=channel.deliver_item,
             prepare=None if spec.role == "dlq" else self.routing.prepare,
@@ -278,15 +278,6 @@ def limits(settings: Settings) -> dict[Role, Limits]:
             settings.dlq_base_delay_minutes * 60,
             settings.dlq_max_delay_minutes * 60,
         ),
-    }
-
-
-def batch_sizes(settings: Settings) -> dict[Role, int]:
-    """How many deliveries one batch of each source may have."""
-    return {
-        "realtime": settings.realtime_batch_size,
-        "historical": settings.historical_batch_size,
-        "dlq": settings.dlq_batch_size,
     }
 
 

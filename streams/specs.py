@@ -35,6 +35,9 @@ class TopologyConfig:
     dlq_ack_wait: float = 30
     max_ack_pending: int = -1
     dlq_max_ack_pending: int = -1
+    realtime_batch_size: int = 500
+    historical_batch_size: int = 5
+    dlq_batch_size: int = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class ConsumerSpec:
     subjects: tuple[str, ...]
     ack_wait: float  # seconds
     max_ack_pending: int
+    batch_size: int  # ours alone: the server is told with each pull request
 
     def config(self) -> dict[str, object]:
         """Its configuration for the server, from the start of the stream."""
@@ -132,6 +136,7 @@ def consumers(config: TopologyConfig, tenant: Tenant) -> tuple[ConsumerSpec, ...
             tuple(tenant.subject(base) for base in config.realtime_subjects),
             config.realtime_ack_wait,
             config.max_ack_pending,
+            config.realtime_batch_size,
         ),
         ConsumerSpec(
             "historical",
@@ -142,6 +147,7 @@ def consumers(config: TopologyConfig, tenant: Tenant) -> tuple[ConsumerSpec, ...
             tuple(tenant.subject(base) for base in config.historical_subjects),
             config.historical_ack_wait,
             config.max_ack_pending,
+            config.historical_batch_size,
         ),
         ConsumerSpec(
             "dlq",
@@ -152,6 +158,7 @@ def consumers(config: TopologyConfig, tenant: Tenant) -> tuple[ConsumerSpec, ...
             (tenant.subject(config.dlq_subject),),
             config.dlq_ack_wait,
             config.dlq_max_ack_pending,
+            config.dlq_batch_size,
         ),
     )
 
