@@ -40,6 +40,11 @@ class TopologyConfig:
     dlq_batch_size: int = 10
 
 
+# Real-time events in the batches of all tenants of a worker; each tenant may have two batches of some 3 KB an event.
+MOST_AT_ONCE: Final = 10_000
+LEAST_SHARE: Final = 50
+
+
 @dataclass(frozen=True, slots=True)
 class StreamSpec:
     """A stream as we would make it: file storage, one replica, limits retention (OC11)."""
@@ -121,6 +126,11 @@ def streams(config: TopologyConfig) -> tuple[StreamSpec, ...]:
         ),
         StreamSpec(config.dlq_stream, (f"{config.dlq_subject}.>",), config.dlq_max_age_days * _DAY),
     )
+
+
+def share(batch_size: int, tenants: int) -> int:
+    """The part of a batch size that one of so many tenants gets: a backlog of all of them must fit into memory."""
+    return min(batch_size, max(LEAST_SHARE, MOST_AT_ONCE // tenants))
 
 
 def consumers(config: TopologyConfig, tenant: Tenant) -> tuple[ConsumerSpec, ...]:

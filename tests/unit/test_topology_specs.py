@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streams.held import parse_reply
-from streams.specs import TopologyConfig, consumers, covers, streams
+from streams.specs import TopologyConfig, consumers, covers, share, streams
 from streams.stored import nanoseconds
 from streams.subjects import Tenant
 
@@ -79,3 +79,11 @@ def test_reads_the_facts_from_the_reply_subject_of_each_form(reply: str, domain:
 def test_another_reply_subject_is_refused(reply: str) -> None:
     with pytest.raises(ValueError, match="reply subject"):
         parse_reply(reply)
+
+
+@pytest.mark.parametrize(
+    ("size", "tenants", "part"),
+    [(500, 1, 500), (500, 20, 500), (500, 50, 200), (500, 1000, 50), (10, 1000, 10), (5000, 1, 5000)],
+)
+def test_many_tenants_share_the_memory_of_batches(size: int, tenants: int, part: int) -> None:
+    assert share(size, tenants) == part
