@@ -59,9 +59,12 @@ class Precedence:
     async def give_way(self) -> None:
         """Wait for the next turn of an import."""
         owed, self._owed = self._owed, 0.0
-        if self.undisturbed:
-            return
+        if not self.undisturbed:
+            await self.gap(owed)
+
+    async def gap(self, rest: float = 0.0) -> None:
+        """Let others have their turn, and wait until no real-time event is being stored; `rest` seconds at least."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LONGEST_REST):
-                await asyncio.sleep(owed)
+                await asyncio.sleep(rest)
                 await self._none_left.wait()

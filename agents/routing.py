@@ -126,7 +126,7 @@ class Routing:
             rows += len(work.units)
             if rows >= ROWS_A_TURN:
                 rows = 0
-                await asyncio.sleep(0)
+                await (self._precedence.gap() if batch.role == "historical" else asyncio.sleep(0))
         self._note(batch.tenant, works)
         return works
 

@@ -85,6 +85,18 @@ async def test_an_import_waits_until_no_real_time_event_is_being_stored(
     await turn
 
 
+async def test_a_gap_is_when_no_real_time_event_is_being_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precedence, "LONGEST_REST", AGES)
+    order = Precedence()
+    await order.gap()
+    with order.realtime():
+        gap = asyncio.create_task(order.gap())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not gap.done()
+    await gap
+
+
 async def test_an_import_gets_on_however_long_real_time_events_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precedence, "LONGEST_REST", 0.01)
     order = Precedence()
