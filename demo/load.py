@@ -54,6 +54,7 @@ class Load:
         self._client = Client()
         self._publisher = Publisher(self._client, tally, window=options.window)
         self._trouble = "no answer"
+        self._refused = False
         self._stage: asyncio.Task[None] | None = None
         self._signals = 0
         self._waited = False
@@ -250,8 +251,11 @@ class Load:
 
     async def _note(self, error: Exception) -> None:
         """Remember what the connection complains of: the server's words, or else only the kind of error."""
-        # Other texts may quote the address with its password.
-        self._trouble = str(error) if type(error) is nats.errors.Error else type(error).__name__
+        # Other texts may quote the address with its password. A server that refuses us closes the connection, too.
+        if type(error) is nats.errors.Error:
+            self._trouble, self._refused = str(error), True
+        elif not self._refused:
+            self._trouble = type(error).__name__
 
     def _hosts(self) -> str:
         """The servers, without their credentials."""
