@@ -91,6 +91,14 @@ class Messages:
         # a backlog of repeats is stored a fifth faster, and new messages are not slower.
         self._repeating = False
 
+    def seem_new(self, changes: Sequence[object]) -> bool:
+        """Whether these are nothing but messages that are probably not stored yet."""
+        return (
+            self.keys_complete
+            and not self._repeating
+            and all(isinstance(change, MessageRow) for change in changes)
+        )
+
     async def write(
         self, connection: Connection, changes: Sequence[Change], *, bulk: bool = False
     ) -> list[Refusal]:
@@ -98,22 +106,30 @@ class Messages:
 
         `bulk` only labels the measurements. Raises `tables.errors.StorageError`.
         """
-        groups: dict[str, list[Change]] = {}
-        for change in changes:
-            groups.setdefault(change.message_id, []).append(change)
-        upsert = "BulkUpsertMessages" if bulk else "UpsertMessage"
-        written = await self._insert(connection, groups, upsert)
-        pending = {key: group for key, group in groups.items() if key not in written}
-        if not pending:
-            return []
+        known = await self.insert(connection, changes, bulk=bulk)
+        return await self.merge(connection, known, bulk=bulk) if known else []
+
+    async def insert(
+        self, connection: Connection, changes: Sequence[Change], *, bulk: bool = False
+    ) -> list[Change]:
+        """Insert the new messages, in one statement if `seem_new`; returns the changes that are not stored by it."""
+        groups = _grouped(changes)
+        inserted = await self._insert(connection, groups, _label(bulk))
+        return [change for change in changes if change.message_id not in inserted]
+
+    async def merge(
+        self, connection: Connection, changes: Sequence[Change], *, bulk: bool = False
+    ) -> list[Refusal]:
+        """Write changes that `insert` left, in the caller's transaction; returns the ones that no row would take."""
+        pending = _grouped(changes)
         stored = await self._find(connection, pending)
         missing = {key: group for key, group in pending.items() if key not in stored}
         if missing:
-            written = await self._recover(connection, missing, upsert)
+            written = await self._recover(connection, missing, _label(bulk))
             stored |= await self._find(connection, [key for key in missing if key not in written])
             for key in written:
                 del pending[key]
-        return await self._merge(connection, pending, stored, upsert)
+        return await self._merge(connection, pending, stored, _label(bulk))
 
     async def _insert(
         self, connection: Connection, groups: Mapping[str, Sequence[Change]], label: str
@@ -212,6 +228,17 @@ class Messages:
                 with operation(self._observer, label, "Message"):
                     await connection.execute(self._sql["update"], *zip(*arguments, strict=True))
         return refusals
+
+
+def _label(bulk: bool) -> str:
+    return "BulkUpsertMessages" if bulk else "UpsertMessage"
+
+
+def _grouped(changes: Sequence[Change]) -> dict[str, list[Change]]:
+    groups: dict[str, list[Change]] = {}
+    for change in changes:
+        groups.setdefault(change.message_id, []).append(change)
+    return groups
 
 
 def _has_row(group: Sequence[Change]) -> bool:
