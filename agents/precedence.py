@@ -1,24 +1,27 @@
-"""Real-time events go first: a history import takes the time that they leave (design 4)."""
+"""Real-time events go first: history imports take the time that they leave (design 4)."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Final
 
 # Seconds without any real-time events after which an import need not hold back: a company at work has many a second.
 QUIET: Final = 0.2
-# Most seconds that an import waits before each of its turns, so that it goes on whatever else there is to do.
+# Most seconds that an import waits or rests in each of its turns, so that it goes on whatever else there is to do.
 LONGEST_REST: Final = 0.1
+# Seconds after which the next import has its turn, even if this one's is not over: its table may be locked.
+LONGEST_TURN: Final = 0.1
 
 
 class Precedence:
     """Shared by all sources of a worker; `clock` gives seconds.
 
-    While there are real-time events, an import waits until none is being stored, and rests after each turn for as
-    long as the turn took: it then has at most half of the processor, the disk and PostgreSQL.
+    While there are real-time events, imports take turns. Each turn begins when no event is being stored, and is
+    followed by a rest as long as the turn: all imports together have at most half of the processor, the disk and
+    PostgreSQL.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,7 +30,7 @@ class Precedence:
         self._none_left = asyncio.Event()
         self._none_left.set()
         self._last = float("-inf")
-        self._owed = 0.0
+        self._turn = asyncio.Lock()
 
     @contextmanager
     def realtime(self) -> Iterator[None]:
@@ -42,29 +45,34 @@ class Precedence:
             if not self._storing:
                 self._none_left.set()
 
-    @contextmanager
-    def history(self) -> Iterator[None]:
-        """In a `with` statement: a turn of an import."""
-        began = self._clock()
-        try:
-            yield
-        finally:
-            self._owed = self._clock() - began
-
     @property
     def undisturbed(self) -> bool:
         """Whether there have been no real-time events for a while."""
         return not self._storing and self._clock() - self._last > QUIET
 
-    async def give_way(self) -> None:
-        """Wait for the next turn of an import."""
-        owed, self._owed = self._owed, 0.0
-        if not self.undisturbed:
-            await self.gap(owed)
+    @asynccontextmanager
+    async def history(self) -> AsyncIterator[None]:
+        """In an `async with` statement: a turn of an import."""
+        if self.undisturbed:
+            await asyncio.sleep(0)
+            yield
+            return
+        async with self._turn_of_one():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LONGEST_REST):
+                    await self._none_left.wait()
+            began = self._clock()
+            yield
+            # Not just one pass of the loop: an event that has arrived meanwhile takes half a dozen.
+            await asyncio.sleep(min(self._clock() - began, LONGEST_REST))
 
-    async def gap(self, rest: float = 0.0) -> None:
-        """Let others have their turn, and wait until no real-time event is being stored; `rest` seconds at least."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LONGEST_REST):
-                await asyncio.sleep(rest)
-                await self._none_left.wait()
+    @asynccontextmanager
+    async def _turn_of_one(self) -> AsyncIterator[None]:
+        await self._turn.acquire()
+        with ExitStack() as held:
+            held.callback(self._turn.release)
+            passing_on = asyncio.get_running_loop().call_later(LONGEST_TURN + LONGEST_REST, held.close)
+            try:
+                yield
+            finally:
+                passing_on.cancel()

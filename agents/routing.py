@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final, Protocol, cast
 
 from agents import policy
@@ -29,8 +30,10 @@ from tables.versions import Version
 logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
-# Some milliseconds of decoding or storing history, before others have a turn.
-ROWS_A_TURN: Final = 100
+# A millisecond or two of decoding, before other companies have a turn.
+EVENTS_A_TURN: Final = 100
+# A few milliseconds of storing history, before others have a turn.
+ROWS_A_TURN: Final = 25
 
 
 class RoutingMeter(Protocol):
@@ -116,17 +119,17 @@ class Routing:
         Other companies, and this one's real-time events, take their turns in between.
         """
         limits = self._limits[batch.role]
-        processed_at = envelope.now()
-        refs = itertools.count()
+        prepare = partial(self._prepare, batch.tenant, limits, envelope.now(), itertools.count())
         works: list[Work] = []
-        rows = 0
-        for delivery in batch.deliveries:
-            work = self._prepare(batch.tenant, delivery, limits, processed_at, refs)
-            works.append(work)
-            rows += len(work.units)
-            if rows >= ROWS_A_TURN:
-                rows = 0
-                await (self._precedence.gap() if batch.role == "historical" else asyncio.sleep(0))
+        if batch.role == "historical":
+            for delivery in batch.deliveries:
+                async with self._precedence.history():
+                    works.append(prepare(delivery))
+        else:
+            for number, delivery in enumerate(batch.deliveries, 1):
+                works.append(prepare(delivery))
+                if number % EVENTS_A_TURN == 0:
+                    await asyncio.sleep(0)
         self._note(batch.tenant, works)
         return works
 
@@ -165,7 +168,7 @@ class Routing:
     async def abandon(self, tenant: Tenant, role: Role, delivery: Delivery) -> None:
         """Dead-letter an event that the server will not deliver again (contract C14, OC13)."""
         limits = self._limits[role]
-        work = self._prepare(tenant, delivery, limits, envelope.now(), itertools.count())
+        work = self._prepare(tenant, limits, envelope.now(), itertools.count(), delivery)
         self._note(tenant, [work])
         work.fail(Undelivered("the consumer's own limit of deliveries (max_deliver) was reached"))
         await self._settle([work], limits)
@@ -184,7 +187,7 @@ class Routing:
         return work.error
 
     def _prepare(
-        self, tenant: Tenant, delivery: Delivery, limits: Limits, processed_at: str, refs: Iterator[int]
+        self, tenant: Tenant, limits: Limits, processed_at: str, refs: Iterator[int], delivery: Delivery
     ) -> Work:
         started = time.perf_counter()
         origin = delivery.provenance
@@ -226,10 +229,9 @@ class Routing:
     async def _store_in_turns(self, units: Sequence[Unit], tables: TenantTables) -> None:
         start = 0
         while start < len(units):
-            await self._precedence.give_way()
-            # A third faster, but others would wait for its commit.
-            end = len(units) if self._precedence.undisturbed else start + ROWS_A_TURN
-            with self._precedence.history():
+            async with self._precedence.history():
+                # A third faster, but others would wait for its commit.
+                end = len(units) if self._precedence.undisturbed else start + ROWS_A_TURN
                 await self._storing.store(units[start:end], lambda changes: tables.write(changes, bulk=True))
             start = end
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
 from agents import precedence
-from agents.precedence import QUIET, Precedence
+from agents.precedence import LONGEST_REST, QUIET, Precedence
 
 AGES = 3600.0
 
@@ -34,14 +33,29 @@ def _rests(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return slept
 
 
+async def _passes() -> None:
+    """Enough passes of the loop for whatever needs no time."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def _turn(order: Precedence, clock: Clock, seconds: float) -> None:
+    async with order.history():
+        clock.now += seconds
+
+
+def _at_work(order: Precedence) -> None:
+    """A real-time event has just been stored."""
+    with order.realtime():
+        pass
+
+
 async def test_an_import_alone_never_rests(monkeypatch: pytest.MonkeyPatch) -> None:
     slept, clock = _rests(monkeypatch), Clock()
     order = Precedence(clock)
     for _ in range(3):
-        await order.give_way()
-        with order.history():
-            clock.now += 5.0
-    assert slept == []
+        await _turn(order, clock, 5.0)
+    assert not any(slept)
 
 
 async def test_beside_real_time_events_an_import_rests_as_long_as_it_worked(
@@ -49,13 +63,18 @@ async def test_beside_real_time_events_an_import_rests_as_long_as_it_worked(
 ) -> None:
     slept, clock = _rests(monkeypatch), Clock()
     order = Precedence(clock)
-    with order.realtime():
-        pass
-    await order.give_way()
-    with order.history():
-        clock.now += QUIET / 2
-    await order.give_way()
-    assert slept == [0.0, pytest.approx(QUIET / 2)]
+    _at_work(order)
+    await _turn(order, clock, LONGEST_REST / 2)
+    await _turn(order, clock, LONGEST_REST / 4)
+    assert slept == [pytest.approx(LONGEST_REST / 2), pytest.approx(LONGEST_REST / 4)]
+
+
+async def test_no_rest_is_longer_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept, clock = _rests(monkeypatch), Clock()
+    order = Precedence(clock)
+    _at_work(order)
+    await _turn(order, clock, AGES)
+    assert slept == [LONGEST_REST]
 
 
 async def test_an_import_takes_all_the_time_again_once_real_time_events_are_over(
@@ -63,47 +82,82 @@ async def test_an_import_takes_all_the_time_again_once_real_time_events_are_over
 ) -> None:
     slept, clock = _rests(monkeypatch), Clock()
     order = Precedence(clock)
-    with order.realtime():
-        pass
-    with order.history():
-        clock.now += 2 * QUIET
-    await order.give_way()
-    assert slept == []
+    _at_work(order)
+    clock.now += 2 * QUIET
+    await _turn(order, clock, 1.0)
+    assert not any(slept)
 
 
 async def test_an_import_waits_until_no_real_time_event_is_being_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(precedence, "LONGEST_REST", AGES)
-    order = Precedence()
+    clock = Clock()
+    order = Precedence(clock)
     with order.realtime():
         with order.realtime():
-            turn = asyncio.create_task(order.give_way())
-            await asyncio.sleep(0)
-        await asyncio.sleep(0)
+            turn = asyncio.create_task(_turn(order, clock, 0.0))
+            await _passes()
+        await _passes()
         assert not turn.done()
     await turn
 
 
-async def test_a_gap_is_when_no_real_time_event_is_being_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precedence, "LONGEST_REST", AGES)
-    order = Precedence()
-    await order.gap()
-    with order.realtime():
-        gap = asyncio.create_task(order.gap())
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert not gap.done()
-    await gap
-
-
 async def test_an_import_gets_on_however_long_real_time_events_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precedence, "LONGEST_REST", 0.01)
-    order = Precedence()
-    with order.history():
-        pass
-    order._owed = AGES
-    started = time.monotonic()
+    clock = Clock()
+    order = Precedence(clock)
     with order.realtime():
-        await order.give_way()
-    assert time.monotonic() - started < AGES
+        await _turn(order, clock, 0.0)
+
+
+async def test_beside_real_time_events_imports_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precedence, "LONGEST_TURN", AGES)
+    order = Precedence(Clock())
+    _at_work(order)
+    begun: list[str] = []
+    over = {name: asyncio.Event() for name in "abc"}
+
+    async def turn(name: str) -> None:
+        async with order.history():
+            begun.append(name)
+            await over[name].wait()
+
+    async with asyncio.TaskGroup() as group:
+        for name in over:
+            group.create_task(turn(name))
+        for count, name in enumerate(over, 1):
+            await _passes()
+            assert begun == list("abc")[:count]
+            over[name].set()
+
+
+async def test_an_import_that_is_stuck_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precedence, "LONGEST_TURN", 0.01)
+    clock = Clock()
+    order = Precedence(clock)
+    _at_work(order)
+    free = asyncio.Event()
+
+    async def stuck() -> None:
+        async with order.history():
+            await free.wait()
+
+    first = asyncio.create_task(stuck())
+    await _passes()
+    await _turn(order, clock, 0.0)
+    await _turn(order, clock, 0.0)
+    assert not first.done()
+    free.set()
+    await first
+    await _turn(order, clock, 0.0)
+
+
+async def test_a_turn_that_fails_ends_like_any_other() -> None:
+    clock = Clock()
+    order = Precedence(clock)
+    _at_work(order)
+    with pytest.raises(ValueError, match="broken"):
+        async with order.history():
+            raise ValueError("broken")
+    await _turn(order, clock, 0.0)
