@@ -26,10 +26,12 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 if TYPE_CHECKING:
-    Connection = asyncpg.Connection[asyncpg.Record]
+    Pool = asyncpg.Pool[asyncpg.Record]
 
 APPLICATION: Final = "bench-bare"
 BATCH: Final = 500
+# As many as the worker has at most.
+CONNECTIONS: Final = 10
 _EXPIRES: Final = 1.0
 # A request that the server has forgotten, for example while we were stopped.
 _FORGOTTEN: Final = 3.0
@@ -115,22 +117,29 @@ def row(delivered: Msg) -> tuple[Any, ...]:
     )
 
 
+def durable(schema: str) -> str:
+    """The consumer whose messages go into this schema."""
+    return f"bench_{schema}"
+
+
 class Pipeline:
     """Pulls one consumer into one schema."""
 
-    def __init__(self, client: Client, database: Connection, *, stream: str, durable: str) -> None:
+    def __init__(self, client: Client, database: Pool, *, stream: str, schema: str) -> None:
         self._client = client
         self._database = database
-        self._pull = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._sql = statement(schema)
+        self._pull = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable(schema)}"
         self._inbox = client.new_inbox()
         self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
 
-    async def run(self, sql: str) -> None:
-        """Work until cancelled. Whatever fails ends it: the bench notices."""
-        prepared = await self._database.prepare(sql)
+    async def listen(self) -> None:
+        """Before `run`."""
         await self._client.subscribe(self._inbox, cb=self._on_message)
+
+    async def run(self) -> None:
+        """Work until cancelled. Whatever fails ends it: the bench notices."""
         order = json.dumps({"batch": BATCH, "no_wait": True, "expires": int(_EXPIRES * 10**9)}).encode()
-        print("ready", flush=True)
         writing: asyncio.Task[None] | None = None
         while True:
             await self._client.publish(self._pull, order, reply=self._inbox)
@@ -140,7 +149,7 @@ class Pipeline:
             columns = list(map(list, zip(*map(row, batch), strict=True)))
             if writing is not None:
                 await writing
-            writing = asyncio.create_task(self._store(prepared, batch, columns))
+            writing = asyncio.create_task(self._store(batch, columns))
 
     async def _on_message(self, message: Msg) -> None:
         self._arrived.put_nowait(message)
@@ -157,23 +166,39 @@ class Pipeline:
                     batch.append(message)
         return batch
 
-    async def _store(self, prepared: Any, batch: Sequence[Msg], columns: list[list[Any]]) -> None:
-        async with self._database.transaction():
-            await prepared.fetch(*columns)
+    async def _store(self, batch: Sequence[Msg], columns: list[list[Any]]) -> None:
+        async with self._database.acquire() as connection, connection.transaction():
+            await connection.fetch(self._sql, *columns)
         for message in batch:
             await message.ack()
 
 
 async def main() -> None:
-    """Connect, then run. All options are needed."""
+    """Connect, then run a pipeline for each schema. All options are needed."""
     parser = argparse.ArgumentParser()
-    for name in ("nats", "postgres", "schema", "stream", "durable"):
+    for name in ("nats", "postgres", "stream", "schemas"):
         parser.add_argument(f"--{name}", required=True)
     options = parser.parse_args()
-    database = await asyncpg.connect(options.postgres, server_settings={"application_name": APPLICATION})
+    schemas = options.schemas.split(",")
+    database = await asyncpg.create_pool(
+        options.postgres,
+        min_size=1,
+        max_size=min(CONNECTIONS, len(schemas)),
+        reset=_nothing,
+        statement_cache_size=len(schemas),
+        max_cached_statement_lifetime=0,
+        server_settings={"application_name": APPLICATION},
+    )
     client = await nats.connect(options.nats)
-    pipeline = Pipeline(client, database, stream=options.stream, durable=options.durable)
-    await pipeline.run(statement(options.schema))
+    pipelines = [Pipeline(client, database, stream=options.stream, schema=schema) for schema in schemas]
+    for pipeline in pipelines:
+        await pipeline.listen()
+    print("ready", flush=True)
+    await asyncio.gather(*(pipeline.run() for pipeline in pipelines))
+
+
+async def _nothing(_: object) -> None:
+    """No connection is left in a state that would have to be reset."""
 
 
 if __name__ == "__main__":

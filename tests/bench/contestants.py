@@ -18,7 +18,8 @@ from demo import guard
 from streams import specs
 from streams.delivery import Role
 from tests.acceptance.worker import ROOT, Worker
-from tests.bench.scene import BARE_DURABLE, BARE_PREFIX, BARE_SCHEMA, BARE_STREAM, Place, Scene
+from tests.bench.bare import durable
+from tests.bench.scene import BARE_PREFIX, BARE_STREAM, Place, Scene
 from tests.bench.trouble import BenchError
 
 _POLL: Final = 0.05
@@ -104,14 +105,15 @@ def contestant(process: Worker, place: Place) -> Contestant:
 
 @asynccontextmanager
 async def bare(scene: Scene, place: Place) -> AsyncIterator[Contestant]:
-    """The bare pipeline, ready."""
+    """The bare pipeline, ready, for all companies of a place."""
     arguments = {
         "nats": scene.servers.nats.url,
         "postgres": place.dsn,
-        "schema": BARE_SCHEMA,
         "stream": BARE_STREAM,
-        "durable": BARE_DURABLE,
+        "schemas": ",".join(place.schemas),
     }
+    for tenant in place.tenants:
+        await scene.consumer(BARE_STREAM, durable(tenant.schema), f"{BARE_PREFIX}v1.*.*.{tenant.company}")
     process = subprocess.Popen(
         [
             sys.executable,
@@ -128,8 +130,10 @@ async def bare(scene: Scene, place: Place) -> AsyncIterator[Contestant]:
         assert process.stdout is not None
         if await asyncio.to_thread(process.stdout.readline) != "ready\n":
             raise BenchError("the bare pipeline does not start")
-        consumers: dict[Role, list[tuple[str, str]]] = {"realtime": [(BARE_STREAM, BARE_DURABLE)]}
-        yield Contestant("bare", process.pid, BARE_PREFIX, [BARE_SCHEMA], consumers)
+        consumers: dict[Role, list[tuple[str, str]]] = {
+            "realtime": [(BARE_STREAM, durable(schema)) for schema in place.schemas]
+        }
+        yield Contestant("bare", process.pid, BARE_PREFIX, place.schemas, consumers)
     finally:
         process.kill()
         process.communicate()

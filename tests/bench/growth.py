@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.bench.contestants import worker
+from tests.bench.contestants import bare, worker
 from tests.bench.events import LOADS
 from tests.bench.lines import Line, ratio
 from tests.bench.measuring import bench
@@ -22,6 +22,10 @@ _KEPT: Final = 0.85
 _MEMORY: Final = 250.0
 _CONNECTIONS: Final = 20
 _BASE: Final = "base"
+# What the bare pipeline does with as many companies: so much of it is not the worker's doing.
+_BARE: Final = "bare companies"
+# As of one company (issue 7).
+_SHARE: Final = 0.55
 
 
 class _Point(NamedTuple):
@@ -79,6 +83,13 @@ class Growth:
         return points
 
     async def _measure(self, point: _Point) -> None:
+        if point.axis == "companies":
+            async with (
+                bare(self._scene, point.place) as contestant,
+                bench(self._scene, point.place, contestant) as measure,
+            ):
+                load = LOADS["realtime"](point.place.companies, point.n)
+                await self.runs.add(_BARE, "realtime", measure.drain(load))
         async with (
             worker(self._scene, point.place, self._folder) as contestant,
             bench(self._scene, point.place, contestant) as measure,
@@ -104,8 +115,27 @@ class Growth:
                 ours=f"{ours:,.0f}/s",
                 theirs=f"{base:,.0f}/s",
             )
-        if point.axis == "companies" and not self.runs.problem((point.axis, "connections")):
-            yield from self._cost(point)
+        if point.axis == "companies":
+            yield self._against_bare(point)
+            if not self.runs.problem((point.axis, "connections")):
+                yield from self._cost(point)
+
+    def _against_bare(self, point: _Point) -> Line:
+        name = f"{point.title}, realtime, against bare"
+        if problem := self.runs.problem((point.axis, "realtime"), (_BARE, "realtime")):
+            return Line(name, "growth", problem=problem)
+        ours, limit = (
+            self.runs.best(axis, "realtime", "per_s", highest=True) for axis in (point.axis, _BARE)
+        )
+        return Line(
+            name,
+            "growth",
+            "share",
+            ratio(ours, limit),
+            _SHARE,
+            ours=f"{ours:,.0f}/s",
+            theirs=f"{limit:,.0f}/s",
+        )
 
     def _cost(self, point: _Point) -> Iterator[Line]:
         last = point.loads[-1]

@@ -31,8 +31,6 @@ APPLICATION: Final = "bench"
 # The bare pipeline's stream: the processor's subjects behind this prefix.
 BARE_STREAM: Final = "BENCH_BARE"
 BARE_PREFIX: Final = "bare."
-BARE_DURABLE: Final = "bench_bare"
-BARE_SCHEMA: Final = "bench_bare"
 # What a run leaves in a schema.
 _TABLES: Final = (
     *("messages", "message_keys", "chats", "chat_steps", "contacts", "agents", "onboarding_log"),
@@ -47,8 +45,8 @@ _WAL_MEGABYTES: Final = 2048
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A database with the schemas of some companies and of the bare pipeline; `stored` messages in each company's
-    share of it. `connection` is the bench's own."""
+    """A database with the schemas of some companies; `stored` messages in all of them together. `connection` is the
+    bench's own."""
 
     dsn: str
     connection: Connection
@@ -69,7 +67,7 @@ class Place:
         """Equal conditions for the next run: no rows of an earlier one (unless messages are to be stored), and no
         checkpoint that is due."""
         if not self.stored:
-            tables = (f'"{schema}".{table}' for schema in (*self.schemas, BARE_SCHEMA) for table in _TABLES)
+            tables = (f'"{schema}".{table}' for schema in self.schemas for table in _TABLES)
             await self.connection.execute(f"TRUNCATE {', '.join(tables)}", timeout=_STEP_PATIENCE)
         await self.checkpoint()
 
@@ -123,7 +121,7 @@ class Scene:
         database = f"bench_{name.lower()}"
         await self._admin.execute(f'CREATE DATABASE "{database}"')
         dsn = self.servers.postgres.dsn_of(database)
-        schemas = [*(tenant.schema for tenant in tenants), BARE_SCHEMA]
+        schemas = [tenant.schema for tenant in tenants]
         await _migrate(dsn, schemas)
         connection = await _connect(dsn)
         self._open.append(connection)
@@ -144,6 +142,20 @@ class Scene:
         if found and not letters:
             raise BenchError(f"{found} events became dead letters")
 
+    async def consumer(self, stream: str, durable: str, subject: str) -> None:
+        """See to a consumer without limits. Raises `BenchError`."""
+        config = {
+            "durable_name": durable,
+            "filter_subject": subject,
+            "ack_policy": "explicit",
+            "max_ack_pending": -1,
+        }
+        await _create(
+            self.client,
+            f"CONSUMER.DURABLE.CREATE.{stream}.{durable}",
+            {"stream_name": stream, "config": config},
+        )
+
     async def close(self) -> None:
         """Close what was opened."""
         for connection in self._open:
@@ -163,12 +175,6 @@ async def scene() -> AsyncIterator[Scene]:
                 await _create(client, f"STREAM.CREATE.{spec.name}", spec.config())
             bare = specs.StreamSpec(BARE_STREAM, (f"{BARE_PREFIX}>",), 0)
             await _create(client, f"STREAM.CREATE.{BARE_STREAM}", bare.config())
-            consumer = {"durable_name": BARE_DURABLE, "ack_policy": "explicit", "max_ack_pending": -1}
-            await _create(
-                client,
-                f"CONSUMER.DURABLE.CREATE.{BARE_STREAM}.{BARE_DURABLE}",
-                {"stream_name": BARE_STREAM, "config": consumer},
-            )
             yield made
         finally:
             await made.close()
