@@ -10,11 +10,13 @@ from itertools import count
 from typing import Any
 
 import pytest
+from asyncpg.connection import LoggedQuery
 
 from tables.errors import BadData
-from tables.messages import MessagePatch, MessageRow, Messages
+from tables.messages import MessagePatch, MessageRow
 from tables.pool import Database
 from tables.refusals import Refusal
+from tables.tenant import TenantTables
 from tables.versions import Origin, Version
 
 EPOCH = datetime.date(1970, 1, 1)
@@ -49,15 +51,21 @@ def patch(origin: Origin, message_id: str = "M1", **changes: Any) -> MessagePatc
 
 
 class Store:
-    """The table under test, one transaction for each call."""
+    """The table under test: beside other tables in one transaction for each call, or nothing but messages."""
 
-    def __init__(self, database: Database, schema: str) -> None:
+    def __init__(self, database: Database, schema: str, *, beside_others: bool) -> None:
         self.database = database
         self.schema = schema
         self.operations: list[tuple[str, str, bool]] = []
-        self.table = Messages(schema, lambda name, entity, _, ok: self.operations.append((name, entity, ok)))
+        self.tables = TenantTables(
+            database, schema, lambda name, entity, _, ok: self.operations.append((name, entity, ok))
+        )
+        self.table = self.tables.messages
+        self._beside_others = beside_others
 
     async def write(self, *changes: MessageRow | MessagePatch, bulk: bool = False) -> list[Refusal]:
+        if not self._beside_others:
+            return await self.tables.write(changes, bulk=bulk)
         async with self.database.transaction() as connection:
             return await self.table.write(connection, changes, bulk=bulk)
 
@@ -87,9 +95,28 @@ class Store:
         )  # fmt: skip
 
 
-@pytest.fixture
-def store(database: Database, schema: str) -> Store:
-    return Store(database, schema)
+@pytest.fixture(params=[False, True], ids=["alone", "beside others"])
+def store(request: pytest.FixtureRequest, database: Database, schema: str) -> Store:
+    return Store(database, schema, beside_others=request.param)
+
+
+async def test_nothing_but_new_messages_is_one_round_trip(database: Database, schema: str) -> None:
+    """The other batches are transactions, of which nothing is there before all is."""
+    store = Store(database, schema, beside_others=False)
+    await store.write(row(at(1), "M0"))  # the driver gets to know the types
+    sent: list[LoggedQuery] = []
+    async with database.connection() as connection:
+        connection.add_query_logger(sent.append)
+    await store.write(row(at(1), "M1"), row(at(2), "M2"))
+    assert len(sent) == 1
+    await store.write(row(at(3), "M2", status="newer"), row(at(4), "M3"))
+    assert [one.query for one in sent if one.query in ("BEGIN;", "COMMIT;")] == ["BEGIN;", "COMMIT;"]
+    assert {stored["message_id"]: stored["status"] for stored in await store.rows()} == {
+        "M0": "",
+        "M1": "",
+        "M2": "newer",
+        "M3": "",
+    }
 
 
 async def test_a_new_message_has_every_column(store: Store) -> None:

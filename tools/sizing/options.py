@@ -57,6 +57,7 @@ _FIXED: Final = {
     "worker_idle": "worker's processor for a company and second without events, us",
     "postgres_idle": "PostgreSQL's, us",
     "nats_idle": "NATS's, us",
+    "nats_search": "NATS's processor for an event and each company of its stream, us",
     "commit_ms": "how long a commit takes, ms",
 }
 

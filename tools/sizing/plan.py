@@ -180,13 +180,14 @@ def celled(demand: Demand, groups: Sequence[Group]) -> tuple[list[Cell], str]:
     return cells, f"{because}: exceeded"
 
 
-def nats_servers(demand: Demand, groups: Sequence[Group], cells: int) -> tuple[int, str]:
+def nats_servers(demand: Demand, groups: Sequence[Group], cells: Sequence[Cell]) -> tuple[int, str]:
     """Servers, in clusters of as many as there are copies, and the limit that asks for so many."""
     copies, cost = demand.copies, demand.cost
     batches = formulas.batches([rate for group in groups for rate in group.rates], demand.cycle)
     busy = formulas.cores(demand.rate, cost.nats * copies, batches=batches, batch=demand.fixed.nats_batch)
     busy += served(groups) * demand.fixed.nats_idle / 1e6
-    assets = (formulas.consumers(demand.companies) + 3 * cells) * copies if copies > 1 else 0
+    busy += sum(sum(cell.rates) * len(cell.rates) for cell in cells) * demand.fixed.nats_search / 1e6
+    assets = (formulas.consumers(demand.companies) + 3 * len(cells)) * copies if copies > 1 else 0
     stored = formulas.disk(demand.rate * DAY_MEAN, cost.stored * copies, demand.stream_days)
     needs = {
         "processor": busy / (demand.nats_cores * demand.headroom),
@@ -205,4 +206,4 @@ def plan(demand: Demand) -> Plan:
             group_load(demand, group), headroom=demand.headroom, survive=demand.survive
         )
     cells, because = celled(demand, groups)
-    return Plan(cells, because, *nats_servers(demand, groups, len(cells)))
+    return Plan(cells, because, *nats_servers(demand, groups, cells))
