@@ -44,14 +44,14 @@ class Fixed(NamedTuple):
     `nats_search` is for an event and each company of its stream: every consumer passes over the others' events.
     """
 
-    worker_batch: float = 500
-    postgres_batch: float = 300
+    worker_batch: float = 360
+    postgres_batch: float = 250
     nats_batch: float = 150
     worker_idle: float = 900
     postgres_idle: float = 1600
     nats_idle: float = 530
     nats_search: float = 0.5
-    commit_ms: float = 0.65
+    commit_ms: float = 0.07
 
 
 class Mix(NamedTuple):
