@@ -101,40 +101,24 @@ class Growth:
 
     def _lines(self, point: _Point) -> Iterator[Line]:
         for load in point.loads:
-            name = f"{point.title}, {load}"
-            if problem := self.runs.problem((point.axis, load), (_BASE, load)):
-                yield Line(name, "growth", problem=problem)
-                continue
-            ours, base = (self.runs.best(axis, load, "per_s", highest=True) for axis in (point.axis, _BASE))
-            yield Line(
-                name,
-                "growth",
-                "share",
-                ratio(ours, base),
-                _KEPT,
-                ours=f"{ours:,.0f}/s",
-                theirs=f"{base:,.0f}/s",
-            )
+            yield self._speed(f"{point.title}, {load}", load, point.axis, _BASE, _KEPT)
         if point.axis == "companies":
-            yield self._against_bare(point)
+            yield self._speed(f"{point.title}, realtime, against bare", "realtime", point.axis, _BARE, _SHARE)
             if not self.runs.problem((point.axis, "connections")):
                 yield from self._cost(point)
 
-    def _against_bare(self, point: _Point) -> Line:
-        name = f"{point.title}, realtime, against bare"
-        if problem := self.runs.problem((point.axis, "realtime"), (_BARE, "realtime")):
+    def _speed(self, name: str, load: str, axis: str, against: str, aim: float) -> Line:
+        if problem := self.runs.problem((axis, load), (against, load)):
             return Line(name, "growth", problem=problem)
-        ours, limit = (
-            self.runs.best(axis, "realtime", "per_s", highest=True) for axis in (point.axis, _BARE)
-        )
+        ours, theirs = (self.runs.best(which, load, "per_s", highest=True) for which in (axis, against))
         return Line(
             name,
             "growth",
             "share",
-            ratio(ours, limit),
-            _SHARE,
+            ratio(ours, theirs),
+            aim,
             ours=f"{ours:,.0f}/s",
-            theirs=f"{limit:,.0f}/s",
+            theirs=f"{theirs:,.0f}/s",
         )
 
     def _cost(self, point: _Point) -> Iterator[Line]:
