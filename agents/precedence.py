@@ -12,6 +12,9 @@ from typing import Final
 QUIET: Final = 0.2
 # Most seconds that an import waits or rests in each of its turns, so that it goes on whatever else there is to do.
 LONGEST_REST: Final = 0.1
+# How much longer an import rests than it worked. Half of the time was too much for the disk: after a minute of it every
+# commit waited for tens of milliseconds now and then.
+RESTS: Final = 3
 # Seconds after which the next import has its turn, even if this one's is not over: its table may be locked.
 LONGEST_TURN: Final = 0.1
 
@@ -20,7 +23,7 @@ class Precedence:
     """Shared by all sources of a worker; `clock` gives seconds.
 
     While there are real-time events, imports take turns. Each turn begins when no event is being stored, and is
-    followed by a rest as long as the turn: all imports together have at most half of the processor, the disk and
+    followed by a rest three times as long: all imports together have at most a quarter of the processor, the disk and
     PostgreSQL.
     """
 
@@ -64,7 +67,7 @@ class Precedence:
             began = self._clock()
             yield
             # Not just one pass of the loop: an event that has arrived meanwhile takes half a dozen.
-            await asyncio.sleep(min(self._clock() - began, LONGEST_REST))
+            await asyncio.sleep(min(RESTS * (self._clock() - began), LONGEST_REST))
 
     @asynccontextmanager
     async def _turn_of_one(self) -> AsyncIterator[None]:

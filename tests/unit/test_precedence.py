@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from agents import precedence
-from agents.precedence import LONGEST_REST, QUIET, Precedence
+from agents.precedence import LONGEST_REST, QUIET, RESTS, Precedence
 
 AGES = 3600.0
 
@@ -58,15 +58,15 @@ async def test_an_import_alone_never_rests(monkeypatch: pytest.MonkeyPatch) -> N
     assert not any(slept)
 
 
-async def test_beside_real_time_events_an_import_rests_as_long_as_it_worked(
+async def test_beside_real_time_events_an_import_rests_longer_than_it_worked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     slept, clock = _rests(monkeypatch), Clock()
     order = Precedence(clock)
     _at_work(order)
-    await _turn(order, clock, LONGEST_REST / 2)
     await _turn(order, clock, LONGEST_REST / 4)
-    assert slept == [pytest.approx(LONGEST_REST / 2), pytest.approx(LONGEST_REST / 4)]
+    await _turn(order, clock, LONGEST_REST / 8)
+    assert slept == [pytest.approx(LONGEST_REST / 4 * RESTS), pytest.approx(LONGEST_REST / 8 * RESTS)]
 
 
 async def test_no_rest_is_longer_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
