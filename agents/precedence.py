@@ -12,8 +12,8 @@ from typing import Final
 QUIET: Final = 0.2
 # Most seconds that an import waits or rests in each of its turns, so that it goes on whatever else there is to do.
 LONGEST_REST: Final = 0.1
-# How much longer an import rests than it worked. Half of the time was too much for the disk: after a minute of it every
-# commit waited for tens of milliseconds now and then.
+# How many times as long as it worked an import rests. Half of the time was too much for the disk: after a minute of it
+# every commit waited for tens of milliseconds now and then.
 RESTS: Final = 3
 # Seconds after which the next import has its turn, even if this one's is not over: its table may be locked.
 LONGEST_TURN: Final = 0.1

@@ -10,6 +10,8 @@ from agents import precedence
 from agents.precedence import LONGEST_REST, QUIET, RESTS, Precedence
 
 AGES = 3600.0
+# Seconds until what waits for ever counts as failed.
+PATIENCE = 30.0
 
 
 class Clock:
@@ -107,8 +109,9 @@ async def test_an_import_gets_on_however_long_real_time_events_take(monkeypatch:
     monkeypatch.setattr(precedence, "LONGEST_REST", 0.01)
     clock = Clock()
     order = Precedence(clock)
-    with order.realtime():
-        await _turn(order, clock, 0.0)
+    async with asyncio.timeout(PATIENCE):
+        with order.realtime():
+            await _turn(order, clock, 0.0)
 
 
 async def test_beside_real_time_events_imports_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,8 +148,9 @@ async def test_an_import_that_is_stuck_does_not_hold_up_the_others(monkeypatch: 
 
     first = asyncio.create_task(stuck())
     await _passes()
-    await _turn(order, clock, 0.0)
-    await _turn(order, clock, 0.0)
+    async with asyncio.timeout(PATIENCE):
+        await _turn(order, clock, 0.0)
+        await _turn(order, clock, 0.0)
     assert not first.done()
     free.set()
     await first
