@@ -170,7 +170,7 @@ class DeadLetterRetry:
             plan(work, envelope.original(letter), itertools.count())
             return await self._routing.replay(work)
         except EventError as error:
-            return error
+            return error.kept()
         except Exception as error:
             logger.exception("unexpected exception while replaying a dead letter")
             return Crashed(f"unexpected {type(error).__name__} while replaying")

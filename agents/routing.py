@@ -19,7 +19,7 @@ from agents.policy import Limits
 from agents.precedence import Precedence
 from agents.senders import named_agent, onboarding_task
 from agents.storing import Storing
-from agents.work import Source, Unit, Work, metadata, plan
+from agents.work import Source, Unit, Work, advance, metadata
 from streams import envelope, events
 from streams.delivery import Batch, Delivery, Role
 from streams.errors import BrokerFailed, Crashed, EventError, Undelivered
@@ -32,8 +32,11 @@ logger = logging.getLogger(__name__)
 UNKNOWN = "unknown"
 # A millisecond or two of decoding, before other companies have a turn.
 EVENTS_A_TURN: Final = 100
-# A few milliseconds of storing history, before others have a turn.
+# A millisecond of decoding a history batch, a few of storing it, and one of freeing its memory, before others have a
+# turn: 900 items in one piece made the p99 of real-time events seven times that of quiet.
+ITEMS_A_TURN: Final = 50
 ROWS_A_TURN: Final = 25
+FORGOTTEN_A_TURN: Final = 500
 
 
 class RoutingMeter(Protocol):
@@ -118,20 +121,25 @@ class Routing:
 
         Other companies, and this one's real-time events, take their turns in between.
         """
-        limits = self._limits[batch.role]
-        prepare = partial(self._prepare, batch.tenant, limits, envelope.now(), itertools.count())
-        works: list[Work] = []
-        if batch.role == "historical":
-            for delivery in batch.deliveries:
-                async with self._precedence.history():
-                    works.append(prepare(delivery))
-        else:
-            for number, delivery in enumerate(batch.deliveries, 1):
-                works.append(prepare(delivery))
+        receive = partial(self._receive, batch.tenant, self._limits[batch.role], envelope.now())
+        works, refs = [], itertools.count()
+        for number, delivery in enumerate(batch.deliveries, 1):
+            work = receive(delivery)
+            works.append(work)
+            if batch.role == "historical":
+                await self._decode_in_turns(work, refs)
+            else:
+                _decode(work, refs)
                 if number % EVENTS_A_TURN == 0:
                     await asyncio.sleep(0)
         self._note(batch.tenant, works)
         return works
+
+    async def _decode_in_turns(self, work: Work, refs: Iterator[int]) -> None:
+        over = False
+        while not over:
+            async with self._precedence.history():
+                over = _decode(work, refs, ITEMS_A_TURN)
 
     def _note(self, tenant: Tenant, works: Sequence[Work]) -> None:
         for kind, count in Counter(work.source.event_type for work in works).items():
@@ -156,6 +164,15 @@ class Routing:
         await self._settle([work for work in works if id(work) not in waiting], limits)
         if tasks:
             await self._hand_on(self._job(batch.tenant, tasks, limits))
+        if batch.role == "historical":
+            await self._forget_in_turns(works)
+
+    async def _forget_in_turns(self, works: Sequence[Work]) -> None:
+        for work in works:
+            over = False
+            while not over:
+                async with self._precedence.history():
+                    over = work.forget(FORGOTTEN_A_TURN)
 
     async def _hand_on(self, job: Job) -> None:
         try:
@@ -168,7 +185,8 @@ class Routing:
     async def abandon(self, tenant: Tenant, role: Role, delivery: Delivery) -> None:
         """Dead-letter an event that the server will not deliver again (contract C14, OC13)."""
         limits = self._limits[role]
-        work = self._prepare(tenant, limits, envelope.now(), itertools.count(), delivery)
+        work = self._receive(tenant, limits, envelope.now(), delivery)
+        _decode(work, itertools.count())
         self._note(tenant, [work])
         work.fail(Undelivered("the consumer's own limit of deliveries (max_deliver) was reached"))
         await self._settle([work], limits)
@@ -186,10 +204,8 @@ class Routing:
             work.error = await outcome
         return work.error
 
-    def _prepare(
-        self, tenant: Tenant, limits: Limits, processed_at: str, refs: Iterator[int], delivery: Delivery
-    ) -> Work:
-        started = time.perf_counter()
+    @staticmethod
+    def _receive(tenant: Tenant, limits: Limits, processed_at: str, delivery: Delivery) -> Work:
         origin = delivery.provenance
         kind = event_type(delivery.subject)
         name = message_id(delivery.headers, origin.stream_sequence)
@@ -205,9 +221,6 @@ class Routing:
             work.error = UnknownSubject()
         elif policy.lost(origin.delivered, limits):
             work.error = Undelivered()
-        else:
-            plan(work, delivery.data, refs)
-        work.routing_seconds = time.perf_counter() - started
         return work
 
     async def _store(self, works: Sequence[Work], *, bulk: bool) -> None:
@@ -289,6 +302,16 @@ class Routing:
             time.perf_counter() - work.delivery.received,
             work.routing_seconds,
         )
+
+
+def _decode(work: Work, refs: Iterator[int], items: int | None = None) -> bool:
+    """Decode at most so many items of a history batch; returns whether none are left."""
+    if work.error is not None:
+        return True
+    started = time.perf_counter()
+    over = advance(work, work.delivery.data, refs, items)
+    work.routing_seconds += time.perf_counter() - started
+    return over
 
 
 class UnknownSubject(EventError):

@@ -80,6 +80,12 @@ class Work:
         self.event = None
         self.units = []
 
+    def forget(self, count: int) -> bool:
+        """Forget up to so many units and items of a history batch that is settled; returns whether none are left."""
+        items = self.event.items if isinstance(self.event, events.History) else []
+        del self.units[-count:], items[-count:]
+        return not self.units and not items
+
     def failures(self) -> Iterator[tuple[int, EventError]]:
         """Index and error of each item that is not stored."""
         if isinstance(self.event, events.History):
@@ -110,20 +116,27 @@ def plan(work: Work, body: bytes, refs: Iterator[int]) -> Work:
 
     `refs` numbers the rows, over all the works that are stored together.
     """
+    advance(work, body, refs)
+    return work
+
+
+def advance(work: Work, body: bytes, refs: Iterator[int], items: int | None = None) -> bool:
+    """What `plan` does, but at most so many items of a history batch; returns whether none are left."""
     try:
-        event = events.decode(work.source.event_type, body, work.tenant.company)
-        work.event = event
+        if work.event is None:
+            work.event = events.begin(work.source.event_type, body, work.tenant.company)
+        event = work.event
         if isinstance(event, events.History):
-            work.units = list(_history(event, work.source, refs))
-        else:
-            origin = Origin(work.source.version, work.source.metadata)
-            work.units = [Unit(change(next(refs), event, origin, work.source.stored_ns))]
+            work.units += _history(event, work.source, refs, items)
+            return event.unpacked
+        origin = Origin(work.source.version, work.source.metadata)
+        work.units = [Unit(change(next(refs), event, origin, work.source.stored_ns))]
     except EventError as error:
-        work.error = error
+        work.fail(error.kept())
     except Exception as error:
         logger.exception("unexpected exception while decoding an event")
         work.fail(Crashed(f"unexpected {type(error).__name__} while decoding"))
-    return work
+    return True
 
 
 def change(ref: int, event: events.Event, origin: Origin, stored_ns: int) -> Change:
@@ -145,12 +158,15 @@ def change(ref: int, event: events.Event, origin: Origin, stored_ns: int) -> Cha
             return connections.row(ref, event, origin)
 
 
-def _history(history: events.History, source: Source, refs: Iterator[int]) -> Iterator[Unit]:
-    for index, item in enumerate(history.items):
+def _history(
+    history: events.History, source: Source, refs: Iterator[int], count: int | None
+) -> Iterator[Unit]:
+    start = len(history.items)
+    for index, item in enumerate(history.unpack(count), start):
         if not isinstance(item.event, EventError):
             origin = Origin(_item_version(item.event, source), source.metadata, history=True)
             yield Unit(change(next(refs), item.event, origin, source.stored_ns), index)
-    if history.is_last_batch and history.agent_id:
+    if history.unpacked and history.is_last_batch and history.agent_id:
         stored = datetime.datetime.fromtimestamp(source.stored_ns / 1e9, datetime.UTC)
         yield Unit(PostScanRequest(next(refs), history.agent_id, stored, source.metadata), len(history.items))
 

@@ -14,7 +14,7 @@ EventError                 carries the label of contract 3.8 and whether trying 
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from streams.redaction import redacted
 
@@ -31,6 +31,12 @@ class EventError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(redacted(message) or (self.__doc__ or ""))
+
+    def kept(self) -> Self:
+        """The same as an outcome to keep: without the frames that it came through, which would hold the event's body,
+        and in a cycle, until the garbage collector comes."""
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
     def __str__(self) -> str:
         """The text of contract 3.8: `fatal: ` or `retryable: `, then the cause."""

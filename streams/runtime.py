@@ -120,7 +120,7 @@ def _collect_less() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 10, 20)
+    gc.set_threshold(100_000, 10, 20)
 
 
 def _reads(agent: Any) -> bool:

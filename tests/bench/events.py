@@ -16,8 +16,9 @@ from streams import envelope
 from streams.delivery import Role
 from tests import builders
 
-# Rows of a history batch, and agents of a run.
+# Rows of a history batch, rows of one that NATS barely takes (1 MB), and agents of a run.
 HISTORY_BATCH: Final = 100
+LARGE_BATCH: Final = 900
 _AGENTS: Final = 10
 # The column that names a row of each table.
 KEYS: Final[Mapping[str, str]] = {
@@ -214,13 +215,11 @@ def inbound_new(companies: Sequence[str], n: int) -> Load:
     return Load("inbound_new", "realtime", author.agents, events)
 
 
-def history(companies: Sequence[str], n: int) -> Load:
+def history(companies: Sequence[str], n: int, batch: int = HISTORY_BATCH) -> Load:
     """Messages in batches; `n` and the speed are rows."""
     author = Author(companies)
-    starts = range(0, n, HISTORY_BATCH)
-    events = [
-        author.history(start, min(HISTORY_BATCH, n - start), batch) for batch, start in enumerate(starts)
-    ]
+    starts = range(0, n, batch)
+    events = [author.history(start, min(batch, n - start), number) for number, start in enumerate(starts)]
     return Load("history", "historical", author.agents, events)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.bench.contestants import Contestant, worker
-from tests.bench.events import Author, Event, Load, history
+from tests.bench.events import HISTORY_BATCH, LARGE_BATCH, Author, Event, Load, history
 from tests.bench.lines import Line, ratio
 from tests.bench.measuring import WARM_UP, latencies, percentile
 from tests.bench.options import Options
@@ -23,9 +23,14 @@ from tests.bench.trouble import BenchError
 # Real-time events a second of each company.
 RATE: Final = 100.0
 _P99: Final = 3.0
-# However long the import takes.
-_LONGEST: Final = 120.0
-_LINE: Final = "p99 beside a history import"
+# However long the import takes: a million rows take some five minutes.
+_LONGEST: Final = 900.0
+_QUIET: Final = "quiet"
+# Rows of a batch, and the share of the rows of an import that is enough.
+_IMPORTS: Final = {
+    "p99 beside a history import": (HISTORY_BATCH, 1.0),
+    "p99 beside an import of large batches": (LARGE_BATCH, 0.5),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ class Waits:
 
 
 class Fairness:
-    """Each round measures both companies first in quiet, then while the first one's import is worked off."""
+    """Each round measures both companies first in quiet, then while the first one's imports are worked off."""
 
     def __init__(self, scene: Scene, options: Options, folder: Path) -> None:
         self._scene = scene
@@ -65,8 +70,9 @@ class Fairness:
                 ):
                     await self._round(place, contestant, to)
             except BenchError as error:
-                self.runs.fail("import", _LINE, str(error))
-        return [self._line("own"), self._line("other")]
+                for line in _IMPORTS:
+                    self.runs.fail("import", line, str(error))
+        return [self._line(whose, line) for line in _IMPORTS for whose in ("own", "other")]
 
     async def _round(self, place: Place, contestant: Contestant, to: Publisher) -> None:
         warm = Author(place.companies)
@@ -74,16 +80,15 @@ class Fairness:
         await contestant.drained(self._scene, "realtime")
         deadline = time.monotonic() + self._options.seconds
         quiet = self._pace(place, contestant, to, lambda: time.monotonic() < deadline)
-        await self.runs.add("quiet", _LINE, quiet)
-
-        rows = history(place.companies[:1], self._options.history)
-        with contestant.stopped():
-            await flood(to, rows.events)
-        importing = asyncio.create_task(contestant.drained(self._scene, "historical"))
-        deadline = time.monotonic() + _LONGEST
-        busy = self._pace(place, contestant, to, lambda: not importing.done() and time.monotonic() < deadline)
-        await self.runs.add("import", _LINE, busy)
-        await importing
+        await self.runs.add(_QUIET, _QUIET, quiet)
+        for line, (batch, share) in _IMPORTS.items():
+            rows = history(place.companies[:1], int(self._options.history * share), batch)
+            with contestant.stopped():
+                await flood(to, rows.events)
+            importing = asyncio.create_task(contestant.drained(self._scene, "historical"))
+            going = _until(importing, time.monotonic() + _LONGEST)
+            await self.runs.add("import", line, self._pace(place, contestant, to, going))
+            await importing
 
     async def _pace(
         self, place: Place, contestant: Contestant, to: Publisher, going: Callable[[], bool]
@@ -106,11 +111,13 @@ class Fairness:
             seconds=seconds,
         )
 
-    def _line(self, whose: str) -> Line:
-        name = f"{'same' if whose == 'own' else 'other'} company, {_LINE}"
-        if problem := self.runs.problem(("import", _LINE), ("quiet", _LINE)):
+    def _line(self, whose: str, line: str) -> Line:
+        name = f"{'same' if whose == 'own' else 'other'} company, {line}"
+        if problem := self.runs.problem(("import", line), (_QUIET, _QUIET)):
             return Line(name, "fairness", problem=problem)
-        busy, quiet = (self.runs.best(state, _LINE, f"{whose}_p99") for state in ("import", "quiet"))
+        busy, quiet = (
+            self.runs.best(state, of, f"{whose}_p99") for state, of in (("import", line), (_QUIET, _QUIET))
+        )
         return Line(
             name,
             "fairness",
@@ -121,6 +128,10 @@ class Fairness:
             ours=f"{busy:.2f} ms",
             theirs=f"{quiet:.2f} ms",
         )
+
+
+def _until(importing: asyncio.Task[None], deadline: float) -> Callable[[], bool]:
+    return lambda: not importing.done() and time.monotonic() < deadline
 
 
 def _endless(author: Author) -> Iterator[Event]:

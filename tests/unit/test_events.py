@@ -506,6 +506,33 @@ def test_a_bad_item_carries_its_own_error_and_its_text(event_type: str) -> None:
     assert [json.loads(item.raw) for item in batch.items] == [good, *bad, good]
 
 
+def _seen(item: events.Item) -> tuple[bytes, type, bytes]:
+    event = item.event
+    return (
+        item.raw,
+        type(event),
+        str(event).encode() if isinstance(event, EventError) else msgspec.json.encode(event),
+    )
+
+
+@pytest.mark.parametrize("event_type", HISTORICAL)
+@pytest.mark.parametrize("count", [1, 2, 7, 8])
+def test_a_batch_unpacked_in_pieces_is_the_one_unpacked_at_once(event_type: str, count: int) -> None:
+    items = [ITEMS[event_type](), None, "text", ITEMS[event_type](agent_id=7), {}, ITEMS[event_type](), 1]
+    text = body({event_type.rpartition(".")[2]: items})
+    whole = events.decode(event_type, text, COMPANY)
+    batch = events.begin(event_type, text, COMPANY)
+    assert isinstance(whole, events.History)
+    assert isinstance(batch, events.History)
+    pieces = []
+    while not batch.unpacked:
+        pieces.append(batch.unpack(count))
+    assert [len(piece) for piece in pieces[:-1]] == [count] * (len(pieces) - 1)
+    assert batch.items == [item for piece in pieces for item in piece]
+    assert [_seen(item) for item in batch.items] == [_seen(item) for item in whole.items]
+    assert batch.unpack(count) == []
+
+
 def test_only_a_messages_batch_asks_for_the_later_look() -> None:
     batch = history("v1.history.messages", [], is_last_batch=True, agent_id="A")
     assert (batch.is_last_batch, batch.agent_id) == (True, "A")

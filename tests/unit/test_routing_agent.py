@@ -10,7 +10,7 @@ import pytest
 
 from agents.dead_letters import DeadLetters
 from agents.onboarding import Job
-from agents.routing import ROWS_A_TURN, Routing
+from agents.routing import ITEMS_A_TURN, ROWS_A_TURN, Routing
 from agents.storing import Storing
 from streams import errors
 from streams.delivery import Batch, Role, TooLarge
@@ -154,17 +154,27 @@ async def test_what_the_source_prepared_is_not_prepared_again() -> None:
     assert delivery.outcome == "ack"
 
 
-async def test_others_have_their_turn_while_a_history_batch_is_decoded() -> None:
+@pytest.mark.parametrize(("deliveries", "items"), [(3, 1), (1, 2 * ITEMS_A_TURN + 1)])
+async def test_others_have_their_turn_while_history_is_decoded(deliveries: int, items: int) -> None:
     office = Office()
-    chats = [builders.chat(chat_id=f"C{number}") for number in range(ROWS_A_TURN)]
-    history = [FakeDelivery("v1.history.chats", builders.history_chats(*chats)) for _ in range(3)]
+    chats = [builders.chat(chat_id=f"C{number}") for number in range(items)]
+    history = [FakeDelivery("v1.history.chats", builders.history_chats(*chats)) for _ in range(deliveries)]
     preparing = asyncio.create_task(office.routing.prepare(batch(*history, role="historical")))
     turns = 0
     while not preparing.done():
         await asyncio.sleep(0)
         turns += 1
-    assert len(preparing.result()) == 3
+    assert [len(work.units) for work in preparing.result()] == [items] * deliveries
     assert turns > 3
+
+
+async def test_a_settled_history_batch_is_forgotten() -> None:
+    office = Office()
+    item = batch(FakeDelivery("v1.history.chats"), FakeDelivery("v1.history.messages"), role="historical")
+    works = item.prepared = await office.routing.prepare(item)
+    assert all(work.units for work in works)
+    await office.routing.handle(item)
+    assert not any(work.units or work.event.items for work in works)  # type: ignore[union-attr]
 
 
 async def test_beside_real_time_events_history_is_stored_some_rows_a_transaction() -> None:

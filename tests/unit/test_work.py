@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
+import math
+import weakref
 from typing import Any
 
 import pytest
 
 from agents import work as module
-from agents.work import Source, Work, metadata, plan, remainder
+from agents.work import Source, Work, advance, metadata, plan, remainder
 from streams import errors, events
 from streams.delivery import Provenance
 from tables.chats import ChatRow
@@ -71,6 +74,58 @@ def test_refs_number_the_units_of_all_works_together() -> None:
         source = Source(event_type, "{}", STORED_NS, 7, None)
         works.append(plan(Work(TENANT, delivery, source), delivery.data, refs))
     assert [unit.change.ref for work in works for unit in work.units] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("items", [1, 2, 3, 4, 5])
+def test_a_history_batch_planned_in_steps_is_the_one_planned_at_once(items: int, last: bool) -> None:
+    messages = [builders.message(message_id=f"M{number}") for number in range(3)]
+    payload = builders.history_messages(messages[0], {}, *messages[1:], is_last_batch=last, agent_id="A")
+    whole = planned("v1.history.messages", payload)
+    work = Work(TENANT, whole.delivery, whole.source)
+    refs, steps = itertools.count(), 1
+    while not advance(work, whole.delivery.data, refs, items):
+        steps += 1
+    assert steps == math.ceil(4 / items)
+    assert [(unit.change, unit.index) for unit in work.units] == [
+        (unit.change, unit.index) for unit in whole.units
+    ]
+    assert str(work.conclude()) == str(whole.conclude())
+    assert remainder(work) == remainder(whole)
+
+
+@pytest.mark.parametrize("data", [b"{oops", b'{"messages":1}', b"{}", b'{"messages":[]}'])
+def test_a_history_batch_without_items_is_planned_in_one_step(data: bytes) -> None:
+    whole = planned("v1.history.messages", data=data)
+    work = Work(TENANT, whole.delivery, whole.source)
+    assert advance(work, data, itertools.count(), 1)
+    assert (work.units, str(work.error)) == ([], str(whole.error))
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_a_history_batch_is_forgotten_in_steps(count: int) -> None:
+    work = planned("v1.history.messages", builders.history_messages(*[builders.message()] * 3, {}))
+    steps = 1
+    while not work.forget(count):
+        steps += 1
+    assert steps == math.ceil(4 / count)
+    assert isinstance(work.event, events.History)
+    assert (work.units, work.event.items) == ([], [])
+
+
+@pytest.mark.parametrize("event_type", ["v1.chats.upsert", "v1.history.chats"])
+@pytest.mark.parametrize("data", [b"{oops", b"{}", b'{"chats":[{},1]}', b'{"chats":1}'])
+def test_a_refused_event_is_freed_without_the_garbage_collector(event_type: str, data: bytes) -> None:
+    """A flood of large ones would fill the memory before it comes."""
+    work = planned(event_type, data=data)
+    work.conclude()
+    delivery = weakref.ref(work.delivery)
+    gc.disable()
+    try:
+        del work
+        assert delivery() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(("data", "kind"), [(b"{oops", errors.Malformed), (b"{}", errors.Invalid)])
