@@ -33,7 +33,7 @@ from streams.readiness import Readiness
 from streams.runtime import Connections, EventsApp, EventsWorker, use_fast_loop
 from streams.samples import EVERY, Samples
 from streams.source_meter import SourceMeter
-from streams.specs import ConsumerSpec, consumers, share, topology_config
+from streams.specs import ConsumerSpec, byte_share, consumers, share, topology_config
 from streams.stall import LOOK_EVERY, Activity, StallWatch
 from streams.standing import Standings
 from streams.subjects import Tenant
@@ -209,6 +209,7 @@ class Assembly:
             stream=spec.stream,
             durable=spec.durable,
             batch_size=share(spec.batch_size, len(self.settings.tenants)),
+            batch_bytes=byte_share(spec.role, len(self.settings.tenants)),
             ack_wait=spec.ack_wait,
             send=channel.deliver_item,
             prepare=None if spec.role == "dlq" else self.routing.prepare,

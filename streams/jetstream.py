@@ -29,8 +29,6 @@ FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 5.0
 # With the drain's 25 s it stays below the 30 s after which a worker is killed (contract 8.4).
 FLUSH_SECONDS: Final = 2.0
-# Bounds the memory of a batch of big messages; a single one may be larger, see `_request_body`.
-BATCH_BYTES: Final = 32 * 1024 * 1024
 
 _NOTHING_THERE: Final = frozenset(("404", "408"))
 
@@ -57,6 +55,11 @@ class _Status(NamedTuple):
         return self.code in _NOTHING_THERE
 
     @property
+    def too_large(self) -> bool:
+        """Whether the next message has more bytes than the request allows."""
+        return self.code == "409" and "MaxBytes" in self.text
+
+    @property
     def gone(self) -> bool:
         """Whether consumer or stream may have to be made anew."""
         return self.code == "503" or (self.code == "409" and "eleted" in self.text)
@@ -65,6 +68,7 @@ class _Status(NamedTuple):
 class PullSource(mode.Service):
     """Pulls one consumer and hands batches over, one at a time, while it prepares the next.
 
+    * A batch has at most `batch_size` messages and `batch_bytes`; a message with more bytes is one by itself.
     * `send` puts a batch on the agent's channel; the next one follows when the agent released it.
     * `prepare`, if any, decodes a batch; its result becomes `batch.prepared`. If it raises, that stays None: no
       message can stop a source.
@@ -82,6 +86,7 @@ class PullSource(mode.Service):
         stream: str,
         durable: str,
         batch_size: int,
+        batch_bytes: int,
         ack_wait: float,
         send: Callable[[Batch], Awaitable[None]],
         prepare: Callable[[Batch], Awaitable[object]] | None,
@@ -97,6 +102,8 @@ class PullSource(mode.Service):
         self.last_fetch = time.monotonic()  # when a pull request was last answered
         self._broker = broker
         self._batch_size = batch_size
+        self._batch_bytes = batch_bytes
+        self._wanted = batch_size
         self._keep_alive_every = ack_wait / 8
         self._send = send
         self._prepare = prepare
@@ -203,10 +210,13 @@ class PullSource(mode.Service):
                 return ()
             await self._request()
         deliveries, self._arrived = self._arrived, []
-        if deliveries or (self._status is not None and self._status.empty):
+        status = self._status
+        too_large = not deliveries and status is not None and status.too_large
+        self._wanted = 1 if too_large else self._batch_size
+        if deliveries or too_large or (status is not None and status.empty):
             self._succeeded()
         elif self._broker.connected:
-            await self._failed(self._status or _Status("", "no answer"))
+            await self._failed(status or _Status("", "no answer"))
         return deliveries
 
     async def _request(self) -> None:
@@ -226,12 +236,9 @@ class PullSource(mode.Service):
             self._status = None
 
     def _request_body(self) -> bytes:
-        limits = {
-            "batch": self._batch_size,
-            "no_wait": True,
-            "expires": int(EXPIRES * 1e9),
-            "max_bytes": max(BATCH_BYTES, 2 * self._broker.max_payload),
-        }
+        limits = {"batch": self._wanted, "no_wait": True, "expires": int(EXPIRES * 1e9)}
+        if self._wanted > 1:
+            limits["max_bytes"] = self._batch_bytes
         return msgspec.json.encode(limits)
 
     async def _on_message(self, message: Msg) -> None:
@@ -241,7 +248,7 @@ class PullSource(mode.Service):
                 await delivery.nak()
                 return
             self._arrived.append(delivery)
-            if len(self._arrived) >= self._batch_size:
+            if len(self._arrived) >= self._wanted:
                 self._answered.set()
         elif message.subject == self._reply and message.headers:
             text = str(message.headers.get(Header.DESCRIPTION, "")).strip()

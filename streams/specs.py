@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -43,6 +44,13 @@ class TopologyConfig:
 # Real-time events in the batches of all tenants of a worker; each tenant may have two batches of some 3 KB an event.
 MOST_AT_ONCE: Final = 10_000
 LEAST_SHARE: Final = 50
+# What the requests of all tenants of a worker may bring at once: NATS cuts a client off that 64 MB wait for (its
+# `max_pending`), and what it was sent then comes again after the ack wait, until it has no deliveries left.
+MOST_BYTES_AT_ONCE: Final[Mapping[Role, int]] = {
+    "realtime": 32 * 1024 * 1024,
+    "historical": 12 * 1024 * 1024,
+    "dlq": 4 * 1024 * 1024,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +139,11 @@ def streams(config: TopologyConfig) -> tuple[StreamSpec, ...]:
 def share(batch_size: int, tenants: int) -> int:
     """The part of a batch size that one of so many tenants gets: a backlog of all of them must fit into memory."""
     return min(batch_size, max(LEAST_SHARE, MOST_AT_ONCE // tenants))
+
+
+def byte_share(role: Role, tenants: int) -> int:
+    """The bytes that a batch of one of so many tenants may have; a single message may have more."""
+    return MOST_BYTES_AT_ONCE[role] // tenants
 
 
 def consumers(config: TopologyConfig, tenant: Tenant) -> tuple[ConsumerSpec, ...]:

@@ -108,6 +108,7 @@ def pull_source(
 
     arguments: dict[str, Any] = {
         "batch_size": 10,
+        "batch_bytes": 1_000_000,
         "ack_wait": config.realtime_ack_wait,
         "send": reader.send,
         "prepare": _count,

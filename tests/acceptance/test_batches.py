@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+from uuid import uuid4
+
+from nats.aio.client import Client
+
 from tests import builders
-from tests.acceptance.conftest import Launch
+from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import HISTORY_STREAM, REALTIME_STREAM, Site
 
 _EVENTS = 20
@@ -33,3 +38,26 @@ async def test_no_batch_is_larger_than_its_setting_says(launch: Launch, site: Si
         within = metrics.value("daisi_source_batch_messages_bucket", **labels, le=f"{size:.1f}")
         assert metrics.value("daisi_source_batch_messages_sum", **labels) == _EVENTS
         assert batches == within
+
+
+async def test_a_backlog_of_large_events_of_many_companies_does_not_cut_the_worker_off(
+    launch: Launch, nc: Client, postgres_dsn: str
+) -> None:
+    """NATS cuts a client off that 64 MB wait for; what it was sent would come again after the ack wait, and again."""
+    companies = [f"Kopi{uuid4().hex[:12]}" for _ in range(10)]
+    launch(*companies).stop()  # it made the streams
+    large = [
+        builders.chat(chat_id=f"C{number}", last_message={"text": "x" * 250_000}) for number in range(40)
+    ]
+    async with AsyncExitStack() as stack:
+        sites = [await stack.enter_async_context(visited(name, nc, postgres_dsn)) for name in companies]
+        for site in sites:
+            await site.publish_many("v1.chats.upsert", large)
+
+        worker = launch(*companies)
+        for site in sites:
+            await site.settled()
+
+        assert [await site.deliveries() for site in sites] == [len(large)] * len(sites)
+        assert [await site.count("chats") for site in sites] == [len(large)] * len(sites)
+    assert not [line for line in worker.lines() if "is lost" in line["msg"]]

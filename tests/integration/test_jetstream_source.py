@@ -263,6 +263,26 @@ async def test_messages_of_the_largest_size_all_arrive(
     await ack_all(taken)
 
 
+async def test_a_batch_keeps_to_its_bytes_and_a_larger_message_comes_alone(
+    own_server: NatsServer, broker: Broker, tenant: Tenant, reader: Reader
+) -> None:
+    await topology.reconcile(broker, CONFIG, [tenant])
+    sizes = [900_000, *[30_000] * 9, 900_000, 900_000, 30_000]
+    await publish(own_server, tenant, *(b"x" * size for size in sizes))
+    source = pull_source(broker, tenant, CONFIG, reader, batch_bytes=100_000)
+    await source.start()
+    batches: list[list[int]] = []
+    while sum(map(len, batches)) < len(sizes):
+        batch = await reader.batch()
+        batches.append([len(delivery.data) for delivery in batch.deliveries])
+        await ack_all(batch.deliveries)
+        batch.release()
+    await source.stop()
+    assert [size for batch in batches for size in batch] == sizes
+    assert batches == [[900_000], *[[30_000] * 3] * 3, [900_000], [900_000], [30_000]]
+    assert reader.counters.count["failed realtime"] == 0
+
+
 async def test_headers_arrive(
     own_server: NatsServer, source: PullSource, reader: Reader, tenant: Tenant
 ) -> None:

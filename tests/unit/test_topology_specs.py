@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streams.held import parse_reply
-from streams.specs import TopologyConfig, consumers, covers, share, streams
+from streams.specs import MOST_BYTES_AT_ONCE, TopologyConfig, byte_share, consumers, covers, share, streams
 from streams.stored import nanoseconds
 from streams.subjects import Tenant
 
@@ -87,3 +87,10 @@ def test_another_reply_subject_is_refused(reply: str) -> None:
 )
 def test_many_tenants_share_the_memory_of_batches(size: int, tenants: int, part: int) -> None:
     assert share(size, tenants) == part
+
+
+@pytest.mark.parametrize("tenants", [1, 3, 50, 2000])
+def test_all_requests_of_a_worker_bring_less_at_once_than_the_server_keeps_for_a_client(tenants: int) -> None:
+    """`max_pending` of nats-server is 64 MB unless somebody sets it."""
+    together = sum(byte_share(role, tenants) for role in MOST_BYTES_AT_ONCE) * tenants
+    assert 0.9 * 48 * 1024**2 <= together <= 48 * 1024**2
