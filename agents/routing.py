@@ -127,7 +127,7 @@ class Routing:
             work = receive(delivery)
             works.append(work)
             if batch.role == "historical":
-                await self._decode_in_turns(work, refs)
+                await self._in_turns(partial(_decode, work, refs, ITEMS_A_TURN))
             else:
                 _decode(work, refs)
                 if number % EVENTS_A_TURN == 0:
@@ -135,11 +135,11 @@ class Routing:
         self._note(batch.tenant, works)
         return works
 
-    async def _decode_in_turns(self, work: Work, refs: Iterator[int]) -> None:
+    async def _in_turns(self, step: Callable[[], bool]) -> None:
         over = False
         while not over:
             async with self._precedence.history():
-                over = _decode(work, refs, ITEMS_A_TURN)
+                over = step()
 
     def _note(self, tenant: Tenant, works: Sequence[Work]) -> None:
         for kind, count in Counter(work.source.event_type for work in works).items():
@@ -165,14 +165,8 @@ class Routing:
         if tasks:
             await self._hand_on(self._job(batch.tenant, tasks, limits))
         if batch.role == "historical":
-            await self._forget_in_turns(works)
-
-    async def _forget_in_turns(self, works: Sequence[Work]) -> None:
-        for work in works:
-            over = False
-            while not over:
-                async with self._precedence.history():
-                    over = work.forget(FORGOTTEN_A_TURN)
+            for work in works:
+                await self._in_turns(partial(work.forget, FORGOTTEN_A_TURN))
 
     async def _hand_on(self, job: Job) -> None:
         try:

@@ -117,11 +117,11 @@ def test_a_history_batch_is_forgotten_in_steps(count: int) -> None:
 @pytest.mark.parametrize("data", [b"{oops", b"{}", b'{"chats":[{},1]}', b'{"chats":1}'])
 def test_a_refused_event_is_freed_without_the_garbage_collector(event_type: str, data: bytes) -> None:
     """A flood of large ones would fill the memory before it comes."""
-    work = planned(event_type, data=data)
-    work.conclude()
-    delivery = weakref.ref(work.delivery)
     gc.disable()
     try:
+        work = planned(event_type, data=data)
+        work.conclude()
+        delivery = weakref.ref(work.delivery)
         del work
         assert delivery() is None
     finally:
