@@ -6,13 +6,13 @@ import asyncio
 import datetime
 import json
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Final, Protocol
 
 from agents.policy import Limits, envelope_retry_count
-from agents.storing import Pauses
+from agents.storing import Health, Pauses
 from agents.work import Work, remainder
 from streams import envelope
 from streams.delivery import Publisher, TooLarge
@@ -54,12 +54,15 @@ class DeadLetters:
         tables: Callable[[Tenant], TenantTables],
         meter: DeadLetterMeter,
         ended: Ended,
+        health: Health | None = None,
     ) -> None:
         self._publisher = publisher
         self._subject = subject
         self._tables = tables
         self._meter = meter
         self._ended = ended
+        self._health = health
+        self._stuck: Counter[str] = Counter()
         self._waiting: set[asyncio.Task[None]] = set()
 
     @property
@@ -94,17 +97,30 @@ class DeadLetters:
             self._meter.stuck(work.tenant.company, work.source.event_type, action)
             while len(self._waiting) >= PATIENT:
                 await asyncio.wait(self._waiting, return_when=asyncio.FIRST_COMPLETED)
+            self._pause(work, trouble)
             task = asyncio.create_task(self._until_safe(step, work, error, limits))
             self._waiting.add(task)
             task.add_done_callback(self._waiting.discard)
 
-    @staticmethod
-    async def _until_safe(step: Step, work: Work, error: EventError, limits: Limits) -> None:
+    async def _until_safe(self, step: Step, work: Work, error: EventError, limits: Limits) -> None:
+        company = work.tenant.company
         pauses = Pauses()
-        while True:
-            await pauses.wait()
-            with suppress(Exception):  # told in the log the first time
-                return await step(work, error, limits)
+        self._stuck[company] += 1
+        try:
+            while True:
+                await pauses.wait()
+                try:
+                    return await step(work, error, limits)
+                except Exception as trouble:  # told in the log the first time
+                    self._pause(work, trouble)
+        finally:
+            self._stuck[company] -= 1
+            if self._health is not None and not self._stuck[company]:
+                self._health.resumed(f"dead letters {company}")
+
+    def _pause(self, work: Work, trouble: Exception) -> None:
+        if self._health is not None:
+            self._health.paused(f"dead letters {work.tenant.company}", str(trouble) or type(trouble).__name__)
 
     async def _publish(self, work: Work, error: EventError, limits: Limits) -> None:
         letter = self._letter(work, error, limits)

@@ -218,15 +218,16 @@ class Onboarding:
                 logger.warning("message names no agent, or no phone that is left after cleaning")
         parts = [_Part(places)] if places else []
         pauses = self._pauses()
+        waiter = f"onboarding {job.tenant.company}"
         while parts:
             part = parts.pop()
             try:
                 await self._store(job.tenant, part, messages, ledger)
-                self._health.resumed()
+                self._health.resumed(waiter)
                 pauses = self._pauses()
             except (Contended, Unavailable, Expired) as error:
                 parts.extend(_again(part, error))
-                self._health.paused(f"onboarding: {error}")
+                self._health.paused(waiter, str(error))
                 await pauses.wait()
             except Exception as error:
                 parts.extend(_divide(part, error, ledger))

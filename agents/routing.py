@@ -222,24 +222,26 @@ class Routing:
             return
         units = [unit for work in works for unit in work.units]
         try:
-            tables = self._tables(works[0].tenant)
+            tables, company = self._tables(works[0].tenant), works[0].tenant.company
             if bulk:
-                await self._store_in_turns(units, tables)
+                await self._store_in_turns(units, tables, company)
             else:
                 with self._precedence.realtime():
-                    await self._storing.store(units, tables.write)
+                    await self._storing.store(units, tables.write, company)
         except Exception as error:
             logger.exception("unexpected exception while storing a batch")
             for unit in units:
                 unit.error = unit.error or Crashed(f"unexpected {type(error).__name__} while storing")
 
-    async def _store_in_turns(self, units: Sequence[Unit], tables: TenantTables) -> None:
+    async def _store_in_turns(self, units: Sequence[Unit], tables: TenantTables, company: str) -> None:
         start = 0
         while start < len(units):
             async with self._precedence.history():
                 # A third faster, but others would wait for its commit.
                 end = len(units) if self._precedence.undisturbed else start + ROWS_A_TURN
-                await self._storing.store(units[start:end], lambda changes: tables.write(changes, bulk=True))
+                await self._storing.store(
+                    units[start:end], lambda changes: tables.write(changes, bulk=True), company
+                )
             start = end
 
     def _job(self, tenant: Tenant, tasks: Sequence[tuple[Work, Task]], limits: Limits) -> Job:

@@ -59,14 +59,14 @@ class Part:
 
 
 class Health(Protocol):
-    """Told when storing has to wait for the database, and when it works again."""
+    """Told when a part of the work has to wait, and when it goes on. `waiter` names work and company."""
 
-    def paused(self, reason: str) -> None:
-        """The database cannot be used for this reason."""
+    def paused(self, waiter: str, reason: str) -> None:
+        """It cannot go on for this reason."""
         ...
 
-    def resumed(self) -> None:
-        """The database took a write."""
+    def resumed(self, waiter: str) -> None:
+        """It goes on; also called when it did not wait."""
         ...
 
 
@@ -76,13 +76,14 @@ class Storing:
     def __init__(self, health: Health) -> None:
         self._health = health
 
-    async def store(self, units: Sequence[Unit], write: Write) -> None:
+    async def store(self, units: Sequence[Unit], write: Write, company: str = "") -> None:
         """Write all units, in order; returns when each one is stored or carries its error.
 
         Waits for as long as the database cannot be used.
         """
         parts = [Part(units)] if units else []
         pauses = Pauses()
+        waiter = f"storing {company}"
         while parts:
             part = parts.pop()
             try:
@@ -91,17 +92,17 @@ class Storing:
                 parts.extend(await self._contended(part, error, pauses))
             except Unavailable as error:
                 parts.append(part)
-                self._health.paused(str(error))
+                self._health.paused(waiter, str(error))
                 await pauses.wait()
             except Expired as error:
                 parts.extend(self._expired(part, error))
-                self._health.paused(str(error))
+                self._health.paused(waiter, str(error))
                 await pauses.wait()
             except Exception as error:
                 parts.extend(_divide(part, _blame(error)))
             else:
                 pauses = Pauses()
-                self._health.resumed()
+                self._health.resumed(waiter)
                 _refuse(part.units, refusals)
 
     @staticmethod

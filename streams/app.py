@@ -16,22 +16,24 @@ from agents.policy import Limits
 from agents.post_scan import PostScan
 from agents.routing import Routing
 from agents.storing import Storing
-from streams import logs, page, topology, web
-from streams.advisories import MaxDeliverWatch
+from streams import logs, page, web
 from streams.broker import Broker
 from streams.channels import DirectChannel
 from streams.chores import Chores
 from streams.commands import Operations
+from streams.company_starts import CompanyStarts
 from streams.config import Settings, SettingsError
 from streams.delivery import Delivery, Role
-from streams.intake import Intake, Step
+from streams.intake import Intake
 from streams.jetstream import PullSource
 from streams.maintenance import Chore, Maintenance
 from streams.metrics import Metrics
 from streams.preparation import Preparation
 from streams.readiness import Readiness
+from streams.reconciler import Reconciler
 from streams.runtime import Connections, EventsApp, EventsWorker, use_fast_loop
-from streams.samples import EVERY, Samples
+from streams.samples import EVERY
+from streams.serving import Serving
 from streams.source_meter import SourceMeter
 from streams.specs import ConsumerSpec, byte_share, consumers, share, topology_config
 from streams.stall import LOOK_EVERY, Activity, StallWatch
@@ -68,6 +70,9 @@ class Assembly:
             on_closed=partial(self.app.fail, "the connection to NATS was closed for good"),
             on_reconnect=self.metrics.reconnected,
             login=settings.login,
+        )
+        self.reconciler = Reconciler(
+            api=self.broker, config=self.topology, standings=self.standings, readiness=self.readiness
         )
         self._agents()
         self._services()
@@ -119,6 +124,7 @@ class Assembly:
             tables=tables,
             meter=self.metrics,
             ended=lambda work, action, error: self.routing.ended(work, action, error),
+            health=self.readiness.about(f"dead letters cannot be stored in stream {settings.dlq_stream}"),
         )
         self.routing = Routing(
             tables=tables,
@@ -148,30 +154,35 @@ class Assembly:
     def _services(self) -> None:
         settings = self.settings
         specs = [spec for tenant in settings.tenants for spec in consumers(self.topology, tenant)]
-        sources = [self._source(spec) for spec in specs]
+        self.sources = {spec: self._source(spec) for spec in specs}
+        self.serving = Serving(
+            broker=self.broker,
+            reconciler=self.reconciler,
+            sources=self.sources,
+            given_up=self._given_up,
+            run=self.app.add_runtime_dependency,
+        )
         self.preparation = Preparation(
             settings=settings,
             database=self.database,
             broker=self.broker,
-            topology=self.topology,
             tables=self.tables.__getitem__,
         )
-        chores = Chores(
-            database=self.database,
-            tenants=settings.tenants,
-            tables=self.tables.__getitem__,
-            api=self.broker,
-            config=self.topology,
-            meter=self.metrics,
-            standings=self.standings,
-            post_scan=self.post_scan.run_due,
+        self.companies = CompanyStarts(
+            specs=specs,
+            stream=self.reconciler.stream,
+            schema=self.preparation.schema,
+            consumer=self.serving.consumer,
+            serve=self.serving.serve,
+            prepared=lambda: self.maintenance.hurry(),
+            readiness=self.readiness,
         )
         self.readiness.broker_problem = lambda: self.broker.problem
         self.readiness.ping_database = self.database.ping
         self.readiness.dead_agents = self.app.dead_agents
-        self.readiness.sources = sources
+        self.readiness.sources = self.serving.started
         self.stall_watch = StallWatch(
-            sources=sources,
+            sources=self.serving.started,
             standings=self.standings,
             activity=self.activity,
             limit=settings.stall_timeout,
@@ -181,23 +192,34 @@ class Assembly:
         self.readiness.stalled = self.stall_watch.problems
         self.metrics.watch_readiness(self.readiness.reasons)
         self.app.connections = [self.broker, Connections(self.database.close)]
-        self.app.intake = [
-            Maintenance(
-                [
-                    *chores.all(),
-                    *self._page(sources),
-                    Chore("stall watch", LOOK_EVERY, self.stall_watch.look),
-                ],
-                self.ready,
-            ),
-            Intake(
-                steps=[*self.preparation.steps(), Step("limits of consumers", self._watch_limits)],
-                sources=sources,
-                readiness=self.readiness,
-                ready=self.ready,
-                fail=self.app.fail,
-                after=self.dead_letters.stop,
-            ),
+        self.maintenance = Maintenance(self._chores(), self.ready)
+        self.intake = Intake(
+            steps=self.preparation.steps(),
+            companies=self.companies,
+            sources=self.serving.started,
+            readiness=self.readiness,
+            ready=self.ready,
+            fail=self.app.fail,
+            after=self.dead_letters.stop,
+        )
+        self.app.intake = [self.maintenance, self.intake]
+
+    def _chores(self) -> list[Chore]:
+        chores = Chores(
+            database=self.database,
+            tenants=self.companies.companies,
+            tables=self.tables.__getitem__,
+            api=self.broker,
+            config=self.topology,
+            meter=self.metrics,
+            standings=self.standings,
+            post_scan=self.post_scan.run_due,
+            served=self.companies.is_served,
+        )
+        return [
+            *chores.all(),
+            *self._page(list(self.sources.values())),
+            Chore("stall watch", LOOK_EVERY, self.stall_watch.look),
         ]
 
     def _source(self, spec: ConsumerSpec) -> PullSource:
@@ -213,7 +235,7 @@ class Assembly:
             ack_wait=spec.ack_wait,
             send=channel.deliver_item,
             prepare=None if spec.role == "dlq" else self.routing.prepare,
-            restore=partial(self._restore, spec.tenant),
+            restore=partial(self.reconciler.restore, spec),
             meter=SourceMeter(self.metrics, spec.tenant.company),
             drain_budget=DRAIN_BUDGET,
         )
@@ -222,39 +244,22 @@ class Assembly:
         """Put the page for people on the web server; the chore fills its charts. Not without metrics."""
         if not self.settings.metrics_enabled:
             return []
-        samples = Samples(self.metrics.collectors, [tenant.company for tenant in self.settings.tenants])
-        status = page.Status(
+        samples = page.install(
+            self.app,
             version=VERSION,
             companies=[tenant.company for tenant in self.settings.tenants],
             sources=sources,
             agents=lambda: {name: name not in self.app.dead_agents() for name in self.app.agents},
             readiness=self.readiness.reasons,
             collectors=self.metrics.collectors,
-            samples=samples,
         )
-        page.register(self.app, status)
         return [Chore("samples for the page", EVERY, samples.take)]
-
-    async def _restore(self, tenant: Tenant) -> None:
-        await topology.reconcile(self.broker, self.topology, [tenant], self.standings)
 
     async def _outage(self) -> str | None:
         """What is waited out; a dead-letter stream that takes nothing is tried for ever, too."""
         if self.dead_letters.waiting:
             return "dead letters wait for their stream"
         return await self.readiness.outage()
-
-    async def _watch_limits(self) -> None:
-        """Listen for what a durable with a limit of its own gives up (design 4)."""
-        for spec in await topology.limited(self.broker, self.topology, self.settings.tenants):
-            await self.app.add_runtime_dependency(
-                MaxDeliverWatch(
-                    broker=self.broker,
-                    stream=spec.stream,
-                    durable=spec.durable,
-                    given_up=partial(self._given_up, spec),
-                )
-            )
 
     async def _given_up(self, spec: ConsumerSpec, delivery: Delivery) -> None:
         if spec.role == "dlq":
@@ -265,20 +270,13 @@ class Assembly:
 
 def limits(settings: Settings) -> dict[Role, Limits]:
     """How often and how late each kind of event is tried again; seconds."""
+    of = settings
     return {
-        "realtime": Limits(
-            settings.realtime_max_deliver, settings.realtime_nak_base_delay, settings.realtime_nak_max_delay
-        ),
+        "realtime": Limits(of.realtime_max_deliver, of.realtime_nak_base_delay, of.realtime_nak_max_delay),
         "historical": Limits(
-            settings.historical_max_deliver,
-            settings.historical_nak_base_delay,
-            settings.historical_nak_max_delay,
+            of.historical_max_deliver, of.historical_nak_base_delay, of.historical_nak_max_delay
         ),
-        "dlq": Limits(
-            settings.dlq_max_deliver,
-            settings.dlq_base_delay_minutes * 60,
-            settings.dlq_max_delay_minutes * 60,
-        ),
+        "dlq": Limits(of.dlq_max_deliver, of.dlq_base_delay_minutes * 60, of.dlq_max_delay_minutes * 60),
     }
 
 

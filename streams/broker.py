@@ -14,6 +14,7 @@ import nats.errors
 from nats.aio.client import Server
 from nats.aio.msg import Msg
 
+from streams.cluster import node_count
 from streams.delivery import TooLarge
 from streams.errors import BrokerFailed
 from streams.login import ANONYMOUS, Login, client, host
@@ -94,6 +95,11 @@ class Broker(mode.Service):
     def max_payload(self) -> int:
         """The server's limit for body and headers of one message, bytes."""
         return self._client.max_payload
+
+    @property
+    def nodes(self) -> int:
+        """How many NATS nodes there are, as far as is known; see `streams.cluster`."""
+        return node_count(self._client._server_info, self._client.servers)
 
     async def wait_connected(self) -> None:
         """Return once the server answers. Raises `Unusable`."""
@@ -229,7 +235,11 @@ class Broker(mode.Service):
         try:
             answer = await self._client.request("$JS.API.INFO", b"", timeout=REQUEST_SECONDS)
         except nats.errors.NoRespondersError:
-            return False
+            # Of a node that has JetStream it only means that its cluster is not complete yet.
+            if not self._client._server_info.get("jetstream"):
+                return False
+            self._report("JetStream does not answer yet: no responders")
+            return None
         except _FAILURES as error:
             self._report(f"JetStream does not answer: {type(error).__name__}")
             return None

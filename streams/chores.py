@@ -55,7 +55,10 @@ class _Reading(NamedTuple):
 
 
 class Chores:
-    """Makes the chores for all tenants of a worker."""
+    """Makes the chores for all tenants of a worker.
+
+    `tenants` may grow: a company joins when its schema is there. `served` tells which consumers are there.
+    """
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class Chores:
         meter: FiguresMeter,
         standings: Standings,
         post_scan: Callable[[Tenant], Awaitable[int]],
+        served: Callable[[ConsumerSpec], bool] = lambda _: True,
     ) -> None:
         self._database = database
         self._tenants = tenants
@@ -77,6 +81,7 @@ class Chores:
         self._meter = meter
         self._standings = standings
         self._post_scan = post_scan
+        self._served = served
 
     def all(self) -> list[Chore]:
         """Every chore with its interval."""
@@ -116,6 +121,7 @@ class Chores:
             _Reading(partial(self._read_lag, tenant, spec), partial(self._forget_lag, tenant, spec))
             for tenant in self._tenants
             for spec in consumers(self._config, tenant)
+            if self._served(spec)
         ]
         await _read_all(readings, lost=BrokerFailed)
         return False

@@ -36,7 +36,7 @@ class migrate(OperatorCommand):  # noqa: N801 - Faust takes the command's name f
 
 
 class topology(OperatorCommand):  # noqa: N801
-    """Show which streams and consumers would be made or changed; nothing is touched without an option."""
+    """Show the streams as they are, and what would be made or changed; nothing is touched without an option."""
 
     options = [  # noqa: RUF012 - Faust's own way
         option("--apply/--no-apply", default=False, help="Do it."),
@@ -50,12 +50,15 @@ class topology(OperatorCommand):  # noqa: N801
     async def run(self, apply: bool, drop_old: bool) -> None:
         """See the class."""
         operations = self.operations
+        config, tenants = operations.topology, operations.tenants
         async with operations.connected() as broker:
-            changes = await jetstream.plan(broker, operations.topology, operations.tenants)
+            for line in await jetstream.description(broker, config):
+                self.say(line)
+            changes = await jetstream.plan(broker, config, tenants, nodes=broker.nodes)
             if apply:
                 await jetstream.apply(broker, changes)
             if drop_old:
-                changes += await jetstream.drop_old(broker, operations.topology, operations.tenants)
+                changes += await jetstream.drop_old(broker, config, tenants)
         for change in changes:
             self.say(f"{change.kind} {change.name}: {change.text}")
         if not changes:

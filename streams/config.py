@@ -28,6 +28,7 @@ from streams.variables import (
     nats_name,
     number,
     optional,
+    replicas,
     servers,
     subjects,
 )
@@ -181,6 +182,15 @@ class Settings:
     )
     dlq_max_ack_pending: int = _variable(
         "NATS_DLQMAXACKPENDING", "unacknowledged envelopes at a time, -1: no limit", number(1, also=-1), "-1"
+    )
+    stream_replicas: int = _variable(
+        "NATS_STREAM_REPLICAS", "copies of a stream that is made: auto, 1, 3 or 5", replicas, "auto"
+    )
+    stream_max_consumers: int = _variable(
+        "NATS_STREAM_MAXCONSUMERS",
+        "most consumers of a stream that is made; -1: the server's own limit",
+        number(1, 1_000_000, also=-1),
+        "10000",
     )
     onboarding_pool_size: int = _variable(
         "WORKERPOOLS_ONBOARDING_POOLSIZE", "onboarding tasks at a time", number(1, 10_000), "10"

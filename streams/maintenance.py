@@ -27,6 +27,12 @@ class Maintenance(Service):
         super().__init__()
         self._chores = chores
         self._ready = ready
+        self._hurried = asyncio.Event()
+
+    def hurry(self) -> None:
+        """Run every chore now, whatever is left of its interval: there is something new to do."""
+        self._hurried.set()
+        self._hurried = asyncio.Event()
 
     async def on_started(self) -> None:
         """Start the loops."""
@@ -42,4 +48,11 @@ class Maintenance(Service):
                 logger.warning("%s failed, trying again later: %s", chore.name, error)
                 more = False
             if not more:
-                await self.sleep(chore.interval)
+                await self._pause(chore.interval)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._hurried.wait()
+        except TimeoutError:
+            return

@@ -176,6 +176,31 @@ class Status:
         return columns
 
 
+def install(
+    app: faust.App,
+    *,
+    version: str,
+    companies: Sequence[str],
+    sources: Sequence[PulledSource],
+    agents: Callable[[], Mapping[str, bool]],
+    readiness: Callable[[], Awaitable[Mapping[str, str]]],
+    collectors: Collectors,
+) -> Samples:
+    """Put the page on the app's web server; the samples for its charts, which have to be taken now and then."""
+    samples = Samples(collectors, companies)
+    status = Status(
+        version=version,
+        companies=companies,
+        sources=sources,
+        agents=agents,
+        readiness=readiness,
+        collectors=collectors,
+        samples=samples,
+    )
+    register(app, status)
+    return samples
+
+
 def register(app: faust.App, status: Status) -> None:
     """Put the page and its figures on the app's web server; both answer GET and HEAD only."""
     document, policy = _document()

@@ -1,16 +1,15 @@
-"""What has to be in place before the first event: schemas, streams, consumers (contract 8.2, 8.3)."""
+"""What has to be in place before the first event: connections, and each company's schema."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Final
 
-from streams import topology
 from streams.broker import Broker, Unusable
 from streams.config import Settings
 from streams.intake import Fatal, Step
-from streams.specs import TopologyConfig
 from streams.subjects import Tenant
 from streams.version import VERSION
 from tables import schema
@@ -22,6 +21,8 @@ from tables.tenant import TenantTables
 
 logger = logging.getLogger(__name__)
 
+# How many schemas are made or looked at side by side.
+SCHEMAS_AT_ONCE: Final = 4
 # Wrong password, no such role, no such database: an operator has to act.
 _HOPELESS: Final = {"28000", "28P01", "3D000"}
 
@@ -35,23 +36,22 @@ class Preparation:
         settings: Settings,
         database: Database,
         broker: Broker,
-        topology: TopologyConfig,
         tables: Callable[[Tenant], TenantTables],
     ) -> None:
         self._settings = settings
         self._database = database
         self._broker = broker
-        self._topology = topology
+        # Each holds a connection; the pool has to have some left for the companies that are served already.
+        self._at_once = asyncio.Semaphore(max(1, min(SCHEMAS_AT_ONCE, settings.postgres_pool_size // 2)))
+        self._hopeless: set[Tenant] = set()
         self._tables = tables
 
     def steps(self) -> list[Step]:
-        """In the order in which they are run."""
+        """What all companies share, in the order in which it is run."""
         return [
             Step("start", self.announce),
             Step("PostgreSQL", self.open_database),
-            Step("schemas", self.migrate),
             Step("NATS", self.connect),
-            Step("streams and consumers", self.reconcile),
         ]
 
     async def announce(self) -> None:
@@ -73,12 +73,27 @@ class Preparation:
             raise
 
     async def migrate(self) -> None:
-        """Make or adopt every tenant's schema. Raises `Fatal` if one cannot be used as it is."""
+        """Make or adopt every tenant's schema. Raises `Fatal` and `StorageError`."""
         for tenant in self._settings.tenants:
+            await self.schema(tenant)
+
+    async def schema(self, tenant: Tenant) -> None:
+        """Make or adopt a tenant's schema.
+
+        Raises `StorageError` with the schema's name, and `Fatal` where the settings are wrong: it holds another
+        spelling of the company, or no company has a schema that can be used as it is.
+        """
+        async with self._at_once:
             try:
                 await self._migrate(tenant)
             except schema.SchemaProblem as error:
-                raise Fatal(str(error)) from error
+                self._hopeless.add(tenant)
+                if len(self._hopeless) == len(self._settings.tenants):
+                    raise Fatal(str(error)) from error
+                raise
+            except StorageError as error:
+                raise StorageError(f"schema {tenant.schema}: {error}", error.sqlstate) from error
+        self._hopeless.discard(tenant)
 
     async def _migrate(self, tenant: Tenant) -> None:
         auto = self._settings.postgres_auto_migrate
@@ -100,7 +115,7 @@ class Preparation:
         try:
             await publish_changes(self._database, tenant.schema)
         except StorageError as error:
-            # Contract 6.4: a server without logical WAL, or without the rights, must still work.
+            # A server without logical WAL, or without the rights, must still work.
             logger.warning("publication daisi_pub: %s", error, extra={"company_id": tenant.company})
 
     async def connect(self) -> None:
@@ -108,11 +123,4 @@ class Preparation:
         try:
             await self._broker.wait_connected()
         except Unusable as error:
-            raise Fatal(str(error)) from error
-
-    async def reconcile(self) -> None:
-        """Make streams and consumers, or compare them. Raises `Fatal` where they can never serve us."""
-        try:
-            await topology.reconcile(self._broker, self._topology, self._settings.tenants)
-        except topology.TopologyError as error:
             raise Fatal(str(error)) from error

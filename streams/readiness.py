@@ -1,14 +1,13 @@
-"""Whether the worker does its work: the reasons behind `/ready` (contract 8.1, C18)."""
+"""Whether the worker does its work: the reasons behind `/ready`."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol
 
-logger = logging.getLogger(__name__)
+from streams.waits import Waits
 
 # Seconds without an answered pull request, or without any settled delivery while some are held, after which
 # a source counts as stuck.
@@ -16,6 +15,8 @@ FETCH_SILENCE: Final = 15.0
 NO_PROGRESS: Final = 60.0
 # Below the time-out of the usual probe (contract 7).
 PING_TIMEOUT: Final = 2.0
+# Parts of the work that wait for PostgreSQL, by the first word of their names: told as its problem.
+_OF_THE_DATABASE: Final = ("storing ", "onboarding ")
 
 
 class WatchedSource(Protocol):
@@ -43,15 +44,21 @@ class WatchedSource(Protocol):
 
 
 class Readiness:
-    """Collects reasons not to be ready; an empty answer means ready."""
+    """Collects reasons not to be ready; an empty answer means ready.
+
+    A part that waits is known by its name, such as `storing KopiNusa` or `stream dlq_stream`, has one reason at a
+    time, and takes none from another part.
+    """
 
     def __init__(self) -> None:
         self._starting = "starting"
-        self._paused = ""
+        self._unserved = Waits("waiting: {name}: {reason}", "no longer waiting: {name}")
+        self._paused = Waits("{name} waits: {reason}", "{name} works again")
+        self._unanswered = Waits("{name}: {reason}", "{name} is there again")
+        self.sources: Sequence[WatchedSource] = ()
         self.broker_problem: Callable[[], str | None] = lambda: "not connected yet"
         self.ping_database: Callable[[], Awaitable[None]] | None = None
         self.dead_agents: Callable[[], Sequence[str]] = lambda: ()
-        self.sources: Sequence[WatchedSource] = ()
         self.stalled: Callable[[], Mapping[str, str]] = dict
         self._ping: asyncio.Future[None] | None = None
 
@@ -60,24 +67,40 @@ class Readiness:
         self._starting = step
 
     def started(self) -> None:
-        """The worker has begun to fetch."""
+        """What all companies share is there; some of them may still have to wait."""
         self._starting = ""
 
     def stopping(self) -> None:
         """The worker takes no new work."""
         self._starting = "stopping"
 
-    def paused(self, reason: str) -> None:
-        """Storing waits for the database."""
-        if reason != self._paused:
-            logger.warning("storing waits: %s", reason)
-        self._paused = reason
+    def unserved(self, part: str, reason: str) -> None:
+        """This part of the start is waited for, while the rest of the worker works."""
+        self._unserved.begin(part, reason)
 
-    def resumed(self) -> None:
-        """Storing works again."""
-        if self._paused:
-            logger.info("storing works again")
-        self._paused = ""
+    def served(self, part: str) -> None:
+        """This part of the start is through."""
+        self._unserved.end(part)
+
+    def paused(self, waiter: str, reason: str) -> None:
+        """This part of the work cannot go on. `waiter` names work and company: `storing KopiNusa`."""
+        self._paused.begin(waiter, reason)
+
+    def resumed(self, waiter: str) -> None:
+        """This part of the work goes on."""
+        self._paused.end(waiter)
+
+    def about(self, subject: str) -> _About:
+        """For a part of the work whose reasons need to be told what they are about."""
+        return _About(self, subject)
+
+    def unanswered(self, source: str, reason: str) -> None:
+        """Why this source gets no answer; told once it has got none for a while."""
+        self._unanswered.begin(source, reason)
+
+    def answered(self, source: str) -> None:
+        """What this source needs is there again."""
+        self._unanswered.end(source)
 
     async def reasons(self) -> Mapping[str, str]:
         """Why the worker is not ready, by part; empty when it is."""
@@ -90,6 +113,8 @@ class Readiness:
             found["postgres"] = problem
         if dead := self.dead_agents():
             found["agents"] = f"not running: {', '.join(dead)}"
+        found.update(self._unserved.all())
+        found.update(self._paused.all(but=_OF_THE_DATABASE))
         if not self._starting:
             found.update(self.stalled())
             found.update(self._source_problems(time.monotonic()))
@@ -98,7 +123,12 @@ class Readiness:
     async def outage(self) -> str | None:
         """What is known to keep the worker from its work, and is waited out: a server is away, or it starts or
         stops."""
-        return self._starting or self.broker_problem() or await self._database_problem()
+        return (
+            self._starting
+            or self.broker_problem()
+            or await self._database_problem()
+            or next(iter(self._paused.all()), None)
+        )
 
     async def _database_problem(self) -> str | None:
         if self.ping_database is not None:
@@ -111,13 +141,30 @@ class Readiness:
             self._ping = None
             if error := ping.exception():
                 return str(error)
-        return self._paused or None
+        return self._paused.summary(_OF_THE_DATABASE)
 
     def _source_problems(self, now: float) -> Mapping[str, str]:
         found = {}
         for source in self.sources:
             if now - source.last_fetch > FETCH_SILENCE and not source.held:
-                found[source.name] = "no pull request was answered lately"
+                why = self._unanswered.all().get(source.name)
+                found[source.name] = why or "no pull request was answered lately"
             elif source.held and now - source.last_progress > NO_PROGRESS:
                 found[source.name] = f"{source.held} deliveries under way, none finished lately"
         return found
+
+
+class _About:
+    """Tells a `Readiness` of pauses, with the same words before each reason."""
+
+    def __init__(self, readiness: Readiness, subject: str) -> None:
+        self._readiness = readiness
+        self._subject = subject
+
+    def paused(self, waiter: str, reason: str) -> None:
+        """See `Readiness.paused`."""
+        self._readiness.paused(waiter, f"{self._subject}: {reason}")
+
+    def resumed(self, waiter: str) -> None:
+        """See `Readiness.resumed`."""
+        self._readiness.resumed(waiter)

@@ -1,4 +1,4 @@
-"""The streams and consumers we need, as data (contract 1.3, 1.4; design 11)."""
+"""The streams and consumers we need, as data."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ class TopologyConfig:
     realtime_batch_size: int = 500
     historical_batch_size: int = 5
     dlq_batch_size: int = 10
+    stream_replicas: int = 0  # 0: by the size of the cluster
+    stream_max_consumers: int = 10_000
 
 
 # Real-time events in the batches of all tenants of a worker; each tenant may have two batches of some 3 KB an event.
@@ -55,11 +57,13 @@ MOST_BYTES_AT_ONCE: Final[Mapping[Role, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class StreamSpec:
-    """A stream as we would make it: file storage, one replica, limits retention (OC11)."""
+    """A stream as we would make it: file storage, limits retention."""
 
     name: str
     subjects: tuple[str, ...]
     max_age: int  # seconds; 0: for ever
+    replicas: int = 1
+    max_consumers: int = -1  # -1: the server's own limit
 
     def config(self) -> dict[str, object]:
         """Its configuration for the server."""
@@ -69,9 +73,9 @@ class StreamSpec:
             "retention": "limits",
             "storage": "file",
             "discard": "old",
-            "num_replicas": 1,
+            "num_replicas": self.replicas,
             "max_age": self.max_age * NANOSECONDS,
-            "max_consumers": -1,
+            "max_consumers": self.max_consumers,
             "max_msgs": -1,
             "max_bytes": -1,
             "max_msg_size": -1,
@@ -119,21 +123,34 @@ def topology_config(settings: Settings) -> TopologyConfig:
     return TopologyConfig(**{name: getattr(settings, name) for name in names})
 
 
-def streams(config: TopologyConfig) -> tuple[StreamSpec, ...]:
-    """The three streams, shared by all tenants."""
+def streams(config: TopologyConfig, nodes: int = 1) -> tuple[StreamSpec, ...]:
+    """The three streams, shared by all tenants, as they would be made on so many NATS nodes."""
+    made_with = (replicas(config.stream_replicas, nodes), config.stream_max_consumers)
     return (
         StreamSpec(
             config.realtime_stream,
             tuple(f"{base}.*" for base in config.realtime_subjects),
             config.realtime_max_age_days * _DAY,
+            *made_with,
         ),
         StreamSpec(
             config.historical_stream,
             tuple(f"{base}.*" for base in config.historical_subjects),
             config.historical_max_age_days * _DAY,
+            *made_with,
         ),
-        StreamSpec(config.dlq_stream, (f"{config.dlq_subject}.>",), config.dlq_max_age_days * _DAY),
+        StreamSpec(
+            config.dlq_stream, (f"{config.dlq_subject}.>",), config.dlq_max_age_days * _DAY, *made_with
+        ),
     )
+
+
+def replicas(wanted: int, nodes: int) -> int:
+    """Copies of a stream: as many as wanted (0: three where there are three nodes, else one).
+
+    A cluster that has fewer nodes than wanted refuses the stream; it never gets fewer copies instead.
+    """
+    return wanted or (3 if nodes >= 3 else 1)
 
 
 def share(batch_size: int, tenants: int) -> int:

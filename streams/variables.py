@@ -50,6 +50,14 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:40] + "...")
 
 
+def replicas(text: str) -> int:
+    """Copies of a stream: 1, 3 or 5; 0 for `auto`."""
+    allowed = {"auto": 0, "1": 1, "3": 3, "5": 5}
+    if text.lower() not in allowed:
+        raise ValueError(f"{_shown(text)} is not allowed: expected auto, 1, 3 or 5")
+    return allowed[text.lower()]
+
+
 def boolean(text: str) -> bool:
     """True or false."""
     if text.lower() not in _BOOLEANS:

@@ -11,6 +11,7 @@ from tables import partitions
 from tables.errors import StorageError
 from tables.pool import Database
 from tables.queries import load, quoted
+from tables.statements import missing_parts
 from tables.turns import PATIENCE, migration_turn
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ async def migrate(
     await partitions.make_partitions(database, schema, today or datetime.datetime.now(datetime.UTC).date())
     async with database.connection() as connection:
         await _require_shared(connection, schema)
+        if not auto_migrate:
+            await _require_columns(connection, schema)
     return applied
 
 
@@ -91,6 +94,14 @@ async def _require_shared(connection: Connection, schema: str) -> None:
         names = ", ".join(row["name"] for row in rows)
         raise SchemaProblem(
             f"schema {schema} has no table {names}: set DATABASE_POSTGRESAUTOMIGRATE to true to have it made"
+        )
+
+
+async def _require_columns(connection: Connection, schema: str) -> None:
+    if missing := await missing_parts(connection, schema):
+        raise SchemaProblem(
+            f"schema {schema} lacks what is needed: {'; '.join(missing)}: "
+            "set DATABASE_POSTGRESAUTOMIGRATE to true to have it made"
         )
 
 

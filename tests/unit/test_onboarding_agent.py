@@ -81,10 +81,10 @@ class Health:
 
     state = ""
 
-    def paused(self, reason: str) -> None:
+    def paused(self, waiter: str, reason: str) -> None:
         self.state = reason
 
-    def resumed(self) -> None:
+    def resumed(self, waiter: str) -> None:
         self.state = ""
 
 
@@ -274,7 +274,7 @@ class TestOutages:
             job, outcome = promise(task())
             await stage.onboarding.submit(job)
             await until(lambda: stage.pauses.waits > 3)
-            assert stage.health.state == "onboarding: down"
+            assert stage.health.state == "down"
         assert not outcome.done()
         assert stage.onboarding.waiting == 0
 

@@ -117,9 +117,9 @@ async def test_a_database_that_hangs_costs_one_connection_however_often_it_is_as
 
 async def test_a_pause_of_storing_is_told_until_it_works_again() -> None:
     readiness = running()
-    readiness.paused("the disk is full")
-    assert await readiness.reasons() == {"postgres": "the disk is full"}
-    readiness.resumed()
+    readiness.paused("storing Kopi", "the disk is full")
+    assert await readiness.reasons() == {"postgres": "the disk is full (storing Kopi)"}
+    readiness.resumed("storing Kopi")
     assert await readiness.reasons() == {}
 
 

@@ -1,0 +1,30 @@
+"""How many NATS nodes there are, as far as a client can know."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import ParseResult
+
+
+def node_count(info: Mapping[str, Any], servers: Iterable[ParseResult]) -> int:
+    """Nodes of the cluster, at least 1; 1 for a server that says that it is in none.
+
+    `info` is what the server said of itself when the client connected, `servers` are all that were configured or
+    told by the cluster. A node that is configured by its name is told by its address as well: the larger of both
+    groups counts. Nodes that are down and not configured are not known.
+    """
+    if not info.get("cluster"):
+        return 1
+    hosts = {server.netloc.rpartition("@")[2]: server.hostname or "" for server in servers}
+    addresses = sum(_is_address(name) for name in hosts.values())
+    return max(addresses, len(hosts) - addresses, 1)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,58 @@
+"""Starting a source once its consumer is there."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+
+from mode import Service
+
+from streams.advisories import MaxDeliverWatch
+from streams.broker import Broker
+from streams.delivery import Delivery
+from streams.jetstream import PullSource
+from streams.reconciler import Reconciler
+from streams.specs import ConsumerSpec
+from streams.topology import has_limit
+
+
+class Serving:
+    """Makes consumers, listens for what those with a limit of their own give up, and starts sources.
+
+    `run` starts a service as part of the worker; `started` lists the sources that were, also while they begin.
+    """
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        reconciler: Reconciler,
+        sources: Mapping[ConsumerSpec, PullSource],
+        given_up: Callable[[ConsumerSpec, Delivery], Awaitable[None]],
+        run: Callable[[Service], Awaitable[object]],
+    ) -> None:
+        self._broker = broker
+        self._reconciler = reconciler
+        self._sources = sources
+        self._given_up = given_up
+        self._run = run
+        self.started: list[PullSource] = []
+
+    async def consumer(self, spec: ConsumerSpec) -> None:
+        """Make or correct a consumer. Raises `TopologyError` and `BrokerFailed`."""
+        await self._reconciler.consumer(spec)
+        if await has_limit(self._broker, spec):
+            await self._run(
+                MaxDeliverWatch(
+                    broker=self._broker,
+                    stream=spec.stream,
+                    durable=spec.durable,
+                    given_up=partial(self._given_up, spec),
+                )
+            )
+
+    async def serve(self, spec: ConsumerSpec) -> None:
+        """Start the consumer's source."""
+        # First: a stop that comes meanwhile has to drain it.
+        self.started.append(self._sources[spec])
+        await self._run(self._sources[spec])
