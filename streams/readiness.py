@@ -12,6 +12,8 @@ from streams.waits import Waits
 # Seconds without an answered pull request, or without any settled delivery while some are held, after which
 # a source counts as stuck.
 FETCH_SILENCE: Final = 15.0
+# As little is enough where the server said why.
+REFUSED_SILENCE: Final = 3.0
 NO_PROGRESS: Final = 60.0
 # Below the time-out of the usual probe (contract 7).
 PING_TIMEOUT: Final = 2.0
@@ -145,9 +147,11 @@ class Readiness:
 
     def _source_problems(self, now: float) -> Mapping[str, str]:
         found = {}
+        refused = self._unanswered.all()
         for source in self.sources:
-            if now - source.last_fetch > FETCH_SILENCE and not source.held:
-                why = self._unanswered.all().get(source.name)
+            why = refused.get(source.name)
+            silence = FETCH_SILENCE if why is None else REFUSED_SILENCE
+            if now - source.last_fetch > silence and not source.held:
                 found[source.name] = why or "no pull request was answered lately"
             elif source.held and now - source.last_progress > NO_PROGRESS:
                 found[source.name] = f"{source.held} deliveries under way, none finished lately"

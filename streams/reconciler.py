@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -51,16 +53,20 @@ class Reconciler:
         self._standings = standings
         self._readiness = readiness
         self._told: set[tuple[str, str]] = set()
+        # The server counts what it is asked for at once against no limit.
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def stream(self, name: str) -> None:
         """Make or extend this one of our streams. Raises `TopologyError` and `BrokerFailed`."""
         for spec in streams(self._config, self._api.nodes):
             if spec.name == name:
-                self._tell(await ensure_stream(self._api, spec))
+                async with self._turns["streams"]:
+                    self._tell(await ensure_stream(self._api, spec))
 
     async def consumer(self, spec: ConsumerSpec) -> None:
         """Make or correct this consumer. Raises `TopologyError` and `BrokerFailed`."""
-        self._tell(await ensure_consumer(self._api, spec, self._standings))
+        async with self._turns[f"consumers of {spec.stream}"]:
+            self._tell(await ensure_consumer(self._api, spec, self._standings))
 
     async def restore(self, spec: ConsumerSpec) -> None:
         """Make a consumer that is gone again, and its stream; a refusal is told on `/ready`, and not raised."""
