@@ -67,11 +67,12 @@ class Change:
     request: Request | None = field(default=None, repr=False)
 
 
-def refused(kind: Kind, name: str, stream: str, doing: str, error: ApiError) -> TopologyError:
-    """The error for a request that the server refused; `doing` says what was asked for."""
+def refused(kind: Kind, name: str, stream: str, error: ApiError, doing: str = "") -> TopologyError:
+    """The error for a request that the server refused; `doing` says what was to be changed."""
     where = f"{kind} {name}" if kind == "stream" else f"{kind} {name} on stream {stream}"
     advice = _ADVICE.get(error.code, "").format(stream=stream)
-    return TopologyError(f"{where}: {doing}: {error}" + (f"; {advice}" if advice else ""))
+    what = f"{where}: {doing}" if doing else where
+    return TopologyError(f"{what}: {error}" + (f"; {advice}" if advice else ""))
 
 
 async def look_up(api: Api, kind: Kind, stream: str, name: str = "") -> dict[str, Any] | None:
@@ -85,4 +86,4 @@ async def look_up(api: Api, kind: Kind, stream: str, name: str = "") -> dict[str
     except ApiError as error:
         if error.code in (_NO_STREAM, _NO_CONSUMER):
             return None
-        raise refused(kind, name or stream, stream, "ask for it", error) from error
+        raise refused(kind, name or stream, stream, error) from error

@@ -129,6 +129,8 @@ class CompanyStarts:
         self._readiness.served(part.name)
 
     def _waits(self, part: _Part, reason: str) -> None:
+        # Its own name is told beside it.
+        reason = reason.removeprefix(f"{part.name}: ")
         part.reason = reason
         part.tried.set()
         self._readiness.unserved(part.name, reason)

@@ -93,7 +93,7 @@ async def apply(api: Api, changes: Sequence[Change]) -> None:
             if change.action in ("create", "take_over") and error.code in EXISTS:
                 continue
             stream = change.request[0].split(".")[2]
-            raise refused(change.kind, change.name, stream, change.text, error) from error
+            raise refused(change.kind, change.name, stream, error, change.text) from error
         logger.info("%s %s: %s", change.kind, change.name, change.text)
 
 
