@@ -1,14 +1,15 @@
-"""What /ready answers, and why (contract 8.1, C18)."""
+"""What /ready answers, and why."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass, field
 
 import pytest
 
-from streams.readiness import FETCH_SILENCE, NO_PROGRESS, Readiness
+from streams.readiness import FETCH_SILENCE, NO_PROGRESS, REFUSED_SILENCE, Readiness
 from tables.errors import Unavailable
 
 
@@ -127,3 +128,89 @@ async def test_a_worker_that_stops_is_not_ready() -> None:
     readiness = running()
     readiness.stopping()
     assert list(await readiness.reasons()) == ["worker"]
+
+
+async def test_each_waiter_has_its_own_reason_and_is_logged_once_until_it_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    readiness = running()
+    caplog.set_level(logging.INFO)
+    for _ in range(50):
+        readiness.paused("storing Kopi", "the disk is full")
+        readiness.paused("onboarding Kopi", "a lock")
+        readiness.paused("storing Teh", "the disk is full")
+    assert await readiness.reasons() == {
+        "postgres": "the disk is full (storing Kopi, storing Teh); a lock (onboarding Kopi)"
+    }
+    readiness.resumed("storing Kopi")
+    readiness.resumed("storing Teh")
+    assert await readiness.reasons() == {"postgres": "a lock (onboarding Kopi)"}
+    readiness.resumed("onboarding Kopi")
+    assert await readiness.reasons() == {}
+    warned = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert sorted(warned) == [
+        "onboarding Kopi waits: a lock",
+        "storing Kopi waits: the disk is full",
+        "storing Teh waits: the disk is full",
+    ]
+    ended = [record.message for record in caplog.records if record.levelno == logging.INFO]
+    assert sorted(ended) == [
+        "onboarding Kopi works again",
+        "storing Kopi works again",
+        "storing Teh works again",
+    ]
+
+
+async def test_a_reason_that_changes_is_logged_and_one_that_comes_back_is_not_repeated(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    readiness = running()
+    for _ in range(20):
+        readiness.paused("storing Kopi", "refused")
+        readiness.paused("storing Kopi", "no answer")
+    assert [record.message for record in caplog.records] == [
+        "storing Kopi waits: refused",
+        "storing Kopi waits: no answer",
+    ]
+    readiness.resumed("storing Kopi")
+    readiness.paused("storing Kopi", "refused")
+    assert len([record for record in caplog.records if record.message.endswith("refused")]) == 2
+
+
+async def test_many_companies_that_wait_for_one_thing_are_one_short_line() -> None:
+    readiness = running()
+    for number in range(50):
+        readiness.paused(f"storing K{number}", "the disk is full")
+    assert await readiness.reasons() == {
+        "postgres": "the disk is full (storing K0, storing K1, storing K2 and 47 more)"
+    }
+
+
+async def test_dead_letters_that_wait_are_told_with_what_they_wait_for_and_are_an_outage() -> None:
+    readiness = running()
+    readiness.about("dead letters cannot be stored in stream dlq_stream").paused("dead letters Kopi", "full")
+    told = {"dead letters Kopi": "dead letters cannot be stored in stream dlq_stream: full"}
+    assert await readiness.reasons() == told
+    assert await readiness.outage()
+    readiness.about("").resumed("dead letters Kopi")
+    assert await readiness.reasons() == {}
+    assert await readiness.outage() is None
+
+
+async def test_a_company_that_is_not_served_yet_is_no_outage_for_those_that_are() -> None:
+    readiness = running()
+    readiness.unserved("realtime Two", "too many consumers")
+    assert await readiness.reasons() == {"realtime Two": "too many consumers"}
+    assert await readiness.outage() is None
+    readiness.served("realtime Two")
+    assert await readiness.reasons() == {}
+
+
+async def test_a_source_whose_consumer_is_refused_says_so_without_the_long_silence() -> None:
+    silent = Watched(fetched_ago=REFUSED_SILENCE + 1)
+    readiness = running(silent)
+    assert await readiness.reasons() == {}
+    readiness.unanswered(silent.name, "maximum consumers limit reached")
+    assert await readiness.reasons() == {silent.name: "maximum consumers limit reached"}
+    silent.fetched_ago = 0.0
+    assert await readiness.reasons() == {}
