@@ -1,0 +1,86 @@
+"""Single streams and consumers: asked for one at a time, warned of once, restored without raising."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from streams.changes import TopologyError
+from streams.readiness import Readiness
+from streams.reconciler import Reconciler
+from streams.specs import TopologyConfig, consumers
+from streams.standing import Standings
+from streams.stored import ApiError
+from streams.subjects import Tenant
+
+CONFIG = TopologyConfig()
+SPECS = consumers(CONFIG, Tenant("Kopi"))
+
+
+class Server:
+    """Has nothing at first, makes what it is asked for unless it `refuses`, and counts requests at one time."""
+
+    nodes = 1
+
+    def __init__(self) -> None:
+        self.there: dict[str, Any] = {}
+        self.refuses: ApiError | None = None
+        self.busy = self.most = 0
+
+    async def api(self, subject: str, body: object = None) -> dict[str, Any]:
+        self.busy += 1
+        self.most = max(self.most, self.busy)
+        await asyncio.sleep(0)
+        self.busy -= 1
+        kind, action, name = subject.split(".", 2)
+        if action == "INFO":
+            if name not in self.there:
+                raise ApiError(10059 if kind == "STREAM" else 10014, "not found")
+            return {"config": self.there[name], "state": {"consumer_count": 0}}
+        if self.refuses is not None:
+            raise self.refuses
+        assert isinstance(body, dict)
+        self.there[name] = body.get("config", body)
+        return {}
+
+
+def reconciler(server: Server, readiness: Readiness | None = None) -> Reconciler:
+    return Reconciler(api=server, config=CONFIG, standings=Standings(), readiness=readiness or Readiness())
+
+
+async def test_streams_and_consumers_are_asked_for_one_at_a_time() -> None:
+    server = Server()
+    streams = reconciler(server)
+    await asyncio.gather(*(streams.stream(spec.stream) for spec in SPECS))
+    assert (len(server.there), server.most) == (3, 1)
+    others = [consumers(CONFIG, Tenant(name))[0] for name in ("A", "B", "C")]
+    await asyncio.gather(*(streams.consumer(spec) for spec in others))
+    assert (len(server.there), server.most) == (6, 1)
+
+
+async def test_what_is_left_as_it_is_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server()
+    streams = reconciler(server)
+    await streams.stream(CONFIG.dlq_stream)
+    server.there[CONFIG.dlq_stream] = {**server.there[CONFIG.dlq_stream], "persist_mode": "async"}
+    for _ in range(3):
+        await streams.stream(CONFIG.dlq_stream)
+    assert len([record for record in caplog.records if "persist_mode" in record.message]) == 1
+
+
+async def test_a_consumer_that_cannot_be_restored_is_told_and_not_raised() -> None:
+    server, readiness = Server(), Readiness()
+    server.refuses = ApiError(10026, "maximum consumers limit reached")
+    with pytest.raises(TopologyError, match="10026"):
+        await reconciler(server).stream(CONFIG.realtime_stream)
+    told: dict[str, str] = {}
+    readiness.unanswered = told.__setitem__  # type: ignore[method-assign]
+    readiness.answered = told.pop  # type: ignore[method-assign, assignment]
+    await reconciler(server, readiness).restore(SPECS[0])
+    assert "10026" in told["realtime Kopi"]
+    server.refuses = None
+    await reconciler(server, readiness).restore(SPECS[0])
+    assert told == {}
+    assert {CONFIG.realtime_stream, f"{CONFIG.realtime_stream}.wa_realtime_Kopi"} <= set(server.there)
