@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from streams.changes import TopologyError
-from streams.readiness import Readiness
 from streams.reconciler import Reconciler
 from streams.specs import TopologyConfig, consumers
 from streams.standing import Standings
@@ -46,8 +45,21 @@ class Server:
         return {}
 
 
-def reconciler(server: Server, readiness: Readiness | None = None) -> Reconciler:
-    return Reconciler(api=server, config=CONFIG, standings=Standings(), readiness=readiness or Readiness())
+class Told:
+    """Keeps why sources get no answer."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+
+    def unanswered(self, source: str, reason: str) -> None:
+        self.reasons[source] = reason
+
+    def answered(self, source: str) -> None:
+        self.reasons.pop(source, None)
+
+
+def reconciler(server: Server, readiness: Told | None = None) -> Reconciler:
+    return Reconciler(api=server, config=CONFIG, standings=Standings(), readiness=readiness or Told())
 
 
 async def test_streams_and_consumers_are_asked_for_one_at_a_time() -> None:
@@ -71,16 +83,13 @@ async def test_what_is_left_as_it_is_is_warned_of_once(caplog: pytest.LogCapture
 
 
 async def test_a_consumer_that_cannot_be_restored_is_told_and_not_raised() -> None:
-    server, readiness = Server(), Readiness()
+    server, told = Server(), Told()
     server.refuses = ApiError(10026, "maximum consumers limit reached")
     with pytest.raises(TopologyError, match="10026"):
         await reconciler(server).stream(CONFIG.realtime_stream)
-    told: dict[str, str] = {}
-    readiness.unanswered = told.__setitem__  # type: ignore[method-assign]
-    readiness.answered = told.pop  # type: ignore[method-assign, assignment]
-    await reconciler(server, readiness).restore(SPECS[0])
-    assert "10026" in told["realtime Kopi"]
+    await reconciler(server, told).restore(SPECS[0])
+    assert "10026" in told.reasons["realtime Kopi"]
     server.refuses = None
-    await reconciler(server, readiness).restore(SPECS[0])
-    assert told == {}
+    await reconciler(server, told).restore(SPECS[0])
+    assert told.reasons == {}
     assert {CONFIG.realtime_stream, f"{CONFIG.realtime_stream}.wa_realtime_Kopi"} <= set(server.there)
