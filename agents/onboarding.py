@@ -222,11 +222,11 @@ class Onboarding:
             part = parts.pop()
             try:
                 await self._store(job.tenant, part, messages, ledger)
-                self._health.resumed()
+                self._health.resumed("postgres")
                 pauses = self._pauses()
             except (Contended, Unavailable, Expired) as error:
                 parts.extend(_again(part, error))
-                self._health.paused(f"onboarding: {error}")
+                self._health.paused("postgres", f"onboarding: {error}")
                 await pauses.wait()
             except Exception as error:
                 parts.extend(_divide(part, error, ledger))

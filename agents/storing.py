@@ -59,14 +59,14 @@ class Part:
 
 
 class Health(Protocol):
-    """Told when storing has to wait for the database, and when it works again."""
+    """Told when something has to wait for a server, and when it goes on."""
 
-    def paused(self, reason: str) -> None:
-        """The database cannot be used for this reason."""
+    def paused(self, waiter: str, reason: str) -> None:
+        """`waiter` cannot go on for this reason."""
         ...
 
-    def resumed(self) -> None:
-        """The database took a write."""
+    def resumed(self, waiter: str) -> None:
+        """`waiter` goes on."""
         ...
 
 
@@ -91,17 +91,17 @@ class Storing:
                 parts.extend(await self._contended(part, error, pauses))
             except Unavailable as error:
                 parts.append(part)
-                self._health.paused(str(error))
+                self._health.paused("postgres", str(error))
                 await pauses.wait()
             except Expired as error:
                 parts.extend(self._expired(part, error))
-                self._health.paused(str(error))
+                self._health.paused("postgres", str(error))
                 await pauses.wait()
             except Exception as error:
                 parts.extend(_divide(part, _blame(error)))
             else:
                 pauses = Pauses()
-                self._health.resumed()
+                self._health.resumed("postgres")
                 _refuse(part.units, refusals)
 
     @staticmethod

@@ -115,9 +115,11 @@ class Assembly:
         )
         self.dead_letters = DeadLetters(
             publisher=self.broker,
+            stream=settings.dlq_stream,
             subject=settings.dlq_subject,
             tables=tables,
             meter=self.metrics,
+            health=self.readiness,
             ended=lambda work, action, error: self.routing.ended(work, action, error),
         )
         self.routing = Routing(
@@ -175,7 +177,7 @@ class Assembly:
             standings=self.standings,
             activity=self.activity,
             limit=settings.stall_timeout,
-            outage=self._outage,
+            outage=self.readiness.outage,
             fail=self.app.fail,
         )
         self.readiness.stalled = self.stall_watch.problems
@@ -237,12 +239,6 @@ class Assembly:
 
     async def _restore(self, tenant: Tenant) -> None:
         await topology.reconcile(self.broker, self.topology, [tenant], self.standings)
-
-    async def _outage(self) -> str | None:
-        """What is waited out; a dead-letter stream that takes nothing is tried for ever, too."""
-        if self.dead_letters.waiting:
-            return "dead letters wait for their stream"
-        return await self.readiness.outage()
 
     async def _watch_limits(self) -> None:
         """Listen for what a durable with a limit of its own gives up (design 4)."""

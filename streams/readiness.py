@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol
 
@@ -47,7 +48,9 @@ class Readiness:
 
     def __init__(self) -> None:
         self._starting = "starting"
-        self._paused = ""
+        self._paused: dict[str, str] = {}
+        # Reasons that were logged since a waiter paused: two that take turns are told once each.
+        self._told: defaultdict[str, set[str]] = defaultdict(set)
         self.broker_problem: Callable[[], str | None] = lambda: "not connected yet"
         self.ping_database: Callable[[], Awaitable[None]] | None = None
         self.dead_agents: Callable[[], Sequence[str]] = lambda: ()
@@ -67,17 +70,18 @@ class Readiness:
         """The worker takes no new work."""
         self._starting = "stopping"
 
-    def paused(self, reason: str) -> None:
-        """Storing waits for the database."""
-        if reason != self._paused:
-            logger.warning("storing waits: %s", reason)
-        self._paused = reason
+    def paused(self, waiter: str, reason: str) -> None:
+        """`waiter` (a server, or a kind of work and its company) cannot go on for this reason."""
+        if reason not in self._told[waiter]:
+            self._told[waiter].add(reason)
+            logger.warning("waiting: %s: %s", waiter, reason)
+        self._paused[waiter] = reason
 
-    def resumed(self) -> None:
-        """Storing works again."""
-        if self._paused:
-            logger.info("storing works again")
-        self._paused = ""
+    def resumed(self, waiter: str) -> None:
+        """`waiter` goes on."""
+        if self._paused.pop(waiter, ""):
+            self._told.pop(waiter, None)
+            logger.info("no longer waiting: %s", waiter)
 
     async def reasons(self) -> Mapping[str, str]:
         """Why the worker is not ready, by part; empty when it is."""
@@ -88,6 +92,8 @@ class Readiness:
             found["nats"] = problem
         if problem := await self._database_problem():
             found["postgres"] = problem
+        for waiter, reason in self._paused.items():
+            found.setdefault(waiter, reason)
         if dead := self.dead_agents():
             found["agents"] = f"not running: {', '.join(dead)}"
         if not self._starting:
@@ -98,7 +104,8 @@ class Readiness:
     async def outage(self) -> str | None:
         """What is known to keep the worker from its work, and is waited out: a server is away, or it starts or
         stops."""
-        return self._starting or self.broker_problem() or await self._database_problem()
+        known = self._starting or self.broker_problem() or await self._database_problem()
+        return known or next(iter(self._paused.values()), None)
 
     async def _database_problem(self) -> str | None:
         if self.ping_database is not None:
@@ -111,7 +118,7 @@ class Readiness:
             self._ping = None
             if error := ping.exception():
                 return str(error)
-        return self._paused or None
+        return None
 
     def _source_problems(self, now: float) -> Mapping[str, str]:
         found = {}

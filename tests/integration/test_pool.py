@@ -56,10 +56,10 @@ async def test_the_database_cannot_be_used_before_it_is_open(database_dsn: str) 
 class _Calm:
     """Nobody to be told of pauses."""
 
-    def paused(self, reason: str) -> None:
+    def paused(self, waiter: str, reason: str) -> None:
         raise AssertionError(f"the database was taken for gone: {reason}")
 
-    def resumed(self) -> None:
+    def resumed(self, waiter: str) -> None:
         pass
 
 

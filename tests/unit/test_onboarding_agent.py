@@ -81,10 +81,10 @@ class Health:
 
     state = ""
 
-    def paused(self, reason: str) -> None:
+    def paused(self, waiter: str, reason: str) -> None:
         self.state = reason
 
-    def resumed(self) -> None:
+    def resumed(self, waiter: str) -> None:
         self.state = ""
 
 

@@ -115,12 +115,39 @@ async def test_a_database_that_hangs_costs_one_connection_however_often_it_is_as
     assert not any(both)
 
 
-async def test_a_pause_of_storing_is_told_until_it_works_again() -> None:
+async def test_whoever_waits_is_told_with_its_reason_until_it_goes_on() -> None:
     readiness = running()
-    readiness.paused("the disk is full")
-    assert await readiness.reasons() == {"postgres": "the disk is full"}
-    readiness.resumed()
+    readiness.paused("postgres", "the disk is full")
+    readiness.paused("dead letters Kopi", "dlq_stream takes nothing")
+    assert await readiness.reasons() == {
+        "postgres": "the disk is full",
+        "dead letters Kopi": "dlq_stream takes nothing",
+    }
+    assert await readiness.outage()
+    readiness.resumed("postgres")
+    assert await readiness.reasons() == {"dead letters Kopi": "dlq_stream takes nothing"}
+    assert await readiness.outage() == "dlq_stream takes nothing"
+    readiness.resumed("dead letters Kopi")
     assert await readiness.reasons() == {}
+    assert await readiness.outage() is None
+
+
+async def test_a_wait_is_logged_when_it_begins_when_its_reason_changes_and_when_it_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "streams.readiness")
+    readiness = running()
+    for reason in ("full", "full", "no answer", "full", "no answer"):
+        readiness.paused("dead letters Kopi", reason)
+    for _ in range(2):
+        readiness.resumed("dead letters Kopi")
+    readiness.paused("dead letters Kopi", "full")
+    assert [record.getMessage() for record in caplog.records] == [
+        "waiting: dead letters Kopi: full",
+        "waiting: dead letters Kopi: no answer",
+        "no longer waiting: dead letters Kopi",
+        "waiting: dead letters Kopi: full",
+    ]
 
 
 async def test_a_worker_that_stops_is_not_ready() -> None:

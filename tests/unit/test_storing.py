@@ -51,7 +51,7 @@ async def test_a_batch_without_trouble_is_one_write() -> None:
     tables, given = FakeTables(), units(5)
     health = await store(tables, given)
     assert [refs(write) for write in tables.writes] == [[0, 1, 2, 3, 4]]
-    assert health.calls == [("resumed",)]
+    assert health.calls == [("resumed", "postgres")]
     await store(tables, [])
     assert len(tables.writes) == 1
 
@@ -88,7 +88,7 @@ async def test_a_deadlock_is_tried_again_without_blame() -> None:
     health = await store(tables, given)
     assert [refs(write) for write in tables.writes] == [[0, 1, 2]]
     assert [unit.error for unit in given] == [None] * 3
-    assert health.calls == [("resumed",)]
+    assert health.calls == [("resumed", "postgres")]
 
 
 async def test_an_event_alone_that_times_out_three_times_is_to_blame() -> None:
