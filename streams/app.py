@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from agents.dead_letters import DeadLetters
 from agents.dlq import DeadLetterRetry
@@ -36,12 +36,11 @@ from streams.source_meter import SourceMeter
 from streams.specs import ConsumerSpec, byte_share, consumers, share, topology_config
 from streams.stall import LOOK_EVERY, Activity, StallWatch
 from streams.standing import Standings
+from streams.stopping import drain_budget
 from streams.subjects import Tenant
 from streams.version import VERSION
 from tables.pool import Database
 from tables.tenant import TenantTables
-
-DRAIN_BUDGET: Final = 25.0
 
 
 class Assembly:
@@ -93,7 +92,8 @@ class Assembly:
             broker="kafka://none.invalid",
             Worker=EventsWorker,
             web_port=settings.server_port,
-            web_bind=settings.server_bind,
+            web_bind=",".join(settings.server_bind),
+            stop_timeout=settings.stop_timeout,
             agent_supervisor="mode.supervisors.CrashingSupervisor",
         )
         metrics = self.metrics if settings.metrics_enabled else None
@@ -182,7 +182,10 @@ class Assembly:
         )
         self.readiness.stalled = self.stall_watch.problems
         self.metrics.watch_readiness(self.readiness.reasons)
-        self.app.connections = [self.broker, Connections(self.database.close)]
+        self.app.connections = [
+            self.broker,
+            Connections("the connections to PostgreSQL", self.database.close),
+        ]
         self.app.intake = [
             Maintenance(
                 [
@@ -217,7 +220,7 @@ class Assembly:
             prepare=None if spec.role == "dlq" else self.routing.prepare,
             restore=partial(self._restore, spec.tenant),
             meter=SourceMeter(self.metrics, spec.tenant.company),
-            drain_budget=DRAIN_BUDGET,
+            drain_budget=drain_budget(self.settings.stop_timeout),
         )
 
     def _page(self, sources: Sequence[PullSource]) -> list[Chore]:
