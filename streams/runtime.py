@@ -22,7 +22,7 @@ from streams.web import Web
 logger = logging.getLogger(__name__)
 
 # Seconds to stop for each part that has nothing to hand back.
-PART_SECONDS: Final = 4.0
+PART_SECONDS: Final = 2.5
 
 
 class Connections(Service):
