@@ -83,12 +83,25 @@ class Beside(msgspec.Struct):
         return self.participant_lid, self.snake_participant_lid, self.sender_lid, self.snake_sender_lid
 
     @property
-    def nothing_beside(self) -> bool:
-        """Whether none of them is given."""
-        return (*self.chats, *self.persons, *self.linked) == _NONE_BESIDE
-
-
-_NONE_BESIDE: Final = (NOTHING,) * 13
+    def alone(self) -> bool:
+        """Whether none of them is given, as for nearly every message."""
+        # Asked of every incoming message: several times faster than comparing tuples.
+        return (
+            NOTHING
+            is self.participant
+            is self.participant_lid
+            is self.sender_lid
+            is self.remote_jid_alt
+            is self.participant_alt
+            is self.participant_pn
+            is self.sender_pn
+            is self.snake_participant_lid
+            is self.snake_sender_lid
+            is self.snake_remote_jid_alt
+            is self.snake_participant_alt
+            is self.snake_participant_pn
+            is self.snake_sender_pn
+        )
 
 
 class Key(Beside):

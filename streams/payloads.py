@@ -54,12 +54,17 @@ def sender_phone(from_phone: str, address: str, message: Beside, key: Key | None
     other addresses of `key` and `message` does. `address` is the message's jid.
     """
     key = key or _NO_KEY
-    chats = [text for text in (key.remoteJid, key.remote_jid, address) if text]
-    if any(map(is_to_many, (*chats[:-1], from_phone))):
-        return ""
-    plain = f"{from_phone}@s.whatsapp.net"
-    if from_phone.isdigit() and message.nothing_beside and key.nothing_beside and {*chats} == {plain}:
+    remote = key.remoteJid or key.remote_jid or address
+    if (
+        remote == address == f"{from_phone}@s.whatsapp.net"
+        and from_phone.isdigit()
+        and message.alone
+        and key.alone
+    ):
         return from_phone  # nearly every message; the rest takes longer
+    chats = [text for text in (key.remoteJid, key.remote_jid, address) if text]
+    if any(map(is_to_many, (*chats, from_phone))):
+        return ""
     opaque = set(_opaque(from_phone, chats, message, key))
     given = _without_device(from_phone)
     found = jid(given)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.senders import onboarding_task
 from agents.work import Source, Work, plan
+from streams.fields import Beside
 from streams.payloads import Jid, is_to_many, jid
 from tables.messages import MessageRow
 from tables.versions import Version
@@ -250,6 +252,12 @@ def test_any_type_of_message_is_stored_as_it_is(message_type: object, content: o
 def test_broadcasts_and_newsletters_are_to_many_and_people_and_groups_are_not() -> None:
     assert all(map(is_to_many, ("status@broadcast", "1@broadcast", "1@newsletter")))
     assert not any(map(is_to_many, (NUMBER, LINKED, GROUP, "", PHONE)))
+
+
+def test_a_field_beside_a_message_is_seen_whatever_its_name() -> None:
+    assert Beside().alone
+    for name in Beside.__struct_fields__:
+        assert not Beside(**{name: msgspec.Raw(b"1")}).alone, name
 
 
 _CHAT_FIELDS = ("remoteJidAlt", "remote_jid_alt")
