@@ -197,9 +197,7 @@ class Settings:
         "WORKERPOOLS_ONBOARDING_EXPIRYTIME", "read, not used", duration(), "1m"
     )
     postscan_delay: float = _variable("POSTSCAN_DELAY", "wait before the post-scan sync", duration(), "15m")
-    stop_timeout: float = _variable(
-        "STOP_TIMEOUT", "time for a stop; what orchestrators wait must be longer", duration(1), "28s"
-    )
+    stop_timeout: float = _variable("STOP_TIMEOUT", "time for a stop", duration(1), "28s")
     stall_timeout: float = _variable(
         "STALL_TIMEOUT",
         "without progress, though there is work, the worker ends; 0s: never",

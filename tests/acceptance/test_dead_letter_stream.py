@@ -23,7 +23,7 @@ _ACK_WAIT = 1.0
 _QUICK = {
     "NATS_REALTIME_ACKWAIT": f"{_ACK_WAIT}s",
     "NATS_HISTORICAL_ACKWAIT": f"{_ACK_WAIT}s",
-    "NATS_HISTORICAL_BATCHSIZE": "2",
+    "NATS_HISTORICAL_BATCHSIZE": "5",
 }
 _DENIED = 'authorization {{ users: [{{user: "worker", password: "w", permissions: {{publish: {{deny: [{0}]}}}}}}] }}'
 _ROUNDS = 3
@@ -43,9 +43,11 @@ def _url(broker: NatsServer) -> str:
 @asynccontextmanager
 async def _opened(company: str, broker: NatsServer, dsn: str) -> AsyncIterator[Site]:
     client = await nats.connect(_url(broker), max_reconnect_attempts=-1, reconnect_time_wait=0.1)
-    async with visited(company, client, dsn) as site:
-        yield site
-    await client.close()
+    try:
+        async with visited(company, client, dsn) as site:
+            yield site
+    finally:
+        await client.close()
 
 
 class Full:
@@ -136,7 +138,7 @@ async def _carried(site: Site) -> Counter[str]:
     """The chats in our dead letters, and in how many letters each is."""
     found: Counter[str] = Counter()
     state = (await site.js.stream_info(DLQ_STREAM)).state
-    for sequence in range(state.first_seq, state.last_seq + 1):
+    for sequence in range(max(state.first_seq, 1), state.last_seq + 1):
         payload: Any = json.loads((await site.js.get_msg(DLQ_STREAM, sequence)).data or b"")[
             "original_payload"
         ]
