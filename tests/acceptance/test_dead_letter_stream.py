@@ -125,11 +125,14 @@ class Frozen(Full):
 
 async def _published(site: Site) -> list[str]:
     """Bad items among good ones, and bad events: the chats that must be in a letter, one each."""
+    batches = []
     for number in range(_ROUNDS):
         bad = [builders.chat(chat_id=f"H{number}-{item}", jid="") for item in range(3)]
         good = [builders.chat(chat_id=f"G{number}-{item}", jid=f"{number}{item}@c.us") for item in range(3)]
-        await site.publish("v1.history.chats", builders.history_chats(*bad, *good))
-        await site.publish("v1.chats.upsert", builders.chat(chat_id=f"R{number}", jid=""))
+        batches.append(builders.history_chats(*bad, *good))
+    await site.publish_many("v1.history.chats", batches)
+    events = [builders.chat(chat_id=f"R{number}", jid="") for number in range(_ROUNDS)]
+    await site.publish_many("v1.chats.upsert", events)
     history = [f"H{number}-{item}" for number in range(_ROUNDS) for item in range(3)]
     return [*history, *(f"R{number}" for number in range(_ROUNDS))]
 
