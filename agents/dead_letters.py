@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final, Protocol
 
-from agents.policy import Limits, envelope_retry_count
+from agents.dead_letter import DeadLetter, message_id
+from agents.policy import Limits
 from agents.storing import Health, Pauses
-from agents.work import Work, remainder
-from streams import envelope
+from agents.work import Work
 from streams.delivery import Publisher, TooLarge
 from streams.errors import BrokerFailed, EventError
+from streams.events import History
 from streams.subjects import Tenant
 from tables.errors import BadData, StorageError
 from tables.exhausted import ExhaustedRow
@@ -24,11 +24,24 @@ from tables.tenant import TenantTables
 
 logger = logging.getLogger(__name__)
 
-# How many events may wait for a dead-letter stream that does not answer before routing waits as well.
+# How many events, and bytes of their payloads, may wait for a dead-letter stream that takes nothing before routing
+# waits as well.
 PATIENT: Final = 1000
+PATIENT_BYTES: Final = 64 * 1024 * 1024
 
 Ended = Callable[[Work, str, EventError], None]
-Step = Callable[[Work, EventError, Limits], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _GivenUp:
+    """A delivery that ends once its letter is safe. Nothing is asked of its event any more."""
+
+    work: Work
+    error: EventError
+    letter: DeadLetter
+
+
+Step = Callable[[_GivenUp], Awaitable[None]]
 
 
 class DeadLetterMeter(Protocol):
@@ -44,26 +57,34 @@ class DeadLetterMeter(Protocol):
 
 
 class DeadLetters:
-    """Publishes envelopes until they are confirmed, then settles the event (contract 3.9, C12, C27)."""
+    """Publishes dead letters until they are confirmed, then settles their events.
+
+    A letter is fixed when it is given up: the event may be released as soon as `give_up` or `exhaust` returns.
+    While letters of a company wait, `health` is told why.
+    """
 
     def __init__(
         self,
         *,
         publisher: Publisher,
+        stream: str,
         subject: str,
         tables: Callable[[Tenant], TenantTables],
         meter: DeadLetterMeter,
+        health: Health,
         ended: Ended,
-        health: Health | None = None,
     ) -> None:
+        """`stream` is only named; `subject` is the base subject, to which a company is appended."""
         self._publisher = publisher
+        self._stream = stream
         self._subject = subject
         self._tables = tables
         self._meter = meter
-        self._ended = ended
         self._health = health
-        self._stuck: Counter[str] = Counter()
-        self._waiting: set[asyncio.Task[None]] = set()
+        self._ended = ended
+        self._waiting: dict[asyncio.Task[None], int] = {}
+        self._bytes = 0
+        self._unsafe: Counter[str] = Counter()
 
     @property
     def waiting(self) -> int:
@@ -73,105 +94,100 @@ class DeadLetters:
     async def give_up(self, work: Work, error: EventError, limits: Limits) -> None:
         """Put the event where it is safe and settle it.
 
-        If that does not work now, the event is kept and tried again in the background, and routing goes on.
+        If that does not work now, the letter is kept and tried again in the background, and routing goes on.
         """
         await self._patiently(self._publish, work, error, limits)
 
     async def exhaust(self, work: Work, error: EventError, limits: Limits) -> None:
-        """Store the event in `exhausted_events` and end it, as patiently: for what no dead letter can carry
-        (design 7)."""
+        """Store the event in `exhausted_events` and end it, as patiently: for what no dead letter can carry."""
         await self._patiently(self._keep, work, error, limits)
 
     async def _patiently(self, step: Step, work: Work, error: EventError, limits: Limits) -> None:
         try:
-            await step(work, error, limits)
+            letter = DeadLetter.of(work, error, self._subject, limits)
+        except Exception:
+            logger.exception("unexpected exception with a dead letter; its event comes again")
+            self._meter.stuck(work.tenant.company, work.source.event_type, "nak_dlq_marshal_fail")
+            return await work.delivery.nak(limits.maximum)
+        if not isinstance(
+            work.event, History
+        ):  # the items of a history batch are released in turns, by routing
+            work.lighten()
+        given_up = _GivenUp(work, error, letter)
+        try:
+            await step(given_up)
         except Exception as trouble:
-            expected = isinstance(trouble, BrokerFailed | StorageError)
-            logger.warning(
-                "event given up, but not safe yet, trying again: %r",
-                trouble,
-                extra=context(work),
-                exc_info=None if expected else trouble,
-            )
-            action = "nak_dlq_publish_fail" if expected else "nak_dlq_marshal_fail"
-            self._meter.stuck(work.tenant.company, work.source.event_type, action)
-            while len(self._waiting) >= PATIENT:
-                await asyncio.wait(self._waiting, return_when=asyncio.FIRST_COMPLETED)
-            self._pause(work, trouble)
-            task = asyncio.create_task(self._until_safe(step, work, error, limits))
-            self._waiting.add(task)
-            task.add_done_callback(self._waiting.discard)
+            await self._keep_trying(step, given_up, trouble)
 
-    async def _until_safe(self, step: Step, work: Work, error: EventError, limits: Limits) -> None:
-        company = work.tenant.company
+    async def _keep_trying(self, step: Step, given_up: _GivenUp, trouble: Exception) -> None:
+        work, size = given_up.work, given_up.letter.size
+        expected = isinstance(trouble, BrokerFailed | StorageError)
+        if not expected:
+            logger.warning("unexpected exception with a dead letter", extra=context(work), exc_info=trouble)
+        action = "nak_dlq_publish_fail" if expected else "nak_dlq_marshal_fail"
+        self._meter.stuck(work.tenant.company, work.source.event_type, action)
+        self._unsafe[work.tenant.company] += 1
+        self._tell(given_up, trouble)
+        while self._waiting and (len(self._waiting) >= PATIENT or self._bytes + size > PATIENT_BYTES):
+            await asyncio.wait(self._waiting, return_when=asyncio.FIRST_COMPLETED)
+        task = asyncio.create_task(self._until_safe(step, given_up))
+        self._waiting[task] = size
+        self._bytes += size
+        task.add_done_callback(self._no_longer_waiting)
+
+    def _no_longer_waiting(self, task: asyncio.Task[None]) -> None:
+        self._bytes -= self._waiting.pop(task)
+
+    async def _until_safe(self, step: Step, given_up: _GivenUp) -> None:
         pauses = Pauses()
-        self._stuck[company] += 1
-        try:
-            while True:
-                await pauses.wait()
-                try:
-                    return await step(work, error, limits)
-                except Exception as trouble:  # told in the log the first time
-                    self._pause(work, trouble)
-        finally:
-            self._stuck[company] -= 1
-            if self._health is not None and not self._stuck[company]:
-                self._health.resumed(f"dead letters {company}")
+        while True:
+            await pauses.wait()
+            try:
+                await step(given_up)
+                break
+            except Exception as trouble:
+                self._tell(given_up, trouble)
+        company = given_up.letter.company
+        self._unsafe[company] -= 1
+        if not self._unsafe[company]:
+            self._health.resumed(_waiter(company))
 
-    def _pause(self, work: Work, trouble: Exception) -> None:
-        if self._health is not None:
-            self._health.paused(f"dead letters {work.tenant.company}", str(trouble) or type(trouble).__name__)
+    def _tell(self, given_up: _GivenUp, trouble: Exception) -> None:
+        company = given_up.letter.company
+        if isinstance(trouble, BrokerFailed):
+            said = f"{self._stream} takes nothing on {given_up.letter.subject}: {trouble.args[0]}"
+        elif isinstance(trouble, StorageError):
+            said = f"exhausted_events takes no row: {trouble}"
+        else:
+            said = f"unexpected {type(trouble).__name__}"
+        self._health.paused(_waiter(company), said)
 
-    async def _publish(self, work: Work, error: EventError, limits: Limits) -> None:
-        letter = self._letter(work, error, limits)
+    async def _publish(self, given_up: _GivenUp) -> None:
+        letter = given_up.letter
         try:
-            await self._publisher.publish(
-                work.tenant.subject(self._subject), envelope.encode(letter), _headers(work)
-            )
+            await self._publisher.publish(letter.subject, letter.body, letter.headers)
         except TooLarge:
-            return await self._keep(work, error, limits)
-        if await _told(work, work.delivery.ack()):
-            self._ended(work, "dlq_published_ack_success", error)
+            return await self._keep(given_up)
+        if await _told(given_up.work, given_up.work.delivery.ack()):
+            self._ended(given_up.work, "dlq_published_ack_success", given_up.error)
 
-    async def _keep(self, work: Work, error: EventError, limits: Limits) -> None:
-        stored_at = datetime.datetime.fromtimestamp(work.source.stored_ns / 1e9, datetime.UTC)
-        # The event's own time, not the present: a repeat after a crash must make the same row.
-        letter = replace(self._letter(work, error, limits), ts=envelope.written(stored_at))
-        row = ExhaustedRow(
-            company_id=work.tenant.company,
-            source_subject=letter.source_subject,
-            last_error=str(error),
-            retry_count=letter.retry_count,
-            event_timestamp=stored_at,
-            dlq_payload=envelope.encode(letter).decode(),
-            original_payload=(letter.original_payload or envelope.NULL).decode(),
-        )
-        await store_exhausted(self._tables(work.tenant), row)
+    async def _keep(self, given_up: _GivenUp) -> None:
+        work = given_up.work
+        await store_exhausted(self._tables(work.tenant), given_up.letter.row)
         if await _told(work, work.delivery.term()):
             self._meter.dlq_dropped(work.tenant.company)
-            self._ended(work, "nack_fatal", error)
-
-    @staticmethod
-    def _letter(work: Work, error: EventError, limits: Limits) -> envelope.Letter:
-        payload, encoding = envelope.embed(remainder(work))
-        return envelope.Letter(
-            source_subject=work.delivery.subject,
-            company=work.tenant.company,
-            original_payload=payload,
-            original_payload_encoding=encoding,
-            error=str(error),
-            error_type=error.error_type,
-            retry_count=envelope_retry_count(error, work.delivery.provenance.delivered),
-            max_retry=limits.max_deliver,
-            ts=None,
-            event_version=None if work.source.version is None else str(work.source.version),
-        )
+            self._ended(work, "nack_fatal", given_up.error)
 
     async def stop(self) -> None:
         """Leave what still waits to the source, which asks for it again."""
-        for task in self._waiting:
+        tasks = list(self._waiting)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._waiting, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _waiter(company: str) -> str:
+    return f"dead letters {company}"
 
 
 async def store_exhausted(tables: TenantTables, row: ExhaustedRow) -> None:
@@ -205,21 +221,6 @@ async def _told(work: Work, settling: Awaitable[None]) -> bool:
         logger.warning("event is safe, but the broker was not told: %s", error, extra=context(work))
         return False
     return True
-
-
-def message_id(headers: Mapping[str, str] | None, sequence: int) -> str:
-    """The publisher's `Nats-Msg-Id`, else `msg-<stream sequence>` (contract 1.5); always storable text."""
-    name = (headers or {}).get("Nats-Msg-Id") or f"msg-{sequence}"
-    return str(name).replace("\0", "").encode(errors="replace").decode()
-
-
-def _headers(work: Work) -> dict[str, str]:
-    origin = work.delivery.provenance
-    return {
-        # Store time as well: a stream that is made anew starts again at sequence 1.
-        "Nats-Msg-Id": f"{origin.stream}-{origin.stream_sequence}-{origin.stored_ns}",
-        "Original-Nats-Msg-Id": message_id(work.delivery.headers, origin.stream_sequence),
-    }
 
 
 def context(work: Work) -> dict[str, object]:

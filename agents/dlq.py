@@ -12,7 +12,8 @@ from contextlib import suppress
 from typing import Final, NamedTuple, Protocol
 
 from agents import policy
-from agents.dead_letters import message_id, store_exhausted
+from agents.dead_letter import message_id
+from agents.dead_letters import store_exhausted
 from agents.policy import Limits
 from agents.routing import Routing, UnknownSubject
 from agents.storing import Pauses

@@ -13,7 +13,8 @@ from functools import partial
 from typing import Final, Protocol, cast
 
 from agents import policy
-from agents.dead_letters import DeadLetters, context, message_id
+from agents.dead_letter import message_id
+from agents.dead_letters import DeadLetters, context
 from agents.onboarding import Job, Task
 from agents.policy import Limits
 from agents.precedence import Precedence

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from agents.dead_letters import DeadLetters
 from agents.dlq import DeadLetterRetry
@@ -38,12 +38,11 @@ from streams.source_meter import SourceMeter
 from streams.specs import ConsumerSpec, byte_share, consumers, share, topology_config
 from streams.stall import LOOK_EVERY, Activity, StallWatch
 from streams.standing import Standings
+from streams.stopping import drain_budget
 from streams.subjects import Tenant
 from streams.version import VERSION
 from tables.pool import Database
 from tables.tenant import TenantTables
-
-DRAIN_BUDGET: Final = 25.0
 
 
 class Assembly:
@@ -98,7 +97,8 @@ class Assembly:
             broker="kafka://none.invalid",
             Worker=EventsWorker,
             web_port=settings.server_port,
-            web_bind=settings.server_bind,
+            web_bind=",".join(settings.server_bind),
+            stop_timeout=settings.stop_timeout,
             agent_supervisor="mode.supervisors.CrashingSupervisor",
         )
         metrics = self.metrics if settings.metrics_enabled else None
@@ -120,11 +120,12 @@ class Assembly:
         )
         self.dead_letters = DeadLetters(
             publisher=self.broker,
+            stream=settings.dlq_stream,
             subject=settings.dlq_subject,
             tables=tables,
             meter=self.metrics,
+            health=self.readiness,
             ended=lambda work, action, error: self.routing.ended(work, action, error),
-            health=self.readiness.about(f"dead letters cannot be stored in stream {settings.dlq_stream}"),
         )
         self.routing = Routing(
             tables=tables,
@@ -186,12 +187,15 @@ class Assembly:
             standings=self.standings,
             activity=self.activity,
             limit=settings.stall_timeout,
-            outage=self._outage,
+            outage=self.readiness.outage,
             fail=self.app.fail,
         )
         self.readiness.stalled = self.stall_watch.problems
         self.metrics.watch_readiness(self.readiness.reasons)
-        self.app.connections = [self.broker, Connections(self.database.close)]
+        self.app.connections = [
+            self.broker,
+            Connections("the connections to PostgreSQL", self.database.close),
+        ]
         self.maintenance = Maintenance(self._chores(), self.ready)
         self.intake = Intake(
             steps=self.preparation.steps(),
@@ -237,7 +241,7 @@ class Assembly:
             prepare=None if spec.role == "dlq" else self.routing.prepare,
             restore=partial(self.reconciler.restore, spec),
             meter=SourceMeter(self.metrics, spec.tenant.company),
-            drain_budget=DRAIN_BUDGET,
+            drain_budget=drain_budget(self.settings.stop_timeout),
         )
 
     def _page(self, sources: Sequence[PullSource]) -> list[Chore]:
@@ -254,12 +258,6 @@ class Assembly:
             collectors=self.metrics.collectors,
         )
         return [Chore("samples for the page", EVERY, samples.take)]
-
-    async def _outage(self) -> str | None:
-        """What is waited out; a dead-letter stream that takes nothing is tried for ever, too."""
-        if self.dead_letters.waiting:
-            return "dead letters wait for their stream"
-        return await self.readiness.outage()
 
     async def _given_up(self, spec: ConsumerSpec, delivery: Delivery) -> None:
         if spec.role == "dlq":

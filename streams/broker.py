@@ -120,13 +120,18 @@ class Broker(mode.Service):
         """As `publish`; False if the server answers `duplicate`, and so has stored nothing now."""
         if wire_size(body, headers) > self.max_payload:
             raise TooLarge(f"{wire_size(body, headers)} bytes, the server takes {self.max_payload}")
-        answer = await self._request(subject, body, self._publish_timeout, dict(headers) or None)
+        try:
+            answer = await self._request(subject, body, self._publish_timeout, dict(headers) or None)
+        except BrokerFailed as failed:
+            if isinstance(failed.__cause__, nats.errors.NoRespondersError):
+                raise BrokerFailed("no stream has this subject") from failed
+            raise
         confirmation = msgspec.json.decode(answer.data)
         if (error := confirmation.get("error")) is None:
             return not confirmation.get("duplicate", False)
         if error.get("err_code") == _MESSAGE_TOO_LARGE:
             raise TooLarge("the stream takes no message of this size")
-        raise BrokerFailed(f"NATS did not store it: {error.get('description')}")
+        raise BrokerFailed(f"NATS did not store it: {error.get('description')} ({error.get('err_code')})")
 
     async def send(self, subject: str, payload: bytes, reply: str = "") -> None:
         """Publish without a confirmation, as acks and pull requests are. Raises `BrokerFailed`."""

@@ -17,7 +17,7 @@ from streams.variables import (
     DAYS,
     PORT,
     Variable,
-    address,
+    addresses,
     base_subject,
     boolean,
     companies,
@@ -93,7 +93,9 @@ class Settings:
         "LOG_LEVEL", "debug, info, warn or error; anything else is info", level, "info", "LOGLEVEL"
     )
     server_port: int = _variable("SERVER_PORT", "HTTP port of /health, /ready and /metrics", PORT, "8080")
-    server_bind: str = _variable("SERVER_BIND", "IP address to listen on", address, "0.0.0.0")
+    server_bind: tuple[str, ...] = _variable(
+        "SERVER_BIND", "IP addresses to listen on, comma separated", addresses, "0.0.0.0,::"
+    )
     metrics_enabled: bool = _variable("METRICS_ENABLED", "serve /metrics", boolean, "true")
     metrics_port: int = _variable("METRICS_PORT", "read, not used", PORT, "2112")
     metrics_jid_limit: int = _variable(
@@ -205,6 +207,7 @@ class Settings:
         "WORKERPOOLS_ONBOARDING_EXPIRYTIME", "read, not used", duration(), "1m"
     )
     postscan_delay: float = _variable("POSTSCAN_DELAY", "wait before the post-scan sync", duration(), "15m")
+    stop_timeout: float = _variable("STOP_TIMEOUT", "time for a stop", duration(1), "28s")
     stall_timeout: float = _variable(
         "STALL_TIMEOUT",
         "without progress, though there is work, the worker ends; 0s: never",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mode import Service
 
 logger = logging.getLogger(__name__)
+
+STOP_SECONDS: Final = 1.0
 
 
 class Chore(NamedTuple):
@@ -33,11 +35,18 @@ class Maintenance(Service):
         """Run every chore now, whatever is left of its interval: there is something new to do."""
         self._hurried.set()
         self._hurried = asyncio.Event()
+        self._loops: list[asyncio.Task[None]] = []
 
     async def on_started(self) -> None:
         """Start the loops."""
-        for chore in self._chores:
-            self.add_future(self._repeat(chore))
+        self._loops = [asyncio.create_task(self._repeat(chore)) for chore in self._chores]
+
+    async def on_stop(self) -> None:
+        """End the loops. A chore that asks a server that hangs is not waited for: it has nothing to hand back."""
+        for loop in self._loops:
+            loop.cancel()
+        if self._loops:
+            await asyncio.wait(self._loops, timeout=STOP_SECONDS)
 
     async def _repeat(self, chore: Chore) -> None:
         await self._ready.wait()

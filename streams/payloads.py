@@ -2,7 +2,8 @@
 
 Rows keep jids and phones as they were received. Only onboarding, which needs one phone for one person, asks here:
 gateways write the same person with and without a device (`4912:67@s.whatsapp.net`), or behind an opaque linked id
-(`…@lid`) with the number in a field beside it, whose name changes with the gateway's version.
+(`…@lid`). Number and linked id stand in `from_phone`, in the chat's address and in fields beside them, whose names
+change with the gateway's version, and so does which of the two stands where. One of them says which is the linked id.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ _PHONES: Final = frozenset(("s.whatsapp.net", "c.us", "hosted"))
 _LINKED: Final = ("@lid", "@hosted.lid")
 _GROUPS: Final = "g.us"
 _TO_MANY: Final = ("@broadcast", "@newsletter")
-# Number, then perhaps an agent and a device, as in `4912_1:67`.
-_USER: Final = re.compile(r"(?P<user>[^_:]+)(?:_\d+)?(?::\d+)?")
+# Number, then perhaps an agent and a device, as in `4912_1:67` and `4912.0:67`.
+_USER: Final = re.compile(r"(?P<user>[^_:.]+)(?:[_.]\d+)?(?::\d+)?")
+_SEPARATORS: Final = re.compile(r"[+ ()-]")
 _NUMBER: Final = re.compile(r"[+0-9 ()-]*[0-9][+0-9 ()-]*")
 _NO_KEY: Final = Key()
 
@@ -48,29 +50,39 @@ def is_to_many(address: str) -> bool:
 def sender_phone(from_phone: str, address: str, message: Beside, key: Key | None) -> str:
     """The phone to onboard the sender of a message with, not cleaned; empty when it names none.
 
-    `from_phone` counts (contract 5.1), without a device. If it is empty, or no phone but the user of a linked id, the
-    first number among the other addresses of `key` and `message` does. `address` is the message's jid.
+    `from_phone` counts, without a device. If it is empty, or no phone but a linked id, the first number among the
+    other addresses of `key` and `message` does. `address` is the message's jid.
     """
     key = key or _NO_KEY
-    key_address = key.remoteJid or key.remote_jid or ""
-    if is_to_many(key_address) or is_to_many(from_phone):
-        return ""
-    if from_phone.isdigit() and address == f"{from_phone}@s.whatsapp.net":
+    remote = key.remoteJid or key.remote_jid or address
+    if (
+        remote == address == f"{from_phone}@s.whatsapp.net"
+        and from_phone.isdigit()
+        and message.alone
+        and key.alone
+    ):
         return from_phone  # nearly every message; the rest takes longer
-    opaque = set(_opaque(address, key_address, *_texts(message.linked), *_texts(key.linked)))
+    chats = [text for text in (key.remoteJid, key.remote_jid, address) if text]
+    if any(map(is_to_many, (*chats, from_phone))):
+        return ""
+    opaque = set(_opaque(from_phone, chats, message, key))
     given = _without_device(from_phone)
-    if given and _bare(given) not in opaque:
-        found = jid(given)
-        if found.server in _PHONES:
-            return found.user
-        if not given.endswith(_LINKED):
-            return given
-    return next(_numbers(_alternatives(jid(address).server == _GROUPS, message, key), opaque), "")
+    found = jid(given)
+    if given and not given.endswith(_LINKED) and _bare(found.user) not in opaque:
+        return found.user if found.server in _PHONES else given
+    return next(_numbers(_alternatives(chats, message, key, linked=bool(opaque)), opaque), "")
 
 
-def _opaque(*addresses: str) -> Iterator[str]:
-    """The users of the linked ids among the addresses."""
-    return (jid(address).user for address in addresses if address.endswith(_LINKED))
+def _opaque(from_phone: str, chats: Iterable[str], *sides: Beside) -> Iterator[str]:
+    """The users of all linked ids that are named anywhere."""
+    beside = (field for side in sides for field in (*side.chats, *side.persons))
+    for address in (from_phone, *chats, *_texts(beside)):
+        if address.endswith(_LINKED):
+            yield jid(address).user
+    for address in _texts(field for side in sides for field in side.linked):
+        found = jid(address)
+        if found.server not in _PHONES:  # also without any server
+            yield found.user
 
 
 def _without_device(phone: str) -> str:
@@ -79,14 +91,21 @@ def _without_device(phone: str) -> str:
 
 
 def _bare(phone: str) -> str:
-    return phone.removeprefix("+")
+    return _SEPARATORS.sub("", phone)
 
 
-def _alternatives(in_group: bool, message: Beside, key: Key) -> Iterator[str]:
-    """In a group the sender is the participant; elsewhere it is the other side of the chat."""
-    for side in (key, message):
-        chat, person = (side.remote_jid_alt,), (side.participant_alt, side.participant_pn, side.sender_pn)
-        yield from _texts((*person, *chat) if in_group else (*chat, *reversed(person)))
+def _alternatives(chats: list[str], message: Beside, key: Key, *, linked: bool) -> Iterator[str]:
+    """Where the number may stand. In a group the sender is the participant; elsewhere the other side of the chat.
+
+    The chat's own addresses count only beside a linked id: without any, an empty `from_phone` means nobody.
+    """
+    beside_chat = [*_texts(key.chats), *_texts(message.chats)]
+    main = chats if linked else []
+    if any(jid(address).server == _GROUPS for address in (*chats, *beside_chat)):
+        yield from (*_texts(key.persons), *_texts(message.persons), *beside_chat, *main)
+    else:
+        yield from (*main, *beside_chat, *_texts(reversed(key.persons)), *_texts(reversed(message.persons)))
+    yield from _texts(field for side in (key, message) for field in side.linked)
 
 
 def _numbers(addresses: Iterable[str], opaque: set[str]) -> Iterator[str]:

@@ -92,10 +92,6 @@ class Readiness:
         """This part of the work goes on."""
         self._paused.end(waiter)
 
-    def about(self, subject: str) -> _About:
-        """For a part of the work whose reasons need to be told what they are about."""
-        return _About(self, subject)
-
     def unanswered(self, source: str, reason: str) -> None:
         """Why this source gets no answer; told once it has got none for a while."""
         self._unanswered.begin(source, reason)
@@ -156,19 +152,3 @@ class Readiness:
             elif source.held and now - source.last_progress > NO_PROGRESS:
                 found[source.name] = f"{source.held} deliveries under way, none finished lately"
         return found
-
-
-class _About:
-    """Tells a `Readiness` of pauses, with the same words before each reason."""
-
-    def __init__(self, readiness: Readiness, subject: str) -> None:
-        self._readiness = readiness
-        self._subject = subject
-
-    def paused(self, waiter: str, reason: str) -> None:
-        """See `Readiness.paused`."""
-        self._readiness.paused(waiter, f"{self._subject}: {reason}")
-
-    def resumed(self, waiter: str) -> None:
-        """See `Readiness.resumed`."""
-        self._readiness.resumed(waiter)

@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 import signal
-import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final, NoReturn
@@ -17,21 +16,27 @@ from faust.app.base import BootStrategy
 from mode import Service, ServiceT
 
 from streams import logs
+from streams.stopping import EXIT_CUT, StopDeadline
 from streams.web import Web
 
 logger = logging.getLogger(__name__)
 
-# Seconds for an orderly stop that we asked for ourselves: more than it needs (contract 8.4), for there is nobody
-# else who would kill the worker if it hangs.
-LAST_RESORT: Final = 60.0
+# Seconds to stop for each part that has nothing to hand back.
+PART_SECONDS: Final = 2.5
 
 
 class Connections(Service):
     """Closes what is not a service itself, when everything that uses it has stopped."""
 
-    def __init__(self, close: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, name: str, close: Callable[[], Awaitable[None]]) -> None:
         super().__init__()
+        self._name = name
         self._close = close
+
+    @property
+    def label(self) -> str:
+        """What is closed."""
+        return self._name
 
     async def on_stop(self) -> None:
         """Close."""
@@ -57,10 +62,20 @@ class Boot(BootStrategy):
 
 
 class EventsWorker(logs.Worker):
-    """Ends with code 1 and one line when the app cannot go on."""
+    """Ends within the time for a stop, and with code 1 and one line when the app cannot go on."""
+
+    def install_signal_handlers(self) -> None:
+        """Stop at a signal, within the time for it, and at once at a second one."""
+        super().install_signal_handlers()
+        if isinstance(self.app, EventsApp):
+            self.app.deadline.watch((signal.SIGTERM, signal.SIGINT))
+
+    async def _sentinel_task(self) -> None:
+        """A last turn of the event loop; mode's own takes a second of the time for the stop."""
+        await asyncio.sleep(0)
 
     def execute_from_commandline(self) -> NoReturn:
-        """Run until the end. Raises `SystemExit`: 0 after a signal, 1 after a failure."""
+        """Run until the end. Raises `SystemExit`: 0 after a signal, 1 after a failure, 75 if a part did not stop."""
         app = self.app
         _collect_less()
         try:
@@ -68,6 +83,8 @@ class EventsWorker(logs.Worker):
         except SystemExit:
             if isinstance(app, EventsApp) and app.failure:
                 raise SystemExit(1) from None
+            if isinstance(app, EventsApp) and app.left_behind:
+                raise SystemExit(EXIT_CUT) from None
             raise
 
 
@@ -81,11 +98,36 @@ class EventsApp(faust.App):
     operations: object = None
     failure: str = ""
 
+    def __init__(self, *args: Any, stop_timeout: float, **options: Any) -> None:
+        """`stop_timeout` is the time for the whole stop, in seconds; the rest is Faust's."""
+        super().__init__(*args, **options)
+        self.deadline = StopDeadline(stop_timeout, self._unstopped, failed=lambda: bool(self.failure))
+        self.left_behind: list[str] = []
+        self._stopping = ""
+
     def _create_directories(self) -> None:
         """None: Faust's folders are for tables, and there are none."""
 
     def _new_web(self) -> Web:
         return Web(self)
+
+    async def _stop_children(self) -> None:
+        """Stop the services, last ones first. One that hangs is left behind, so that the others can still end."""
+        for child in reversed(self._children):
+            self._stopping = child.label
+            # The last of intake hands back what was fetched, and bounds that itself.
+            bound = self.deadline.seconds if child in self.intake[-1:] else PART_SECONDS
+            stop = asyncio.ensure_future(child.stop())
+            done, _ = await asyncio.wait({stop}, timeout=bound)
+            if not done:
+                logger.error("%s did not stop within %g s, the others are stopped", child.label, bound)
+                self.left_behind.append(child.label)
+            elif error := stop.exception():
+                logger.error("%s did not stop in order", child.label, exc_info=error)
+        self._stopping = ""
+
+    def _unstopped(self) -> str:
+        return ", ".join(filter(None, (*self.left_behind, self._stopping)))
 
     def dead_agents(self) -> list[str]:
         """The names of agents that do not read their channel."""
@@ -97,9 +139,7 @@ class EventsApp(faust.App):
             return
         self.failure = reason
         logger.critical("giving up: %s", reason)
-        end = threading.Timer(LAST_RESORT, os._exit, (1,))
-        end.daemon = True
-        end.start()
+        self.deadline.begin()
         # The worker's own way to stop in order, and to wait for it.
         os.kill(os.getpid(), signal.SIGTERM)
 

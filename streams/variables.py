@@ -190,13 +190,27 @@ def _is_server(url: str) -> bool:
         return False
 
 
-def address(text: str) -> str:
-    """An IP address to listen on."""
+def addresses(text: str) -> tuple[str, ...]:
+    """IP addresses to listen on, separated by commas."""
+    found = [_address(item.strip()) for item in text.split(",")]
+    names = tuple(map(str, found))
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"names {twice[0]} twice: expected each address once")
+    for address in found:
+        everywhere = "0.0.0.0" if address.version == 4 else "::"
+        if everywhere in names and str(address) != everywhere:
+            raise ValueError(
+                f"names {address} beside {everywhere}, which is all of them: expected one of both"
+            )
+    return names
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     try:
-        return str(ipaddress.ip_address(text))
+        return ipaddress.ip_address(text)
     except ValueError:
         raise ValueError(
-            f"{_shown(text)} is not an IP address: expected for example 0.0.0.0, :: or 127.0.0.1"
+            f"{_shown(text)} is not an IP address: expected for example 127.0.0.1, or 0.0.0.0,::"
         ) from None
 
 

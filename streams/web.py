@@ -6,9 +6,11 @@ import asyncio
 import errno
 import json
 import logging
+import os
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import faust
 from aiohttp import web
@@ -21,16 +23,19 @@ logger = logging.getLogger(__name__)
 
 # Probes give up after 5 s.
 READINESS_TIMEOUT: Final = 4.0
+# Seconds to answer requests that are under way at a stop; an answer that nobody reads by then is cut off.
+CLOSE_SECONDS: Final = 1.0
 _TAKEN: Final = {
-    errno.EADDRINUSE: "SERVER_PORT: port {port} is taken",
+    errno.EADDRINUSE: "SERVER_PORT: port {port} is taken at {bind}",
     errno.EACCES: "SERVER_PORT: port {port} is not allowed",
     errno.EADDRNOTAVAIL: "SERVER_BIND: address {bind} is not there",
     errno.EAFNOSUPPORT: "SERVER_BIND: address {bind} is not there",
 }
+_WILDCARDS: Final = frozenset(("0.0.0.0", "::"))
 
 
 class PortTaken(SystemExit):
-    """The HTTP port cannot be opened; ends the worker with exit code 1 (C17)."""
+    """The HTTP port cannot be opened; ends the worker with exit code 1."""
 
 
 @web.middleware
@@ -58,17 +63,39 @@ class Web(FaustWeb):
     def __init__(self, app: Any, **options: Any) -> None:
         super().__init__(app, **options)
         self.web_app.middlewares.append(_told_nothing)
+        self._runner = web.AppRunner(self.web_app, access_log=None, shutdown_timeout=CLOSE_SECONDS)
 
     async def start_server(self) -> None:
-        """Listen. Raises `PortTaken` when the port cannot be opened."""
-        try:
-            await super().start_server()
-        except OSError as error:
-            if error.errno not in _TAKEN:
-                raise
-            conf = self.app.conf
-            logger.error("%s", _TAKEN[error.errno].format(port=conf.web_port, bind=conf.web_bind))
-            raise PortTaken(1) from None
+        """Listen on each address of `web_bind`, which are separated by commas.
+
+        Without IPv6 `::` is left out, and `0.0.0.0` without IPv4, if another address is listened on. Raises
+        `PortTaken` when the port cannot be opened on one of the others.
+        """
+        await self._runner.setup()
+        absent: dict[str, OSError] = {}
+        for address in self.app.conf.web_bind.split(","):
+            try:
+                await web.TCPSite(self._runner, address, self.app.conf.web_port).start()
+            except OSError as error:
+                if address not in _WILDCARDS or not _is_absent(error):
+                    self._refuse(address, error)
+                absent[address] = error
+        if not self._runner.sites:
+            self._refuse(*next(iter(absent.items())))
+        for address in absent:
+            logger.info("not listening on %s: this machine has no such addresses", address)
+
+    def _refuse(self, address: str, error: OSError) -> NoReturn:
+        number = errno.EADDRNOTAVAIL if _is_absent(error) else error.errno or 0
+        text = _TAKEN.get(number, "SERVER_BIND: cannot listen on {bind}: {error}")
+        logger.error("%s", text.format(port=self.app.conf.web_port, bind=address, error=os.strerror(number)))
+        raise PortTaken(1) from None
+
+
+def _is_absent(error: OSError) -> bool:
+    """Whether this machine has no such address, or none of its family; asyncio then tells no number."""
+    unknown = error.errno is None or isinstance(error, socket.gaierror)
+    return unknown or error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class _AnyMethod(View):

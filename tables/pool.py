@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 STATEMENT_TIMEOUT: Final = 20.0
 LOCK_TIMEOUT: Final = 10.0
 ACQUIRE_TIMEOUT: Final = 10.0
+CLOSE_SECONDS: Final = 1.0
 # Each tenant has some dozens of statements; asyncpg's default of 100 would thrash with a few tenants.
 STATEMENT_CACHE: Final = 1000
 
@@ -66,7 +68,10 @@ class Database:
         """Give every connection back; safe before `open` and when repeated."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            await pool.close()
+            # Cut off by then: a server that does not answer would hold the worker's stop up. Terminates by itself.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await pool.close()
 
     @property
     def pool(self) -> Pool:

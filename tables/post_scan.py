@@ -24,6 +24,8 @@ PAGE_SIZE: Final = 500
 LEASE: Final = datetime.timedelta(minutes=5)
 # A longer one is the number of a group.
 _LONGEST_PHONE: Final = 17
+# The address of a linked id, which is nobody's number.
+_LINKED: Final = ("@lid", "@hosted.lid")
 
 
 @dataclass(slots=True)
@@ -139,6 +141,8 @@ class PostScanJobs:
 
 def _is_person(phone: str | None) -> bool:
     bare = (phone or "").replace("-", "").replace(" ", "")
+    if bare.endswith(_LINKED):
+        return False
     return bool(clean_phone(bare)) and len(bare) <= _LONGEST_PHONE
 
 

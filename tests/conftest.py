@@ -32,6 +32,7 @@ _OURS = (
     "ENVIRONMENT",
     "POSTSCAN_DELAY",
     "STALL_TIMEOUT",
+    "STOP_TIMEOUT",
     "EVENTS",
 )
 for _name in [name for name in os.environ if name.startswith(_OURS)]:

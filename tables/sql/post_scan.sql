@@ -41,9 +41,22 @@ LIMIT $5
 
 -- name: first_incoming
 -- The earliest incoming message from each of these phones; `phone` is the form it was asked by. `IS NOT
--- DISTINCT FROM` keeps the planner from the index on agent_id.
-SELECT DISTINCT ON (wanted.phone) wanted.phone, m.message_id, m.message_timestamp
-FROM unnest($3::text[]) AS wanted(phone)
-JOIN {schema}.messages AS m ON m.from_phone = wanted.phone
-WHERE m.agent_id IS NOT DISTINCT FROM $1 AND m.company_id = $2 AND m.flow = 'IN'
-ORDER BY wanted.phone, m.message_timestamp, m.id
+-- DISTINCT FROM` keeps the planner from the index on agent_id. A phone that any of its messages shows to be a linked
+-- id, by an address `<phone>@lid` or `<phone>:<device>@hosted.lid`, is nobody's number.
+SELECT phone, message_id, message_timestamp
+FROM (
+    SELECT DISTINCT ON (wanted.phone) wanted.phone, m.message_id, m.message_timestamp,
+        bool_or(address.is_linked) OVER (PARTITION BY wanted.phone) AS is_linked
+    FROM unnest($3::text[]) AS wanted(phone)
+    JOIN {schema}.messages AS m ON m.from_phone = wanted.phone
+    CROSS JOIN LATERAL (
+        SELECT coalesce(bool_or(
+            it ~ '@(hosted\.)?lid$'
+            AND split_part(split_part(it, '@', 1), ':', 1) = regexp_replace(wanted.phone, '[+ ()-]', '', 'g')
+        ), false) AS is_linked
+        FROM unnest(ARRAY[m.jid, m.key ->> 'remoteJid']) AS it
+    ) AS address
+    WHERE m.agent_id IS NOT DISTINCT FROM $1 AND m.company_id = $2 AND m.flow = 'IN'
+    ORDER BY wanted.phone, m.message_timestamp, m.id
+) AS first
+WHERE NOT is_linked

@@ -167,3 +167,25 @@ async def test_media_of_900_kb_inside_a_message_is_stored_as_it_is(served: Site)
     await served.settled()
 
     assert [row["message_obj"] for row in await served.rows("messages")] == [media]
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["chat", "group"])
+async def test_the_number_is_onboarded_where_the_linked_id_stands_beside_it(
+    served: Site, group: bool
+) -> None:
+    """The gateway gives the linked id as the sender's phone, and the number as the chat's or participant's address."""
+    linked, number = "145900000000010", "6281200000010"
+    told = f"{number}@s.whatsapp.net", f"{linked}@lid"
+    if group:
+        jid, names = "120363040101010101@g.us", ("participant", "participantAlt")
+        key = {"id": "3EB0", "remoteJid": jid, **dict(zip(names, told, strict=True))}
+    else:
+        jid, key = told[0], {"id": "3EB0", "remoteJid": told[0], "remoteJidAlt": told[1]}
+    await served.publish(EVENT, builders.message(from_phone=linked, jid=jid, key=key, chat_id=f"a_{linked}"))
+    await served.settled()
+
+    [message] = await served.rows("messages")
+    assert (message["from_phone"], message["jid"]) == (linked, jid)
+    [contact] = await served.rows("contacts")
+    [log] = await served.rows("onboarding_log")
+    assert contact["phone_number"] == log["phone_number"] == number

@@ -139,7 +139,7 @@ async def test_what_a_worker_cannot_finish_in_its_time_is_given_back_and_stored_
     with NatsServer() as server:
         client = await nats.connect(server.url)
         async with visited(company, client, postgres_dsn) as site:
-            worker = launch(company, nats_url=server.url)
+            worker = launch(company, nats_url=server.url, STOP_TIMEOUT="5s")
             config = (await site.js.stream_info("dlq_stream")).config
             await site.js.update_stream(
                 StreamConfig(**{**vars(config), "max_bytes": 1, "discard": DiscardPolicy.NEW})

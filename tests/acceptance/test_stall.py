@@ -24,7 +24,6 @@ async def handle(self, batch):
     await asyncio.Event().wait()
 
 Routing.handle = handle
-streams.app.DRAIN_BUDGET = 1.0
 cli()
 """
 
@@ -54,6 +53,7 @@ def stuck(company: str, nats_url: str, postgres_dsn: str, tmp_path: Path) -> Ite
         postgres_dsn=postgres_dsn,
         log=tmp_path / "stuck.log",
         STALL_TIMEOUT="6s",
+        STOP_TIMEOUT="2s",
     )
     worker.start()
     yield worker

@@ -133,6 +133,44 @@ async def test_groups_the_logged_the_silent_and_those_with_origin_are_skipped(st
     assert len(await stage.rows("onboarding_log")) == 1
 
 
+async def test_linked_id_that_a_gateway_gives_as_a_phone_is_never_onboarded(stage: Stage) -> None:
+    """One of its messages tells; in others, in a group say, it looks like a number."""
+    told: list[dict[str, str]] = [
+        {"jid": "{0}@lid"},
+        {"jid": "{0}:12@lid"},
+        {"key": '{{"remoteJid":"{0}@hosted.lid"}}'},
+    ]
+    phones = [f"{sign}14590000000001{number}" for number in range(len(told)) for sign in ("", "+")]
+    await stage.contacts(*phones)
+    for phone, fields in zip(phones, [field for field in told for _ in range(2)], strict=True):
+        named = {name: text.format(phone.removeprefix("+")) for name, text in fields.items()}
+        await stage.message(f"first {phone}", phone, 100, jid="120363040101010101@g.us")
+        await stage.message(f"second {phone}", phone, 200, **named)
+    before = await stage.rows("contacts")
+    await stage.schedule()
+    await stage.run()
+    assert await stage.rows("contacts") == before
+    assert await stage.rows("onboarding_log") == []
+
+
+async def test_contact_whose_phone_is_written_as_a_linked_id_is_never_onboarded(stage: Stage) -> None:
+    await stage.contacts("98765@lid")
+    await stage.message("m", "98765@lid", 100)
+    await stage.schedule()
+    await stage.run()
+    assert await stage.rows("onboarding_log") == []
+
+
+async def test_number_beside_a_linked_id_is_onboarded(stage: Stage) -> None:
+    await stage.contacts("62811")
+    await stage.message(
+        "m", "62811", 100, jid="145900000000010@lid", key='{"remoteJid":"145900000000010@lid"}'
+    )
+    await stage.schedule()
+    assert await stage.run() == 1
+    assert (await stage.only("onboarding_log"))["phone_number"] == "62811"
+
+
 async def test_a_hyphenated_phone_counts_without_its_hyphens(stage: Stage) -> None:
     await stage.contacts("6281-2345-6789-012")
     await stage.message("m", "6281-2345-6789-012", 100)

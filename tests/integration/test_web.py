@@ -232,4 +232,4 @@ async def test_a_taken_port_ends_the_worker_with_one_line_that_names_it(tmp_path
     assert code == 1
     assert err == ""
     errors = [line["msg"] for line in map(json.loads, out) if line["level"] == "error"]
-    assert errors == [f"SERVER_PORT: port {port} is taken"]
+    assert errors == [f"SERVER_PORT: port {port} is taken at 0.0.0.0"]

@@ -18,7 +18,6 @@ from jsonschema.validators import validator_for
 
 from demo.binaries import nats_server
 from demo.servers import PostgresServer, free_port
-from streams.app import DRAIN_BUDGET
 from streams.config import Settings, variables
 from tests.acceptance.worker import ROOT
 from tests.monitoring.composed import DEV, DOCKER, LOADTEST, Node, compose, mounts, services
@@ -119,7 +118,8 @@ def test_variables_of_a_worker_are_known_and_accepted(name: str, service: str) -
 @workers
 def test_worker_has_time_to_drain_and_writes_nowhere(name: str, service: str) -> None:
     worker = services(name)[service]
-    assert seconds(worker["stop_grace_period"]) > DRAIN_BUDGET
+    stop_timeout = Settings.from_env(worker["environment"]).stop_timeout
+    assert seconds(worker["stop_grace_period"]) > stop_timeout + 1
     assert worker["read_only"]
     assert worker["cap_drop"] == ["ALL"]
     assert worker["restart"] == "unless-stopped"

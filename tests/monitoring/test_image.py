@@ -25,7 +25,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from demo.servers import free_port
-from streams.app import DRAIN_BUDGET
 from streams.config import variables
 from streams.version import VERSION
 from tests.acceptance.worker import ROOT, START, STOP, environment
@@ -282,4 +281,4 @@ def test_worker_is_content_as_first_process_with_nothing_writable_and_no_privile
         (worker,) = psutil.Process(outer.pid).children()
         assert "streams.app" in worker.cmdline()
         worker.send_signal(signal.SIGTERM)
-        assert outer.wait(DRAIN_BUDGET + STOP) == 0
+        assert outer.wait(STOP) == 0

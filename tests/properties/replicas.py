@@ -128,9 +128,11 @@ class Replica:
         )
         letters = DeadLetters(
             publisher=self.stream,
+            stream="dlq_stream",
             subject="v1.dlq",
             tables=lambda _: self.tables,
             meter=meter,
+            health=meter,
             ended=lambda work, action, error: self.routing.ended(work, action, error),
         )
         self.routing = Routing(

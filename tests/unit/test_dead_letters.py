@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from agents import dead_letters as module
-from agents.dead_letters import DeadLetters, message_id
+from agents.dead_letter import message_id
+from agents.dead_letters import DeadLetters
 from agents.work import Source, Work, plan
 from streams import envelope, errors
 from streams.delivery import TooLarge
@@ -48,12 +49,15 @@ class Desk:
         self.publisher = publisher
         self.tables = tables or FakeTables()
         self.meter = RecordingMeter()
+        self.health = RecordingMeter()
         self.ended: Ended = []
         self.letters = DeadLetters(
             publisher=publisher,
+            stream="dlq_stream",
             subject="v1.dlq",
             tables=self.tables.of,
             meter=self.meter,
+            health=self.health,
             ended=lambda _, action, error: self.ended.append((action, error.label)),
         )
 
@@ -137,6 +141,142 @@ async def test_an_envelope_that_cannot_be_built_is_kept_too(monkeypatch: pytest.
     assert desk.meter.calls == [("stuck", TENANT.company, "v1.chats.upsert", "nak_dlq_marshal_fail")]
     await until(lambda: desk.ended)
     assert delivery.outcome == "ack"
+
+
+def history(delivery: FakeDelivery) -> Work:
+    """A history batch: its second chat is bad."""
+    source = Source("v1.history.chats", "{}", STORED_NS, 7, Version(STORED_NS, 7))
+    found = plan(Work(TENANT, delivery, source), delivery.data, itertools.count())
+    found.conclude()
+    return found
+
+
+def bad_item() -> FakeDelivery:
+    return FakeDelivery(
+        "v1.history.chats", builders.history_chats(builders.chat(chat_id="good"), {"chat_id": "bad"})
+    )
+
+
+@pytest.mark.parametrize("release", ["lighten", "forget"])
+async def test_a_letter_carries_its_items_however_late_it_is_published(release: str) -> None:
+    desk, batch = Desk(FakePublisher(*[BrokerFailed("full")] * 3)), history(bad_item())
+    await desk.letters.give_up(batch, INVALID, REALTIME)
+    if release == "forget":
+        batch.forget(100)
+    else:
+        batch.lighten()
+    assert not batch.units
+    await until(lambda: desk.ended)
+    assert desk.publisher.envelope["original_payload"] == {"chats": [{"chat_id": "bad"}]}
+
+
+@pytest.mark.parametrize("step", ["give_up", "exhaust"])
+async def test_a_row_carries_its_items_however_late_it_is_stored(step: str) -> None:
+    tables = FakeTables(exhausted_troubles=[Unavailable("gone")] * 3)
+    desk, batch = Desk(FakePublisher(*[TooLarge("1 MiB")] * 4), tables), history(bad_item())
+    await getattr(desk.letters, step)(batch, INVALID, REALTIME)
+    batch.forget(100)
+    await until(lambda: desk.ended)
+    assert json.loads(desk.tables.row.original_payload or "") == {"chats": [{"chat_id": "bad"}]}
+    assert json.loads(desk.tables.row.dlq_payload)["original_payload"] == {"chats": [{"chat_id": "bad"}]}
+
+
+async def test_every_try_publishes_the_same_bytes_under_the_same_id() -> None:
+    """So a letter whose confirmation was lost is a duplicate for the stream."""
+    tries: list[tuple[object, ...]] = []
+
+    class Publisher(FakePublisher):
+        async def publish(self, *values: Any) -> None:
+            tries.append(values)
+            await super().publish(*values)
+
+    desk, batch = Desk(Publisher(*[BrokerFailed("no answer")] * 3)), history(bad_item())
+    await desk.letters.give_up(batch, INVALID, REALTIME)
+    batch.forget(100)
+    await until(lambda: desk.ended)
+    assert len(tries) == 4
+    assert all(values == tries[0] for values in tries)
+
+
+async def test_an_event_is_released_as_soon_as_its_letter_is_fixed() -> None:
+    desk, delivery = Desk(FakePublisher(*[BrokerFailed("full")] * 3)), FakeDelivery("v1.chats.upsert")
+    event = work(delivery)
+    assert event.units
+    await desk.letters.give_up(event, INVALID, REALTIME)
+    assert (event.event, event.units) == (None, [])
+    await until(lambda: desk.ended)
+    assert desk.publisher.envelope["original_payload"] == json.loads(delivery.data)
+
+
+async def test_a_letter_that_cannot_be_made_of_the_bad_items_carries_the_whole_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_: object) -> bytes:
+        raise LookupError("a fault of ours")
+
+    monkeypatch.setattr("agents.dead_letter.remainder", fail)
+    desk, delivery = Desk(FakePublisher()), bad_item()
+    await desk.letters.give_up(history(delivery), INVALID, REALTIME)
+    assert desk.publisher.envelope["original_payload"] == json.loads(delivery.data)
+    assert delivery.outcome == "ack"
+
+
+async def test_an_event_of_which_no_letter_can_be_made_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> bytes:
+        raise LookupError("a fault of ours")
+
+    monkeypatch.setattr(envelope, "embed", fail)
+    desk, delivery = Desk(FakePublisher()), FakeDelivery("v1.chats.upsert")
+    await desk.letters.give_up(work(delivery), INVALID, REALTIME)
+    assert delivery.settlements == [("nak", REALTIME.maximum)]
+    assert desk.meter.calls == [("stuck", TENANT.company, "v1.chats.upsert", "nak_dlq_marshal_fail")]
+
+
+async def test_health_is_told_while_letters_of_a_company_wait_and_why() -> None:
+    waiter, stuck = f"dead letters {builders.COMPANY}", "dlq_stream takes nothing on v1.dlq.KopiNusa01: "
+    desk = Desk(FakePublisher(BrokerFailed("full"), BrokerFailed("full"), BrokerFailed("no answer")))
+    for sequence in (7, 8):
+        await desk.letters.give_up(
+            work(FakeDelivery("v1.chats.upsert", sequence=sequence)), INVALID, REALTIME
+        )
+    await until(lambda: len(desk.ended) == 2)
+    assert desk.health.calls == [
+        ("paused", waiter, f"{stuck}full"),
+        ("paused", waiter, f"{stuck}full"),
+        ("paused", waiter, f"{stuck}no answer"),
+        ("resumed", waiter),
+    ]
+
+
+async def test_health_is_told_why_a_row_cannot_be_stored() -> None:
+    tables = FakeTables(exhausted_troubles=[Unavailable("the disk is full")])
+    desk = Desk(FakePublisher(), tables)
+    await desk.letters.exhaust(work(FakeDelivery("v1.chats.upsert")), INVALID, REALTIME)
+    await until(lambda: desk.ended)
+    waiter = f"dead letters {builders.COMPANY}"
+    assert desk.health.calls == [
+        ("paused", waiter, "exhausted_events takes no row: the disk is full"),
+        ("resumed", waiter),
+    ]
+
+
+async def test_letters_of_many_bytes_hold_routing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = builders.body(builders.chat())
+    monkeypatch.setattr(module, "PATIENT_BYTES", 2 * len(data) + 1)
+    desk = Desk(FakePublisher(*[BrokerFailed("no answer")] * 3))
+    deliveries = [FakeDelivery("v1.chats.upsert", data=data, sequence=n) for n in range(3)]
+    for delivery in deliveries:
+        await desk.letters.give_up(work(delivery), INVALID, REALTIME)
+    assert any(delivery.settlements for delivery in deliveries)
+    await until(lambda: len(desk.ended) == 3)
+
+
+async def test_a_letter_larger_than_all_that_may_wait_waits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENT_BYTES", 1)
+    desk = Desk(FakePublisher(*[BrokerFailed("no answer")] * 2))
+    await desk.letters.give_up(work(FakeDelivery("v1.chats.upsert")), INVALID, REALTIME)
+    assert desk.letters.waiting == 1
+    await until(lambda: desk.ended)
 
 
 async def test_many_waiting_events_hold_routing_back(monkeypatch: pytest.MonkeyPatch) -> None:

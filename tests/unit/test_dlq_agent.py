@@ -55,9 +55,11 @@ class Clinic:
         self.jobs: list[Job] = []
         letters = DeadLetters(
             publisher=FakePublisher(),
+            stream="dlq_stream",
             subject="v1.dlq",
             tables=self.tables.of,
             meter=self.routing_meter,
+            health=RecordingMeter(),
             ended=lambda *_: None,
         )
         routing = Routing(

@@ -5,10 +5,14 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agents.senders import onboarding_task
 from agents.work import Source, Work, plan
+from streams.fields import Beside
 from streams.payloads import Jid, is_to_many, jid
 from tables.messages import MessageRow
 from tables.versions import Version
@@ -89,19 +93,39 @@ def test_a_device_is_no_part_of_an_address_and_its_server_stays(text: str, parts
         ({"from_phone": f"{PHONE}:67@s.whatsapp.net", "jid": f"{PHONE}:67@s.whatsapp.net"}, PHONE),
         ({"from_phone": f"{PHONE}@c.us"}, PHONE),
         ({"from_phone": "not:a@phone"}, "not:a@phone"),
-        # A linked id without a number is no phone (D4).
-        ({"jid": LINKED, "from_phone": ABSENT}, None),
-        ({"jid": LINKED, "from_phone": LID}, None),
-        ({"jid": f"{LID}:12@lid", "from_phone": LID}, None),
-        ({"jid": LINKED, "from_phone": f"+{LID}"}, None),
-        ({"jid": LINKED, "from_phone": LINKED}, None),
-        ({"jid": LINKED, "from_phone": f"{LID}:12@lid"}, None),
-        ({"jid": f"{LID}@hosted.lid", "from_phone": LID}, None),
-        ({"from_phone": LID, "jid": NUMBER, "key": key(LINKED)}, None),
+        # A linked id without a number is no phone.
+        ({"jid": LINKED, "from_phone": ABSENT, "key": key(LINKED)}, None),
+        ({"jid": LINKED, "from_phone": LID, "key": key(LINKED)}, None),
+        ({"jid": f"{LID}:12@lid", "from_phone": LID, "key": ABSENT}, None),
+        ({"jid": LINKED, "from_phone": f"+{LID}", "key": key(LINKED)}, None),
+        ({"jid": LINKED, "from_phone": f"{LID[:4]} {LID[4:8]}-{LID[8:]}", "key": key(LINKED)}, None),
+        ({"jid": LINKED, "from_phone": LINKED, "key": key(LINKED)}, None),
+        ({"jid": LINKED, "from_phone": f"{LID}:12@lid", "key": key(LINKED)}, None),
+        ({"jid": f"{LID}@hosted.lid", "from_phone": LID, "key": ABSENT}, None),
         ({"from_phone": LID, "jid": GROUP, "key": key(GROUP, participant=LINKED)}, None),
-        ({"from_phone": LID, "jid": GROUP, "participant": LINKED}, None),
+        ({"from_phone": LID, "jid": GROUP, "participant": LINKED, "key": key(GROUP)}, None),
         ({"from_phone": LID, "jid": GROUP, "key": key(GROUP, participantLid=LINKED)}, None),
+        ({"from_phone": LID, "jid": GROUP, "key": key(GROUP, participantLid=LID)}, None),
         ({"jid": LINKED, "from_phone": PHONE}, PHONE),
+        # Nor where a field says that it is one, and another one writes it like a number.
+        ({"from_phone": f"{LID}@s.whatsapp.net", "jid": LINKED, "key": key(LINKED)}, None),
+        ({"from_phone": LID, "jid": f"{LID}@s.whatsapp.net", "key": key(LINKED)}, None),
+        ({"from_phone": LID, "jid": f"{LID}@c.us", "key": key(f"{LID}@c.us", remoteJidAlt=LINKED)}, None),
+        # The chat's own address may be the number, and what stands beside it the linked id.
+        ({"from_phone": LID, "jid": NUMBER, "key": key(NUMBER, remoteJidAlt=LINKED)}, PHONE),
+        ({"from_phone": LID, "jid": NUMBER, "key": key(LINKED)}, PHONE),
+        ({"from_phone": LID, "jid": LINKED, "key": key(NUMBER)}, PHONE),
+        ({"from_phone": LID, "jid": NUMBER, "remoteJidAlt": LINKED, "key": ABSENT}, PHONE),
+        (
+            {
+                "from_phone": LID,
+                "jid": GROUP,
+                "key": key(GROUP, participant=f"{PHONE}:3@s.whatsapp.net", participantAlt=LINKED),
+            },
+            PHONE,
+        ),
+        # A device as some gateways write it.
+        ({"from_phone": f"{PHONE}.0:4@s.whatsapp.net", "jid": f"{PHONE}.0:4@s.whatsapp.net"}, PHONE),
         # The number in a field beside it, by all its names (D5).
         *(
             (
@@ -228,3 +252,81 @@ def test_any_type_of_message_is_stored_as_it_is(message_type: object, content: o
 def test_broadcasts_and_newsletters_are_to_many_and_people_and_groups_are_not() -> None:
     assert all(map(is_to_many, ("status@broadcast", "1@broadcast", "1@newsletter")))
     assert not any(map(is_to_many, (NUMBER, LINKED, GROUP, "", PHONE)))
+
+
+def test_a_field_beside_a_message_is_seen_whatever_its_name() -> None:
+    assert Beside().alone
+    for name in Beside.__struct_fields__:
+        assert not Beside(**{name: msgspec.Raw(b"1")}).alone, name
+
+
+_CHAT_FIELDS = ("remoteJidAlt", "remote_jid_alt")
+_PERSON_FIELDS = (
+    "participant",
+    "participantAlt",
+    "participantPn",
+    "senderPn",
+    "participant_alt",
+    "participant_pn",
+    "sender_pn",
+)
+_LINKED_FIELDS = ("participantLid", "senderLid", "participant_lid", "sender_lid")
+_LINKED_FORMS = (LINKED, f"{LID}:12@lid", f"{LID}_1:12@lid", f"{LID}@hosted.lid", f"{LID}.0:3@lid")
+_NUMBER_FORMS = (
+    NUMBER,
+    f"{PHONE}:67@s.whatsapp.net",
+    f"{PHONE}@c.us",
+    f"{PHONE}@hosted",
+    f"{PHONE}.0:1@s.whatsapp.net",
+)
+_FROM_FORMS = (LID, f"+{LID}", f"{LID}:4", LINKED, f"{LID}:4@lid", f"{LID}@s.whatsapp.net", "")
+
+# Where an address stands: in the chat's own fields, in the key, or in the message.
+_Place = tuple[str, str]
+
+
+def _places(*names: str) -> list[_Place]:
+    return [(side, name) for side in ("key", "message") for name in names]
+
+
+@st.composite
+def _payloads(draw: st.DrawFn) -> tuple[dict[str, Any], bool]:
+    """A message of a sender with a linked id, and whether any field has the sender's number."""
+    in_group = draw(st.booleans())
+    own = GROUP if in_group else draw(st.sampled_from((*_LINKED_FORMS, *_NUMBER_FORMS)))
+    beside = _places(*_PERSON_FIELDS, *(() if in_group else _CHAT_FIELDS))
+    addresses: dict[_Place, str] = {
+        place: draw(st.sampled_from((*_LINKED_FORMS, *_NUMBER_FORMS)))
+        for place in draw(st.sets(st.sampled_from(beside)))
+    }
+    addresses |= {
+        place: draw(st.sampled_from((*_LINKED_FORMS, LID)))
+        for place in draw(st.sets(st.sampled_from(_places(*_LINKED_FIELDS))))
+    }
+    told = [own, *addresses.values()]
+    from_phone = draw(st.sampled_from(_FROM_FORMS))
+    if not any(text.endswith("lid") for text in (*told, from_phone)):
+        addresses["key", "senderLid"] = LINKED
+    remote = draw(st.sampled_from(("remoteJid", "remote_jid")))
+    sides: dict[str, dict[str, Any]] = {"key": {"id": "3EB0", remote: own}, "message": {}}
+    for (side, name), address in addresses.items():
+        sides[side][name] = address
+    has_number = any(PHONE in text for text in told)
+    return {"from_phone": from_phone, "jid": own, "key": sides["key"], **sides["message"]}, has_number
+
+
+@given(_payloads())
+def test_a_linked_id_is_never_onboarded_and_the_number_is_wherever_it_stands(
+    made: tuple[dict[str, Any], bool],
+) -> None:
+    payload, has_number = made
+    assert onboarded(**payload) == (PHONE if has_number else None)
+
+
+@given(_payloads())
+def test_what_is_stored_of_a_sender_with_a_linked_id_is_what_was_sent(
+    made: tuple[dict[str, Any], bool],
+) -> None:
+    payload, _ = made
+    stored = row(**payload)
+    assert (stored.from_phone, stored.jid) == (payload["from_phone"], payload["jid"])

@@ -116,12 +116,39 @@ async def test_a_database_that_hangs_costs_one_connection_however_often_it_is_as
     assert not any(both)
 
 
-async def test_a_pause_of_storing_is_told_until_it_works_again() -> None:
+async def test_whoever_waits_is_told_with_its_reason_until_it_goes_on() -> None:
     readiness = running()
     readiness.paused("storing Kopi", "the disk is full")
-    assert await readiness.reasons() == {"postgres": "the disk is full (storing Kopi)"}
+    readiness.paused("dead letters Kopi", "dlq_stream takes nothing")
+    assert await readiness.reasons() == {
+        "postgres": "the disk is full (storing Kopi)",
+        "dead letters Kopi": "dlq_stream takes nothing",
+    }
+    assert await readiness.outage()
     readiness.resumed("storing Kopi")
+    assert await readiness.reasons() == {"dead letters Kopi": "dlq_stream takes nothing"}
+    assert await readiness.outage()
+    readiness.resumed("dead letters Kopi")
     assert await readiness.reasons() == {}
+    assert await readiness.outage() is None
+
+
+async def test_a_wait_is_logged_when_it_begins_when_its_reason_changes_and_when_it_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    readiness = running()
+    for reason in ("full", "full", "no answer", "full", "no answer"):
+        readiness.paused("dead letters Kopi", reason)
+    for _ in range(2):
+        readiness.resumed("dead letters Kopi")
+    readiness.paused("dead letters Kopi", "full")
+    assert [record.getMessage() for record in caplog.records] == [
+        "dead letters Kopi waits: full",
+        "dead letters Kopi waits: no answer",
+        "dead letters Kopi works again",
+        "dead letters Kopi waits: full",
+    ]
 
 
 async def test_a_worker_that_stops_is_not_ready() -> None:
@@ -184,17 +211,6 @@ async def test_many_companies_that_wait_for_one_thing_are_one_short_line() -> No
     assert await readiness.reasons() == {
         "postgres": "the disk is full (storing K0, storing K1, storing K2 and 47 more)"
     }
-
-
-async def test_dead_letters_that_wait_are_told_with_what_they_wait_for_and_are_an_outage() -> None:
-    readiness = running()
-    readiness.about("dead letters cannot be stored in stream dlq_stream").paused("dead letters Kopi", "full")
-    told = {"dead letters Kopi": "dead letters cannot be stored in stream dlq_stream: full"}
-    assert await readiness.reasons() == told
-    assert await readiness.outage()
-    readiness.about("").resumed("dead letters Kopi")
-    assert await readiness.reasons() == {}
-    assert await readiness.outage() is None
 
 
 async def test_a_company_that_is_not_served_yet_is_no_outage_for_those_that_are() -> None:

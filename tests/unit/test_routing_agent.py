@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
@@ -71,9 +72,11 @@ class Office:
             storing=Storing(RecordingMeter()),
             dead_letters=DeadLetters(
                 publisher=self.publisher,
+                stream="dlq_stream",
                 subject="v1.dlq",
                 tables=self.tables.of,
                 meter=self.meter,
+                health=RecordingMeter(),
                 ended=lambda *ending: self.routing.ended(*ending),
             ),
             onboard=onboard or self._onboard,
@@ -403,6 +406,26 @@ async def test_the_good_items_of_a_batch_are_stored_before_one_envelope_with_the
     assert "jid is required" in text
     assert delivery.outcome == "ack"
     assert office.settled == [("dlq_published_ack_success", "validation")]
+
+
+@pytest.mark.parametrize("trouble", [BrokerFailed("full"), TooLarge("1 MiB")])
+async def test_bad_items_are_in_the_letter_that_is_published_after_their_batch_is_released(
+    trouble: Exception,
+) -> None:
+    tables = FakeTables(exhausted_troubles=[db.Unavailable("gone")] * 3)
+    office = Office(tables, FakePublisher(*[trouble] * 4))
+    bad = [{"chat_id": "B"}, builders.chat(unread_count="x")]
+    delivery = FakeDelivery("v1.history.chats", builders.history_chats(builders.chat(), *bad))
+    item = await office.run(delivery, role="historical")
+    assert item.released.is_set()
+    assert delivery.settlements == []
+    await until(lambda: office.settled)
+    carried = (
+        json.loads(office.tables.row.original_payload or "")
+        if isinstance(trouble, TooLarge)
+        else office.publisher.envelope["original_payload"]
+    )
+    assert carried == {"chats": bad}
 
 
 @pytest.mark.parametrize("payload", [{"chats": []}, {}, None])
