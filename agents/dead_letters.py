@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final, Protocol
 
+from agents.backoff import Backoff
 from agents.policy import Limits, envelope_retry_count
-from agents.storing import Pauses
 from agents.work import Work, remainder
 from streams import envelope
 from streams.delivery import Publisher, TooLarge
@@ -100,7 +100,7 @@ class DeadLetters:
 
     @staticmethod
     async def _until_safe(step: Step, work: Work, error: EventError, limits: Limits) -> None:
-        pauses = Pauses()
+        pauses = Backoff()
         while True:
             await pauses.wait()
             with suppress(Exception):  # told in the log the first time

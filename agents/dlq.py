@@ -12,10 +12,10 @@ from contextlib import suppress
 from typing import Final, NamedTuple, Protocol
 
 from agents import policy
+from agents.backoff import Backoff
 from agents.dead_letters import message_id, store_exhausted
 from agents.policy import Limits
 from agents.routing import Routing, UnknownSubject
-from agents.storing import Pauses
 from agents.work import Source, Work, metadata, plan
 from streams import envelope
 from streams.delivery import Batch, Delivery
@@ -192,7 +192,7 @@ class DeadLetterRetry:
         )
 
     async def _stored(self, tenant: Tenant, row: ExhaustedRow, attempt: int) -> bool:
-        pauses = Pauses()
+        pauses = Backoff()
         while True:
             try:
                 await store_exhausted(self._tables(tenant), row)

@@ -1,31 +1,35 @@
 """The onboarding agent: the first contact of a phone number, in batches beside the routing (contract 5).
 
-A job's tasks are stored in one transaction. What goes wrong is told apart as in `agents.storing`: an outage is
-waited for, a refused batch is split until the guilty task is alone.
+A job's tasks are stored in one transaction, by the `BatchWriter` that the routing uses too: an outage is waited for, a
+refused batch is bisected until the task to blame is alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Hashable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, Protocol
 
+from agents.backoff import Backoff
+from agents.batch_writer import BatchWriter, Health
+from agents.event_writes import event_error
 from agents.onboarding_queue import KnownPairs, Load, TaskQueue, nothing_new
-from agents.storing import Health, Pauses
-from streams.errors import EventError, Rejected, Unstored
+from streams.errors import EventError
 from streams.fields import Campaign
 from streams.payloads import is_to_many
 from streams.subjects import Tenant
 from tables.contact_book import clean_phone
-from tables.errors import BadData, Contended, Expired, StorageError, Unavailable
+from tables.errors import StorageError
 from tables.first_contact import Incoming, Touch
 from tables.onboarding import Outcome, Pair
 from tables.versions import Origin, Version
+from tables.write_probe import kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +38,6 @@ Status = Literal["success_created", "success_exists", "error_db", "error_other"]
 POOL_SIZE: Final = 10
 QUEUE_SIZE: Final = 10_000
 MAX_BLOCK: Final = 1.0
-# Attempts of a batch that runs out of time before it is halved.
-_TIMEOUTS: Final = 3
 
 
 class Task(NamedTuple):
@@ -60,7 +62,7 @@ class Job:
 
     `done` is called once, with an entry for each task: None when its outcome is settled (also when it is
     `error_other`), else the error its message is to be given up for. `submitted` is a time of
-    `time.perf_counter()`, `bodies` the bytes of the messages that `done` needs.
+    `time.perf_counter()`, `bodies` the bytes of the messages that `done` needs. `replayed`: of a dead letter.
     """
 
     tenant: Tenant
@@ -68,6 +70,7 @@ class Job:
     done: Callable[[Results], Awaitable[None]]
     submitted: float
     bodies: int = 0
+    replayed: bool = False
 
     @property
     def load(self) -> Load:
@@ -99,21 +102,17 @@ class Tables(Protocol):
         ...
 
 
+class Probe(Protocol):
+    """What is needed of `tables.write_probe.WriteProbe`."""
+
+    def store(self, like: Incoming, company: str) -> Awaitable[None]:
+        """Return if PostgreSQL onboards a sender that cannot exist. Raises `StorageError`."""
+        ...
+
+
 def wants_onboarding(flow: str, from_phone: str, jid: str) -> bool:
     """Whether a stored message is a task: incoming, with a phone, from a person or group (contract 5.1, design 6)."""
     return flow == "IN" and from_phone != "" and not is_to_many(jid)
-
-
-@dataclass(slots=True)
-class _Part:
-    """Tasks that are stored in one transaction, by their place in the job."""
-
-    places: list[int]
-    timeouts: int = 0
-
-    def halves(self) -> list[_Part]:
-        middle = len(self.places) // 2
-        return [_Part(self.places[middle:]), _Part(self.places[:middle])]
 
 
 @dataclass(slots=True)
@@ -134,20 +133,21 @@ class Onboarding:
         self,
         *,
         tables: Callable[[Tenant], Tables],
+        probe: Callable[[Tenant], Probe],
         meter: OnboardingMeter,
         send: Callable[[Job], Awaitable[None]],
         pool_size: int = POOL_SIZE,
         queue_size: int = QUEUE_SIZE,
         max_block: float = MAX_BLOCK,
         health: Health,
-        pauses: Callable[[], Pauses] = Pauses,
+        backoff: Callable[[], Backoff] = Backoff,
     ) -> None:
         """`send` puts a job on the agent's channel; `queue_size` counts tasks, `max_block` is in seconds."""
         self._tables = tables
+        self._probe = probe
         self._meter = meter
         self._send = send
-        self._health = health
-        self._pauses = pauses
+        self._writer = BatchWriter("onboarding", health, backoff=backoff)
         self._known = KnownPairs()
         self._queue = TaskQueue(queue_size, max_block)
         self._slots = asyncio.Semaphore(pool_size)
@@ -216,43 +216,77 @@ class Onboarding:
             else:
                 ledger.statuses[place] = "error_other"
                 logger.warning("message names no agent, or no phone that is left after cleaning")
-        parts = [_Part(places)] if places else []
-        pauses = self._pauses()
-        while parts:
-            part = parts.pop()
-            try:
-                await self._store(job.tenant, part, messages, ledger)
-                self._health.resumed()
-                pauses = self._pauses()
-            except (Contended, Unavailable, Expired) as error:
-                parts.extend(_again(part, error))
-                self._health.paused(f"onboarding: {error}")
-                await pauses.wait()
-            except Exception as error:
-                parts.extend(_divide(part, error, ledger))
+        writes = _TaskWrites(
+            job, messages, ledger, self._known, self._tables(job.tenant), self._probe(job.tenant)
+        )
+        await self._writer.store(places, writes)
 
-    async def _store(
-        self, tenant: Tenant, part: _Part, messages: Sequence[Incoming], ledger: _Ledger
-    ) -> None:
-        tables = self._tables(tenant)
+
+@dataclass(frozen=True, slots=True)
+class _TaskWrites:
+    """A `Target` for the tasks of a job, by their places in it; the ledger gets each one's outcome."""
+
+    job: Job
+    messages: Sequence[Incoming]
+    ledger: _Ledger
+    known: KnownPairs
+    tables: Tables
+    tenant_probe: Probe
+
+    @property
+    def company(self) -> str:
+        """Whose job it is."""
+        return self.job.tenant.company
+
+    async def write(self, items: Sequence[int]) -> bool:
+        """Onboard the senders of these places. Raises `StorageError`."""
+        skipped = await self._skipped(items)
+        chosen = [place for place in items if place not in skipped]
+        outcomes = await self.tables.onboard(self.company, [self.messages[place] for place in chosen])
+        for place in skipped:
+            self.ledger.statuses[place] = "success_exists"
+        for place, outcome in zip(chosen, outcomes, strict=True):
+            self.ledger.statuses[place] = "success_created" if outcome.created else "success_exists"
+            if outcome.settled:
+                self.known.add(self.job.tenant, self.messages[place].pair, outcome.since)
+        return bool(chosen)
+
+    async def _skipped(self, items: Sequence[int]) -> set[int]:
+        """The places whose messages have nothing to add to what is stored."""
         seen = [
             place
-            for place in part.places
-            if (message := messages[place]).campaign is None
-            and self._known.has(tenant, message.pair, message.origin.version)
+            for place in items
+            if (message := self.messages[place]).campaign is None
+            and self.known.has(self.job.tenant, message.pair, message.origin.version)
         ]
-        logged: dict[Pair, Version | None] = {}
-        if seen:
-            logged = await tables.known(tenant.company, {messages[place].pair for place in seen})
-        skipped = {place for place in seen if nothing_new(messages[place], logged)}
-        chosen = [place for place in part.places if place not in skipped]
-        outcomes = await tables.onboard(tenant.company, [messages[place] for place in chosen])
-        for place in skipped:
-            ledger.statuses[place] = "success_exists"
-        for place, outcome in zip(chosen, outcomes, strict=True):
-            ledger.statuses[place] = "success_created" if outcome.created else "success_exists"
-            if outcome.settled:
-                self._known.add(tenant, messages[place].pair, outcome.since)
+        if not seen:
+            return set()
+        logged = await self.tables.known(self.company, {self.messages[place].pair for place in seen})
+        return {place for place in seen if nothing_new(self.messages[place], logged)}
+
+    async def probe(self, item: int) -> None:
+        """Onboard a sender that cannot exist. Raises `StorageError`."""
+        await self.tenant_probe.store(self.messages[item], self.company)
+
+    def kind(self, item: int) -> Hashable:
+        """All tasks are of one kind."""
+        return kind_of(self.messages[item])
+
+    def event(self, item: int) -> Hashable:
+        """Stream and sequence of the message; a replay does not count, for it was blamed before."""
+        if self.job.replayed:
+            return None
+        metadata = json.loads(self.messages[item].origin.metadata)
+        return metadata.get("stream"), metadata.get("stream_sequence")
+
+    def blame(self, item: int, error: Exception) -> None:
+        """Settle the task: the message is given up if the database refused it, and kept if we failed."""
+        if isinstance(error, StorageError):
+            self.ledger.statuses[item] = "error_db"
+            self.ledger.errors[item] = event_error(error)
+        else:
+            self.ledger.statuses[item] = "error_other"
+            logger.error("unexpected exception while onboarding a message", exc_info=error)
 
 
 def _incoming(task: Task) -> Incoming:
@@ -270,27 +304,3 @@ def _incoming(task: Task) -> Incoming:
         touch,
         task.origin,
     )
-
-
-def _again(part: _Part, error: StorageError) -> list[_Part]:
-    """The same again after a pause; what runs out of time again and again is tried in smaller parts."""
-    if isinstance(error, Expired):
-        part.timeouts += 1
-        if part.timeouts >= _TIMEOUTS and len(part.places) > 1:
-            return part.halves()
-    return [part]
-
-
-def _divide(part: _Part, error: Exception, ledger: _Ledger) -> list[_Part]:
-    """Both halves; a task alone is to blame and gets its outcome (contract 5.7)."""
-    if len(part.places) > 1:
-        return part.halves()
-    [place] = part.places
-    if isinstance(error, StorageError):
-        kind = Rejected if isinstance(error, BadData) else Unstored
-        ledger.statuses[place] = "error_db"
-        ledger.errors[place] = kind(f"database: {error}")
-    else:
-        ledger.statuses[place] = "error_other"
-        logger.error("unexpected exception while onboarding a message", exc_info=error)
-    return []

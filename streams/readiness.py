@@ -47,7 +47,7 @@ class Readiness:
 
     def __init__(self) -> None:
         self._starting = "starting"
-        self._paused = ""
+        self._paused: dict[str, str] = {}
         self.broker_problem: Callable[[], str | None] = lambda: "not connected yet"
         self.ping_database: Callable[[], Awaitable[None]] | None = None
         self.dead_agents: Callable[[], Sequence[str]] = lambda: ()
@@ -67,17 +67,16 @@ class Readiness:
         """The worker takes no new work."""
         self._starting = "stopping"
 
-    def paused(self, reason: str) -> None:
-        """Storing waits for the database."""
-        if reason != self._paused:
-            logger.warning("storing waits: %s", reason)
-        self._paused = reason
+    def paused(self, waiter: str, reason: str) -> None:
+        """`waiter` (what it does, and for whom) waits for the database."""
+        if reason != self._paused.get(waiter):
+            logger.warning("%s waits: %s", waiter, reason)
+        self._paused[waiter] = reason
 
-    def resumed(self) -> None:
-        """Storing works again."""
-        if self._paused:
-            logger.info("storing works again")
-        self._paused = ""
+    def resumed(self, waiter: str) -> None:
+        """`waiter` goes on."""
+        if self._paused.pop(waiter, None) is not None:
+            logger.info("%s works again", waiter)
 
     async def reasons(self) -> Mapping[str, str]:
         """Why the worker is not ready, by part; empty when it is."""
@@ -111,7 +110,7 @@ class Readiness:
             self._ping = None
             if error := ping.exception():
                 return str(error)
-        return self._paused or None
+        return "; ".join(f"{waiter}: {reason}" for waiter, reason in self._paused.items()) or None
 
     def _source_problems(self, now: float) -> Mapping[str, str]:
         found = {}

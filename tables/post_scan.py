@@ -26,6 +26,15 @@ LEASE: Final = datetime.timedelta(minutes=5)
 _LONGEST_PHONE: Final = 17
 
 
+class PostScanRequest(NamedTuple):
+    """The wish of a last history batch: look at this agent's contacts again later (contract 5.6)."""
+
+    ref: int
+    agent_id: str
+    stored_at: datetime.datetime
+    metadata: str
+
+
 @dataclass(slots=True)
 class Claim:
     """A job that is ours until `until`, and how far its contacts have been looked at."""

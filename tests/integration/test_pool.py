@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from agents.storing import Storing
+from agents.batch_writer import BatchWriter
+from agents.event_writes import EventWrites
 from agents.work import Source, Unit, Work, plan
 from streams.subjects import Tenant
 from tables import pool
@@ -56,10 +57,10 @@ async def test_the_database_cannot_be_used_before_it_is_open(database_dsn: str) 
 class _Calm:
     """Nobody to be told of pauses."""
 
-    def paused(self, reason: str) -> None:
+    def paused(self, waiter: str, reason: str) -> None:
         raise AssertionError(f"the database was taken for gone: {reason}")
 
-    def resumed(self) -> None:
+    def resumed(self, waiter: str) -> None:
         pass
 
 
@@ -84,5 +85,5 @@ async def test_a_table_that_changes_under_its_plans_is_nobodys_fault(
             delivery = FakeDelivery(event_type, payload)
             work = Work(Tenant(company), delivery, replace(source, event_type=event_type, sequence=number))
             units += plan(work, delivery.data, itertools.count(len(units))).units
-        await Storing(_Calm()).store(units, lambda rows: tables.write(rows))
+        await BatchWriter("storing", _Calm()).store(units, EventWrites(company, tables))
         assert [unit.error for unit in units] == [None] * 4

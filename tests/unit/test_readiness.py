@@ -117,10 +117,22 @@ async def test_a_database_that_hangs_costs_one_connection_however_often_it_is_as
 
 async def test_a_pause_of_storing_is_told_until_it_works_again() -> None:
     readiness = running()
-    readiness.paused("the disk is full")
-    assert await readiness.reasons() == {"postgres": "the disk is full"}
-    readiness.resumed()
+    readiness.paused("storing KopiNusa01", "the disk is full")
+    assert await readiness.reasons() == {"postgres": "storing KopiNusa01: the disk is full"}
+    readiness.resumed("storing KopiNusa01")
     assert await readiness.reasons() == {}
+
+
+async def test_each_waiter_has_a_reason_of_its_own_and_ends_no_others() -> None:
+    readiness = running()
+    readiness.paused("storing KopiNusa01", "a sequence is at its end")
+    readiness.paused("onboarding KopiNusa02", "a right is missing")
+    readiness.resumed("storing KopiNusa02")
+    told = (await readiness.reasons())["postgres"]
+    assert "storing KopiNusa01: a sequence is at its end" in told
+    assert "onboarding KopiNusa02: a right is missing" in told
+    readiness.resumed("storing KopiNusa01")
+    assert await readiness.reasons() == {"postgres": "onboarding KopiNusa02: a right is missing"}
 
 
 async def test_a_worker_that_stops_is_not_ready() -> None:

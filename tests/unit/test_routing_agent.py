@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from agents.batch_writer import BatchWriter
 from agents.dead_letters import DeadLetters
 from agents.onboarding import Job
 from agents.routing import ITEMS_A_TURN, ROWS_A_TURN, Routing
-from agents.storing import Storing
 from streams import errors
 from streams.delivery import Batch, Role, TooLarge
 from streams.errors import BrokerFailed, EventError
@@ -68,7 +68,7 @@ class Office:
         self.jobs: list[Job] = []
         self.routing = Routing(
             tables=self.tables.of,
-            storing=Storing(RecordingMeter()),
+            writer=BatchWriter("storing", RecordingMeter()),
             dead_letters=DeadLetters(
                 publisher=self.publisher,
                 subject="v1.dlq",
