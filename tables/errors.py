@@ -181,9 +181,9 @@ def connecting() -> Iterator[None]:
     try:
         with translated():
             yield
-    except Unavailable:
-        raise
     except Expired as error:
         raise Unavailable("no connection to the database in time", error.sqlstate) from error
     except StorageError as error:
+        if error.sqlstate is None:
+            raise
         raise Unavailable(f"cannot connect: {error.in_full()}", error.sqlstate) from error
