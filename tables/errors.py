@@ -121,9 +121,6 @@ def translate(error: BaseException) -> StorageError | None:
         return _of_server(error)
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return Expired("the database took too long")
-    if isinstance(error, asyncpg.DataError):
-        # The driver cannot send a value; its text holds it.
-        return BadData(type(error).__name__)
     if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
         return Unavailable(f"{type(error).__name__}: {error}")
     return None
