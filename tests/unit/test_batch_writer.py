@@ -230,8 +230,11 @@ async def test_a_probe_refused_for_another_reason_of_its_data_clears_nobody() ->
     wrong = db.BadData("SQLSTATE 22P02: x", "22P02")
     check = db.BadData("SQLSTATE 23514: x", "23514", objects={"constraint": "phone_is_short"})
     tables, given = FakeTables(judge=blaming(wrong, 0), probe_troubles=[check]), units(1)
-    await store(tables, given)
+    desk = Desk(tables)
+    desk.writer.backoff = lambda: _Passing(desk.clock)
+    await desk.store(given)
     assert isinstance(given[0].error, errors.Rejected)
+    assert desk.health.calls == []
 
 
 async def test_a_probe_refused_by_the_same_constraint_clears_the_event() -> None:
