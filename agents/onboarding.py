@@ -7,33 +7,27 @@ refused batch is bisected until the task to blame is alone.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Hashable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
 
 from agents.backoff import Backoff
 from agents.batch_writer import BatchWriter, Health
-from agents.event_writes import event_error
-from agents.onboarding_queue import KnownPairs, Load, TaskQueue, nothing_new
+from agents.onboarding_queue import KnownPairs, Load, TaskQueue
+from agents.task_writes import Ledger, Probe, Tables, TaskWrites
 from streams.errors import EventError
 from streams.fields import Campaign
 from streams.payloads import is_to_many
 from streams.subjects import Tenant
 from tables.contact_book import clean_phone
-from tables.errors import StorageError
 from tables.first_contact import Incoming, Touch
-from tables.onboarding import Outcome, Pair
-from tables.versions import Origin, Version
-from tables.write_probe import kind_of
+from tables.versions import Origin
 
 logger = logging.getLogger(__name__)
-
-Status = Literal["success_created", "success_exists", "error_db", "error_other"]
 
 POOL_SIZE: Final = 10
 QUEUE_SIZE: Final = 10_000
@@ -90,40 +84,9 @@ class OnboardingMeter(Protocol):
         ...
 
 
-class Tables(Protocol):
-    """What is needed of `tables.onboarding.OnboardingTables`."""
-
-    def known(self, company: str, pairs: Iterable[Pair]) -> Awaitable[dict[Pair, Version | None]]:
-        """Which pairs are in the log."""
-        ...
-
-    def onboard(self, company: str, messages: Sequence[Incoming]) -> Awaitable[list[Outcome]]:
-        """Onboard the senders, in one transaction."""
-        ...
-
-
-class Probe(Protocol):
-    """What is needed of `tables.write_probe.WriteProbe`."""
-
-    def store(self, like: Incoming, company: str) -> Awaitable[None]:
-        """Return if PostgreSQL onboards a sender that cannot exist. Raises `StorageError`."""
-        ...
-
-
 def wants_onboarding(flow: str, from_phone: str, jid: str) -> bool:
     """Whether a stored message is a task: incoming, with a phone, from a person or group (contract 5.1, design 6)."""
     return flow == "IN" and from_phone != "" and not is_to_many(jid)
-
-
-@dataclass(slots=True)
-class _Ledger:
-    """How each task of a job ended."""
-
-    statuses: list[Status | None]
-    errors: list[EventError | None] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.errors = [None] * len(self.statuses)
 
 
 class Onboarding:
@@ -194,7 +157,7 @@ class Onboarding:
             await self._work(job)
 
     async def _work(self, job: Job) -> None:
-        ledger = _Ledger([None] * len(job.tasks))
+        ledger = Ledger([None] * len(job.tasks))
         try:
             await self._handle(job, ledger)
         except Exception:
@@ -207,7 +170,7 @@ class Onboarding:
         except Exception:
             logger.exception("unexpected exception while settling onboarded messages; they come again")
 
-    async def _handle(self, job: Job, ledger: _Ledger) -> None:
+    async def _handle(self, job: Job, ledger: Ledger) -> None:
         messages = [_incoming(task) for task in job.tasks]
         places = []
         for place, message in enumerate(messages):
@@ -216,77 +179,16 @@ class Onboarding:
             else:
                 ledger.statuses[place] = "error_other"
                 logger.warning("message names no agent, or no phone that is left after cleaning")
-        writes = _TaskWrites(
-            job, messages, ledger, self._known, self._tables(job.tenant), self._probe(job.tenant)
+        writes = TaskWrites(
+            tenant=job.tenant,
+            messages=messages,
+            ledger=ledger,
+            known=self._known,
+            tables=self._tables(job.tenant),
+            tenant_probe=self._probe(job.tenant),
+            replayed=job.replayed,
         )
         await self._writer.store(places, writes)
-
-
-@dataclass(frozen=True, slots=True)
-class _TaskWrites:
-    """A `Target` for the tasks of a job, by their places in it; the ledger gets each one's outcome."""
-
-    job: Job
-    messages: Sequence[Incoming]
-    ledger: _Ledger
-    known: KnownPairs
-    tables: Tables
-    tenant_probe: Probe
-
-    @property
-    def company(self) -> str:
-        """Whose job it is."""
-        return self.job.tenant.company
-
-    async def write(self, items: Sequence[int]) -> bool:
-        """Onboard the senders of these places. Raises `StorageError`."""
-        skipped = await self._skipped(items)
-        chosen = [place for place in items if place not in skipped]
-        outcomes = await self.tables.onboard(self.company, [self.messages[place] for place in chosen])
-        for place in skipped:
-            self.ledger.statuses[place] = "success_exists"
-        for place, outcome in zip(chosen, outcomes, strict=True):
-            self.ledger.statuses[place] = "success_created" if outcome.created else "success_exists"
-            if outcome.settled:
-                self.known.add(self.job.tenant, self.messages[place].pair, outcome.since)
-        return bool(chosen)
-
-    async def _skipped(self, items: Sequence[int]) -> set[int]:
-        """The places whose messages have nothing to add to what is stored."""
-        seen = [
-            place
-            for place in items
-            if (message := self.messages[place]).campaign is None
-            and self.known.has(self.job.tenant, message.pair, message.origin.version)
-        ]
-        if not seen:
-            return set()
-        logged = await self.tables.known(self.company, {self.messages[place].pair for place in seen})
-        return {place for place in seen if nothing_new(self.messages[place], logged)}
-
-    async def probe(self, item: int) -> None:
-        """Onboard a sender that cannot exist. Raises `StorageError`."""
-        await self.tenant_probe.store(self.messages[item], self.company)
-
-    def kind(self, item: int) -> Hashable:
-        """All tasks are of one kind."""
-        return kind_of(self.messages[item])
-
-    def event(self, item: int) -> Hashable:
-        """Stream and sequence of the message; a replay does not count, for it was blamed before."""
-        if self.job.replayed:
-            return None
-        metadata = json.loads(self.messages[item].origin.metadata)
-        return metadata.get("stream"), metadata.get("stream_sequence")
-
-    def blame(self, item: int, error: Exception) -> None:
-        """Settle the task: the message is given up if the database refused it, and kept if we failed."""
-        if isinstance(error, StorageError):
-            self.ledger.statuses[item] = "error_db"
-            self.ledger.errors[item] = event_error(error)
-        else:
-            self.ledger.statuses[item] = "error_other"
-            logger.error("unexpected exception while onboarding a message", exc_info=error)
 
 
 def _incoming(task: Task) -> Incoming:
