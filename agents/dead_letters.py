@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from agents.backoff import Backoff
+from agents.batch_writer import Health
 from agents.dead_letter import DeadLetter, message_id
 from agents.policy import Limits
-from agents.storing import Health, Pauses
 from agents.work import Work
 from streams.delivery import Publisher, TooLarge
 from streams.errors import BrokerFailed, EventError
@@ -109,9 +110,8 @@ class DeadLetters:
             logger.exception("unexpected exception with a dead letter; its event comes again")
             self._meter.stuck(work.tenant.company, work.source.event_type, "nak_dlq_marshal_fail")
             return await work.delivery.nak(limits.maximum)
-        if not isinstance(
-            work.event, History
-        ):  # the items of a history batch are released in turns, by routing
+        # The items of a history batch are released in turns, by routing.
+        if not isinstance(work.event, History):
             work.lighten()
         given_up = _GivenUp(work, error, letter)
         try:
@@ -139,9 +139,9 @@ class DeadLetters:
         self._bytes -= self._waiting.pop(task)
 
     async def _until_safe(self, step: Step, given_up: _GivenUp) -> None:
-        pauses = Pauses()
+        backoff = Backoff()
         while True:
-            await pauses.wait()
+            await backoff.wait()
             try:
                 await step(given_up)
                 break

@@ -12,11 +12,11 @@ from contextlib import suppress
 from typing import Final, NamedTuple, Protocol
 
 from agents import policy
+from agents.backoff import Backoff
 from agents.dead_letter import message_id
 from agents.dead_letters import store_exhausted
 from agents.policy import Limits
 from agents.routing import Routing, UnknownSubject
-from agents.storing import Pauses
 from agents.work import Source, Work, metadata, plan
 from streams import envelope
 from streams.delivery import Batch, Delivery
@@ -193,7 +193,7 @@ class DeadLetterRetry:
         )
 
     async def _stored(self, tenant: Tenant, row: ExhaustedRow, attempt: int) -> bool:
-        pauses = Pauses()
+        pauses = Backoff()
         while True:
             try:
                 await store_exhausted(self._tables(tenant), row)

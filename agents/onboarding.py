@@ -1,7 +1,7 @@
 """The onboarding agent: the first contact of a phone number, in batches beside the routing (contract 5).
 
-A job's tasks are stored in one transaction. What goes wrong is told apart as in `agents.storing`: an outage is
-waited for, a refused batch is split until the guilty task is alone.
+A job's tasks are stored in one transaction, by the `BatchWriter` that the routing uses too: an outage is waited for, a
+refused batch is bisected until the task to blame is alone.
 """
 
 from __future__ import annotations
@@ -10,32 +10,28 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
 
-from agents.onboarding_queue import KnownPairs, Load, TaskQueue, nothing_new
-from agents.storing import Health, Pauses
-from streams.errors import EventError, Rejected, Unstored
+from agents.backoff import Backoff
+from agents.batch_writer import BatchWriter, Health
+from agents.onboarding_queue import KnownPairs, Load, TaskQueue
+from agents.task_writes import Ledger, Probe, Tables, TaskWrites
+from streams.errors import EventError
 from streams.fields import Campaign
 from streams.payloads import is_to_many
 from streams.subjects import Tenant
 from tables.contact_book import clean_phone
-from tables.errors import BadData, Contended, Expired, StorageError, Unavailable
 from tables.first_contact import Incoming, Touch
-from tables.onboarding import Outcome, Pair
-from tables.versions import Origin, Version
+from tables.versions import Origin
 
 logger = logging.getLogger(__name__)
-
-Status = Literal["success_created", "success_exists", "error_db", "error_other"]
 
 POOL_SIZE: Final = 10
 QUEUE_SIZE: Final = 10_000
 MAX_BLOCK: Final = 1.0
-# Attempts of a batch that runs out of time before it is halved.
-_TIMEOUTS: Final = 3
 
 
 class Task(NamedTuple):
@@ -60,7 +56,7 @@ class Job:
 
     `done` is called once, with an entry for each task: None when its outcome is settled (also when it is
     `error_other`), else the error its message is to be given up for. `submitted` is a time of
-    `time.perf_counter()`, `bodies` the bytes of the messages that `done` needs.
+    `time.perf_counter()`, `bodies` the bytes of the messages that `done` needs. `replayed`: of a dead letter.
     """
 
     tenant: Tenant
@@ -68,6 +64,7 @@ class Job:
     done: Callable[[Results], Awaitable[None]]
     submitted: float
     bodies: int = 0
+    replayed: bool = False
 
     @property
     def load(self) -> Load:
@@ -87,44 +84,9 @@ class OnboardingMeter(Protocol):
         ...
 
 
-class Tables(Protocol):
-    """What is needed of `tables.onboarding.OnboardingTables`."""
-
-    def known(self, company: str, pairs: Iterable[Pair]) -> Awaitable[dict[Pair, Version | None]]:
-        """Which pairs are in the log."""
-        ...
-
-    def onboard(self, company: str, messages: Sequence[Incoming]) -> Awaitable[list[Outcome]]:
-        """Onboard the senders, in one transaction."""
-        ...
-
-
 def wants_onboarding(flow: str, from_phone: str, jid: str) -> bool:
     """Whether a stored message is a task: incoming, with a phone, from a person or group (contract 5.1, design 6)."""
     return flow == "IN" and from_phone != "" and not is_to_many(jid)
-
-
-@dataclass(slots=True)
-class _Part:
-    """Tasks that are stored in one transaction, by their place in the job."""
-
-    places: list[int]
-    timeouts: int = 0
-
-    def halves(self) -> list[_Part]:
-        middle = len(self.places) // 2
-        return [_Part(self.places[middle:]), _Part(self.places[:middle])]
-
-
-@dataclass(slots=True)
-class _Ledger:
-    """How each task of a job ended."""
-
-    statuses: list[Status | None]
-    errors: list[EventError | None] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.errors = [None] * len(self.statuses)
 
 
 class Onboarding:
@@ -134,20 +96,21 @@ class Onboarding:
         self,
         *,
         tables: Callable[[Tenant], Tables],
+        probe: Callable[[Tenant], Probe],
         meter: OnboardingMeter,
         send: Callable[[Job], Awaitable[None]],
         pool_size: int = POOL_SIZE,
         queue_size: int = QUEUE_SIZE,
         max_block: float = MAX_BLOCK,
         health: Health,
-        pauses: Callable[[], Pauses] = Pauses,
+        backoff: Callable[[], Backoff] = Backoff,
     ) -> None:
         """`send` puts a job on the agent's channel; `queue_size` counts tasks, `max_block` is in seconds."""
         self._tables = tables
+        self._probe = probe
         self._meter = meter
         self._send = send
-        self._health = health
-        self._pauses = pauses
+        self._writer = BatchWriter("onboarding", health, backoff=backoff)
         self._known = KnownPairs()
         self._queue = TaskQueue(queue_size, max_block)
         self._slots = asyncio.Semaphore(pool_size)
@@ -194,7 +157,7 @@ class Onboarding:
             await self._work(job)
 
     async def _work(self, job: Job) -> None:
-        ledger = _Ledger([None] * len(job.tasks))
+        ledger = Ledger([None] * len(job.tasks))
         try:
             await self._handle(job, ledger)
         except Exception:
@@ -207,7 +170,7 @@ class Onboarding:
         except Exception:
             logger.exception("unexpected exception while settling onboarded messages; they come again")
 
-    async def _handle(self, job: Job, ledger: _Ledger) -> None:
+    async def _handle(self, job: Job, ledger: Ledger) -> None:
         messages = [_incoming(task) for task in job.tasks]
         places = []
         for place, message in enumerate(messages):
@@ -216,44 +179,16 @@ class Onboarding:
             else:
                 ledger.statuses[place] = "error_other"
                 logger.warning("message names no agent, or no phone that is left after cleaning")
-        parts = [_Part(places)] if places else []
-        pauses = self._pauses()
-        waiter = f"onboarding {job.tenant.company}"
-        while parts:
-            part = parts.pop()
-            try:
-                await self._store(job.tenant, part, messages, ledger)
-                self._health.resumed(waiter)
-                pauses = self._pauses()
-            except (Contended, Unavailable, Expired) as error:
-                parts.extend(_again(part, error))
-                self._health.paused(waiter, str(error))
-                await pauses.wait()
-            except Exception as error:
-                parts.extend(_divide(part, error, ledger))
-
-    async def _store(
-        self, tenant: Tenant, part: _Part, messages: Sequence[Incoming], ledger: _Ledger
-    ) -> None:
-        tables = self._tables(tenant)
-        seen = [
-            place
-            for place in part.places
-            if (message := messages[place]).campaign is None
-            and self._known.has(tenant, message.pair, message.origin.version)
-        ]
-        logged: dict[Pair, Version | None] = {}
-        if seen:
-            logged = await tables.known(tenant.company, {messages[place].pair for place in seen})
-        skipped = {place for place in seen if nothing_new(messages[place], logged)}
-        chosen = [place for place in part.places if place not in skipped]
-        outcomes = await tables.onboard(tenant.company, [messages[place] for place in chosen])
-        for place in skipped:
-            ledger.statuses[place] = "success_exists"
-        for place, outcome in zip(chosen, outcomes, strict=True):
-            ledger.statuses[place] = "success_created" if outcome.created else "success_exists"
-            if outcome.settled:
-                self._known.add(tenant, messages[place].pair, outcome.since)
+        writes = TaskWrites(
+            tenant=job.tenant,
+            messages=messages,
+            ledger=ledger,
+            known=self._known,
+            tables=self._tables(job.tenant),
+            tenant_probe=self._probe(job.tenant),
+            replayed=job.replayed,
+        )
+        await self._writer.store(places, writes)
 
 
 def _incoming(task: Task) -> Incoming:
@@ -271,27 +206,3 @@ def _incoming(task: Task) -> Incoming:
         touch,
         task.origin,
     )
-
-
-def _again(part: _Part, error: StorageError) -> list[_Part]:
-    """The same again after a pause; what runs out of time again and again is tried in smaller parts."""
-    if isinstance(error, Expired):
-        part.timeouts += 1
-        if part.timeouts >= _TIMEOUTS and len(part.places) > 1:
-            return part.halves()
-    return [part]
-
-
-def _divide(part: _Part, error: Exception, ledger: _Ledger) -> list[_Part]:
-    """Both halves; a task alone is to blame and gets its outcome (contract 5.7)."""
-    if len(part.places) > 1:
-        return part.halves()
-    [place] = part.places
-    if isinstance(error, StorageError):
-        kind = Rejected if isinstance(error, BadData) else Unstored
-        ledger.statuses[place] = "error_db"
-        ledger.errors[place] = kind(f"database: {error}")
-    else:
-        ledger.statuses[place] = "error_other"
-        logger.error("unexpected exception while onboarding a message", exc_info=error)
-    return []

@@ -13,13 +13,14 @@ from functools import partial
 from typing import Final, Protocol, cast
 
 from agents import policy
+from agents.batch_writer import BatchWriter
 from agents.dead_letter import message_id
 from agents.dead_letters import DeadLetters, context
+from agents.event_writes import EventWrites
 from agents.onboarding import Job, Task
 from agents.policy import Limits
 from agents.precedence import Precedence
 from agents.senders import named_agent, onboarding_task
-from agents.storing import Storing
 from agents.work import Source, Unit, Work, advance, metadata
 from streams import envelope, events
 from streams.delivery import Batch, Delivery, Role
@@ -71,14 +72,14 @@ class Routing:
         self,
         *,
         tables: Callable[[Tenant], TenantTables],
-        storing: Storing,
+        writer: BatchWriter,
         dead_letters: DeadLetters,
         onboard: Callable[[Job], Awaitable[None]],
         limits: Mapping[Role, Limits],
         meter: RoutingMeter,
     ) -> None:
         self._tables = tables
-        self._storing = storing
+        self._writer = writer
         self._dead_letters = dead_letters
         self._onboard = onboard
         self._limits = limits
@@ -188,14 +189,14 @@ class Routing:
 
     async def replay(self, work: Work) -> EventError | None:
         """Handle a dead letter's event like a live one, onboarding included; returns what went wrong."""
-        await self._store([work], bulk=isinstance(work.event, events.History))
+        await self._store([work], bulk=isinstance(work.event, events.History), replayed=True)
         if work.conclude() is None and (task := onboarding_task(work)):
             outcome: asyncio.Future[EventError | None] = asyncio.get_running_loop().create_future()
 
             async def done(results: Sequence[EventError | None]) -> None:
                 outcome.set_result(results[0])
 
-            await self._onboard(Job(work.tenant, [task], done, time.perf_counter()))
+            await self._onboard(Job(work.tenant, [task], done, time.perf_counter(), replayed=True))
             work.error = await outcome
         return work.error
 
@@ -218,31 +219,30 @@ class Routing:
             work.error = Undelivered()
         return work
 
-    async def _store(self, works: Sequence[Work], *, bulk: bool) -> None:
+    async def _store(self, works: Sequence[Work], *, bulk: bool, replayed: bool = False) -> None:
         if not works:
             return
         units = [unit for work in works for unit in work.units]
         try:
-            tables, company = self._tables(works[0].tenant), works[0].tenant.company
+            tenant = works[0].tenant
+            writes = EventWrites(tenant.company, self._tables(tenant), bulk=bulk, replayed=replayed)
             if bulk:
-                await self._store_in_turns(units, tables, company)
+                await self._store_in_turns(units, writes)
             else:
                 with self._precedence.realtime():
-                    await self._storing.store(units, tables.write, company)
+                    await self._writer.store(units, writes)
         except Exception as error:
             logger.exception("unexpected exception while storing a batch")
             for unit in units:
                 unit.error = unit.error or Crashed(f"unexpected {type(error).__name__} while storing")
 
-    async def _store_in_turns(self, units: Sequence[Unit], tables: TenantTables, company: str) -> None:
+    async def _store_in_turns(self, units: Sequence[Unit], writes: EventWrites) -> None:
         start = 0
         while start < len(units):
             async with self._precedence.history():
                 # A third faster, but others would wait for its commit.
                 end = len(units) if self._precedence.undisturbed else start + ROWS_A_TURN
-                await self._storing.store(
-                    units[start:end], lambda changes: tables.write(changes, bulk=True), company
-                )
+                await self._writer.store(units[start:end], writes)
             start = end
 
     def _job(self, tenant: Tenant, tasks: Sequence[tuple[Work, Task]], limits: Limits) -> Job:

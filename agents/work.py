@@ -15,7 +15,8 @@ from streams import events
 from streams.delivery import Delivery, Provenance
 from streams.errors import Crashed, EventError
 from streams.subjects import Tenant
-from tables.tenant import Change, PostScanRequest
+from tables.post_scan import PostScanRequest
+from tables.tenant import Change
 from tables.versions import Origin, Version
 
 logger = logging.getLogger(__name__)

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from agents.batch_writer import BatchWriter
 from agents.dead_letters import DeadLetters
 from agents.dlq import DeadLetterRetry
 from agents.onboarding import Onboarding
 from agents.policy import Limits
 from agents.post_scan import PostScan
 from agents.routing import Routing
-from agents.storing import Storing
 from streams import logs, page, web
 from streams.broker import Broker
 from streams.channels import DirectChannel
@@ -111,6 +111,7 @@ class Assembly:
         settings, tables = self.settings, self.tables.__getitem__
         self.onboarding = Onboarding(
             tables=lambda tenant: self.tables[tenant].onboarding,
+            probe=lambda tenant: self.tables[tenant].probe,
             meter=self.metrics,
             send=self.channels["onboarding"].deliver_item,
             pool_size=settings.onboarding_pool_size,
@@ -129,7 +130,7 @@ class Assembly:
         )
         self.routing = Routing(
             tables=tables,
-            storing=Storing(self.readiness),
+            writer=BatchWriter("storing", self.readiness),
             dead_letters=self.dead_letters,
             onboard=self.onboarding.submit,
             limits=limits(settings),

@@ -4,14 +4,17 @@ StorageError
 ├─ Unavailable    the server, the connection or the whole schema: keep the batch, pause, try again
 ├─ Expired        a statement, a lock or the pool took too long: pause, then look for the event to blame
 ├─ Contended      a deadlock or a stale plan: the same again, at once
-├─ BadData        the data of some event (SQLSTATE classes 21, 22, 23, 54): find the event, give it up
+├─ BadData        perhaps the data of some event: find the event, give it up
 └─ Failed         anything else about a statement: find the event, try it again later
+
+No event is blamed for one of these alone: see `agents.evidence`. The reason for each row of `KINDS` is in
+docs/specification/database-errors.md.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -19,11 +22,35 @@ import asyncpg
 
 
 class StorageError(Exception):
-    """The database did not do what was asked. `sqlstate` is None when no server answered."""
+    """The database did not do what was asked.
 
-    def __init__(self, message: str, sqlstate: str | None = None) -> None:
+    `sqlstate` is None when no server answered. `objects` are the table, column, constraint and data type that the
+    server named. `server_text` is its message: it may hold values of a row, so it is no part of our own text.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        sqlstate: str | None = None,
+        *,
+        objects: Mapping[str, str] | None = None,
+        server_text: str = "",
+    ) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
+        self.objects = dict(objects or {})
+        self.server_text = server_text
+
+    @property
+    def names_object(self) -> bool:
+        """Whether the server said which table, column, constraint or data type it is about."""
+        return bool(self.objects)
+
+    def in_full(self) -> str:
+        """The text with the server's own message; only for what holds no values of an event."""
+        if self.sqlstate is None or not self.server_text:
+            return str(self)
+        return _text(self.sqlstate, self.server_text, self.objects)
 
 
 class Unavailable(StorageError):
@@ -46,20 +73,52 @@ class Failed(StorageError):
     """The statement failed."""
 
 
-_CONTENDED: Final = {"40001", "40P01", "0A000"}
-_EXPIRED: Final = {"57014", "55P03", "25P03"}
 READ_ONLY: Final = "25006"
-_BAD_DATA: Final = {"21", "22", "23", "54"}
-# Connection, authorisation, database gone, resources, operator, system; 42 and 3F: tables or rights are
-# missing, which no event is to blame for.
-_UNAVAILABLE: Final = {"08", "28", "3D", "3F", "42", "53", "57", "58"}
+# A SQLSTATE, or a class of them; the longer one counts. What is in neither is `Failed`.
+KINDS: Final[Mapping[str, type[StorageError]]] = {
+    "08": Unavailable,
+    "0A000": Contended,
+    "21": BadData,
+    "22": BadData,
+    "2200H": Unavailable,
+    "23": BadData,
+    "25": Unavailable,
+    "25P03": Expired,
+    "25P04": Expired,
+    "26": Unavailable,
+    "28": Unavailable,
+    "3D": Unavailable,
+    "3F": Unavailable,
+    "40001": Contended,
+    "40P01": Contended,
+    "40003": Unavailable,
+    "42": Unavailable,
+    "53": Unavailable,
+    "54": BadData,
+    "55": Unavailable,
+    "55P03": Expired,
+    "57": Unavailable,
+    "57014": Expired,
+    "58": Unavailable,
+    "F0": Unavailable,
+}
+# What a pooler says, or the server behind one, when prepared statements get lost between two transactions.
+_POOLER: Final = ("08P01", "26", "42P05")
+_POOLER_ADVICE: Final = (
+    "is a pooler in transaction mode in between? It has to keep prepared statements (pgbouncer 1.21 or newer with "
+    "max_prepared_statements), or be in session mode"
+)
+
+
+def kind_of(state: str) -> type[StorageError]:
+    """What kind of error a SQLSTATE of a statement is."""
+    return KINDS.get(state) or KINDS.get(state[:2]) or Failed
 
 
 def translate(error: BaseException) -> StorageError | None:
     """Our error for one of the driver's, or None if it is none of the driver's."""
     if isinstance(error, asyncpg.PostgresError):
-        state = error.sqlstate or ""
-        return _of_state(state)(_message(error, state), state or None)
+        return _of_server(error)
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return Expired("the database took too long")
     if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
@@ -67,31 +126,33 @@ def translate(error: BaseException) -> StorageError | None:
     return None
 
 
-def _of_state(state: str) -> type[StorageError]:
-    if state in _CONTENDED:
-        return Contended
-    if state in _EXPIRED:
-        return Expired
-    if state == READ_ONLY or state[:2] in _UNAVAILABLE:
-        return Unavailable
-    return BadData if state[:2] in _BAD_DATA else Failed
-
-
-def _message(error: asyncpg.PostgresError, state: str) -> str:
+def _of_server(error: asyncpg.PostgresError) -> StorageError:
+    state = error.sqlstate or ""
+    kind = kind_of(state)
+    objects = _objects(error)
+    text = error.message or ""
     # Never `detail`: PostgreSQL puts the row's values into it. The texts of errors about data hold values as well,
     # and those of errors we do not know (an operator's own trigger) may.
-    where = " ".join(
-        f"{name} {value}"
-        for name, value in (
-            ("table", error.table_name),
-            ("column", error.column_name),
-            ("constraint", error.constraint_name),
-        )
-        if value
-    )
-    told = not issubclass(_of_state(state), BadData | Failed) and error.message
-    text = told or type(error).__name__
-    return f"SQLSTATE {state}: {text}" + (f" ({where})" if where else "")
+    told = "" if issubclass(kind, BadData | Failed) else text
+    if state.startswith(_POOLER):
+        told = f"{told}: {_POOLER_ADVICE}"
+    message = _text(state, told or type(error).__name__, objects)
+    return kind(message, state or None, objects=objects, server_text=text)
+
+
+def _objects(error: asyncpg.PostgresError) -> dict[str, str]:
+    fields = {
+        "table": error.table_name,
+        "column": error.column_name,
+        "constraint": error.constraint_name,
+        "type": error.data_type_name,
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
+def _text(state: str, told: str, objects: Mapping[str, str]) -> str:
+    where = " ".join(f"{name} {value}" for name, value in objects.items())
+    return f"SQLSTATE {state}: {told}" + (f" ({where})" if where else "")
 
 
 @contextmanager
@@ -106,3 +167,20 @@ def translated() -> Iterator[None]:
         if ours is None:
             raise
         raise ours from error
+
+
+@contextmanager
+def connecting() -> Iterator[None]:
+    """As `translated`, while a connection is opened or waited for: `Unavailable`, whatever the server says.
+
+    No event can be to blame for a connection that was not opened.
+    """
+    try:
+        with translated():
+            yield
+    except Expired as error:
+        raise Unavailable("no connection to the database in time", error.sqlstate) from error
+    except StorageError as error:
+        if error.sqlstate is None:
+            raise
+        raise Unavailable(f"cannot connect: {error.in_full()}", error.sqlstate) from error

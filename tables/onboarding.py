@@ -89,13 +89,19 @@ class OnboardingTables:
         if not messages:
             return []
         async with self._database.transaction() as connection:
-            places = [Place(*message.pair, message.contact_chat_id) for message in messages]
-            book = await self._contacts.look_up(connection, places)
-            logs = await self._logs.find(connection, company, [message.pair for message in messages])
-            created = [onboard(book, logs, company, message) for message in messages]
-            await self._contacts.insert(connection, book.added, "UpsertContact")
-            await self._contacts.update(connection, book.changed)
-            await self._logs.save(connection, company, logs.values())
+            return await self.write(connection, messages, company=company)
+
+    async def write(
+        self, connection: Connection, messages: Sequence[Incoming], *, company: str
+    ) -> list[Outcome]:
+        """What `onboard` does, in the caller's transaction."""
+        places = [Place(*message.pair, message.contact_chat_id) for message in messages]
+        book = await self._contacts.look_up(connection, places)
+        logs = await self._logs.find(connection, company, [message.pair for message in messages])
+        created = [onboard(book, logs, company, message) for message in messages]
+        await self._contacts.insert(connection, book.added, "UpsertContact")
+        await self._contacts.update(connection, book.changed)
+        await self._logs.save(connection, company, logs.values())
         outcomes = []
         for message, made in zip(messages, created, strict=True):
             contact = book.find(company, *message.pair)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from tables.errors import READ_ONLY, Expired, Unavailable, translated
+from tables.errors import READ_ONLY, Unavailable, connecting, translated
 
 if TYPE_CHECKING:
     Lent = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
@@ -39,7 +39,7 @@ class Database:
 
     async def open(self) -> None:
         """Connect. Raises `Unavailable` when no server answers; may be called again."""
-        with translated():
+        with connecting():
             self._pool = await asyncpg.create_pool(
                 self._dsn,
                 min_size=1,
@@ -99,12 +99,8 @@ class Database:
 
     @staticmethod
     async def _acquire(pool: Pool) -> Lent:
-        try:
-            with translated():
-                return await pool.acquire(timeout=ACQUIRE_TIMEOUT)
-        except Expired as error:
-            # No event is to blame for it.
-            raise Unavailable("no connection to the database in time") from error
+        with connecting():
+            return await pool.acquire(timeout=ACQUIRE_TIMEOUT)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:

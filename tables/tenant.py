@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 from tables.agents import AgentRow, Agents
 from tables.chats import ChatPatch, ChatRow, Chats
@@ -14,21 +14,13 @@ from tables.exhausted import ExhaustedEvents
 from tables.messages import MessagePatch, MessageRow, Messages
 from tables.onboarding import OnboardingTables
 from tables.pool import Database
-from tables.post_scan import DELAY, PostScanJobs
+from tables.post_scan import DELAY, PostScanJobs, PostScanRequest
 from tables.queries import Observer
 from tables.refusals import Refusal
+from tables.write_probe import WriteProbe
 
 if TYPE_CHECKING:
     from tables.pool import Connection
-
-
-class PostScanRequest(NamedTuple):
-    """The wish of a last history batch: look at this agent's contacts again later (contract 5.6)."""
-
-    ref: int
-    agent_id: str
-    stored_at: datetime.datetime
-    metadata: str
 
 
 Change = (
@@ -51,6 +43,7 @@ class TenantTables:
         self.exhausted = ExhaustedEvents(schema, observer)
         self.onboarding = OnboardingTables(database, schema, observer)
         self.post_scan = PostScanJobs(database, schema, observer, delay=post_scan_delay)
+        self.probe = WriteProbe(database, schema)
 
     def transaction(self) -> AbstractAsyncContextManager[Connection]:
         """A connection in a transaction: committed on leaving, rolled back on an exception."""

@@ -55,9 +55,10 @@ async def _ends(worker: Worker, site: Site, event_type: str, expected: dict[tupl
 
 
 async def _fail_times(site: Site, times: int, sqlstate: str) -> None:
-    """Let the next writes of chats fail so many times."""
+    """Let the next writes of one chat fail so many times; other chats are stored."""
     await site.execute("CREATE SEQUENCE {schema}.tries")
-    await site.trip("chats", f"nextval('{site.tenant.schema}.tries') <= {times}", sqlstate)
+    tries = f"nextval('{site.tenant.schema}.tries') <= {times}"
+    await site.trip("chats", f"NEW.chat_id = '{builders.CHAT}' AND {tries}", sqlstate)
 
 
 async def test_a_stored_event_is_ack_success_with_error_type_none(shared: Worker, served: Site) -> None:
@@ -150,7 +151,7 @@ async def test_a_database_error_that_passes_is_retried_and_stored(shared: Worker
 
 
 async def test_a_history_batch_is_given_up_at_its_third_delivery(shared: Worker, served: Site) -> None:
-    await served.trip("chats", "true", "P0001")
+    await served.trip("chats", f"NEW.chat_id = '{builders.CHAT}'", "P0001")
     await served.publish("v1.history.chats", builders.history_chats())
     await _ends(
         shared,

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from agents.storing import Storing
+from agents.batch_writer import BatchWriter
+from agents.event_writes import EventWrites
 from agents.work import Source, Unit, Work, plan
 from streams.subjects import Tenant
 from tables import pool
@@ -84,5 +85,5 @@ async def test_a_table_that_changes_under_its_plans_is_nobodys_fault(
             delivery = FakeDelivery(event_type, payload)
             work = Work(Tenant(company), delivery, replace(source, event_type=event_type, sequence=number))
             units += plan(work, delivery.data, itertools.count(len(units))).units
-        await Storing(_Calm()).store(units, lambda rows: tables.write(rows))
+        await BatchWriter("storing", _Calm()).store(units, EventWrites(company, tables))
         assert [unit.error for unit in units] == [None] * 4

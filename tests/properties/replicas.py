@@ -13,12 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from agents.batch_writer import BatchWriter
 from agents.dead_letters import DeadLetters
 from agents.dlq import DeadLetterRetry
 from agents.onboarding import Job, Onboarding
 from agents.policy import Limits
 from agents.routing import Routing
-from agents.storing import Storing
 from streams.delivery import Batch, Provenance, Role
 from streams.subjects import Tenant, consumer_type
 from tables.pool import Database
@@ -124,7 +124,11 @@ class Replica:
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
         meter: Any = self.meter
         self._onboarding = Onboarding(
-            tables=lambda _: self.tables.onboarding, meter=meter, send=self._jobs.put, health=meter
+            tables=lambda _: self.tables.onboarding,
+            probe=lambda _: self.tables.probe,
+            meter=meter,
+            send=self._jobs.put,
+            health=meter,
         )
         letters = DeadLetters(
             publisher=self.stream,
@@ -137,7 +141,7 @@ class Replica:
         )
         self.routing = Routing(
             tables=lambda _: self.tables,
-            storing=Storing(meter),
+            writer=BatchWriter("storing", meter),
             dead_letters=letters,
             onboard=self._onboarding.submit,
             limits=LIMITS,

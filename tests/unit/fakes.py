@@ -32,8 +32,8 @@ LIMITS: dict[Role, Limits] = {
 
 def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the pauses of an outage short."""
-    monkeypatch.setattr("agents.storing.FIRST_PAUSE", 0.001)
-    monkeypatch.setattr("agents.storing.LONGEST_PAUSE", 0.005)
+    monkeypatch.setattr("agents.backoff.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("agents.backoff.LONGEST_PAUSE", 0.005)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -151,7 +151,7 @@ class FakeTables:
     """Tables that keep changes in a list.
 
     `troubles` are raised one a write, then `judge` may raise or refuse; `exhausted_troubles` are raised one a
-    row of exhausted_events.
+    row of exhausted_events. A probe is stored, unless `probe_troubles` has an error left for it.
     """
 
     def __init__(
@@ -159,10 +159,13 @@ class FakeTables:
         *troubles: Exception,
         judge: Callable[[Sequence[Change]], Iterable[Refusal]] | None = None,
         exhausted_troubles: Iterable[Exception] = (),
+        probe_troubles: Iterable[Exception] = (),
     ) -> None:
         self.troubles = list(troubles)
         self.judge = judge
         self.exhausted_troubles = list(exhausted_troubles)
+        self.probe_troubles = list(probe_troubles)
+        self.probes: list[object] = []
         self.writes: list[list[Change]] = []
         self.bulks: list[bool] = []
         self.rows: list[ExhaustedRow] = []
@@ -175,6 +178,16 @@ class FakeTables:
         self.writes.append(list(changes))
         self.bulks.append(bulk)
         return refusals
+
+    @property
+    def probe(self) -> FakeTables:
+        return self
+
+    async def store(self, like: object, company: str) -> None:
+        self.probes.append(like)
+        await asyncio.sleep(0)
+        if self.probe_troubles:
+            raise self.probe_troubles.pop(0)
 
     @property
     def stored(self) -> list[Change]:

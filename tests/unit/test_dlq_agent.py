@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from agents.batch_writer import BatchWriter
 from agents.dead_letters import DeadLetters
 from agents.dlq import DeadLetterRetry
 from agents.onboarding import Job
 from agents.routing import Routing
-from agents.storing import Storing
 from streams import errors
 from tables import errors as db
 from tables.chats import ChatRow
@@ -64,7 +64,7 @@ class Clinic:
         )
         routing = Routing(
             tables=self.tables.of,
-            storing=Storing(RecordingMeter()),
+            writer=BatchWriter("storing", RecordingMeter()),
             dead_letters=letters,
             onboard=self._onboard,
             limits=LIMITS,

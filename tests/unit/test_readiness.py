@@ -151,6 +151,18 @@ async def test_a_wait_is_logged_when_it_begins_when_its_reason_changes_and_when_
     ]
 
 
+async def test_each_waiter_has_a_reason_of_its_own_and_ends_no_others() -> None:
+    readiness = running()
+    readiness.paused("storing KopiNusa01", "a sequence is at its end")
+    readiness.paused("onboarding KopiNusa02", "a right is missing")
+    readiness.resumed("storing KopiNusa02")
+    told = (await readiness.reasons())["postgres"]
+    assert "a sequence is at its end (storing KopiNusa01)" in told
+    assert "a right is missing (onboarding KopiNusa02)" in told
+    readiness.resumed("storing KopiNusa01")
+    assert await readiness.reasons() == {"postgres": "a right is missing (onboarding KopiNusa02)"}
+
+
 async def test_a_worker_that_stops_is_not_ready() -> None:
     readiness = running()
     readiness.stopping()

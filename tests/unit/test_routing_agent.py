@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from agents.batch_writer import BatchWriter
 from agents.dead_letters import DeadLetters
 from agents.onboarding import Job
 from agents.routing import ITEMS_A_TURN, ROWS_A_TURN, Routing
-from agents.storing import Storing
 from streams import errors
 from streams.delivery import Batch, Role, TooLarge
 from streams.errors import BrokerFailed, EventError
@@ -69,7 +69,7 @@ class Office:
         self.jobs: list[Job] = []
         self.routing = Routing(
             tables=self.tables.of,
-            storing=Storing(RecordingMeter()),
+            writer=BatchWriter("storing", RecordingMeter()),
             dead_letters=DeadLetters(
                 publisher=self.publisher,
                 stream="dlq_stream",

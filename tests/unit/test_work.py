@@ -17,7 +17,7 @@ from streams import errors, events
 from streams.delivery import Provenance
 from tables.chats import ChatRow
 from tables.messages import MessageRow
-from tables.tenant import PostScanRequest
+from tables.post_scan import PostScanRequest
 from tables.versions import Version
 from tests import builders
 from tests.unit.fakes import STORED_NS, TENANT, FakeDelivery

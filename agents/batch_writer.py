@@ -1,0 +1,221 @@
+"""Writes batches whatever PostgreSQL does: bisects a batch to isolate poison events; waits out outages."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Generic, Protocol, TypeVar
+
+from agents.backoff import Backoff
+from agents.breaker import Breaker
+from agents.evidence import Evidence
+from tables.errors import Contended, Expired, StorageError, Unavailable
+
+# A sub-batch that runs into a time limit this often may be to blame itself.
+TIMEOUTS: Final = 3
+# Nobody is in the way this often: the "stale plan" (0A000) is then a feature that the server does not have.
+CONTENTIONS: Final = 10
+
+Item = TypeVar("Item")
+Taken = TypeVar("Taken", contravariant=True)
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class Health(Protocol):
+    """Told who waits for the database and why, and when that is over."""
+
+    def paused(self, waiter: str, reason: str) -> None:
+        """`waiter` waits for this reason."""
+        ...
+
+    def resumed(self, waiter: str) -> None:
+        """`waiter` goes on."""
+        ...
+
+
+class Target(Protocol[Taken]):
+    """Where items are written, and what becomes of those that cannot be."""
+
+    @property
+    def company(self) -> str:
+        """Whose items they are."""
+        ...
+
+    async def write(self, items: Sequence[Taken]) -> bool:
+        """Write all or nothing; whether any item was stored. Raises `StorageError`."""
+        ...
+
+    async def probe(self, item: Taken) -> None:
+        """Return if the database stores a test row of the kind of `item`. Raises `StorageError`."""
+        ...
+
+    def kind(self, item: Taken) -> Hashable:
+        """What a probe for `item` says something about."""
+        ...
+
+    def event(self, item: Taken) -> Hashable:
+        """The event that `item` is of; None if it must not count for the breaker."""
+        ...
+
+    def blame(self, item: Taken, error: Exception) -> None:
+        """`item` is not stored, by its own fault."""
+        ...
+
+
+@dataclass(slots=True)
+class SubBatch(Generic[Item]):
+    """Items that are written in one transaction, and what has happened to them."""
+
+    items: Sequence[Item]
+    timeouts: int = 0
+    contentions: int = 0
+    put_off: bool = False
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is nobody else to blame."""
+        return len(self.items) == 1
+
+    def halves(self) -> list[SubBatch[Item]]:
+        """Both halves, the second first: sub-batches are taken from the end."""
+        middle = len(self.items) // 2
+        return [SubBatch(self.items[middle:]), SubBatch(self.items[:middle])]
+
+
+class BatchWriter:
+    """Stores items or blames them; an outage is waited out, and blames nobody.
+
+    An item is blamed by evidence: a probe of its kind was stored after the item was refused. The breaker limits how
+    fast different events of a company are blamed while none is stored.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        health: Health,
+        *,
+        backoff: Callable[[], Backoff] = Backoff,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        """`name` and the company are what `health` is told of; `clock` and `sleep` are in seconds."""
+        self._name = name
+        self.health = health
+        self.backoff = backoff
+        self.sleep = sleep
+        self._clock = clock
+        self._judges: dict[str, tuple[Evidence, Breaker]] = {}
+
+    async def store(self, items: Sequence[Item], target: Target[Item]) -> None:
+        """Write all items, in order; returns when each one is stored or blamed.
+
+        Waits for as long as the database cannot be used.
+        """
+        if items:
+            await _Run(self, items, target, f"{self._name} {target.company}").finish()
+
+    def judges(self, company: str) -> tuple[Evidence, Breaker]:
+        """What decides about the events of a company."""
+        if company not in self._judges:
+            self._judges[company] = Evidence(self._clock), Breaker(self._clock)
+        return self._judges[company]
+
+
+class _Run(Generic[Item]):
+    """One batch on its way through a `BatchWriter`."""
+
+    def __init__(self, writer: BatchWriter, items: Sequence[Item], target: Target[Item], waiter: str) -> None:
+        self._writer = writer
+        self._target = target
+        self._waiter = waiter
+        self._evidence, self._breaker = writer.judges(target.company)
+        self._pending = [SubBatch(items)]
+        self._backoff = writer.backoff()
+        self._paused = False
+
+    async def finish(self) -> None:
+        """Write until nothing is left."""
+        try:
+            while self._pending:
+                await self._step(self._pending.pop())
+        finally:
+            self._resume()
+
+    async def _step(self, batch: SubBatch[Item]) -> None:
+        try:
+            stored = await self._target.write(batch.items)
+        except Unavailable as error:
+            await self._wait_for_database(batch, str(error))
+        except Expired as error:
+            await self._timed_out(batch, error)
+        except Contended as error:
+            await self._contended(batch, error)
+        except Exception as error:
+            if batch.alone:
+                await self._judge(batch, error)
+            else:
+                self._pending.extend(batch.halves())
+        else:
+            self._backoff = self._writer.backoff()
+            self._resume()
+            if stored:
+                self._breaker.stored()
+
+    async def _timed_out(self, batch: SubBatch[Item], error: Expired) -> None:
+        batch.timeouts += 1
+        if batch.timeouts < TIMEOUTS:
+            await self._wait_for_database(batch, str(error))
+        else:
+            await self._judge(batch, error)
+
+    async def _contended(self, batch: SubBatch[Item], error: Contended) -> None:
+        batch.contentions += 1
+        if batch.contentions > CONTENTIONS:
+            return await self._judge(batch, error)
+        self._pending.append(batch)
+        if batch.contentions > 1:
+            await self._backoff.wait()
+
+    async def _judge(self, batch: SubBatch[Item], error: StorageError | Exception) -> None:
+        """Find out whether the database is to blame; if not, bisect, or blame the item that is alone."""
+        item = batch.items[0]
+        probe = partial(self._target.probe, item)
+        if reason := await self._evidence.outage(self._target.kind(item), probe, error):
+            await self._wait_for_database(batch, reason)
+        elif not batch.alone:
+            self._pending.extend(batch.halves())
+        else:
+            await self._blame(batch, item, error)
+
+    async def _blame(self, batch: SubBatch[Item], item: Item, error: Exception) -> None:
+        event = self._target.event(item)
+        pause = 0.0 if event is None else self._breaker.wait(event)
+        if pause == 0.0:
+            if event is not None:
+                self._breaker.blamed(event, str(error) or type(error).__name__)
+            self._target.blame(item, error)
+        elif self._pending and not batch.put_off:
+            # One of the others may be stored, which closes the breaker.
+            batch.put_off = True
+            self._pending.insert(0, batch)
+        else:
+            self._pending.append(batch)
+            self._pause(self._breaker.reason)
+            await self._writer.sleep(pause)
+
+    async def _wait_for_database(self, batch: SubBatch[Item], reason: str) -> None:
+        self._pending.append(batch)
+        self._pause(reason)
+        await self._backoff.wait()
+
+    def _pause(self, reason: str) -> None:
+        self._paused = True
+        self._writer.health.paused(self._waiter, reason)
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._writer.health.resumed(self._waiter)

@@ -1,0 +1,70 @@
+"""Whether the database or an event is to blame for a write that was refused: decided by a probe, not by its code."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Final, NamedTuple
+
+from tables.errors import BadData, StorageError
+
+# Seconds for which the answer to a probe counts, for all events of its kind: so long a flood of refused events costs
+# one probe.
+FRESH: Final = 1.0
+
+Clock = Callable[[], float]
+
+
+class _Answer(NamedTuple):
+    """What a probe came to (None: it was stored), and when, in seconds of the clock."""
+
+    at: float
+    error: Exception | None
+
+
+class Evidence:
+    """The latest probes of one company, by kind of event."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._answers: dict[Hashable, _Answer] = {}
+        self._lock = asyncio.Lock()
+
+    async def outage(
+        self, kind: Hashable, probe: Callable[[], Awaitable[None]], error: Exception
+    ) -> str | None:
+        """Why the database is to blame for `error`, the refusal of an event of this kind; None: the event is.
+
+        The event is to blame if a probe of its kind is stored right after, or is refused for another reason of its
+        data: then `error` still stands for itself.
+        """
+        answer = (await self._ask(kind, probe)).error
+        if answer is None or _is_about_another_row(answer, error):
+            return None
+        told = answer.in_full() if isinstance(answer, StorageError) else type(answer).__name__
+        return f"a test row is not stored either: {told}"
+
+    async def _ask(self, kind: Hashable, probe: Callable[[], Awaitable[None]]) -> _Answer:
+        async with self._lock:
+            now = self._clock()
+            self._answers = {of: it for of, it in self._answers.items() if now - it.at < FRESH}
+            if kind not in self._answers:
+                error = await _error(probe)
+                self._answers[kind] = _Answer(self._clock(), error)
+            return self._answers[kind]
+
+
+async def _error(probe: Callable[[], Awaitable[None]]) -> Exception | None:
+    try:
+        await probe()
+    except Exception as error:
+        return error.with_traceback(None)
+    return None
+
+
+def _is_about_another_row(probed: Exception, error: Exception) -> bool:
+    """Whether both were refused for their data, and not for the same reason."""
+    if not (isinstance(probed, BadData) and isinstance(error, BadData)):
+        return False
+    return (probed.sqlstate, probed.objects) != (error.sqlstate, error.objects)

@@ -1,0 +1,227 @@
+"""Whether PostgreSQL stores anything like an event: a write that is surely valid, and leaves no row behind."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+from tables.agents import AgentRow, Agents
+from tables.chats import ChatPatch, ChatRow, Chats
+from tables.contacts import ContactPatch, ContactRow, Contacts
+from tables.errors import BadData, StorageError, translated
+from tables.first_contact import Incoming, Touch
+from tables.messages import MessagePatch, MessageRow, Messages
+from tables.onboarding import OnboardingTables
+from tables.pool import Database
+from tables.post_scan import PostScanJobs, PostScanRequest
+from tables.queries import load
+from tables.versions import Origin
+
+if TYPE_CHECKING:
+    from tables.pool import Connection
+
+Like = (
+    MessageRow
+    | MessagePatch
+    | ChatRow
+    | ChatPatch
+    | ContactRow
+    | ContactPatch
+    | AgentRow
+    | PostScanRequest
+    | Incoming
+)
+
+# Seconds for each statement, and for the commit.
+LIMIT: Final = 5.0
+# A row that refers to another one: the probe's own refers to nothing, so this says nothing.
+_FOREIGN_KEY: Final = "23503"
+# The harmless write is not there, or not for us: then only the row counts.
+_NO_COMMIT: Final = ("42883", "42501", "0A000")
+_ORIGIN: Final = Origin(None, "{}")
+_Write = Callable[["Connection", Sequence[Any]], Awaitable[object]]
+_KINDS: Final[dict[type, str]] = {
+    MessagePatch: "messages",
+    ChatRow: "chats",
+    ChatPatch: "chats",
+    ContactRow: "contacts",
+    ContactPatch: "contacts",
+    AgentRow: "agents",
+    PostScanRequest: "post_scan_jobs",
+    Incoming: "onboarding_log",
+}
+
+
+def kind_of(like: Like) -> Hashable:
+    """What a probe stands for: the table, and the month of a message, which has a partition of its own."""
+    if isinstance(like, MessageRow):
+        return "messages", like.message_date.year, like.message_date.month
+    return _KINDS[type(like)]
+
+
+class WriteProbe:
+    """Writes rows of one tenant that cannot exist, through the statements that events go through."""
+
+    def __init__(self, database: Database, schema: str, *, limit: float = LIMIT) -> None:
+        """`limit` is the time for each statement, in seconds."""
+        self._database = database
+        self._limit = limit
+        self._sql = load("write_probe", schema)
+        # Instances of its own: probes are in no metric, and must not change how events are written.
+        self._messages = Messages(schema, _unobserved)
+        self._chats = Chats(schema, _unobserved)
+        self._contacts = Contacts(schema, _unobserved)
+        self._agents = Agents(schema, _unobserved)
+        self._onboarding = OnboardingTables(database, schema, _unobserved)
+        self._post_scan = PostScanJobs(database, schema, _unobserved)
+
+    async def store(self, like: Like, company: str) -> None:
+        """Return when a new row of the kind of `like`, a change to it, and a commit were accepted.
+
+        The row is rolled back, so nobody ever sees it; what is committed is a message in the WAL without a table.
+        Raises `StorageError` with the reason for which nothing is stored.
+        """
+        async with self._database.connection() as connection:
+            try:
+                async with self._undone(connection) as agent_id:
+                    await self._write(connection, like, company, agent_id)
+            except BadData as error:
+                if error.sqlstate != _FOREIGN_KEY:
+                    raise
+            await self._commit(connection)
+
+    @asynccontextmanager
+    async def _undone(self, connection: Connection) -> AsyncIterator[str]:
+        """A transaction that is rolled back; gives an agent_id that the database has accepted, or ''."""
+        transaction = connection.transaction()
+        with translated():
+            await transaction.start()
+            try:
+                await connection.fetchrow(self._sql["limit"], str(int(self._limit * 1000)))
+                yield await connection.fetchval(self._sql["known_agent"]) or ""
+            finally:
+                await transaction.rollback()
+
+    async def _write(self, connection: Connection, like: Like, company: str, agent_id: str) -> None:
+        rows, write = self._plan(like, company, agent_id)
+        for row in rows:
+            await write(connection, [row])
+
+    def _plan(self, like: Like, company: str, agent_id: str) -> tuple[Sequence[Any], _Write]:
+        """The rows to write one after the other, and how."""
+        name = f"daisi-write-probe-{uuid4()}"
+        agent_id = agent_id or getattr(like, "agent_id", "") or name
+        match like:
+            case MessageRow() | MessagePatch():
+                return _messages(name, company, agent_id, _day(like)), self._messages.write
+            case ChatRow() | ChatPatch():
+                return _chats(name, company, agent_id), self._chats.write
+            case ContactRow() | ContactPatch():
+                return _contacts(company, agent_id), self._contacts.write
+            case AgentRow():
+                return _agents(name, company), self._agents.write
+            case Incoming():
+                return _incoming(name, agent_id), partial(self._onboarding.write, company=company)
+            case PostScanRequest():
+                return (name,), self._schedule
+
+    async def _schedule(self, connection: Connection, agents: Sequence[str]) -> None:
+        for agent_id in agents:
+            await self._post_scan.schedule(connection, agent_id, datetime.datetime.now(datetime.UTC), "{}")
+
+    async def _commit(self, connection: Connection) -> None:
+        try:
+            with translated():
+                # A commit that waits for a standby is ended by no `statement_timeout`.
+                await connection.execute(self._sql["commit"], timeout=self._limit)
+        except StorageError as error:
+            if error.sqlstate not in _NO_COMMIT:
+                raise
+
+
+def _unobserved(operation: str, entity: str, seconds: float, succeeded: bool) -> None:
+    """Nobody counts probes."""
+
+
+def _phone() -> str:
+    # No country has the code 999.
+    return f"999{uuid4().int % 10**12:012}"
+
+
+def _day(like: MessageRow | MessagePatch) -> datetime.date:
+    if isinstance(like, MessageRow):
+        return like.message_date
+    return datetime.datetime.now(datetime.UTC).date()
+
+
+# Each of these inserts a row, then changes it.
+
+
+def _messages(
+    name: str, company: str, agent_id: str, day: datetime.date
+) -> Sequence[MessageRow | MessagePatch]:
+    phone = _phone()
+    row = MessageRow(
+        ref=0,
+        origin=_ORIGIN,
+        message_id=name,
+        from_phone=phone,
+        to_phone=_phone(),
+        chat_id=f"{agent_id}_{phone}",
+        jid=f"{phone}@s.whatsapp.net",
+        flow="IN",
+        message_text="",
+        message_url="",
+        message_type="conversation",
+        agent_id=agent_id,
+        company_id=company,
+        message_obj="{}",
+        key="{}",
+        status="sent",
+        message_timestamp=0,
+        message_date=day,
+    )
+    return row, MessagePatch(0, _ORIGIN, name, company, "read", None, None, "")
+
+
+def _chats(name: str, company: str, agent_id: str) -> Sequence[ChatRow | ChatPatch]:
+    phone = _phone()
+    row = ChatRow(
+        ref=0,
+        origin=_ORIGIN,
+        chat_id=name,
+        jid=f"{phone}@s.whatsapp.net",
+        company_id=company,
+        agent_id=agent_id,
+        phone_number=phone,
+        push_name="",
+        is_group=False,
+        group_name="",
+        last_message="{}",
+        conversation_timestamp=0,
+        unread_count=0,
+        not_spam=True,
+    )
+    return row, ChatPatch(0, _ORIGIN, name, company, 1, 1, None)
+
+
+def _contacts(company: str, agent_id: str) -> Sequence[ContactRow | ContactPatch]:
+    phone = _phone()
+    row = ContactRow(0, _ORIGIN, f"{agent_id}_{phone}", phone, company, agent_id, "a")
+    return row, ContactPatch(0, _ORIGIN, phone, company, agent_id, "b")
+
+
+def _agents(name: str, company: str) -> Sequence[AgentRow]:
+    row = AgentRow(0, _ORIGIN, name, company, "", "connected", "", "", "", "")
+    return row, row
+
+
+def _incoming(name: str, agent_id: str) -> Sequence[Incoming]:
+    phone = _phone()
+    jid = f"{phone}@s.whatsapp.net"
+    plain = Incoming(agent_id, phone, name, 0, f"{agent_id}_{phone}", jid, None, _ORIGIN)
+    return plain, plain._replace(campaign=Touch("a", "", ""))

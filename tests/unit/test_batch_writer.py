@@ -1,0 +1,346 @@
+"""Writing batches whatever PostgreSQL does: events are blamed by evidence, outages are waited out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+
+from agents.backoff import Backoff
+from agents.batch_writer import BatchWriter
+from agents.breaker import IN_A_ROW
+from agents.event_writes import EventWrites
+from agents.work import Unit
+from streams import errors
+from tables import errors as db
+from tables.agents import AgentRow
+from tables.refusals import Refusal
+from tables.tenant import Change
+from tables.versions import Origin
+from tests.unit.fakes import TENANT, FakeTables, RecordingMeter, quicken
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    quicken(monkeypatch)
+
+
+WAITER = "storing KopiNusa01"
+
+
+def units(count: int, *, of_one_event: bool = False) -> list[Unit]:
+    """Units of as many different events, or of one history batch."""
+    places = [0] * count if of_one_event else range(count)
+    origins = [Origin(None, f'{{"stream":"s","stream_sequence":{place}}}') for place in places]
+    return [Unit(AgentRow(ref, origins[ref], f"A{ref}", "C", "", "", "", "", "", "")) for ref in range(count)]
+
+
+class Clock:
+    """Time that passes only while somebody sleeps, or by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+class Desk:
+    """A writer for one company, with a clock in its hands."""
+
+    def __init__(self, tables: FakeTables, *, replayed: bool = False) -> None:
+        self.health = RecordingMeter()
+        self.clock = Clock()
+        self.writer = BatchWriter("storing", self.health, clock=self.clock, sleep=self.clock.sleep)
+        self.writes = EventWrites("KopiNusa01", tables.of(TENANT), replayed=replayed)
+
+    async def store(self, given: list[Unit]) -> None:
+        await self.writer.store(given, self.writes)
+
+
+async def store(tables: FakeTables, given: list[Unit]) -> RecordingMeter:
+    desk = Desk(tables)
+    await desk.store(given)
+    return desk.health
+
+
+def refs(changes: Iterable[Change]) -> list[int]:
+    return [change.ref for change in changes]
+
+
+def blaming(error: Exception, *guilty: int) -> Any:
+    def judge(changes: Sequence[Change]) -> Iterable[Refusal]:
+        if set(refs(changes)) & set(guilty):
+            raise error
+        return ()
+
+    return judge
+
+
+async def test_a_batch_without_trouble_is_one_write() -> None:
+    tables, given = FakeTables(), units(5)
+    health = await store(tables, given)
+    assert [refs(write) for write in tables.writes] == [[0, 1, 2, 3, 4]]
+    assert health.calls == []
+    assert tables.probes == []
+    await store(tables, [])
+    assert len(tables.writes) == 1
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind"),
+    [
+        (db.BadData("SQLSTATE 22003: NumericValueOutOfRangeError", "22003"), errors.Rejected),
+        (db.Failed("SQLSTATE XX000: x", "XX000"), errors.Unstored),
+        (KeyError("a fault of ours"), errors.Crashed),
+    ],
+)
+@pytest.mark.parametrize("guilty", [(0,), (6,), (3, 4), (0, 1, 2, 3, 4, 5, 6)])
+async def test_only_the_guilty_are_blamed_and_all_others_stored_in_order(
+    trouble: Exception, kind: type[errors.EventError], guilty: tuple[int, ...]
+) -> None:
+    tables, given = FakeTables(judge=blaming(trouble, *guilty)), units(7)
+    await store(tables, given)
+    assert [type(unit.error) for unit in given] == [kind if ref in guilty else type(None) for ref in range(7)]
+    assert refs(tables.stored) == [ref for ref in range(7) if ref not in guilty]
+
+
+@pytest.mark.parametrize("outage", [1, 7])
+async def test_an_outage_is_waited_for_and_is_nobodys_error(outage: int) -> None:
+    tables, given = FakeTables(*[db.Unavailable("gone", "57P03")] * outage), units(3)
+    health = await store(tables, given)
+    assert [unit.error for unit in given] == [None] * 3
+    assert [refs(write) for write in tables.writes] == [[0, 1, 2]]
+    assert health.count() == {"paused": outage, "resumed": 1}
+
+
+async def test_a_deadlock_is_tried_again_without_blame() -> None:
+    tables, given = FakeTables(*[db.Contended("x", "40P01")] * 3), units(3)
+    health = await store(tables, given)
+    assert [refs(write) for write in tables.writes] == [[0, 1, 2]]
+    assert [unit.error for unit in given] == [None] * 3
+    assert health.calls == []
+
+
+async def test_an_event_alone_that_times_out_three_times_is_to_blame() -> None:
+    tables, given = FakeTables(*[db.Expired("slow", "57014")] * 3), units(1)
+    await store(tables, given)
+    assert isinstance(given[0].error, errors.TimedOut)
+    assert tables.writes == []
+
+
+async def test_two_time_outs_of_one_event_are_forgiven() -> None:
+    tables, given = FakeTables(*[db.Expired("slow", "57014")] * 2), units(1)
+    health = await store(tables, given)
+    assert given[0].error is None
+    assert health.count() == {"paused": 2, "resumed": 1}
+
+
+async def test_a_batch_that_times_out_is_divided_until_the_slow_event_is_alone() -> None:
+    tables, given = FakeTables(judge=blaming(db.Expired("slow", "55P03"), 2)), units(4)
+    await store(tables, given)
+    assert [type(unit.error) for unit in given] == [type(None), type(None), errors.TimedOut, type(None)]
+    assert refs(tables.stored) == [0, 1, 3]
+
+
+async def test_a_refused_change_is_not_found_or_of_another_company() -> None:
+    def judge(changes: Sequence[Change]) -> Iterable[Refusal]:
+        return [Refusal(0, "not_found"), Refusal(2, "company")]
+
+    given = units(3)
+    await store(FakeTables(judge=judge), given)
+    assert isinstance(given[0].error, errors.NotFound)
+    assert str(given[0].error) == "fatal: agent to update not found"
+    assert given[1].error is None
+    assert isinstance(given[2].error, errors.Invalid)
+    assert "company_id" in str(given[2].error)
+
+
+async def test_contention_that_never_ends_is_a_failure_of_the_event() -> None:
+    tables, given = FakeTables(*[db.Contended("unsupported", "0A000")] * 11), units(1)
+    await store(tables, given)
+    assert isinstance(given[0].error, errors.Unstored)
+    assert tables.writes == []
+
+
+SOUND = [
+    db.BadData("SQLSTATE 54000: x", "54000"),
+    db.Failed("SQLSTATE XX000: x", "XX000"),
+    db.Expired("slow", "57014"),
+    KeyError("a fault of ours"),
+]
+
+
+@pytest.mark.parametrize("trouble", SOUND, ids=repr)
+async def test_an_event_is_not_blamed_while_no_probe_is_stored(trouble: Exception) -> None:
+    """A refusal of everything is an outage, whatever its code; afterwards the same event is stored."""
+    healthy = False
+
+    def judge(changes: Sequence[Change]) -> Iterable[Refusal]:
+        if not healthy:
+            raise trouble
+        return ()
+
+    class Server(FakeTables):
+        async def store(self, like: object, company: str) -> None:
+            nonlocal healthy
+            await super().store(like, company)
+            healthy = len(self.probes) > 3
+            raise trouble
+
+    tables, given = Server(judge=judge), units(4)
+    desk = Desk(tables)
+    # The answer of a probe counts for a while: only then another one is asked.
+    desk.writer.backoff = lambda: _Passing(desk.clock)
+    await desk.store(given)
+    assert [unit.error for unit in given] == [None] * 4
+    assert refs(tables.stored) == [0, 1, 2, 3]
+    assert desk.health.count()["paused"] >= 4
+    assert desk.health.calls[-1] == ("resumed", WAITER)
+
+
+class _Passing(Backoff):
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    async def wait(self) -> None:
+        await self._clock.sleep(2.0)
+
+
+async def test_readiness_is_told_what_the_probe_was_refused_for() -> None:
+    told = "database is not accepting commands to avoid wraparound data loss"
+    refused = db.BadData("SQLSTATE 54000: X", "54000", server_text=told)
+    tables = FakeTables(refused, probe_troubles=[refused])
+    health = await store(tables, units(1))
+    [(_, waiter, reason)] = health.of("paused")
+    assert waiter == WAITER
+    assert "SQLSTATE 54000" in reason
+    assert told in reason
+
+
+async def test_a_probe_refused_for_another_reason_of_its_data_clears_nobody() -> None:
+    """A test row that an operator's constraint does not take must not hold up a stream for ever."""
+    wrong = db.BadData("SQLSTATE 22P02: x", "22P02")
+    check = db.BadData("SQLSTATE 23514: x", "23514", objects={"constraint": "phone_is_short"})
+    tables, given = FakeTables(judge=blaming(wrong, 0), probe_troubles=[check]), units(1)
+    desk = Desk(tables)
+    desk.writer.backoff = lambda: _Passing(desk.clock)
+    await desk.store(given)
+    assert isinstance(given[0].error, errors.Rejected)
+    assert desk.health.calls == []
+
+
+async def test_a_probe_refused_by_the_same_constraint_clears_the_event() -> None:
+    check = db.BadData("SQLSTATE 23514: x", "23514", objects={"constraint": "broken"})
+    tables, given = FakeTables(check, probe_troubles=[check]), units(1)
+    health = await store(tables, given)
+    assert given[0].error is None
+    assert health.count() == {"paused": 1, "resumed": 1}
+
+
+async def test_a_flood_of_refused_events_costs_one_probe_a_second() -> None:
+    wrong = db.BadData("SQLSTATE 22P02: x", "22P02")
+    tables = FakeTables(judge=blaming(wrong, *range(4)))
+    desk = Desk(tables)
+    await desk.store(units(4))
+    assert len(tables.probes) == 1
+    desk.clock.now += 1.5
+    await desk.store(units(1))
+    assert len(tables.probes) == 2
+
+
+async def test_a_batch_that_times_out_is_not_bisected_while_no_probe_is_stored() -> None:
+    slow = db.Expired("slow", "57014")
+    tables, given = FakeTables(*[slow] * 4, probe_troubles=[slow] * 2), units(8)
+    desk = Desk(tables)
+    desk.writer.backoff = lambda: _Passing(desk.clock)
+    await desk.store(given)
+    assert [refs(write) for write in tables.writes] == [list(range(8))]
+    assert [unit.error for unit in given] == [None] * 8
+
+
+WRONG = db.BadData("SQLSTATE 22P02: x", "22P02")
+
+
+async def test_several_different_events_refused_in_a_row_open_the_breaker_and_one_stored_closes_it() -> None:
+    tables = FakeTables(judge=blaming(WRONG, *range(IN_A_ROW + 3)))
+    desk, given = Desk(tables), units(IN_A_ROW + 3)
+    for unit in given[:IN_A_ROW]:
+        await desk.store([unit])
+    assert desk.health.calls == []
+    assert desk.clock.slept == []
+
+    await desk.store([given[IN_A_ROW]])
+    [(_, waiter, reason)] = desk.health.of("paused")
+    assert waiter == WAITER
+    assert f"{IN_A_ROW} different events in a row were refused by PostgreSQL: SQLSTATE 22P02" in reason
+    assert desk.clock.slept == [1.0]
+    assert desk.health.calls[-1] == ("resumed", WAITER)
+
+    await desk.store([given[IN_A_ROW + 1]])
+    assert desk.clock.slept == [1.0, 2.0]
+
+    await desk.store([Unit(given[0].change._replace(ref=99))])
+    await desk.store([given[IN_A_ROW + 2]])
+    assert desk.clock.slept == [1.0, 2.0]
+    assert all(isinstance(unit.error, errors.Rejected) for unit in given)
+
+
+async def test_the_pauses_of_the_breaker_grow_to_half_a_minute() -> None:
+    count = IN_A_ROW + 8
+    desk = Desk(FakeTables(judge=blaming(WRONG, *range(count))))
+    await desk.store(units(count))
+    assert desk.clock.slept == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+
+
+async def test_the_breaker_lets_the_other_events_of_a_batch_go_first() -> None:
+    """A sound event among them closes it, and nothing has to wait."""
+    given = units(IN_A_ROW + 3)
+    sound = IN_A_ROW + 2
+    desk = Desk(FakeTables(judge=blaming(WRONG, *range(sound))))
+    await desk.store(given)
+    assert desk.clock.slept == []
+    assert [unit.error is None for unit in given] == [ref == sound for ref in range(IN_A_ROW + 3)]
+
+
+async def test_one_event_that_is_refused_again_and_again_does_not_open_the_breaker() -> None:
+    desk = Desk(FakeTables(judge=blaming(WRONG, 0)))
+    for _ in range(3 * IN_A_ROW):
+        await desk.store(units(1))
+    assert desk.health.calls == []
+    # Nor do the items of one history batch, which have their event in common.
+    desk = Desk(FakeTables(judge=blaming(WRONG, *range(20))))
+    await desk.store(units(20, of_one_event=True))
+    assert desk.health.calls == []
+
+
+async def test_replays_of_dead_letters_do_not_open_the_breaker() -> None:
+    """Each was blamed before."""
+    desk = Desk(FakeTables(judge=blaming(WRONG, *range(30))), replayed=True)
+    await desk.store(units(30))
+    assert desk.health.calls == []
+
+
+async def test_events_that_are_not_found_never_open_the_breaker() -> None:
+    def judge(changes: Sequence[Change]) -> Iterable[Refusal]:
+        return [Refusal(change.ref, "not_found") for change in changes]
+
+    desk = Desk(FakeTables(judge=judge))
+    for unit in units(3 * IN_A_ROW):
+        await desk.store([unit])
+    assert desk.health.calls == []
+
+
+async def test_companies_have_breakers_of_their_own() -> None:
+    desk = Desk(FakeTables(judge=blaming(WRONG, *range(IN_A_ROW + 1))))
+    await desk.store(units(IN_A_ROW))
+    other = EventWrites("Other", desk.writes.tables)
+    await desk.writer.store(units(1), other)
+    assert desk.clock.slept == []
