@@ -20,10 +20,11 @@ from streams import logs, page, topology, web
 from streams.advisories import MaxDeliverWatch
 from streams.broker import Broker
 from streams.channels import DirectChannel
-from streams.chores import Chores
+from streams.chores import FIGURES_EVERY, Chores
 from streams.commands import Operations
 from streams.config import Settings, SettingsError
 from streams.delivery import Delivery, Role
+from streams.incarnation import IncarnationWatch
 from streams.intake import Intake, Step
 from streams.jetstream import PullSource
 from streams.maintenance import Chore, Maintenance
@@ -179,6 +180,7 @@ class Assembly:
             fail=self.app.fail,
         )
         self.readiness.stalled = self.stall_watch.problems
+        incarnations = IncarnationWatch(self.broker, [source.incarnation for source in sources])
         self.metrics.watch_readiness(self.readiness.reasons)
         self.app.connections = [self.broker, Connections(self.database.close)]
         self.app.intake = [
@@ -187,6 +189,7 @@ class Assembly:
                     *chores.all(),
                     *self._page(sources),
                     Chore("stall watch", LOOK_EVERY, self.stall_watch.look),
+                    Chore("incarnations of streams", FIGURES_EVERY, incarnations.look),
                 ],
                 self.ready,
             ),

@@ -44,8 +44,8 @@ def test_a_version_survives_being_written() -> None:
 
 
 def test_versions_order_by_time_then_sequence() -> None:
-    assert Version(2, 1) > Version(1, 9)
-    assert Version(1, 10) > Version(1, 9)
+    assert Version(2, 1).supersedes(Version(1, 9))
+    assert Version(1, 10).supersedes(Version(1, 9))
 
 
 def test_the_same_version_is_a_repeat_and_applies() -> None:
