@@ -87,7 +87,7 @@ def parse_version(text: str | None) -> Version | None:
     parts = (text or "").split("-")
     if len(parts) not in (2, 3) or not all(part.isdigit() for part in parts):
         return None
-    ns, sequence, incarnation = map(int, (*parts, 0)[:3])
+    ns, sequence, incarnation = (int(part) for part in (*parts, "0")[:3])
     return Version(ns, sequence, incarnation // 1000)
 
 

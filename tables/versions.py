@@ -65,7 +65,9 @@ class Version(msgspec.Struct, frozen=True, gc=False):
 
     def lacks(self, other: Version | None) -> bool:
         """Whether `other` is the same event, and knows the incarnation that is not known here."""
-        return not self.incarnation and other is not None and other.event == self.event
+        return (
+            not self.incarnation and other is not None and other.incarnation > 0 and other.event == self.event
+        )
 
 
 def parse(text: str | None) -> Version | None:
