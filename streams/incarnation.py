@@ -18,8 +18,10 @@ from streams.stored import Api, ApiError, nanoseconds
 
 logger = logging.getLogger(__name__)
 
-# How long a batch waits to learn its incarnation. Without one its versions compare by time.
-READ_SECONDS: Final = 2.0
+# How long a batch waits to learn its incarnation, in seconds, and how long one request may take. Without an answer its
+# versions compare by time; that must not happen just because the stream has a new leader, whose clock may be behind.
+PATIENCE: Final = 5.0
+TRY_SECONDS: Final = 1.0
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 60.0
 # A step of the store times that is worth a line in the log, seconds. All are counted.
@@ -61,11 +63,18 @@ class Incarnation:
     told they have 0, and their versions compare by time.
     """
 
-    def __init__(self, api: Api, stream: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        api: Api,
+        stream: str,
+        clock: Callable[[], float] = time.monotonic,
+        patience: float = PATIENCE,
+    ) -> None:
         self.stream = stream
         self.value = 0
         self._api = api
         self._clock = clock
+        self._patience = patience
         self._in_doubt = True
         self._doubts = 0
         self._waiting: list[Stamped] = []
@@ -106,13 +115,19 @@ class Incarnation:
     async def _read(self) -> None:
         if self._clock() < self._not_before:
             return
-        doubts = self._doubts
-        try:
-            async with asyncio.timeout(READ_SECONDS):
-                self.value = await created(self._api, self.stream)
-        except (ApiError, BrokerFailed, TimeoutError) as error:
-            self._failed(error)
-            return
+        deadline, pause = self._clock() + self._patience, FIRST_PAUSE
+        while True:
+            doubts = self._doubts
+            try:
+                async with asyncio.timeout(TRY_SECONDS):
+                    self.value = await created(self._api, self.stream)
+                break
+            except (ApiError, BrokerFailed, TimeoutError) as error:
+                if self._clock() + pause > deadline:
+                    self._failed(error)
+                    return
+            await asyncio.sleep(pause)
+            pause *= 2
         self._in_doubt = self._doubts != doubts
         self._pause, self._warned = FIRST_PAUSE, False
 
