@@ -22,6 +22,7 @@ REMEMBERED_PAIRS: Final = 20_000
 SHARE: Final = 6 * 1024 * 1024
 # What a waiting task holds besides the body of its message.
 TASK_BYTES: Final = 2048
+_PART: Final = 2**64 - 1
 
 
 class KnownPairs:
@@ -42,7 +43,7 @@ class KnownPairs:
             return False
         self._pairs.move_to_end(key)
         since = self._pairs[key]
-        return since is None or (version is not None and _number(version) >= since)
+        return since is None or (version is not None and not _version(since).supersedes(version))
 
     def add(self, tenant: Tenant, pair: Pair, since: Version | None = None) -> None:
         """Remember `pair`, for messages from version `since` on: an older one would give the contact its origin.
@@ -59,7 +60,7 @@ def nothing_new(message: Incoming, logged: Mapping[Pair, Version | None]) -> boo
     if message.pair not in logged:
         return False
     first, version = logged[message.pair], message.origin.version
-    return first is None or (version is not None and version >= first)
+    return first is None or (version is not None and not first.supersedes(version))
 
 
 # One text and one number take half the memory of the tuples that they stand for.
@@ -68,7 +69,11 @@ def _key(tenant: Tenant, pair: Pair) -> str:
 
 
 def _number(version: Version) -> int:
-    return version.ns << 64 | version.sequence
+    return version.incarnation << 128 | version.ns << 64 | version.sequence
+
+
+def _version(number: int) -> Version:
+    return Version(number >> 64 & _PART, number & _PART, number >> 128)
 
 
 class Load(NamedTuple):

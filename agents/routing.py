@@ -210,7 +210,7 @@ class Routing:
             metadata=metadata(origin, name, delivery.subject, processed_at),
             stored_ns=origin.stored_ns,
             sequence=origin.stream_sequence,
-            version=Version(origin.stored_ns, origin.stream_sequence),
+            version=Version(origin.stored_ns, origin.stream_sequence, origin.incarnation),
         )
         work = Work(tenant, delivery, source)
         if kind is None or delivery.subject != tenant.subject(kind):

@@ -149,7 +149,7 @@ class Accounting:
         rows = self._evidence.rows[item.table].get(item.key, ())
         if item.refused:
             return bool(item.key and rows)
-        return any(row.newest >= published.version_of(item) for row in rows)
+        return not all(published.version_of(item).newer_than(row.newest) for row in rows)
 
     def _wrong_rows(self) -> Iterator[str]:
         for table, rows in self._evidence.rows.items():

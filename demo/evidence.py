@@ -83,9 +83,12 @@ class Evidence:
 
 
 def parse_version(text: str | None) -> Version | None:
-    """The version in `<ns>-<sequence>`, or None."""
-    ns, _, sequence = (text or "").partition("-")
-    return Version(int(ns), int(sequence)) if ns.isdigit() and sequence.isdigit() else None
+    """The version in `<ns>-<sequence>-<incarnation>`, the last part of which may be missing, or None."""
+    parts = (text or "").split("-")
+    if len(parts) not in (2, 3) or not all(part.isdigit() for part in parts):
+        return None
+    ns, sequence, incarnation = (int(part) for part in (*parts, "0")[:3])
+    return Version(ns, sequence, incarnation // 1000)
 
 
 async def gather(js: JetStreamContext, database: asyncpg.Connection, company: str) -> Evidence:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 import nats
@@ -21,6 +23,7 @@ from streams.subjects import HISTORICAL, REALTIME
 WINDOW: Final = 64
 _TRIES: Final = 5
 _ANSWER: Final = 5.0
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
 class PublishError(RuntimeError):
@@ -98,15 +101,18 @@ class Ledger:
         self._js = js
         self._subscriptions: list[Subscription] = []
         self._stored: dict[str, dict[int, tuple[int, Version]]] = {}
+        self._incarnations: dict[str, int] = {}
 
     async def follow(self, company: str) -> None:
         """Begin to read; to be called before anything of the company is published."""
         for base in (*REALTIME, *HISTORICAL):
             subject = f"{base}.{company}"
+            stream = await self._js.find_stream_name_by_subject(subject)
+            self._incarnations[stream] = await incarnation(self._js, stream)
             self._subscriptions.append(
                 await self._js.subscribe(
                     subject,
-                    stream=await self._js.find_stream_name_by_subject(subject),
+                    stream=stream,
                     ordered_consumer=True,
                     config=ConsumerConfig(headers_only=True),
                     cb=self._note,
@@ -116,7 +122,9 @@ class Ledger:
     async def _note(self, message: Msg) -> None:
         number = (message.headers or {}).get(NUMBER_HEADER)
         if number is not None:
-            version = stored_version(message.reply)
+            version = replace(
+                stored_version(message.reply), incarnation=self._incarnations[message.metadata.stream]
+            )
             self._stored.setdefault(message.subject, {})[version.sequence] = (int(number), version)
 
     def published(self, confirmed: list[Confirmed]) -> Iterator[Published]:
@@ -141,6 +149,12 @@ class Ledger:
         for subscription in self._subscriptions:
             with suppress(nats.errors.Error):
                 await subscription.unsubscribe()
+
+
+async def incarnation(js: JetStreamContext, stream: str) -> int:
+    """When a stream was made, in microseconds since 1970."""
+    made = (await js.stream_info(stream)).created
+    return 0 if made is None else (made - _EPOCH) // timedelta(microseconds=1)
 
 
 def stored_version(reply: str) -> Version:

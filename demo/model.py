@@ -4,19 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cmp_to_key
 from typing import Any, NamedTuple
 
 from demo.items import Item, Table
 from demo.traffic import Publication
 
 _NS: int = 1_000_000_000
+_CLOCK_STEP: int = 10 * _NS
 
 
-class Version(NamedTuple):
-    """JetStream's store time in ns (a history item: its own time), ties by stream sequence."""
+@dataclass(frozen=True, slots=True)
+class Version:
+    """JetStream's store time in ns (a history item: its own time), the sequence, and the incarnation of the stream.
+
+    The incarnation is when the stream was made, in microseconds; 0 if it is not known. Time and sequence alone say
+    which event it is.
+    """
 
     ns: int
     sequence: int
+    incarnation: int = field(default=0, compare=False)
+
+    def newer_than(self, other: Version) -> bool:
+        """By sequence in one incarnation and within ten seconds, otherwise by time."""
+        mine, theirs = (self.ns, self.sequence), (other.ns, other.sequence)
+        if 0 < self.incarnation == other.incarnation and abs(self.ns - other.ns) <= _CLOCK_STEP:
+            mine, theirs = mine[::-1], theirs[::-1]
+        return mine > theirs
 
 
 class Published(NamedTuple):
@@ -37,6 +52,12 @@ class Published(NamedTuple):
         return Version(max(0, min(item.seconds * _NS, self.version.ns)), self.version.sequence)
 
 
+@cmp_to_key
+def in_order(first: Published, second: Published) -> int:
+    """A key to sort by: the oldest version first."""
+    return first.version.newer_than(second.version) - second.version.newer_than(first.version)
+
+
 @dataclass(slots=True)
 class Expected:
     """What one row must hold: per column the newest value."""
@@ -47,13 +68,14 @@ class Expected:
 
     def add(self, version: Version, item: Item) -> None:
         """Fold in an item; of two with the same version the later one counts."""
-        self.newest = max(self.newest, version)
+        if version.newer_than(self.newest):
+            self.newest = version
         if item.step:
             self.steps.add(version)
         for column, value in item.values.items():
             if column == "conversation_timestamp":
                 value = max(value, self.columns.get(column, (value, version))[0])
-            elif column in self.columns and version < self.columns[column][1]:
+            elif column in self.columns and self.columns[column][1].newer_than(version):
                 continue
             self.columns[column] = (value, version)
 
@@ -62,7 +84,7 @@ class Expected:
         values = {column: value for column, (value, _) in self.columns.items()}
         if "unread_count" in values or self.steps:
             counted, since = self.columns.get("unread_count", (0, Version(-1, -1)))
-            values["unread_count"] = counted + sum(step > since for step in self.steps)
+            values["unread_count"] = counted + sum(step.newer_than(since) for step in self.steps)
         return values
 
 
@@ -87,8 +109,9 @@ class Model:
         self.rows[item.table].setdefault(item.key, Expected()).add(version, item)
         if item.onboards:
             contact = f"{item.values['agent_id']} {item.onboards}"
-            first = First(version, item.key)
-            self.first_messages[contact] = min(first, self.first_messages.get(contact, first))
+            known = self.first_messages.get(contact)
+            if known is None or known.version.newer_than(version):
+                self.first_messages[contact] = First(version, item.key)
 
 
 def model(stored: Iterable[tuple[Version, Item]]) -> Model:

@@ -15,6 +15,7 @@ from nats.js import JetStreamContext
 from demo.accounting import Accounting, Report
 from demo.evidence import Backlog, backlog, gather, total
 from demo.ledger import Ledger, Publisher
+from demo.model import in_order
 from demo.progress import Counts, Progress, read_metrics
 from demo.traffic import Traffic, merged
 
@@ -84,7 +85,7 @@ class Run:
         for one in self._ledger.unseen(confirmed):
             report.counts[one.publication.event_type]["missing"] += 1
             report.problems.append(f"{one.publication.subject} sequence {one.sequence}: not in the stream")
-        published = sorted(self._ledger.published(confirmed), key=lambda one: one.version)
+        published = sorted(self._ledger.published(confirmed), key=in_order)
         database = await asyncpg.connect(self._dsn)
         try:
             for company in self._companies:

@@ -18,6 +18,7 @@ from nats.aio.msg import Msg
 from streams.broker import Broker
 from streams.delivery import Delivery, Provenance
 from streams.errors import BrokerFailed
+from streams.incarnation import known
 from streams.stored import ApiError, Stored, read
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class GivenUp:
     Nobody is told how it was settled, but after a nak it is handed over once more.
     """
 
-    def __init__(self, message: Stored, advisory: _Advisory) -> None:
+    def __init__(self, message: Stored, advisory: _Advisory, incarnation: int = 0) -> None:
         self.subject: str = message.subject
         self.data: bytes = message.data
         self.headers: Mapping[str, str] | None = message.headers
@@ -53,6 +54,7 @@ class GivenUp:
             delivered=advisory.deliveries,
             stored_ns=message.stored_ns,
             pending=0,
+            incarnation=incarnation,
         )
         self._settled: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
 
@@ -112,6 +114,7 @@ class MaxDeliverWatch(mode.Service):
         while True:
             try:
                 message = await read(self._broker, advisory.stream, advisory.stream_seq)
+                incarnation = await known(self._broker, advisory.stream)
             except (ApiError, BrokerFailed) as error:
                 logger.warning("message %d reached its limit: %s", advisory.stream_seq, error)
                 await asyncio.sleep(pause)
@@ -120,7 +123,7 @@ class MaxDeliverWatch(mode.Service):
             if message is None:
                 logger.warning("message %d reached its limit, and is gone", advisory.stream_seq)
                 return
-            delivery = GivenUp(message, advisory)
+            delivery = GivenUp(message, advisory, incarnation)
             await self._given_up(delivery)
             again_after = await delivery.settled()
             if again_after is None:

@@ -19,11 +19,12 @@ from agents.routing import Routing
 from streams import logs, page, web
 from streams.broker import Broker
 from streams.channels import DirectChannel
-from streams.chores import Chores
+from streams.chores import FIGURES_EVERY, Chores
 from streams.commands import Operations
 from streams.company_starts import CompanyStarts
 from streams.config import Settings, SettingsError
 from streams.delivery import Delivery, Role
+from streams.incarnation import IncarnationWatch
 from streams.intake import Intake
 from streams.jetstream import PullSource
 from streams.maintenance import Chore, Maintenance
@@ -221,10 +222,12 @@ class Assembly:
             post_scan=self.post_scan.run_due,
             served=self.companies.is_served,
         )
+        incarnations = IncarnationWatch(self.broker, [source.incarnation for source in self.sources.values()])
         return [
             *chores.all(),
             *self._page(list(self.sources.values())),
             Chore("stall watch", LOOK_EVERY, self.stall_watch.look),
+            Chore("incarnations of streams", FIGURES_EVERY, incarnations.look),
         ]
 
     def _source(self, spec: ConsumerSpec) -> PullSource:

@@ -175,6 +175,14 @@ class Collectors:
         self.source_errors = self._counter(
             "daisi_source_errors_total", "Pull requests that failed, lost consumers included.", labels
         )
+        self.store_time_steps_back = self._counter(
+            "daisi_store_time_steps_back_total",
+            "Events whose store time is earlier than that of the event before them in their stream.",
+            labels,
+        )
+        self.store_time_step_back_seconds = self._counter(
+            "daisi_store_time_step_back_seconds_total", "By how much these store times are earlier.", labels
+        )
         self.reconnects = self._counter("daisi_nats_reconnects_total", "Reconnections to NATS.")
         self.pending = self._gauge(
             "daisi_consumer_pending_messages", "Messages the consumer has not delivered yet.", labels

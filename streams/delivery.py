@@ -23,6 +23,7 @@ class Provenance(NamedTuple):
     delivered: int  # 1 for the first delivery
     stored_ns: int  # JetStream's store time, nanoseconds since 1970
     pending: int
+    incarnation: int = 0  # when the stream was made, nanoseconds since 1970; 0: not known
 
 
 class Delivery(Protocol):

@@ -9,6 +9,7 @@ from typing import Final
 
 from streams.delivery import Provenance
 from streams.errors import BrokerFailed
+from streams.incarnation import Incarnation, StoreClock
 
 Settle = Callable[[str, bytes], Awaitable[None]]
 
@@ -20,8 +21,8 @@ ACK_PREFIX: Final = "$JS.ACK."
 _SHORT_TOKENS: Final = 9
 
 
-def parse_reply(reply: str) -> Provenance:
-    """The facts in a delivery's reply subject. Raises `ValueError` if it is none.
+def parse_reply(reply: str, incarnation: int = 0) -> Provenance:
+    """The facts in a delivery's reply subject, and the stream's incarnation. Raises `ValueError` if it is none.
 
     `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`; newer servers put
     `<domain>.<account hash>` before the stream and may add a last token.
@@ -34,7 +35,15 @@ def parse_reply(reply: str) -> Provenance:
         domain, start = ("" if tokens[2] == "_" else tokens[2]), 4
     stream, consumer, delivered, sequence, own_sequence, stored, pending = tokens[start : start + 7]
     return Provenance(
-        stream, consumer, domain, int(sequence), int(own_sequence), int(delivered), int(stored), int(pending)
+        stream,
+        consumer,
+        domain,
+        int(sequence),
+        int(own_sequence),
+        int(delivered),
+        int(stored),
+        int(pending),
+        incarnation,
     )
 
 
@@ -55,7 +64,13 @@ class JetDelivery:
     )
 
     def __init__(
-        self, held: Held, subject: str, data: bytes, headers: Mapping[str, str] | None, reply: str
+        self,
+        held: Held,
+        subject: str,
+        data: bytes,
+        headers: Mapping[str, str] | None,
+        reply: str,
+        incarnation: int,
     ) -> None:
         self.subject = subject
         self.data = data
@@ -65,14 +80,16 @@ class JetDelivery:
         self._held = held
         self._reply = reply
         self._settled = False
-        self._provenance: Provenance | None = None
+        self._provenance = parse_reply(reply, incarnation)
 
     @property
     def provenance(self) -> Provenance:
         """Stream, consumer, sequences and times."""
-        if self._provenance is None:
-            self._provenance = parse_reply(self._reply)
         return self._provenance
+
+    def stamp(self, incarnation: int) -> None:
+        """Set the incarnation of its stream, which was in doubt when it arrived."""
+        self._provenance = self._provenance._replace(incarnation=incarnation)
 
     async def ack(self) -> None:
         """See `Delivery.ack`."""
@@ -107,8 +124,12 @@ class Held:
     What is not told to the broker in time comes again: `keep_alive` has to run several times an ack wait.
     """
 
-    def __init__(self, *, publish: Settle, ack_wait: float) -> None:
+    def __init__(
+        self, *, publish: Settle, ack_wait: float, incarnation: Incarnation, store_clock: StoreClock
+    ) -> None:
         self.publish = publish
+        self._incarnation = incarnation
+        self._store_clock = store_clock
         self._ack_wait = ack_wait
         self._open: dict[JetDelivery, None] = {}
         self._newest: Provenance | None = None
@@ -127,8 +148,10 @@ class Held:
 
     def add(self, subject: str, data: bytes, headers: Mapping[str, str] | None, reply: str) -> JetDelivery:
         """Take charge of a message that has just arrived."""
-        delivery = JetDelivery(self, subject, data, headers, reply)
+        delivery = JetDelivery(self, subject, data, headers, reply, self._incarnation.value)
         self._disown_the_past(delivery)
+        self._incarnation.arrived(delivery)
+        self._store_clock.note(delivery.provenance)
         if not self._open:
             self._emptied.clear()
             self._progress = time.monotonic()
@@ -156,6 +179,7 @@ class Held:
         if newest is None or arrived.provenance.stored_ns <= newest.stored_ns:
             self._newest = newest or arrived.provenance
         elif arrived.provenance.stream_sequence <= newest.stream_sequence:
+            self._incarnation.doubt()
             for delivery in self._open:
                 delivery.orphaned = True
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 import mode
@@ -17,6 +18,7 @@ from streams.broker import Broker
 from streams.delivery import Batch, Role
 from streams.errors import BrokerFailed
 from streams.held import ACK_PREFIX, Held, JetDelivery
+from streams.incarnation import Incarnation, StoreClock
 from streams.subjects import Tenant
 
 logger = logging.getLogger(__name__)
@@ -25,6 +27,9 @@ logger = logging.getLogger(__name__)
 EXPIRES: Final = 1.0
 # Past its expiry a request that got no answer is lost: the server restarted, or the link is dead.
 GRACE: Final = 1.0
+# So long, in seconds, a stream may be without a pull request of ours before we ask whether it was made anew meanwhile:
+# only a request that waits is told of the deletion.
+UNWATCHED: Final = 1.0
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 5.0
 # With the drain's 25 s it stays below the 30 s after which a worker is killed (contract 8.4).
@@ -44,6 +49,9 @@ class Meter(Protocol):
 
     def batch(self, role: Role, company: str, size: int) -> None:
         """A batch was handed over."""
+
+    def store_time_stepped_back(self, role: Role, seconds: float) -> None:
+        """An event has an earlier store time than one of a lower sequence."""
 
 
 class _Status(NamedTuple):
@@ -110,7 +118,14 @@ class PullSource(mode.Service):
         self._restore = restore
         self._meter = meter
         self._drain_budget = drain_budget
-        self._held = Held(publish=broker.send, ack_wait=ack_wait)
+        self.incarnation = Incarnation(broker, stream)
+        self._held = Held(
+            publish=broker.send,
+            ack_wait=ack_wait,
+            incarnation=self.incarnation,
+            store_clock=StoreClock(stream, partial(meter.store_time_stepped_back, role)),
+        )
+        self._last_request = time.monotonic()  # when a pull request was last over
         self._ask = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
         self._inbox = ""
         self._requests = 0
@@ -185,6 +200,7 @@ class PullSource(mode.Service):
             deliveries = await self._pull()
             if not deliveries:
                 continue
+            await self.incarnation.settle()
             batch = Batch(self.tenant, self.role, deliveries)
             batch.prepared = await self._prepared(batch)
             if previous is not None:
@@ -220,6 +236,8 @@ class PullSource(mode.Service):
         return deliveries
 
     async def _request(self) -> None:
+        if time.monotonic() - self._last_request > UNWATCHED:
+            self.incarnation.doubt()
         self._requests += 1
         # A reply subject for each request: a late status of an earlier one must not end this one.
         self._reply = f"{self._inbox}.{self._requests}"
@@ -234,6 +252,7 @@ class PullSource(mode.Service):
             self._status = _Status("", str(error))
         except TimeoutError:
             self._status = None
+        self._last_request = time.monotonic()
 
     def _request_body(self) -> bytes:
         limits = {"batch": self._wanted, "no_wait": True, "expires": int(EXPIRES * 1e9)}
@@ -257,6 +276,7 @@ class PullSource(mode.Service):
 
     def _on_connection(self, up: bool) -> None:
         # The server has forgotten the request in both cases.
+        self.incarnation.doubt()
         self._answered.set()
         if up:
             self._pause = FIRST_PAUSE
@@ -271,6 +291,7 @@ class PullSource(mode.Service):
 
     async def _failed(self, status: _Status) -> None:
         self._meter.fetch_failed(self.role)
+        self.incarnation.doubt()
         first, self._failing = not self._failing, True
         if first:
             logger.warning("pulling from %s failed: %s %s", self.durable, status.code, status.text)

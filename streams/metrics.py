@@ -95,6 +95,8 @@ class Metrics:
         for consumer in CONSUMERS:
             on.batches.labels(company, consumer)
             on.source_errors.labels(company, consumer)
+            on.store_time_steps_back.labels(company, consumer)
+            on.store_time_step_back_seconds.labels(company, consumer)
 
     def received(self, company: str, event_type: str, count: int = 1) -> None:
         """Deliveries arrived, redeliveries included."""
@@ -224,6 +226,11 @@ class Metrics:
     def source_failed(self, company: str, consumer: str) -> None:
         """A pull request failed, or the consumer is gone."""
         self._on.source_errors.labels(company, consumer).inc()
+
+    def store_time_stepped_back(self, company: str, consumer: str, seconds: float) -> None:
+        """An event has a store time so much earlier than one of a lower sequence."""
+        self._on.store_time_steps_back.labels(company, consumer).inc()
+        self._on.store_time_step_back_seconds.labels(company, consumer).inc(seconds)
 
     def reconnected(self) -> None:
         """The connection to NATS was lost and is back."""

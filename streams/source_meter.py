@@ -26,3 +26,7 @@ class SourceMeter:
     def batch(self, role: str, company: str, size: int) -> None:
         """A batch was handed over."""
         self._metrics.fetched(company, role, size)
+
+    def store_time_stepped_back(self, role: str, seconds: float) -> None:
+        """An event has an earlier store time than one of a lower sequence."""
+        self._metrics.store_time_stepped_back(self._company, role, seconds)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from tables.errors import Contended
 from tables.queries import Observer, load, operation
 from tables.refusals import Refusal
-from tables.versions import Draft, Origin, Version, remembered, settle, stamped, watermark
+from tables.versions import CLOCK_STEP_NS, Draft, Origin, Version, remembered, settle, stamped, watermark
 
 if TYPE_CHECKING:
     from tables.pool import Connection
@@ -61,8 +61,17 @@ _TEXTS: Final = ("push_name", "group_name", "last_message")
 _FIXED: Final = ("jid", "agent_id", "company_id", "phone_number", "is_group", "not_spam")
 _INT32_MAX: Final = 2**31 - 1
 
-# Per step whether it adds to the stored count, or is there only to be known when it comes again.
-_Steps = Mapping[Version, bool]
+_Event = tuple[int, int]  # store time in ns, sequence
+
+
+class _Step(NamedTuple):
+    """One unread message more. `counts`: it adds to the stored count, and is not only there to be known again."""
+
+    incarnation: int
+    counts: bool
+
+
+_Steps = Mapping[_Event, _Step]
 
 
 class _New(NamedTuple):
@@ -82,11 +91,11 @@ class _Update:
     absolute: bool  # a new absolute count is among the arguments
     overtaken: Version | None  # the steps up to here count no longer
 
-    def added(self, fresh: Collection[Version]) -> int:
+    def added(self, fresh: Collection[_Event]) -> int:
         """How much the steps that are `fresh` add; the statement itself counts those on a new value."""
         return sum(
-            counts and step in fresh and not (self.absolute and step.ns)
-            for step, counts in self.steps.items()
+            step.counts and event in fresh and not (self.absolute and event[0])
+            for event, step in self.steps.items()
         )
 
 
@@ -136,14 +145,17 @@ class Chats:
 
     async def _add_steps(
         self, connection: Connection, chats: Iterable[tuple[str, _Steps]]
-    ) -> dict[str, set[Version]]:
+    ) -> dict[str, set[_Event]]:
         """Note the steps of locked chats; returns the ones not known before."""
-        noted = [(chat_id, *step) for chat_id, steps in chats for step in steps]
-        fresh: dict[str, set[Version]] = {}
+        noted = [
+            (chat_id, *event, step.incarnation) for chat_id, steps in chats for event, step in steps.items()
+        ]
+        fresh: dict[str, set[_Event]] = {}
         if noted:
             arguments = zip(*noted, strict=True)
-            for chat_id, ns, sequence in await connection.fetch(self._sql["add_steps"], *arguments):
-                fresh.setdefault(chat_id, set()).add(Version(ns, sequence))
+            for chat_id, ns, sequence, new in await connection.fetch(self._sql["add_steps"], *arguments):
+                if new:
+                    fresh.setdefault(chat_id, set()).add((ns, sequence))
         return fresh
 
     async def _merge(
@@ -174,9 +186,14 @@ class Chats:
         return refusals
 
     async def _write(self, connection: Connection, updates: Sequence[_Update]) -> None:
-        overtaken = [(u.chat_id, *u.overtaken) for u in updates if u.overtaken is not None]
+        overtaken = [
+            (u.chat_id, *u.overtaken.event, u.overtaken.incarnation)
+            for u in updates
+            if u.overtaken is not None
+        ]
         if overtaken:
-            await connection.execute(self._sql["drop_steps"], *zip(*overtaken, strict=True))
+            arrays = zip(*overtaken, strict=True)
+            await connection.execute(self._sql["drop_steps"], *arrays, CLOCK_STEP_NS)
         fresh = await self._add_steps(connection, ((u.chat_id, u.steps) for u in updates))
         arguments = [(*u.before_steps, u.added(fresh.get(u.chat_id, ())), *u.after_steps) for u in updates]
         await connection.execute(self._sql["update"], *zip(*arguments, strict=True))
@@ -198,7 +215,7 @@ def _new(group: Sequence[Change]) -> _New | None:
         group_name=values.get("group_name", ""),
         last_message=values.get("last_message"),
         conversation_timestamp=max(change.conversation_timestamp for change in group),
-        unread_count=min(_INT32_MAX, values["unread_count"] + sum(steps.values())),
+        unread_count=min(_INT32_MAX, values["unread_count"] + sum(step.counts for step in steps.values())),
     )
     return _New(row, metadata, steps)
 
@@ -250,29 +267,32 @@ def _fixed(rows: Sequence[ChatRow]) -> dict[str, Any]:
     }
 
 
-def _steps(
-    group: Sequence[Change], absolute: Version | None, past: tuple[str, int] | None
-) -> dict[Version, bool]:
+def _steps(group: Sequence[Change], absolute: Version | None, past: tuple[str, int] | None) -> _Steps:
     """The steps newer than the `absolute` count (None: it has no version, every step is newer).
 
     A step without version (an envelope of the existing service) is older than any versioned value; its sequence
     alone tells it from others. A step that the existing service has counted (up to `past`, contract C5) is in
     the stored count already.
     """
-    steps: dict[Version, bool] = {}
+    steps: dict[_Event, _Step] = {}
     for change in group:
         version = change.origin.version
         if isinstance(change, ChatRow) or not change.is_step:
             if version is None:
-                steps.update({step: False for step in steps if not step.ns})
+                steps.update({event: _Step(0, False) for event in steps if not event[0]})
         elif absolute is None:
             stream, sequence = _place(change.origin)
             seen = past is not None and past[0] == stream and sequence <= past[1]
-            step = version or Version(0, sequence)
-            steps[step] = steps.get(step, not seen)
-        elif version is not None and version > absolute:
-            steps[version] = True
+            _put(steps, version or Version(0, sequence), counts=not seen)
+        elif version is not None and version.supersedes(absolute):
+            _put(steps, version, counts=True)
     return steps
+
+
+def _put(steps: dict[_Event, _Step], version: Version, *, counts: bool) -> None:
+    """Add a step; one that is there already stays, with the incarnation if either knows it."""
+    known = steps.get(version.event, _Step(0, counts))
+    steps[version.event] = _Step(known.incarnation or version.incarnation, known.counts)
 
 
 def _place(origin: Origin) -> tuple[str, int]:

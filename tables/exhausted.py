@@ -25,7 +25,8 @@ _ESCAPE: Final = re.compile(
 
 # The field by which a replayed envelope says which row it comes from; readers of envelopes know no such field.
 ORIGIN: Final = "exhausted_id"
-_VERSION: Final = re.compile(r'"event_version": ?"[\d-]+"')
+# Without the incarnation, which not every letter of an event has.
+_VERSION: Final = re.compile(r'"event_version": ?"(\d+-\d+)')
 
 
 class ExhaustedRow(NamedTuple):
@@ -85,8 +86,9 @@ class ExhaustedEvents:
         """Store `row` unless this very event has its row already; True if it was stored or opened again.
 
         The same event: same subject, and the row that `dlq_payload` was replayed from, the same envelope, or the
-        same version and payload. If that row was resolved it is opened again, with the new error and the tries
-        added up; otherwise it stays as it is. Needs a transaction, which holds the event's lock.
+        same version and payload (whether or not both versions name an incarnation). If that row was resolved it is
+        opened again, with the new error and the tries added up; otherwise it stays as it is. Needs a transaction,
+        which holds the event's lock.
         What PostgreSQL cannot store is left out (NUL) or replaced (half a surrogate pair); a payload that it
         does not take as JSON is stored as a JSON string of its text, because there is no other place left for
         this event. Raises `StorageError`.
@@ -145,7 +147,7 @@ class ExhaustedEvents:
 def _identity(row: ExhaustedRow) -> str:
     """The same text for the same event; that another may have it too does no harm."""
     version = _VERSION.search(row.dlq_payload)
-    return f"{row.source_subject} {version[0] if version else row.event_timestamp}"
+    return f"{row.source_subject} {version[1] if version else row.event_timestamp}"
 
 
 def _origin(dlq_payload: str) -> int | None:

@@ -100,7 +100,7 @@ def onboard(book: Book, logs: Logs, company: str, message: Incoming) -> bool:
 
 def _precedes(message: Incoming, known: Version | None) -> bool:
     version = message.origin.version
-    return version is not None and known is not None and version < known
+    return version is not None and known is not None and known.supersedes(version)
 
 
 def _mark(message: Incoming) -> str:

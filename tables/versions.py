@@ -8,6 +8,7 @@ has no version: any event may fill it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -18,23 +19,65 @@ import msgspec
 _OURS: Final = ("version", "versions", "adopted")
 
 
-class Version(NamedTuple):
-    """When an event was stored by JetStream (for a history item: its own time), ties by sequence."""
+# Store times come from the clock of the stream's leader. So far apart, in ns, two events of one incarnation are
+# ordered by sequence: the clocks of the nodes may differ by as much.
+CLOCK_STEP_NS: Final = 10_000_000_000
+_TEXT: Final = re.compile(r"(\d{1,19})-(\d{1,19})(?:-(\d{1,19}))?", re.ASCII)
+_INT64_MAX: Final = 2**63 - 1
+
+
+class Version(msgspec.Struct, frozen=True, gc=False):
+    """Which event it is, among all events: its store time in ns (for a history item: its own time), its sequence, and
+    the incarnation of its stream.
+
+    The incarnation is the time in ns at which the stream was made; 0 if it is not known, and for history items. There
+    are no `<` and `>`: the order is no total one (see `supersedes`), so nothing may be sorted by it unawares.
+    """
 
     ns: int
     sequence: int
+    incarnation: int = 0
 
     def __str__(self) -> str:
         """As it is written into metadata and envelopes."""
-        return f"{self.ns}-{self.sequence}"
+        known = f"{self.ns}-{self.sequence}"
+        return f"{known}-{self.incarnation}" if self.incarnation else known
+
+    @property
+    def event(self) -> tuple[int, int]:
+        """What is the same however an event's version is written, with its incarnation or without."""
+        return self.ns, self.sequence
+
+    def supersedes(self, other: Version) -> bool:
+        """Whether it is newer than `other`.
+
+        Of one incarnation and at most `CLOCK_STEP_NS` apart, the higher sequence is newer; otherwise the later time,
+        then the higher sequence. Of any two versions that differ in time or sequence exactly one supersedes the other.
+        """
+        if (
+            self.incarnation
+            and self.incarnation == other.incarnation
+            and self.sequence != other.sequence
+            and -CLOCK_STEP_NS <= self.ns - other.ns <= CLOCK_STEP_NS
+        ):
+            return self.sequence > other.sequence
+        return self.ns > other.ns or (self.ns == other.ns and self.sequence > other.sequence)
+
+    def lacks(self, other: Version | None) -> bool:
+        """Whether `other` is the same event, and knows the incarnation that is not known here."""
+        return (
+            not self.incarnation and other is not None and other.incarnation > 0 and other.event == self.event
+        )
 
 
 def parse(text: str | None) -> Version | None:
-    """The version in `text`; None for what is absent, empty or no version."""
-    ns, dash, sequence = (text or "").partition("-")
-    if not (dash and ns.isascii() and sequence.isascii() and ns.isdigit() and sequence.isdigit()):
+    """The version in `text`, with an incarnation or without; None for what is absent, empty or no version."""
+    match = _TEXT.fullmatch(text or "")
+    if match is None:
         return None
-    return Version(int(ns), int(sequence))
+    version = Version(*(int(part or 0) for part in match.groups()))
+    fits = max(version.ns, version.sequence, version.incarnation) <= _INT64_MAX
+    return version if fits else None
 
 
 class Origin(NamedTuple):
@@ -52,13 +95,15 @@ class Origin(NamedTuple):
         """
         if stored is None:
             return not self.history
-        return self.version is not None and self.version >= stored
+        return self.version is not None and not stored.supersedes(self.version)
 
 
 def newer(first: Origin, second: Origin) -> Origin:
-    """The origin with the higher version; of two equal ones the second."""
+    """The origin with the newer version; of two equal ones the second, unless only the first knows the incarnation."""
     if first.version is None:
         return second
+    if second.version is not None and second.version.lacks(first.version):
+        return first
     return second if second.beats(first.version) else first
 
 
@@ -149,7 +194,7 @@ def settle(
     unversioned.update((known.get("adopted") or {}).get("columns", ()))
     values = _fold(draft, held, unversioned)
     if row is None or draft.newest.beats(row):
-        version, metadata = draft.newest.version, draft.newest.metadata
+        version, metadata = _fuller(draft.newest.version, row), draft.newest.metadata
     else:
         version, metadata = row, _json({name: known[name] for name in known if name not in _OURS})
     differing = {column: mark for column, mark in held.items() if mark != version or column in explicit}
@@ -170,10 +215,15 @@ def _fold(draft: Draft, held: dict[str, Version | None], unversioned: set[str]) 
             ):
                 continue
             values[column] = value
-            held[column] = origin.version
+            held[column] = _fuller(origin.version, held.get(column))
             if origin.version is None:
                 unversioned.add(column)
     return values
+
+
+def _fuller(version: Version | None, stored: Version | None) -> Version | None:
+    """`version`, or the `stored` one of the same event if only that knows the incarnation."""
+    return stored if version is not None and version.lacks(stored) else version
 
 
 def _adopted(

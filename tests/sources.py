@@ -24,6 +24,7 @@ class Counters:
     def __init__(self) -> None:
         self.count: Counter[str] = Counter()
         self.sizes: list[int] = []
+        self.seconds_back = 0.0
 
     def fetched(self, role: Role) -> None:
         self.count[f"fetched {role}"] += 1
@@ -33,6 +34,10 @@ class Counters:
 
     def batch(self, role: Role, company: str, size: int) -> None:
         self.sizes.append(size)
+
+    def store_time_stepped_back(self, role: Role, seconds: float) -> None:
+        self.count[f"steps back {role}"] += 1
+        self.seconds_back += seconds
 
 
 class Reader:

@@ -34,17 +34,25 @@ ORDER BY chat_id COLLATE "C"
 FOR UPDATE
 
 -- name: drop_steps
--- An absolute value has overtaken the steps up to its version.
+-- An absolute value has overtaken the steps that are not newer than its version: of one incarnation and at most $5 ns
+-- apart the sequence decides, otherwise the time.
 DELETE FROM {schema}.chat_steps AS s
-USING unnest($1::text[], $2::bigint[], $3::bigint[]) AS n (chat_id, ns, sequence)
-WHERE s.chat_id = n.chat_id AND (s.ns, s.sequence) <= (n.ns, n.sequence)
+USING unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[]) AS n (chat_id, ns, sequence, incarnation)
+WHERE s.chat_id = n.chat_id AND CASE
+    WHEN s.incarnation = n.incarnation AND n.incarnation > 0 AND s.ns BETWEEN n.ns - $5::bigint AND n.ns + $5::bigint
+    THEN (s.sequence, s.ns) <= (n.sequence, n.ns)
+    ELSE (s.ns, s.sequence) <= (n.ns, n.sequence)
+END
 
 -- name: add_steps
--- Steps newer than the absolute value of their (locked) chat; returns the chat_ids of those not known before.
-INSERT INTO {schema}.chat_steps (chat_id, ns, sequence)
-SELECT chat_id, ns, sequence FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS n (chat_id, ns, sequence)
-ON CONFLICT (chat_id, ns, sequence) DO NOTHING
-RETURNING chat_id, ns, sequence
+-- Steps newer than the absolute value of their (locked) chat; a known one only learns its incarnation. `new`: it was
+-- not known before (a row that is updated has the updating transaction as its xmax).
+INSERT INTO {schema}.chat_steps AS s (chat_id, ns, sequence, incarnation)
+SELECT chat_id, ns, sequence, incarnation
+FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[]) AS n (chat_id, ns, sequence, incarnation)
+ON CONFLICT (chat_id, ns, sequence) DO UPDATE SET incarnation = excluded.incarnation
+WHERE s.incarnation = 0 AND excluded.incarnation > 0
+RETURNING s.chat_id, s.ns, s.sequence, s.xmax = 0 AS new
 
 -- name: update
 -- Locked rows: NULL leaves a column as it is; the columns from $9 on are only filled where they are empty.

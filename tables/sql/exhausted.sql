@@ -24,7 +24,10 @@ WITH known AS (
     UNION ALL
     SELECT e.id, e.resolved IS TRUE, false
     FROM {schema}.exhausted_events AS e
-    WHERE e.dlq_payload ->> 'event_version' = $6::text::jsonb ->> 'event_version'
+    WHERE (e.dlq_payload ->> 'event_version' = $6::text::jsonb ->> 'event_version'
+        -- A worker that does not know the third part of a version, or no such part at all, gave it up before.
+        OR substring(e.dlq_payload ->> 'event_version' FROM '^[0-9]+-[0-9]+')
+            = substring($6::text::jsonb ->> 'event_version' FROM '^[0-9]+-[0-9]+'))
       AND e.source_subject IS NOT DISTINCT FROM $2::text
       AND e.original_payload IS NOT DISTINCT FROM $7::text::jsonb
 ), chosen AS (

@@ -13,7 +13,7 @@ from nats.js.errors import NotFoundError
 
 from demo.accounting import EXHAUSTED, MISSING, STORED, WAITING, Accounting, Report
 from demo.evidence import Evidence, gather
-from demo.model import Published, Version
+from demo.model import Published, Version, in_order
 from streams.subjects import HISTORICAL, REALTIME
 
 # Words of `demo.accounting`; what has none of them is a wrong value.
@@ -151,7 +151,7 @@ def _without_the_gone(claim: Claim, evidence: Evidence) -> tuple[list[Published]
     Whether a row holds a doubtful event is not to be seen when a newer one came after it: then it is gone if
     the row is right without it and wrong with it.
     """
-    published = sorted(claim.published, key=lambda one: one.version)
+    published = sorted(claim.published, key=in_order)
     gone = set(claim.undelivered)
     for one in published:
         if one.version in claim.doubtful and _missing(claim.company, one, evidence):

@@ -346,3 +346,59 @@ async def test_two_writers_in_opposite_order_never_deadlock(store: Store) -> Non
         await asyncio.gather(store.write(*first, *steps), store.write(*second, *again))
     rows = await store.sql("SELECT unread_count, count(*) AS number FROM {s}.chats GROUP BY 1")
     assert [tuple(r) for r in rows] == [(13, 2000)]
+
+
+MADE = 1_795_400_000_000_000_000
+SECOND = 1_000_000_000
+
+
+def stored_at(seconds: float, sequence: int, made: int = MADE) -> Origin:
+    metadata = {"stream": "wa_events_stream", "stream_sequence": sequence}
+    return Origin(Version(MADE + int((3600 + seconds) * SECOND), sequence, made), json.dumps(metadata))
+
+
+async def test_steps_and_counts_of_one_stream_go_by_sequence(store: Store) -> None:
+    await store.write(row(stored_at(0, 1), unread_count=5))
+    await store.write(patch(stored_at(-4, 2)))
+    assert await store.unread() == 6
+    await store.write(patch(stored_at(-5, 3), 0))
+    assert (await store.unread(), await store.steps()) == (0, [])
+    await store.write(patch(stored_at(-4, 2)))
+    assert await store.unread() == 0
+    await store.write(patch(stored_at(-6, 4)), patch(stored_at(-7, 5)))
+    await store.write(patch(stored_at(-6, 4)))
+    assert await store.unread() == 2
+
+
+async def test_a_count_of_a_restored_stream_overtakes_steps_of_higher_sequences(store: Store) -> None:
+    await store.write(row(stored_at(0, 1), unread_count=5), patch(stored_at(1, 9)))
+    await store.write(patch(stored_at(60, 2), 3))
+    assert (await store.unread(), await store.steps()) == (3, [])
+
+
+async def test_a_count_of_a_stream_made_anew_overtakes_steps_of_the_one_before(store: Store) -> None:
+    await store.write(row(stored_at(0, 1), unread_count=5), patch(stored_at(1, 9)))
+    await store.write(patch(stored_at(2, 1, MADE + 3600 * SECOND), 3))
+    assert (await store.unread(), await store.steps()) == (3, [])
+
+
+async def test_a_replica_of_the_release_before_goes_on_beside_new_ones(store: Store) -> None:
+    """Its statements name the columns that it knows; a step that comes again through a new replica counts once."""
+    await store.write(row(stored_at(0, 1), unread_count=5))
+    step = stored_at(1, 2)
+    assert step.version is not None
+    await store.sql(
+        "INSERT INTO {s}.chat_steps (chat_id, ns, sequence)"
+        " SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[])"
+        " ON CONFLICT (chat_id, ns, sequence) DO NOTHING RETURNING chat_id",
+        ["C1"],
+        [step.version.ns],
+        [step.version.sequence],
+    )
+    await store.sql("UPDATE {s}.chats SET unread_count = 6")
+    await store.write(patch(step))
+    assert await store.unread() == 6
+    [known] = await store.sql("SELECT incarnation FROM {s}.chat_steps")
+    assert known["incarnation"] == MADE
+    await store.write(patch(stored_at(-1, 3), 0))
+    assert (await store.unread(), await store.steps()) == (0, [])

@@ -197,14 +197,18 @@ def newest(events: Sequence[Event], column: str, *, history: bool = True) -> Any
         for event in events
         if getattr(event, column, None) not in ("", None) and (history or not event.origin.history)
     ]
-    return getattr(max(feeding, key=lambda event: event.origin.version), column) if feeding else None
+    return getattr(max(feeding, key=_age), column) if feeding else None
+
+
+def _age(event: Event) -> tuple[int, int]:
+    return event.origin.version.event if event.origin.version else (0, 0)
 
 
 def unread(events: Sequence[Event]) -> int:
     """The newest absolute value, and the steps newer than it."""
     steps = [event for event in events if isinstance(event, ChatPatch) and event.unread_count == 1]
-    base = max((e for e in events if e not in steps), key=lambda event: event.origin.version)
-    newer = {step.origin.version for step in steps if step.origin.version > base.origin.version}
+    base = max((e for e in events if e not in steps), key=_age)
+    newer = {_age(step) for step in steps if _age(step) > _age(base)}
     return int(base.unread_count) + len(newer)
 
 

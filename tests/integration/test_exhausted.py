@@ -272,3 +272,39 @@ async def test_a_payload_that_is_refused_is_stored_as_text_once(given: Given, te
     assert not await given.save(row)
 
     assert await given.payload() == text
+
+
+def _letter(version: str, moment: str) -> ExhaustedRow:
+    """The row of an event that was given up at this time, by a worker that writes its version like this."""
+    letter = {"source_subject": ROW.source_subject, "event_version": version, "ts": moment}
+    return ROW._replace(
+        dlq_payload=json.dumps(letter), event_timestamp=datetime.datetime.fromisoformat(moment)
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("5-7", "5-7-9"), ("5-7-9", "5-7"), ("5-7-9", "5-7-8"), ("5-7", "5-7")]
+)
+async def test_an_event_is_known_with_and_without_the_incarnation_of_its_version(
+    given: Given, first: str, second: str
+) -> None:
+    assert await given.save(_letter(first, "2026-11-24T07:00:00Z"))
+    assert not await given.save(_letter(second, "2026-11-24T09:00:00Z"))
+    assert len(await given.rows()) == 1
+
+
+@pytest.mark.parametrize(("first", "second"), [("5-7-9", "5-77-9"), ("5-7", "55-7"), ("5-7", "5-70-9")])
+async def test_versions_that_begin_alike_are_of_different_events(
+    given: Given, first: str, second: str
+) -> None:
+    assert await given.save(_letter(first, "2026-11-24T07:00:00Z"))
+    assert await given.save(_letter(second, "2026-11-24T09:00:00Z"))
+    assert len(await given.rows()) == 2
+
+
+async def test_two_replicas_that_write_a_version_differently_make_one_row(given: Given) -> None:
+    letters = [
+        _letter(version, f"2026-11-24T0{hour}:00:00Z") for hour, version in enumerate(["5-7", "5-7-9"] * 3)
+    ]
+    saved = await asyncio.gather(*map(given.save, letters))
+    assert sum(saved) == 1

@@ -13,11 +13,12 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from demo.servers import NatsServer
-from streams import topology
+from streams import jetstream, topology
 from streams.broker import Broker
 from streams.delivery import Batch
 from streams.jetstream import PullSource
 from streams.specs import TopologyConfig
+from streams.stored import nanoseconds
 from streams.subjects import Tenant
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
@@ -357,6 +358,128 @@ async def test_what_is_held_of_a_deleted_stream_never_settles_an_event_of_the_ne
     await broker.flush()
     assert await ack_pending(broker, tenant) == 0
     assert source.held == 0
+
+
+async def made_at(broker: Broker) -> int:
+    return nanoseconds((await broker.api(f"STREAM.INFO.{CONFIG.realtime_stream}"))["created"])
+
+
+async def make_anew(broker: Broker, tenant: Tenant, **changes: object) -> int:
+    """Delete the stream and make it again, as somebody else might; when it was made."""
+    old = (await broker.api(f"STREAM.INFO.{CONFIG.realtime_stream}"))["config"]
+    await broker.api(f"STREAM.DELETE.{CONFIG.realtime_stream}")
+    await broker.api(f"STREAM.CREATE.{CONFIG.realtime_stream}", {**old, **changes})
+    await topology.reconcile(broker, CONFIG, [tenant])
+    return await made_at(broker)
+
+
+async def test_deliveries_say_when_their_stream_was_made(
+    own_server: NatsServer, broker: Broker, tenant: Tenant, source: PullSource, reader: Reader
+) -> None:
+    await publish(own_server, tenant, b"1", b"2")
+    taken = await reader.take(2)
+    assert {one.provenance.incarnation for one in taken} == {await made_at(broker)}
+    await ack_all(taken)
+
+
+@pytest.mark.parametrize("first_seq", [1, 1000])
+async def test_a_stream_made_anew_between_two_pulls_is_never_taken_for_the_old_one(
+    own_server: NatsServer,
+    broker: Broker,
+    tenant: Tenant,
+    reader: Reader,
+    monkeypatch: pytest.MonkeyPatch,
+    first_seq: int,
+) -> None:
+    """Whether its sequences begin anew or go on: while the agent is busy no request of ours waits for the news."""
+    monkeypatch.setattr(jetstream, "UNWATCHED", 0.05)
+    await topology.reconcile(broker, CONFIG, [tenant])
+    source = pull_source(broker, tenant, CONFIG, reader, batch_size=1)
+    await source.start()
+    await publish(own_server, tenant, b"old 1", b"old 2")
+    old_made = await made_at(broker)
+    first = await reader.batch()
+
+    async def holds_both() -> bool:
+        return source.held == 2
+
+    await eventually(holds_both)
+    await asyncio.sleep(0.1)  # so long that it counts as unwatched
+    new_made = await make_anew(broker, tenant, first_seq=first_seq)
+    await publish(own_server, tenant, b"new 1", b"new 2")
+    first.release()
+    later = await reader.take(3)
+    assert [one.data for one in later] == [b"old 2", b"new 1", b"new 2"]
+    assert [one.provenance.incarnation for one in (*first.deliveries, *later)] == [
+        old_made,
+        old_made,
+        new_made,
+        new_made,
+    ]
+    await ack_all([*first.deliveries, *later])
+    await source.stop()
+
+
+async def test_a_stream_made_anew_is_noticed_though_another_replica_read_its_first_events(
+    own_server: NatsServer,
+    broker: Broker,
+    tenant: Tenant,
+    reader: Reader,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Then neither the stream's nor the consumer's sequences begin anew for us."""
+    monkeypatch.setattr(jetstream, "UNWATCHED", 0.05)
+    await topology.reconcile(broker, CONFIG, [tenant])
+    source = pull_source(broker, tenant, CONFIG, reader, batch_size=1)
+    await source.start()
+    await publish(own_server, tenant, b"old 1", b"old 2")
+    first = await reader.batch()
+
+    async def holds_both() -> bool:
+        return source.held == 2
+
+    await eventually(holds_both)
+    await asyncio.sleep(0.1)  # so long that it counts as unwatched
+    new_made = await make_anew(broker, tenant)
+    other_reader = Reader()
+    other = pull_source(broker, tenant, CONFIG, other_reader)
+    await other.start()
+    await publish(own_server, tenant, *[b"other"] * 4)
+    await ack_all(await other_reader.take(4))
+    await other.stop()
+    await publish(own_server, tenant, b"new")
+    first.release()
+    (_, new) = later = await reader.take(2)
+    assert new.data == b"new"
+    assert new.provenance.stream_sequence > 2
+    assert new.provenance.consumer_sequence > 2
+    assert new.provenance.incarnation == new_made
+    await ack_all([*first.deliveries, *later])
+    await source.stop()
+
+
+async def test_a_stream_made_anew_while_a_pull_waits_is_noticed(
+    own_server: NatsServer, broker: Broker, tenant: Tenant, source: PullSource, reader: Reader
+) -> None:
+    await publish(own_server, tenant, b"old")
+    await ack_all(old := await reader.take(1))
+    new_made = await make_anew(broker, tenant, first_seq=1000)
+    await publish(own_server, tenant, b"new")
+    await ack_all(new := await reader.take(1))
+    assert [one.provenance.incarnation for one in new] == [new_made]
+    assert old[0].provenance.incarnation < new_made
+
+
+async def test_a_stream_keeps_its_incarnation_over_a_restart_of_the_server(
+    own_server: NatsServer, broker: Broker, tenant: Tenant, source: PullSource, reader: Reader
+) -> None:
+    await publish(own_server, tenant, b"before")
+    await ack_all(before := await reader.take(1))
+    own_server.kill()
+    own_server.start()
+    await publish(own_server, tenant, b"after")
+    await ack_all(after := await reader.take(1))
+    assert after[0].provenance.incarnation == before[0].provenance.incarnation > 0
 
 
 async def test_redelivered_events_are_settled_like_any_other(

@@ -80,6 +80,8 @@ async def test_only_missing_indexes_are_added(database: Database, existing: str)
     assert [text.split(".")[1] for text in added] == [
         "contacts USING btree (phone_number, agent_id)",
         "contacts USING btree (translate(phone_number, '+ ()'::text, ''::text))",
+        "exhausted_events USING btree (\"substring\"((dlq_payload ->> 'event_version'::text),"
+        " '^[0-9]+-[0-9]+'::text))",
         "exhausted_events USING btree (((dlq_payload ->> 'event_version'::text)))",
         "onboarding_log USING btree (phone_number, agent_id)",
     ]
@@ -118,6 +120,6 @@ async def test_it_is_accepted_without_auto_migrate_and_shared_tables_stay_untouc
 ) -> None:
     before = await _indexes(database, existing)
 
-    own = ["0001_messages", "0002_own_tables", "0006_exhausted_reopened"]
+    own = ["0001_messages", "0002_own_tables", "0006_exhausted_reopened", "0007_step_incarnations"]
     assert await migrate(database, existing, auto_migrate=False) == own
     assert await _indexes(database, existing) == before

@@ -94,4 +94,4 @@ async def _replicas(dsn: str) -> list[Replica]:
         await database.open()
         replicas.append(database)
     await migrate(replicas[0], tenant.schema)
-    return [Replica(database, tenant, stream) for database in replicas]
+    return [Replica(database, tenant, stream, unaware=number > 0) for number, database in enumerate(replicas)]

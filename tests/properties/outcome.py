@@ -37,11 +37,7 @@ def disagreements(wanted: Mapping[str, Expected], stored: Stored) -> list[str]:
 
 def _of_exhausted(wanted: Iterable[Expected], stored: Stored) -> Iterator[str]:
     """Each event that cannot be stored has one row, with the event; no other has one."""
-    asked = {
-        f"{version.ns}-{version.sequence}": payloads
-        for model in wanted
-        for version, payloads in model.exhausted.items()
-    }
+    asked = {version.event: payloads for model in wanted for version, payloads in model.exhausted.items()}
     yield from (f"exhausted {version}: could be stored" for version in stored.exhausted.keys() - asked.keys())
     for version, payloads in asked.items():
         rows = stored.exhausted.get(version, [])

@@ -36,13 +36,13 @@ WORKERS: Final = 8
 class Delivery:
     """One message in a replica's hands; `settled` is how it ended."""
 
-    def __init__(self, message: Message, delivered: int) -> None:
+    def __init__(self, message: Message, delivered: int, made: int) -> None:
         self.message = message
         self.subject = message.subject
         self.data = message.data
         self.headers: Mapping[str, str] | None = message.headers
         self.provenance = Provenance(
-            message.stream, "durable", "", message.sequence, message.sequence, delivered, message.ns, 0
+            message.stream, "durable", "", message.sequence, message.sequence, delivered, message.ns, 0, made
         )
         self.received = time.perf_counter()
         self.settled: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -69,11 +69,14 @@ class Message:
     headers: Mapping[str, str] | None = None
     delivered: int = 0
     outcome: str = ""
+    made: int = 0  # when its stream was made; 0: nobody knows
+    half_known: bool = False  # one of the replicas does not know that
 
-    def deliver(self, attempt: int = 0) -> Delivery:
-        """The next delivery of it; `attempt` if it is to count as another."""
+    def deliver(self, attempt: int = 0, *, unaware: bool = False) -> Delivery:
+        """The next delivery of it, by a replica that may be `unaware`; `attempt` if it is to count as another."""
         self.delivered += 1
-        return Delivery(self, attempt or self.delivered)
+        made = 0 if self.half_known and unaware else self.made
+        return Delivery(self, attempt or self.delivered, made)
 
 
 class DeadLetterStream:
@@ -117,6 +120,7 @@ class Replica:
     database: Database
     tenant: Tenant
     stream: DeadLetterStream
+    unaware: bool = False  # of when streams were made, where that is half known
     meter: Meter = field(default_factory=Meter)
 
     def __post_init__(self) -> None:
@@ -176,7 +180,8 @@ class Replica:
         batches: dict[Role, list[Delivery]] = {"realtime": [], "historical": []}
         for message in messages:
             role = consumer_type(message.subject.rpartition(".")[0])
-            batches[role].append(message.deliver(LIMITS[role].max_deliver if last_try else 0))
+            attempt = LIMITS[role].max_deliver if last_try else 0
+            batches[role].append(message.deliver(attempt, unaware=self.unaware))
         await _all(
             self.routing.handle(Batch(self.tenant, role, deliveries))
             for role, deliveries in batches.items()
@@ -186,7 +191,7 @@ class Replica:
 
     async def abandon(self, messages: Iterable[Message]) -> None:
         """Turn messages into dead letters, as when they killed their worker each time."""
-        deliveries = [message.deliver() for message in messages]
+        deliveries = [message.deliver(unaware=self.unaware) for message in messages]
         await _all(
             self.routing.abandon(self.tenant, consumer_type(it.subject.rpartition(".")[0]), it)
             for it in deliveries

@@ -69,11 +69,20 @@ def _message(built: Built) -> Message:
     event = built.event
     stream = "wa_history_events_stream" if event.type in HISTORICAL else "wa_events_stream"
     data = json.dumps(event.payload).encode()
-    return Message(stream, f"{event.type}.{COMPANY}", data, *event.version)
+    version = event.version
+    return Message(
+        stream,
+        f"{event.type}.{COMPANY}",
+        data,
+        version.ns,
+        version.sequence,
+        made=version.made,
+        half_known=built.half_known,
+    )
 
 
 def _wanted(world: Builder) -> Expected:
-    return expected([event for event, _ in world.events], COMPANY, world.adopted)
+    return expected([built.event for built in world.events], COMPANY, world.adopted)
 
 
 async def _turn(replica: Replica, number: int, turn: int, events: Iterable[tuple[Built, Message]]) -> None:

@@ -5,6 +5,7 @@ Everything is drawn as small numbers, so that a case is cheap and shrinks well; 
 
 from __future__ import annotations
 
+import enum
 import itertools
 import random
 from collections.abc import Callable, Sequence
@@ -60,6 +61,17 @@ class Stop(NamedTuple):
 Itinerary = tuple[Stop, ...]
 
 
+class Clock(enum.Enum):
+    """What the streams do about the versions of a world's events. Within these bounds the order is a total one."""
+
+    UNKNOWN = "nobody knows when the stream was made: times alone, in any order"
+    STEPS = "one stream: times step back by up to 7 s"
+    AGAIN = "restored from a backup: sequences are given out again, later by more than 10 s"
+    ANEW = "made anew: another stream with the same sequences, all of it later"
+    OLDER = "events of a release that did not know it, then times that step back"
+    HALF = "one replica does not know when the stream was made; times go forward"
+
+
 class Spec(NamedTuple):
     """An event to be built: `items` are (key, bits), one for a real-time event."""
 
@@ -75,6 +87,7 @@ class World:
 
     specs: list[Spec]
     adopted: int
+    clock: Clock = Clock.UNKNOWN
 
 
 class Built(NamedTuple):
@@ -82,6 +95,7 @@ class Built(NamedTuple):
 
     event: Event
     itinerary: Itinerary
+    half_known: bool = False
 
 
 def _itineraries() -> list[Itinerary]:
@@ -109,36 +123,81 @@ def worlds(family: str, most: int) -> st.SearchStrategy[World]:
 
     specs = st.one_of([spec(kind) for kind in FAMILIES[family]])
     adopted = st.sampled_from((0, 0, 1, 2, 3)) if family in ("messages", "chats") else st.just(0)
-    return st.builds(World, st.lists(specs, min_size=2, max_size=most), adopted)
+    clock = st.sampled_from(Clock)
+    return st.builds(World, st.lists(specs, min_size=2, max_size=most), adopted, clock)
 
 
 class Builder:
     """Builds a world on keys that no other world has; its times are those of the seconds after `base`."""
 
     _numbers = itertools.count(1)
+    _names = itertools.count(1)
     _sequences = itertools.count(1)
 
     def __init__(self, world: World, base: int = BASE) -> None:
         self.base = base
         self.prefix = f"w{next(self._numbers)}"
-        self.events = [self._build(spec) for spec in world.specs]
+        self._clock = world.clock
+        self.events = [
+            self._build(spec, version)
+            for spec, version in zip(world.specs, self._versions(world.specs), strict=True)
+        ]
         self.adopted = [
             adopted for number in range(2) if world.adopted & 1 << number for adopted in self._leave(number)
         ]
 
-    def _build(self, spec: Spec) -> Built:
-        sequence = next(self._sequences)
-        version = Version((self.base + spec.second) * NS + 5, sequence)
+    def _versions(self, specs: Sequence[Spec]) -> list[Version]:
+        """What the streams make of the events, in the order in which these are published."""
+        first = [next(self._sequences) for _ in specs]
+        half = len(specs) // 2
+        again = [
+            # Two history items of one time, or of none, would be told apart by nothing.
+            next(self._sequences) if spec.kind in HISTORY else sequence
+            for spec, sequence in zip(specs, [*first[:half], *first[:half], *first[half:]], strict=False)
+        ]
+        seconds = [spec.second for spec in specs]
+        late = [0] * half + [1] * (len(specs) - half)
+        match self._clock:
+            case Clock.UNKNOWN:
+                return [self._version(*one) for one in zip(seconds, first, strict=True)]
+            case Clock.STEPS:
+                return [self._version(*one, made=1) for one in zip(seconds, first, strict=True)]
+            case Clock.HALF:
+                return [self._version(*one, made=1) for one in zip(sorted(seconds), first, strict=True)]
+            case Clock.AGAIN:
+                return [
+                    self._version(second + 20 * part, sequence, made=1)
+                    for second, sequence, part in zip(seconds, again, late, strict=True)
+                ]
+            case Clock.ANEW:
+                return [
+                    self._version(second + 8 * part, sequence, made=1 + part)
+                    for second, sequence, part in zip(seconds, again, late, strict=True)
+                ]
+            case Clock.OLDER:
+                return [
+                    self._version(second + 8 * part, sequence, made=part)
+                    for second, sequence, part in zip(seconds, first, late, strict=True)
+                ]
+
+    def _version(self, second: int, sequence: int, *, made: int = 0) -> Version:
+        return Version((self.base + second) * NS + 5, sequence, made and (self.base - 3600 + made) * NS)
+
+    def _build(self, spec: Spec, version: Version) -> Built:
+        name = next(self._names)
         parts = [
-            self._item(spec.kind, key, bits, f"{sequence}.{place}", spec.second)
+            self._item(spec.kind, key, bits, f"{name}.{place}", spec.second)
             for place, (key, bits) in enumerate(spec.items)
         ]
         payload = {HISTORY[spec.kind][0]: parts} if spec.kind in HISTORY else parts[0]
-        return Built(Event(spec.kind, version, payload), spec.itinerary)
+        return Built(Event(spec.kind, version, payload), spec.itinerary, self._clock is Clock.HALF)
 
     def _item(self, kind: str, key: int, bits: int, name: str, second: int) -> Payload:
+        # An own time between those of two events whose times step back would make the order no total one.
+        own = kind in HISTORY and self._clock not in (Clock.UNKNOWN, Clock.HALF)
         kind = HISTORY[kind][1] if kind in HISTORY else kind
-        said = _FIELDS[kind](_Bits(bits), key, name, Moment(self.base, second))
+        moment = Moment(self.base - 1000 if own else self.base, second)
+        said = _FIELDS[kind](_Bits(bits), key, name, moment)
         said = {field: value for field, value in said.items() if value is not None}
         if bits >> 16 == 15:  # one in sixteen is not valid
             said.update([("company_id", "Other")] if bits & 1 else [("agent_id", ""), ("message_id", "")])

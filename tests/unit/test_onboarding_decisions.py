@@ -26,6 +26,10 @@ COLUMNS = (
 COMPARED = ("push_name", "assigned_to", "origin", "first_message_id", "first_message_timestamp")
 
 
+def _age(event: Incoming | ContactRow | ContactPatch) -> tuple[int, int]:
+    return event.origin.version.event if event.origin.version else (0, 0)
+
+
 def origin(ns: int | None, *, history: bool = False) -> Origin:
     return Origin(None if ns is None else Version(ns, ns), json.dumps({"stream_sequence": ns}), history)
 
@@ -314,7 +318,7 @@ class TestAnyOrder:
                 said = origin(ns, history=kind == "history")
                 events.append(ContactRow(ns, said, CHAT, PHONE, COMPANY, AGENT, f"name {ns}"))
         reference, other, together = Store(), Store(), Store()
-        for event in sorted(events, key=lambda event: event.origin.version or (0, 0)):
+        for event in sorted(events, key=_age):
             reference.apply(event)
         order = data.draw(st.permutations([*events, *events]))
         for event in order:

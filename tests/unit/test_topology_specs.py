@@ -72,7 +72,7 @@ def test_times_of_the_server_keep_their_nanoseconds(text: str, expected: int) ->
 )
 def test_reads_the_facts_from_the_reply_subject_of_each_form(reply: str, domain: str) -> None:
     found = parse_reply(reply)
-    assert found == ("s", "c", domain, 10, 7, 2, 1_700_000_000_000_000_001, 5)
+    assert found == ("s", "c", domain, 10, 7, 2, 1_700_000_000_000_000_001, 5, 0)
 
 
 @pytest.mark.parametrize("reply", ["", "_INBOX.a.b", "$JS.ACK.s.c.2.10"])

@@ -7,6 +7,8 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tables.versions import Draft, Origin, Version, newer, parse, remembered, settle, stamped, watermark
 
@@ -44,8 +46,8 @@ def test_a_version_survives_being_written() -> None:
 
 
 def test_versions_order_by_time_then_sequence() -> None:
-    assert Version(2, 1) > Version(1, 9)
-    assert Version(1, 10) > Version(1, 9)
+    assert Version(2, 1).supersedes(Version(1, 9))
+    assert Version(1, 10).supersedes(Version(1, 9))
 
 
 def test_the_same_version_is_a_repeat_and_applies() -> None:
@@ -179,3 +181,101 @@ def test_a_number_that_is_no_float_is_no_reason_to_fail() -> None:
         "stream_sequence": math.inf,
         "version": "5-1",
     }
+
+
+SECOND = 10**9
+MADE, ANEW = 1_795_400_000 * SECOND, 1_795_500_000 * SECOND
+
+
+def of(seconds: float, sequence: int, incarnation: int = MADE) -> Version:
+    return Version(int((1_795_500_100 + seconds) * SECOND), sequence, incarnation)
+
+
+@pytest.mark.parametrize("version", [Version(5, 7), Version(5, 7, 9), of(0, 1), of(0, 1, 0), Version(0, 0)])
+def test_a_version_survives_being_written_with_and_without_its_incarnation(version: Version) -> None:
+    assert parse(str(version)) == version
+    assert str(version) == "-".join(
+        str(part) for part in (*version.event, version.incarnation)[: 3 if version.incarnation else 2]
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1-2-", "1-2-3-4", "1--3", "-1-2-3", "1-2-x", " 1-2-3", "1-2-3\n", "9" * 19 + "-1", "1-" + "9" * 5000],
+)
+def test_longer_text_that_is_no_version_is_none(text: str) -> None:
+    assert parse(text) is None
+
+
+def test_a_later_event_wins_when_its_store_time_steps_back() -> None:
+    assert of(-1, 8).supersedes(of(0, 7))
+    assert not of(0, 7).supersedes(of(-1, 8))
+    assert of(-10, 8).supersedes(of(0, 7))
+    assert Origin(of(-1, 8), "{}").beats(of(0, 7))
+    assert not Origin(of(0, 7), "{}").beats(of(-1, 8))
+
+
+def test_sequences_given_out_again_are_newer() -> None:
+    assert of(11, 2).supersedes(of(0, 7))
+    assert of(11, 7).supersedes(of(0, 7))
+    assert of(1, 7).supersedes(of(0, 7))
+
+
+def test_a_stream_made_anew_is_newer_whatever_its_sequences() -> None:
+    assert of(1, 1, ANEW).supersedes(of(0, 500))
+    assert not of(0, 500).supersedes(of(1, 1, ANEW))
+
+
+def test_versions_without_incarnation_compare_by_time_with_all_others() -> None:
+    assert of(0, 7, 0).supersedes(of(-1, 8))
+    assert of(0, 7).supersedes(of(-1, 8, 0))
+    assert of(0, 7, 0).supersedes(of(-1, 8, 0))
+
+
+def test_versions_cannot_be_compared_as_tuples() -> None:
+    versions: Any = [of(0, 7), of(-1, 8)]
+    with pytest.raises(TypeError):
+        sorted(versions)
+    with pytest.raises(TypeError):
+        max(versions)
+
+
+def test_a_repeat_without_incarnation_keeps_the_one_that_is_known() -> None:
+    known, repeat = str(of(0, 7)), Origin(of(0, 7, 0), '{"at":1}')
+    for stored in ({"version": known}, {"version": "9" * 18 + "-1", "versions": {"status": known}}):
+        _, metadata = settled((repeat, {"status": "x"}), stored=stored, filled=("status",))
+        assert metadata.get("versions", {}).get("status", metadata["version"]) == known
+    _, metadata = settled((Origin(of(0, 7), "{}"), {"status": "x"}), (repeat, {"status": "x"}))
+    assert metadata == {"version": known}
+
+
+def test_a_repeat_with_incarnation_completes_a_row_that_has_none() -> None:
+    stored = {"version": str(of(0, 7, 0))}
+    _, metadata = settled((Origin(of(0, 7), "{}"), {"status": "x"}), stored=stored, filled=("status",))
+    assert metadata == {"version": str(of(0, 7))}
+
+
+@given(
+    st.lists(st.integers(0, 9_999), min_size=2, max_size=6),
+    st.lists(st.booleans(), min_size=6, max_size=6),
+)
+def test_within_one_incarnation_the_sequence_is_a_total_order(back: list[int], quick: list[bool]) -> None:
+    """However the clocks of the leaders differ, while none is behind by more than ten seconds."""
+    versions, seconds = [], 0.0
+    for sequence, (behind, soon) in enumerate(zip(back, quick, strict=False), 1):
+        seconds += 0.001 if soon else 30.0
+        versions.append(of(seconds - behind / 1000, sequence))
+    for older, first in enumerate(versions):
+        for newer_one in versions[older + 1 :]:
+            assert newer_one.supersedes(first)
+            assert not first.supersedes(newer_one)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3), st.sampled_from([0, MADE, ANEW])), min_size=2)
+)
+def test_of_two_versions_exactly_one_is_newer_unless_they_are_one_event(
+    drawn: list[tuple[int, int, int]],
+) -> None:
+    first, second = (of(*parts) for parts in drawn[:2])
+    assert first.supersedes(second) + second.supersedes(first) == (first.event != second.event)

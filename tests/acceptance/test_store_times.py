@@ -1,0 +1,180 @@
+"""Store times that step back, as when a node with a slower clock becomes the stream's leader: the later event wins."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import pytest
+
+from demo.servers import NatsServer
+from tests import builders
+from tests.acceptance.conftest import Launch
+from tests.acceptance.site import DLQ_STREAM, Site, comes_to
+from tests.acceptance.worker import Worker
+from tests.store_times import SlowClock
+
+# More than the second after which a step is told in the log, less than the ten that are bridged.
+_BEHIND: Final = 5.0
+_ROWS: Final = 20
+_DELAYS: Final = {"NATS_DLQBASEDELAYMINUTES": "0.01", "NATS_DLQMAXDELAYMINUTES": "0.02"}
+
+
+@pytest.fixture
+async def clock(nats_server: NatsServer) -> AsyncIterator[SlowClock]:
+    """What lies between the worker and NATS."""
+    async with SlowClock(nats_server.port) as clock:
+        yield clock
+
+
+@pytest.fixture
+async def worker(launch: Launch, clock: SlowClock, site: Site) -> Worker:
+    """A worker of the site's company behind the clock."""
+    worker = launch(site.company, ready=False, nats_url=clock.url, also=_DELAYS)
+    await asyncio.to_thread(worker.wait_ready)
+    return worker
+
+
+def _pair(number: int) -> dict[str, str]:
+    phone = f"62815{number:07}"
+    return {"chat_id": f"a_{phone}", "agent_id": f"a{number}"}
+
+
+async def _values(site: Site, word: str, unread: int) -> None:
+    """Events about the same rows that say `word` each."""
+    numbers = range(_ROWS)
+    await site.publish_many(
+        "v1.messages.upsert",
+        [builders.message(message_id=f"M{n}", status=word, message_text=word, **_pair(n)) for n in numbers],
+    )
+    await site.publish_many(
+        "v1.chats.upsert",
+        [builders.chat(push_name=word, unread_count=unread, **_pair(n)) for n in numbers],
+    )
+    await site.publish_many(
+        "v1.contacts.upsert", [builders.contact(push_name=word, **_pair(n)) for n in numbers]
+    )
+    await site.publish_many(
+        "v1.connection.update", [builders.connection(agent_id=f"a{n}", status=word) for n in numbers]
+    )
+    await site.settled()
+
+
+async def _distinct(site: Site, *columns: str) -> dict[str, list[Any]]:
+    """The values that rows have in `table.column`."""
+    found = {}
+    for column in columns:
+        table, name = column.split(".")
+        found[column] = [row[name] for row in await site.rows(table)]
+    return found
+
+
+async def test_the_later_event_wins_when_store_times_step_back(
+    worker: Worker, clock: SlowClock, site: Site
+) -> None:
+    await _values(site, "earlier", 7)
+    clock.set_back(_BEHIND)
+    await _values(site, "later", 3)
+    columns = (
+        "messages.status",
+        "messages.message_text",
+        "chats.push_name",
+        "contacts.push_name",
+        "agents.status",
+    )
+    assert await _distinct(site, *columns, "chats.unread_count") == {
+        **dict.fromkeys(columns, ["later"] * _ROWS),
+        "chats.unread_count": [3] * _ROWS,
+    }
+
+
+async def test_an_unread_step_counts_when_store_times_step_back(
+    worker: Worker, clock: SlowClock, site: Site
+) -> None:
+    await site.publish("v1.chats.upsert", builders.chat(unread_count=5))
+    await site.settled()
+    clock.set_back(_BEHIND)
+    await site.publish("v1.chats.update", builders.chat_update(unread_count=1))
+    await site.settled()
+    assert [row["unread_count"] for row in await site.rows("chats")] == [6]
+
+
+async def test_a_later_count_overtakes_the_steps_when_store_times_step_back(
+    worker: Worker, clock: SlowClock, site: Site
+) -> None:
+    await site.publish("v1.chats.upsert", builders.chat(unread_count=5))
+    await site.publish("v1.chats.update", builders.chat_update(unread_count=1))
+    await site.settled()
+    clock.set_back(_BEHIND)
+    await site.publish("v1.chats.update", builders.chat_update(unread_count=0))
+    await site.settled()
+    assert [row["unread_count"] for row in await site.rows("chats")] == [0]
+    assert await site.count("chat_steps") == 0
+
+
+async def test_the_first_message_stays_the_first_when_store_times_step_back(
+    worker: Worker, clock: SlowClock, site: Site
+) -> None:
+    await site.publish("v1.messages.upsert", builders.message(message_id="first"))
+    await site.settled()
+    clock.set_back(_BEHIND)
+    campaign = {"is_campaign": True, "origin": "ads", "tags": "ig", "assigned_to": ""}
+    await site.publish("v1.messages.upsert", builders.message(message_id="second", campaign=campaign))
+    await site.settled()
+    [contact], [log] = await site.rows("contacts"), await site.rows("onboarding_log")
+    assert (contact["first_message_id"], contact["origin"]) == ("first", "DirectChat")
+    assert log["message_id"] == "first"
+
+
+async def test_a_replay_stays_the_older_event_when_store_times_step_back_before_it(
+    worker: Worker, clock: SlowClock, site: Site
+) -> None:
+    await site.publish("v1.messages.upsert", builders.message(status="sent", message_url=""))
+    await site.settled()
+    await site.trip("messages", "NEW.status = 'delivered'", "22001")
+    await site.publish(
+        "v1.messages.update", builders.message_update(status="delivered", message_url="https://example.org/1")
+    )
+    await comes_to(1, site.letters)
+    clock.set_back(_BEHIND)
+    await site.publish("v1.messages.update", builders.message_update(status="read"))
+    await site.settled()
+    await site.untrip("messages")
+    await site.settled(DLQ_STREAM)
+    [row] = await site.rows("messages")
+    assert (row["status"], row["message_url"]) == ("read", "https://example.org/1")
+    assert await site.count("exhausted_events") == 0
+
+
+async def test_store_times_that_step_back_are_counted_and_told(
+    worker: Worker, clock: SlowClock, site: Site
+) -> None:
+    labels = {"company_id": site.company, "consumer_type": "realtime"}
+
+    def counted() -> tuple[float, float]:
+        scrape = worker.scrape()
+        return (
+            scrape.value("daisi_store_time_steps_back_total", **labels),
+            scrape.value("daisi_store_time_step_back_seconds_total", **labels),
+        )
+
+    for number in range(3):
+        await site.publish("v1.messages.upsert", builders.message(message_id=f"M{number}"))
+    await site.settled()
+    assert await asyncio.to_thread(counted) == (0, 0)
+    clock.set_back(_BEHIND)
+    for number in range(3):
+        await site.publish("v1.messages.upsert", builders.message(message_id=f"N{number}"))
+    await site.settled()
+    steps, seconds = await asyncio.to_thread(counted)
+    assert steps == 1
+    assert 0 < seconds <= _BEHIND
+    loud = seconds > 1
+    told = [line for line in worker.lines() if "clocks of the NATS nodes" in json_text(line)]
+    assert len(told) == loud
+
+
+def json_text(line: dict[str, Any]) -> str:
+    """All of a log line as one text."""
+    return " ".join(map(str, line.values()))

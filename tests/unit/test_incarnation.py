@@ -1,0 +1,213 @@
+"""When a stream was made: when a source is sure of it, when it asks, and what it does without an answer."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from streams.delivery import Provenance
+from streams.errors import BrokerFailed
+from streams.held import Held
+from streams.incarnation import Incarnation, IncarnationWatch, StoreClock
+from streams.stored import ApiError
+
+FIRST, SECOND = "2026-11-24T07:15:30.123456789Z", "2026-11-24T08:00:00Z"
+FIRST_NS, SECOND_NS = 1_795_504_530_123_456_789, 1_795_507_200_000_000_000
+SECOND_LONG = 1_000_000_000
+
+
+class FakeApi:
+    """Answers STREAM.INFO with the time that it has, or fails."""
+
+    def __init__(self, made: str = FIRST) -> None:
+        self.made = made
+        self.failure: Exception | None = None
+        self.asked: list[str] = []
+
+    async def api(self, subject: str, body: object = None) -> dict[str, Any]:
+        self.asked.append(subject)
+        if self.failure is not None:
+            raise self.failure
+        return {"created": self.made}
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Arrivals:
+    """What a source holds, fed by hand."""
+
+    def __init__(self, patience: float = 0.0) -> None:
+        self.api = FakeApi()
+        self.clock = Clock()
+        self.steps: list[float] = []
+        self.incarnation = Incarnation(self.api, "s", self.clock, patience)
+        self.held = Held(
+            publish=self._publish,
+            ack_wait=30,
+            incarnation=self.incarnation,
+            store_clock=StoreClock("s", self.steps.append),
+        )
+
+    async def _publish(self, subject: str, payload: bytes) -> None:
+        return
+
+    async def batch(self, *arrivals: tuple[int, int, int]) -> list[int]:
+        """Hand over deliveries of these (sequence, consumer sequence, ns); returns their incarnations."""
+        taken = [
+            self.held.add("v1.x", b"", None, f"$JS.ACK.s.c.1.{sequence}.{own}.{ns}.0")
+            for sequence, own, ns in arrivals
+        ]
+        await self.incarnation.settle()
+        return [delivery.provenance.incarnation for delivery in taken]
+
+
+@pytest.fixture
+def arrivals() -> Arrivals:
+    return Arrivals()
+
+
+async def test_every_delivery_has_the_incarnation_of_its_stream_which_is_asked_for_once(
+    arrivals: Arrivals,
+) -> None:
+    assert await arrivals.batch((1, 1, 10), (2, 2, 20)) == [FIRST_NS, FIRST_NS]
+    assert await arrivals.batch((3, 3, 30)) == [FIRST_NS]
+    assert arrivals.api.asked == ["STREAM.INFO.s"]
+
+
+async def test_nothing_is_asked_before_anything_arrives(arrivals: Arrivals) -> None:
+    assert await arrivals.batch() == []
+    assert arrivals.api.asked == []
+
+
+async def test_a_sequence_that_is_given_out_again_is_asked_for_before_its_batch_goes_on(
+    arrivals: Arrivals,
+) -> None:
+    assert await arrivals.batch((4, 4, 10), (5, 5, 20)) == [FIRST_NS] * 2
+    arrivals.api.made = SECOND
+    assert await arrivals.batch((6, 6, 30), (3, 7, 40)) == [FIRST_NS, SECOND_NS]
+
+
+async def test_a_consumer_that_counts_from_one_again_is_a_reason_to_ask(arrivals: Arrivals) -> None:
+    await arrivals.batch((4, 4, 10))
+    arrivals.api.made = SECOND
+    assert await arrivals.batch((9, 1, 20)) == [SECOND_NS]
+
+
+async def test_what_came_before_a_doubt_keeps_what_it_was_told(arrivals: Arrivals) -> None:
+    await arrivals.batch((1, 1, 10))
+    before = arrivals.held.add("v1.x", b"", None, "$JS.ACK.s.c.1.2.2.20.0")
+    arrivals.incarnation.doubt()
+    arrivals.api.made = SECOND
+    assert await arrivals.batch((3, 3, 30)) == [SECOND_NS]
+    assert before.provenance.incarnation == FIRST_NS
+
+
+@pytest.mark.parametrize("failure", [ApiError(10059, "stream not found"), BrokerFailed("no answer")])
+async def test_without_an_answer_events_are_ordered_by_time_and_the_log_says_so_once(
+    arrivals: Arrivals, failure: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    await arrivals.batch((1, 1, 10))
+    arrivals.api.failure = failure
+    arrivals.incarnation.doubt()
+    assert await arrivals.batch((2, 2, 20)) == [0]
+    arrivals.clock.now += 1
+    assert await arrivals.batch((3, 3, 30)) == [0]
+    assert len(caplog.records) == 1
+    assert "$JS.API.STREAM.INFO.s" in caplog.text
+    arrivals.api.failure = None
+    arrivals.clock.now += 100
+    assert await arrivals.batch((4, 4, 40)) == [FIRST_NS]
+
+
+async def test_a_server_that_does_not_answer_is_not_asked_for_each_batch(arrivals: Arrivals) -> None:
+    arrivals.api.failure = BrokerFailed("no answer")
+    for number in range(1, 50):
+        assert await arrivals.batch((number, number, number)) == [0]
+    assert len(arrivals.api.asked) == 1
+
+
+async def test_a_batch_waits_for_an_answer_that_comes_late() -> None:
+    """A new leader needs a moment, and it may be the one whose clock is behind."""
+    arrivals = Arrivals(patience=5.0)
+    answer, failures = arrivals.api.api, [BrokerFailed("no answer"), ApiError(10008, "unavailable")]
+
+    async def late(subject: str, body: object = None) -> dict[str, Any]:
+        if failures:
+            raise failures.pop()
+        return await answer(subject, body)
+
+    arrivals.api.api = late  # type: ignore[method-assign]
+    assert await arrivals.batch((1, 1, 10)) == [FIRST_NS]
+
+
+async def test_a_doubt_that_comes_while_the_server_is_asked_is_not_forgotten(arrivals: Arrivals) -> None:
+    await arrivals.batch((1, 1, 10))
+    arrivals.incarnation.doubt()
+    answer = arrivals.api.api
+
+    async def interrupted(subject: str, body: object = None) -> dict[str, Any]:
+        arrivals.incarnation.doubt()
+        return await answer(subject, body)
+
+    arrivals.api.api = interrupted  # type: ignore[method-assign]
+    await arrivals.batch((2, 2, 20))
+    arrivals.api.api = answer  # type: ignore[method-assign]
+    arrivals.api.made = SECOND
+    assert await arrivals.batch((3, 3, 30)) == [SECOND_NS]
+
+
+async def test_the_watch_asks_once_a_stream_and_tells_the_sources_of_it(arrivals: Arrivals) -> None:
+    other = Arrivals()
+    watch = IncarnationWatch(arrivals.api, [arrivals.incarnation, other.incarnation])
+    for each in (arrivals, other):
+        await each.batch((1, 1, 10))
+    arrivals.api.asked.clear()
+    assert await watch.look() is False
+    assert arrivals.api.asked == ["STREAM.INFO.s"]
+    assert await arrivals.batch((2, 2, 20)) == [FIRST_NS]
+    assert len(arrivals.api.asked) == 1
+
+    arrivals.api.made = other.api.made = SECOND
+    await watch.look()
+    assert await arrivals.batch((3, 3, 30)) == await other.batch((3, 3, 30)) == [SECOND_NS]
+
+
+async def test_the_watch_ends_a_pause_once_the_server_answers(arrivals: Arrivals) -> None:
+    arrivals.api.failure = ApiError(10059, "stream not found")
+    watch = IncarnationWatch(arrivals.api, [arrivals.incarnation])
+    assert await arrivals.batch((1, 1, 10)) == [0]
+    assert await watch.look() is False
+    arrivals.api.failure = None
+    await watch.look()
+    assert await arrivals.batch((2, 2, 20)) == [FIRST_NS]
+
+
+async def test_a_store_time_that_steps_back_is_counted_once_and_told_above_a_second(
+    arrivals: Arrivals, caplog: pytest.LogCaptureFixture
+) -> None:
+    await arrivals.batch((1, 1, 9 * SECOND_LONG), (2, 2, 8 * SECOND_LONG), (3, 3, 8 * SECOND_LONG + 1))
+    assert arrivals.steps == [1.0]
+    assert not caplog.records
+    await arrivals.batch((4, 4, 5 * SECOND_LONG))
+    assert arrivals.steps == [1.0, pytest.approx(3.0)]
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "synchronised" in caplog.text
+
+
+def test_redeliveries_and_sequences_given_out_again_are_no_steps_back() -> None:
+    steps: list[float] = []
+    clock = StoreClock("s", steps.append)
+    for delivered, sequence, ns in [(1, 5, 50), (2, 2, 20), (1, 6, 60), (1, 1, 70), (1, 2, 80), (3, 9, 1)]:
+        clock.note(Provenance("s", "c", "", sequence, sequence, delivered, ns, 0))
+    assert steps == []
