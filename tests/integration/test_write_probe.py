@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -217,6 +218,44 @@ async def test_an_event_whose_row_alone_is_locked_times_out_and_no_outage_is_tol
         await hasty.close()
     assert isinstance(unit.error, errors.TimedOut)
     assert not [call for call in health.of("paused") if "test row" in call[2]]
+
+
+@pytest.mark.parametrize("event_type", ["v1.chats.upsert", "v1.connection.update"])
+async def test_an_event_whose_whole_table_is_locked_is_not_blamed_and_is_stored_afterwards(
+    database: Database,
+    database_dsn: str,
+    schema: str,
+    company: str,
+    event_type: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool, "LOCK_TIMEOUT", 0.1)
+    hasty = Database(database_dsn)
+    await hasty.open()
+    tables = _tables(hasty, schema)
+    tables.probe = write_probe.WriteProbe(hasty, schema, limit=0.1)
+    told = asyncio.Event()
+
+    class Listener(RecordingMeter):
+        def paused(self, waiter: str, reason: str) -> None:
+            if "test row" in reason:
+                told.set()
+
+    [unit] = _units(company, event_type)
+    table = "chats" if "chats" in event_type else "agents"
+    try:
+        async with database.transaction() as connection:
+            await connection.execute(f'LOCK TABLE "{schema}".{table}')
+            writer = BatchWriter("storing", Listener())
+            storing = asyncio.create_task(writer.store([unit], EventWrites(company, tables)))
+            async with asyncio.timeout(30):
+                await told.wait()
+        async with asyncio.timeout(30):
+            await storing
+    finally:
+        await hasty.close()
+    assert unit.error is None
+    assert (await _rows(database, schema))[table] == 1
 
 
 async def _ghost(dsn: str, standby: str) -> None:
