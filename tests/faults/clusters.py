@@ -13,7 +13,7 @@ import psutil
 
 from demo.evidence import Evidence
 from demo.model import Published
-from demo.servers import NatsServer
+from demo.servers import NatsServer, ServerError
 from streams.specs import TopologyConfig
 from streams.specs import streams as specified
 from tests.acceptance.site import DLQ_STREAM
@@ -26,6 +26,7 @@ from tests.faults.proxy import Proxy
 from tests.faults.scene import Database, Plan, Scene
 
 _API: Final = 5.0
+_HEALTHY: Final = 40.0
 
 
 class ClusterScene(Scene):
@@ -36,9 +37,27 @@ class ClusterScene(Scene):
     ) -> None:
         super().__init__(plan, database, folder)
         self.clock = SlowClock()
+        self.evidence: list[str] = []
         self._given = cluster
         self.cluster = cluster or NatsCluster()
         self._ways: dict[str, Proxy] = {}
+
+    async def healthy(self) -> None:
+        """Return when all nodes are healthy. One that does not get so by itself is evidence, and is restarted.
+
+        Raises `ServerError` if it has no health even with an empty disk.
+        """
+        try:
+            await self.cluster.wait_healthy(_HEALTHY)
+        except ServerError as error:
+            self.evidence.append(str(error))
+        else:
+            return
+        for node in self.cluster.nodes:
+            if not await asyncio.to_thread(node.healthy):
+                await asyncio.to_thread(node.wipe)
+                await asyncio.to_thread(node.start)
+        await self.cluster.wait_healthy()
 
     async def leader(self, stream: str, durable: str = "") -> NatsNode:
         """The node that leads a stream or one of its consumers now; waits while there is none."""

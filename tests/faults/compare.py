@@ -21,7 +21,6 @@ _LOST: Final = ("has neither a row", "not in the stream")
 _DOUBLED: Final = ("as well", "instead of one", "carried by")
 _SHOWN: Final = 10
 
-
 PutRight = Callable[[Evidence, Sequence[Published]], None]
 
 
@@ -78,10 +77,14 @@ class Outcome:
         self.needless += len(problems)
         self._note(problems)
 
+    def show(self, evidence: Sequence[str]) -> None:
+        """Put down a fault of the server's own; what else went wrong remains."""
+        self.server_faults = 1
+        self.evidence = [*evidence, *self.evidence][:_SHOWN]
+
     def excuse(self, evidence: Sequence[str]) -> None:
         """By this evidence the server is to blame, for all that was put down so far."""
-        self.server_faults = 1
-        self.evidence = [*evidence, *self.problems][:_SHOWN]
+        self.show([*evidence, *self.problems])
         self.lost = self.wrong = self.troubles = 0
         self.problems.clear()
 

@@ -29,6 +29,7 @@ _SETTLING: Final = 8.0
 _POLL: Final = 0.1
 # Messages published after a fault that have to be stored before the recovery is complete.
 _AFTERWARDS: Final = 5
+STORED: Final = "every message is stored"
 _LOUD: Final = ("error", "critical")
 
 
@@ -83,6 +84,8 @@ async def run(
             await fault.afterwards(scene)
         await _examine_workers(scene, folder)
         outcome.complain(*scene.problems)
+        if isinstance(scene, ClusterScene) and scene.evidence:
+            outcome.show(scene.evidence)
     return outcome
 
 
@@ -105,7 +108,7 @@ async def _suffer(scene: Scene, fault: Fault) -> float | None:
         ids = scene.load.messages()[:enough]
         return len(ids) == enough and await scene.all_stored(ids)
 
-    if not await scene.until("every message is stored", stored):
+    if not await scene.until(STORED, stored):
         return None
     recovered = time.monotonic() - healed
     # Some more, after all of it.
@@ -142,7 +145,9 @@ async def _judged_by_the_nodes(scene: ClusterScene, fault: Fault, outcome: Outco
     await mend(scene, stale, stuck)
     mended = await _quiet(scene, fault)
     if mended.ok:
-        mended.excuse([*stale.values(), *stuck.values(), *outcome.problems])
+        late = [one for one in scene.problems if one.endswith(STORED)]
+        scene.problems = [one for one in scene.problems if one not in late]
+        mended.excuse([*stale.values(), *stuck.values(), *late, *outcome.problems])
         return mended
     return outcome
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import nats
 
 from tests.acceptance.site import DLQ_STREAM
-from tests.faults.scene import Scene
+from tests.faults.scene import EVERYBODY, Scene
 
 # More of what needs a dead letter: events that can never be stored, and batches with some such items.
 BAD: Final = {"invalid": 6, "malformed": 4, "history messages": 5, "history chats": 5, "history contacts": 5}
@@ -20,7 +20,6 @@ _DENIED: Final = (
     f'authorization {{ users: [ {{ user: any, password: any, permissions: {{ publish: {{ deny: ["{_PROBE[:-5]}>"] '
     "} } } ] }\nno_auth_user: any\n"
 )
-_ALLOWED: Final = "authorization { users: [ { user: any, password: any } ] }\nno_auth_user: any\n"
 
 Refusal = Callable[[Scene], AbstractAsyncContextManager[object]]
 
@@ -78,7 +77,7 @@ async def _unknown(scene: Scene) -> AsyncIterator[None]:
 async def _denied(scene: Scene) -> AsyncIterator[None]:
     scene.nats.reload(_DENIED)
     yield
-    scene.nats.reload(_ALLOWED)
+    scene.nats.reload(EVERYBODY)
 
     async def taken() -> bool:
         return await _taken(scene)

@@ -12,9 +12,9 @@ import nats
 
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
 from tests.faults.clusters import ClusterScene
-from tests.faults.fault import Fault, rounds
+from tests.faults.fault import Fault, Strike, rounds
 from tests.faults.letters import BAD, dead_letters_refused_in_a_cluster
-from tests.faults.load import HISTORY, RETRIED
+from tests.faults.load import EARLY, HISTORY, RETRIED
 from tests.faults.nats_cluster import NatsNode
 
 _STREAMS: Final = (REALTIME_STREAM, HISTORY_STREAM, DLQ_STREAM)
@@ -46,7 +46,7 @@ async def _fail_over(scene: ClusterScene, node: NatsNode, stream: str, durable: 
 async def _bring_back(scene: ClusterScene, *nodes: NatsNode) -> None:
     for node in nodes:
         await asyncio.to_thread(node.start)
-    await scene.cluster.wait_healthy()
+    await scene.healthy()
 
 
 async def workers_node_killed(scene: ClusterScene) -> None:
@@ -96,7 +96,7 @@ async def _cut_off(scene: ClusterScene) -> NatsNode:
 async def _join(scene: ClusterScene, node: NatsNode) -> None:
     scene.cluster.join(node)
     scene.lead_back(node)
-    await scene.cluster.wait_healthy()
+    await scene.healthy()
 
 
 async def leader_frozen(scene: ClusterScene) -> None:
@@ -144,7 +144,7 @@ async def step_downs(scene: ClusterScene) -> None:
         await scene.pause(0.1, 1.0)
     if done < len(_STREAMS):
         scene.complain(f"only {done} leaders stepped down")
-    await scene.cluster.wait_healthy()
+    await scene.healthy()
 
 
 async def _told_to_step_down(scene: ClusterScene, path: str) -> bool:
@@ -155,7 +155,7 @@ async def _told_to_step_down(scene: ClusterScene, path: str) -> bool:
 
 async def disk_wiped(scene: ClusterScene) -> None:
     """The node that leads the real-time stream is killed and comes back with an empty disk."""
-    await scene.cluster.wait_healthy()
+    await scene.healthy()
     node = await scene.leader(REALTIME_STREAM)
     await asyncio.to_thread(node.wipe)
     await scene.another_leads(node, REALTIME_STREAM)
@@ -164,6 +164,7 @@ async def disk_wiped(scene: ClusterScene) -> None:
 
 async def replicas_raised(scene: ClusterScene) -> None:
     """Streams of one replica get three while they are written and read."""
+    await scene.pause(1.0, 2.0)
     await scene.set_replicas(3)
     for stream in _STREAMS:
 
@@ -173,7 +174,7 @@ async def replicas_raised(scene: ClusterScene) -> None:
             return len(replicas) == 2 and all(one.get("current") for one in replicas)
 
         await scene.until(f"{stream} has three replicas in step", in_step, 60)
-    await scene.cluster.wait_healthy()
+    await scene.healthy()
 
 
 async def clock_behind(scene: ClusterScene) -> None:
@@ -191,29 +192,45 @@ async def letters_refused(scene: ClusterScene) -> None:
     await dead_letters_refused_in_a_cluster(scene)
     for node in scene.cluster.nodes:
         scene.lead_back(node)
-    await scene.cluster.wait_healthy()
+    await scene.healthy()
+
+
+def _on_nodes(
+    strike: Strike,
+    *,
+    runs: int = 5,
+    rate: float = 80.0,
+    proxies: bool = False,
+    replicas: int = 3,
+    without: tuple[str, ...] = EARLY,
+    often: Mapping[str, int] = MappingProxyType({}),
+) -> Fault:
+    return Fault(
+        strike=strike,
+        servers="nodes",
+        runs=runs,
+        rate=rate,
+        proxies=proxies,
+        replicas=replicas,
+        without=without,
+        often=often,
+    )
 
 
 NODE_FAULTS: Final[Mapping[str, Fault]] = MappingProxyType(
     {
-        "stream leader killed": Fault(strike=stream_leader_killed, servers="nodes", runs=5),
-        "consumer leader killed": Fault(strike=consumer_leader_killed, servers="nodes", runs=5),
-        "worker's node killed": Fault(strike=workers_node_killed, servers="nodes", runs=5),
-        "worker's node cut off": Fault(strike=workers_node_cut_off, servers="nodes", runs=5),
-        "worker's node cut off for 120 s": Fault(
-            strike=workers_node_cut_off_for_long, servers="nodes", runs=3, rate=30.0
-        ),
-        "leader frozen": Fault(strike=leader_frozen, servers="nodes", runs=5),
-        "two of three gone": Fault(strike=two_of_three_gone, servers="nodes", runs=5),
-        "rolling restart": Fault(strike=rolling_restart, servers="nodes", runs=5),
-        "step-downs": Fault(strike=step_downs, servers="nodes", runs=5),
-        "disk wiped": Fault(strike=disk_wiped, servers="nodes", runs=5),
-        "one replica becomes three": Fault(strike=replicas_raised, servers="nodes", runs=5, replicas=1),
-        "clock behind": Fault(
-            strike=clock_behind, servers="nodes", runs=5, proxies=True, without=(*RETRIED, *HISTORY)
-        ),
-        "dead letters refused, three replicas": Fault(
-            strike=letters_refused, servers="nodes", runs=5, often=BAD
-        ),
+        "stream leader killed": _on_nodes(stream_leader_killed),
+        "consumer leader killed": _on_nodes(consumer_leader_killed),
+        "worker's node killed": _on_nodes(workers_node_killed),
+        "worker's node cut off": _on_nodes(workers_node_cut_off),
+        "worker's node cut off for 120 s": _on_nodes(workers_node_cut_off_for_long, runs=3, rate=30.0),
+        "leader frozen": _on_nodes(leader_frozen),
+        "two of three gone": _on_nodes(two_of_three_gone),
+        "rolling restart": _on_nodes(rolling_restart),
+        "step-downs": _on_nodes(step_downs),
+        "disk wiped": _on_nodes(disk_wiped),
+        "one replica becomes three": _on_nodes(replicas_raised, replicas=1),
+        "clock behind": _on_nodes(clock_behind, proxies=True, without=(*RETRIED, *HISTORY)),
+        "dead letters refused, three replicas": _on_nodes(letters_refused, often=BAD),
     }
 )

@@ -37,6 +37,8 @@ SETTINGS: Final = {
     "NATS_REALTIME_NAKBASEDELAY": "200ms",
     "NATS_HISTORICAL_NAKBASEDELAY": "200ms",
 }
+# Everybody is a user from the start, so that a right can be taken away without a restart.
+EVERYBODY: Final = "authorization { users: [ { user: any, password: any } ] }\nno_auth_user: any\n"
 MOST_CONNECTIONS: Final = 40
 SETTINGS_OF_POSTGRES: Final = {"max_connections": str(MOST_CONNECTIONS)}
 _PATIENCE: Final = 60.0
@@ -148,7 +150,7 @@ class Scene:
 
     async def _open_servers(self) -> list[str]:
         """Start what the run has for itself; the URLs of NATS for the load."""
-        self.nats = self._stack.enter_context(NatsServer())
+        self.nats = self._stack.enter_context(NatsServer(settings=EVERYBODY))
         self.nats_proxy = await self._stack.enter_async_context(Proxy(self.nats.port))
         self.postgres_proxy = await self._stack.enter_async_context(Proxy(self.database.port))
         return [self.nats.url]

@@ -28,21 +28,21 @@ Details = Mapping[str, Mapping[str, Any]]  # by node, then by stream
 
 async def stale_replicas(scene: ClusterScene) -> dict[str, str]:
     """By node: which of its replicas differs from the leader's for good."""
-    first = _differing(await _details(scene))
+    first = differing(await _details(scene))
     if not first:
         return {}
     await asyncio.sleep(_STEADY)
-    second = _differing(await _details(scene))
+    second = differing(await _details(scene))
     return {node: text for node, text in second.items() if first.get(node) == text}
 
 
 async def stuck_consumers(scene: ClusterScene) -> dict[tuple[str, str], str]:
     """By stream and durable: consumers with requests and events that bring the two together no more."""
-    first = _stuck(await _details(scene), scene.company)
+    first = stuck(await _details(scene), scene.company)
     if not first:
         return {}
     await asyncio.sleep(_STEADY)
-    second = _stuck(await _details(scene), scene.company)
+    second = stuck(await _details(scene), scene.company)
     return {name: text for name, text in second.items() if first.get(name) == text}
 
 
@@ -51,14 +51,14 @@ async def vanished(scene: ClusterScene, unseen: Sequence[Confirmed]) -> list[str
     return [text for one in unseen if (text := await _absent(scene, one))]
 
 
-async def mend(scene: ClusterScene, stale: Mapping[str, str], stuck: Mapping[tuple[str, str], str]) -> None:
+async def mend(scene: ClusterScene, stale: Mapping[str, str], held: Mapping[tuple[str, str], str]) -> None:
     """What an operator does about it: stale nodes restart with an empty disk, stuck consumers get another leader."""
     for name in stale:
         node = scene.cluster.node(name)
         await asyncio.to_thread(node.wipe)
         await asyncio.to_thread(node.start)
-        await scene.cluster.wait_healthy()
-    for stream, durable in stuck:
+        await scene.healthy()
+    for stream, durable in held:
         await scene.api(f"CONSUMER.LEADER.STEPDOWN.{stream}.{durable}")
 
 
@@ -74,7 +74,8 @@ async def _details(scene: ClusterScene) -> Details:
     }
 
 
-def _differing(details: Details) -> dict[str, str]:
+def differing(details: Details) -> dict[str, str]:
+    """By node: a replica of it that is not as its leader says."""
     found: dict[str, str] = {}
     for node, streams in details.items():
         for name, stream in streams.items():
@@ -89,7 +90,8 @@ def _differing(details: Details) -> dict[str, str]:
     return found
 
 
-def _stuck(details: Details, company: str) -> dict[tuple[str, str], str]:
+def stuck(details: Details, company: str) -> dict[tuple[str, str], str]:
+    """By stream and durable: consumers of a company that have requests and events, and nothing on the way."""
     found: dict[tuple[str, str], str] = {}
     for node, streams in details.items():
         for name, stream in streams.items():
