@@ -67,7 +67,7 @@ def _campaign(options: argparse.Namespace, folder: Path) -> None:
     """Each run is a process of its own; so many at a time."""
     running: list[subprocess.Popen[bytes]] = []
     try:
-        for name, seed in _missing(options):
+        for name, seed in missing(options):
             while len(running) >= options.jobs:
                 time.sleep(_POLL)
                 running = [one for one in running if one.poll() is None]
@@ -82,7 +82,7 @@ def _campaign(options: argparse.Namespace, folder: Path) -> None:
             one.wait()
 
 
-def _missing(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
+def missing(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
     """Classes and seeds of the runs that are not on record yet, class by class in turns."""
     results = Results(options.results)
     wanted = {name: options.runs or FAULTS[name].runs for name in options.classes}

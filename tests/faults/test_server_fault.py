@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
+import asyncio
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from demo.evidence import Evidence, Given, Row
 from demo.model import Published, Version
 from demo.traffic import Publication
 from tests.acceptance.site import REALTIME_STREAM
+from tests.faults.__main__ import missing
+from tests.faults.catalogue import FAULTS, of_kind
 from tests.faults.clock import BEHIND, SlowClock
 from tests.faults.compare import Outcome
+from tests.faults.proxy import Proxy
+from tests.faults.results import Results
 from tests.faults.server_fault import differing, stuck
 
 COMPANY = "Kopi"
@@ -102,3 +110,43 @@ def test_the_evidence_is_put_right_so_that_the_later_event_has_the_higher_versio
     clock.put_right(evidence, [event])
     assert metadata == {"version": f"{ns}-8-abc", "versions": {"jid": f"{ns}-8", "old": "5-1", "none": ""}}
     assert evidence.letters[0].version == Version(ns, 8)
+
+
+async def test_a_proxy_that_rewrites_loses_nothing_of_what_comes_in_pieces() -> None:
+    clock = SlowClock()
+    clock.slow_down(0)
+    sent = b"".join(_reply(number, 1_790_000_000_000_000_000 + number) for number in range(1, 200))
+
+    async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            for at in range(0, len(sent), 97):
+                writer.write(sent[at : at + 97])
+                await writer.drain()
+                await asyncio.sleep(0)
+        writer.close()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    async with server, Proxy(server.sockets[0].getsockname()[1], clock.rewrite) as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        got = await asyncio.wait_for(reader.readexactly(len(sent)), 10)
+        writer.close()
+    whole = SlowClock()
+    whole.slow_down(0)
+    assert got == whole.rewrite(sent)
+    assert clock.rewritten == 199
+
+
+def test_a_campaign_goes_on_with_the_runs_that_are_not_on_record(tmp_path: Path) -> None:
+    path = tmp_path / "faults.jsonl"
+    Results(path).add("leader frozen", 1, Outcome(), short=False)
+    wanted = ["leader frozen", "worker's node cut off for 120 s", "nats killed"]
+    options = argparse.Namespace(results=path, classes=wanted, runs=None, seed=1, short=False)
+    runs = list(missing(options))
+    assert [sum(name == one for one, _ in runs) for name in wanted] == [4, 3, 10]
+    assert ("leader frozen", 1) not in runs
+    assert len(set(runs)) == len(runs)
+
+
+def test_every_class_is_of_one_kind_and_says_what_it_does() -> None:
+    assert sorted(of_kind("single") + of_kind("cluster")) == sorted(FAULTS)
+    assert all(fault.strike.__doc__ for fault in FAULTS.values())
