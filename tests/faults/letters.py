@@ -15,9 +15,10 @@ from tests.faults.scene import EVERYBODY, Scene
 
 # More of what needs a dead letter: events that can never be stored, and batches with some such items.
 BAD: Final = {"invalid": 6, "malformed": 4, "history messages": 5, "history chats": 5, "history contacts": 5}
-_PROBE: Final = "v1.dlq.PROBE"
+# A dead letter of no company.
+PROBE: Final = "v1.dlq.PROBE"
 _DENIED: Final = (
-    f'authorization {{ users: [ {{ user: any, password: any, permissions: {{ publish: {{ deny: ["{_PROBE[:-5]}>"] '
+    f'authorization {{ users: [ {{ user: any, password: any, permissions: {{ publish: {{ deny: ["{PROBE[:-5]}>"] '
     "} } } ] }\nno_auth_user: any\n"
 )
 
@@ -49,7 +50,7 @@ async def _strike(scene: Scene, refuse: Refusal) -> None:
 
 async def _taken(scene: Scene) -> bool:
     try:
-        await scene.js.publish(_PROBE, b"", timeout=0.5)
+        await scene.js.publish(PROBE, b"", timeout=0.5)
     except (nats.errors.Error, TimeoutError):
         return False
     return True
@@ -57,7 +58,7 @@ async def _taken(scene: Scene) -> bool:
 
 @asynccontextmanager
 async def _full(scene: Scene) -> AsyncIterator[None]:
-    await scene.js.publish(_PROBE, b"")
+    await scene.js.publish(PROBE, b"")
     before = await _call(scene, f"STREAM.INFO.{DLQ_STREAM}")
     full = {**before["config"], "discard": "new", "max_msgs": before["state"]["messages"]}
     await _call(scene, f"STREAM.UPDATE.{DLQ_STREAM}", full)

@@ -13,7 +13,7 @@ import nats
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
 from tests.faults.clusters import ClusterScene
 from tests.faults.fault import Fault, Strike, rounds
-from tests.faults.letters import BAD, dead_letters_refused_in_a_cluster
+from tests.faults.letters import BAD, PROBE, dead_letters_refused_in_a_cluster
 from tests.faults.load import EARLY, HISTORY, RETRIED
 from tests.faults.nats_cluster import NatsNode
 
@@ -90,7 +90,20 @@ async def _cut_off(scene: ClusterScene) -> NatsNode:
     node = scene.node_of(scene.workers[0])
     await scene.lead_away(node)
     scene.cluster.cut_off(node, silently=scene.rng.random() < 0.5)
+    if await _stores(node):
+        scene.complain(f"{node.node_name} confirms what it is sent, although it is cut off")
     return node
+
+
+async def _stores(node: NatsNode) -> bool:
+    client = await nats.connect(node.url, allow_reconnect=False)
+    try:
+        await client.jetstream().publish(PROBE, b"", timeout=1)
+    except (nats.errors.Error, TimeoutError):
+        return False
+    finally:
+        await client.close()
+    return True
 
 
 async def _join(scene: ClusterScene, node: NatsNode) -> None:
