@@ -56,7 +56,9 @@ def _report(options: argparse.Namespace) -> int:
     failed = results.failed(options.classes, short=options.short)
     for record in failed:
         _say(f"FAILED {record['class']} --seed {record['seed']}: {'; '.join(record['problems'])}")
-    return 1 if failed else 0
+    if left := len(list(missing(options))):
+        _say(f"{left} runs are not on record yet")
+    return 1 if failed or left else 0
 
 
 def _interrupt(_number: int, _frame: object) -> None:
