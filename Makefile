@@ -34,7 +34,7 @@ soak: $(READY) ## the tests' properties and bodies, fresh ones and very many, th
 guards: $(READY) ## take out one guard after the other: some test must fail each time (ARGS="word of a guard's name")
 	$(BIN)/python -m tools.guards $(ARGS)
 
-faults: $(READY) ## let faults strike under load, 20 times each (ARGS="--runs n --class c"; goes on where it was left)
+faults: $(READY) ## let faults strike under load, on single servers and clusters (ARGS="--kind cluster --jobs 2"; resumable)
 	$(BIN)/python -m tests.faults $(ARGS)
 
 monitoring-check: $(READY) ## check what watches the worker: Prometheus, alerts, dashboards, containers, page

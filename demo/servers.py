@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -49,6 +50,12 @@ class NatsServer(Server):
     def monitoring_url(self) -> str:
         """Where the server tells about itself (`/varz`, `/jsz`)."""
         return f"http://127.0.0.1:{self.monitoring_port}"
+
+    def reload(self, settings: str) -> None:
+        """Change the further lines of its configuration while it runs. It takes them a moment later."""
+        self._settings = settings
+        self._configure()
+        os.kill(self.pid, signal.SIGHUP)
 
     def _arguments(self) -> list[str]:
         return [str(self._program), "-c", str(self._folder / "nats.conf")]

@@ -97,6 +97,8 @@ class Traffic:
         An update of what was not made before is an upsert instead.
         """
         self._account.clock = at
+        if card.startswith("repeat"):
+            return self._repeat(same_id=card == "repeat") if self._published else self.make("incoming", at=at)
         return self._publication(self._cards[card]())
 
     def spoil(self, event_type: str, *, at: float) -> Publication:

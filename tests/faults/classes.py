@@ -1,12 +1,11 @@
-"""The classes of faults: what each does to a scene under load. On return everything is healed."""
+"""The classes of faults of one NATS server and one PostgreSQL."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
@@ -17,40 +16,13 @@ from streams.subjects import HISTORICAL
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
 from tests.acceptance.worker import Worker
 from tests.faults.compare import deliveries
+from tests.faults.fault import Fault, Strike, rounds
+from tests.faults.letters import BAD, dead_letters_refused
+from tests.faults.load import RETRIED
 from tests.faults.scene import MOST_CONNECTIONS, Scene
-
-Strike = Callable[[Scene], Awaitable[None]]
 
 _OURS: Final = "datname = current_database() AND application_name = 'daisi-wa-events-processor'"
 _TRIES: Final = 2000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    """A class of faults.
-
-    `cold`: from the worker's very first start on. `calm`: without events that are retried by design, so that no
-    delivery may be repeated. `letters`: sound events may become dead letters (what they refer to went with its
-    stream). `drained`: no dead letter may wait at the end. `afterwards` is called when all is settled.
-    """
-
-    strike: Strike
-    rate: float = 80.0
-    calm: bool = False
-    proxies: bool = False
-    cold: bool = False
-    letters: bool = False
-    drained: bool = False
-    settings: Mapping[str, str] = field(default_factory=dict)
-    afterwards: Strike | None = None
-
-
-async def _rounds(scene: Scene, most: int) -> AsyncIterator[None]:
-    """Once, or in the full form several times with pauses between: the last one ends with its healing."""
-    for number in range(1 if scene.plan.short else most):
-        if number:
-            await scene.pause(0.1, 2.0)
-        yield
 
 
 # The worker.
@@ -58,7 +30,7 @@ async def _rounds(scene: Scene, most: int) -> AsyncIterator[None]:
 
 async def worker_killed(scene: Scene) -> None:
     """SIGKILL, and a new one."""
-    async for _ in _rounds(scene, 2):
+    async for _ in rounds(scene, 2):
         worker = scene.workers[0]
         scene.dismiss(worker)
         worker.kill()
@@ -68,7 +40,7 @@ async def worker_killed(scene: Scene) -> None:
 
 async def first_start_killed(scene: Scene) -> None:
     """SIGKILL while the worker makes schema, streams and consumers, or takes its first events."""
-    async for _ in _rounds(scene, 3):
+    async for _ in rounds(scene, 3):
         worker = scene.workers[0]
         scene.dismiss(worker)
         worker.kill()
@@ -77,9 +49,9 @@ async def first_start_killed(scene: Scene) -> None:
 
 async def worker_stopped(scene: Scene) -> None:
     """SIGTERM, and a new one once it has ended."""
-    async for _ in _rounds(scene, 2):
+    async for _ in rounds(scene, 2):
         await _stop(scene, scene.workers[0])
-        if scene.plan.calm:
+        if scene.plan.without == RETRIED:
             await _nothing_waits(scene)
         scene.launch()
 
@@ -106,7 +78,7 @@ async def _nothing_came_twice(scene: Scene) -> None:
 async def worker_frozen(scene: Scene) -> None:
     """SIGSTOP for longer than the ack wait: another worker gets what it holds, and then it goes on with it."""
     await asyncio.to_thread(scene.launch().wait_ready)
-    async for _ in _rounds(scene, 2):
+    async for _ in rounds(scene, 2):
         process = scene.rng.choice(scene.workers).process
         process.send_signal(signal.SIGSTOP)
         await scene.pause(2.5, 4.0)
@@ -115,7 +87,7 @@ async def worker_frozen(scene: Scene) -> None:
 
 async def replicas_join_and_leave(scene: Scene) -> None:
     """A second worker comes, the first one goes, and so on; there is always one."""
-    async for _ in _rounds(scene, 2):
+    async for _ in rounds(scene, 2):
         await asyncio.to_thread(scene.launch().wait_ready)
         await scene.pause(0.2, 1.0)
         await _stop(scene, scene.workers[0])
@@ -135,7 +107,7 @@ async def _stop(scene: Scene, worker: Worker) -> None:
 
 async def nats_killed(scene: Scene) -> None:
     """SIGKILL, and a restart on the same store."""
-    async for _ in _rounds(scene, 2):
+    async for _ in rounds(scene, 2):
         await asyncio.to_thread(scene.nats.kill)
         await scene.pause(0.0, 1.0)
         await asyncio.to_thread(scene.nats.start)
@@ -159,7 +131,7 @@ async def nats_connection_frozen(scene: Scene) -> None:
 
 async def consumer_deleted(scene: Scene) -> None:
     """An operator deletes our durables while we use them."""
-    async for _ in _rounds(scene, 2):
+    async for _ in rounds(scene, 2):
         scene.delivered_before += await deliveries(scene.js, scene.company)
         for stream, durable in _durables(scene):
             if scene.rng.random() < 0.7 or stream == REALTIME_STREAM:
@@ -217,7 +189,7 @@ def _durables(scene: Scene) -> tuple[tuple[str, str], ...]:
 
 async def postgres_killed(scene: Scene) -> None:
     """SIGKILL of all its processes, and a restart."""
-    async for _ in _rounds(scene, 2):
+    async for _ in rounds(scene, 2):
         await asyncio.to_thread(scene.postgres.kill)
         await scene.pause(0.0, 1.0)
         await asyncio.to_thread(scene.postgres.start)
@@ -234,25 +206,25 @@ async def postgres_stopped(scene: Scene) -> None:
 
 async def postgres_restarted(scene: Scene) -> None:
     """Down and up at once."""
-    async for _ in _rounds(scene, 2):
+    async for _ in rounds(scene, 2):
         await asyncio.to_thread(scene.postgres.restart)
 
 
 async def backend_ended_idle(scene: Scene) -> None:
     """pg_terminate_backend of connections that wait in the pool."""
-    async for _ in _rounds(scene, 4):
+    async for _ in rounds(scene, 4):
         await _end_backend(scene, "idle")
 
 
 async def backend_ended_in_transaction(scene: Scene) -> None:
     """pg_terminate_backend between two statements of a transaction."""
-    async for _ in _rounds(scene, 4):
+    async for _ in rounds(scene, 4):
         await _end_backend(scene, "idle in transaction")
 
 
 async def backend_ended_in_statement(scene: Scene) -> None:
     """pg_terminate_backend while a statement runs."""
-    async for _ in _rounds(scene, 4):
+    async for _ in rounds(scene, 4):
         async with scene.admin() as database, database.transaction():
             # So that one is surely running.
             await database.execute(f'LOCK TABLE "{scene.tenant.schema}".messages IN SHARE MODE')
@@ -355,7 +327,7 @@ FAULTS: Final[Mapping[str, Fault]] = MappingProxyType(
     {
         "worker killed": Fault(strike=worker_killed),
         "first start killed": Fault(strike=first_start_killed, cold=True),
-        "worker stopped": Fault(strike=worker_stopped, calm=True, afterwards=_nothing_came_twice),
+        "worker stopped": Fault(strike=worker_stopped, without=RETRIED, afterwards=_nothing_came_twice),
         "worker frozen beside another": Fault(strike=worker_frozen),
         "replicas join and leave": Fault(strike=replicas_join_and_leave),
         "nats killed": Fault(strike=nats_killed),
@@ -365,7 +337,7 @@ FAULTS: Final[Mapping[str, Fault]] = MappingProxyType(
         "stream deleted": Fault(strike=stream_deleted, letters=True),
         "postgres killed": Fault(strike=postgres_killed),
         "postgres stopped": Fault(
-            strike=postgres_stopped, rate=30.0, calm=True, afterwards=_nothing_came_twice
+            strike=postgres_stopped, rate=30.0, without=RETRIED, afterwards=_nothing_came_twice
         ),
         "postgres restarted": Fault(strike=postgres_restarted),
         "backend ended idle": Fault(strike=backend_ended_idle),
@@ -373,8 +345,8 @@ FAULTS: Final[Mapping[str, Fault]] = MappingProxyType(
         "backend ended in statement": Fault(strike=backend_ended_in_statement),
         "postgres connection cut": Fault(strike=postgres_connection_cut, proxies=True),
         "postgres connection frozen": Fault(strike=postgres_connection_frozen, proxies=True),
-        "read only": Fault(strike=read_only, calm=True, afterwards=_nothing_came_twice),
-        "connections full": Fault(strike=connections_full, calm=True, afterwards=_nothing_came_twice),
+        "read only": Fault(strike=read_only, without=RETRIED, afterwards=_nothing_came_twice),
+        "connections full": Fault(strike=connections_full, without=RETRIED, afterwards=_nothing_came_twice),
         "table locked": Fault(strike=table_locked),
         "dead letters soon": Fault(
             strike=worker_killed,
@@ -382,5 +354,6 @@ FAULTS: Final[Mapping[str, Fault]] = MappingProxyType(
             settings={"NATS_DLQBASEDELAYMINUTES": "0.003", "NATS_DLQMAXDELAYMINUTES": "0.01"},
         ),
         "mixed": Fault(strike=mixed, proxies=True),
+        "dead letters refused": Fault(strike=dead_letters_refused, often=BAD),
     }
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -21,6 +21,8 @@ _LOST: Final = ("has neither a row", "not in the stream")
 _DOUBLED: Final = ("as well", "instead of one", "carried by")
 _SHOWN: Final = 10
 
+PutRight = Callable[[Evidence, Sequence[Published]], None]
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -29,7 +31,8 @@ class Outcome:
     `gone` were still in a stream when an operator deleted it. `needless` are dead letters of events that have
     nothing wrong with them: an outage must cause none. `wrong` are rows without the newest values, `troubles`
     what the rows do not show: a worker that ended, a delivery too many. `redelivered` counts deliveries beyond
-    the first, retries that are meant among them. `recovered` in seconds.
+    the first, retries that are meant among them. `recovered` in seconds. `server_faults` is 1, with the `evidence`, if
+    nats-server lost or withheld something, and nothing else is wrong.
     """
 
     published: int = 0
@@ -45,6 +48,8 @@ class Outcome:
     redelivered: int = 0
     recovered: float | None = None
     problems: list[str] = field(default_factory=list)
+    server_faults: int = 0
+    evidence: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -72,6 +77,17 @@ class Outcome:
         self.needless += len(problems)
         self._note(problems)
 
+    def show(self, evidence: Sequence[str]) -> None:
+        """Put down a fault of the server's own; what else went wrong remains."""
+        self.server_faults = 1
+        self.evidence = [*evidence, *self.evidence][:_SHOWN]
+
+    def excuse(self, evidence: Sequence[str]) -> None:
+        """By this evidence the server is to blame, for all that was put down so far."""
+        self.show([*evidence, *self.problems])
+        self.lost = self.wrong = self.troubles = 0
+        self.problems.clear()
+
     def _note(self, problems: Sequence[str]) -> None:
         self.problems += problems[: max(0, _SHOWN - len(self.problems))]
 
@@ -95,13 +111,17 @@ class Claim:
     letters_allowed: bool = False
 
 
-async def compare(js: JetStreamContext, dsn: str, claim: Claim) -> tuple[Outcome, Evidence]:
-    """The outcome as things are now."""
+async def compare(
+    js: JetStreamContext, dsn: str, claim: Claim, put_right: PutRight | None = None
+) -> tuple[Outcome, Evidence]:
+    """The outcome as things are now. `put_right`: what to do to the evidence before it is judged."""
     database = await asyncpg.connect(dsn)
     try:
         evidence = await gather(js, database, claim.company)
     finally:
         await database.close()
+    if put_right is not None:
+        put_right(evidence, claim.published)
     return judge(claim, evidence), evidence
 
 

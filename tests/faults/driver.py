@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from demo.evidence import Evidence, backlog
-from demo.servers import PostgresServer
 from tests.acceptance.worker import Worker
-from tests.faults.classes import FAULTS, Fault
+from tests.faults.catalogue import FAULTS
+from tests.faults.clusters import ClusterScene, PairScene, PoolerScene
 from tests.faults.compare import Claim, Outcome, compare, deliveries
-from tests.faults.scene import Plan, Scene
+from tests.faults.fault import Fault
+from tests.faults.nats_cluster import NatsCluster
+from tests.faults.postgres_pair import PostgresPair
+from tests.faults.scene import SETTINGS_OF_POSTGRES, Database, Plan, Scene, postgres
+from tests.faults.server_fault import mend, stale_replicas, stuck_consumers, vanished
 
 # Without any progress for this long nothing more is expected.
 _PATIENCE: Final = 40.0
@@ -23,22 +29,48 @@ _SETTLING: Final = 8.0
 _POLL: Final = 0.1
 # Messages published after a fault that have to be stored before the recovery is complete.
 _AFTERWARDS: Final = 5
+STORED: Final = "every message is stored"
 _LOUD: Final = ("error", "critical")
 
 
-async def run(name: str, postgres: PostgresServer, folder: Path, *, seed: int, short: bool) -> Outcome:
-    """One run of a class, on a database server that other runs may have used; logs go to `folder`."""
+@asynccontextmanager
+async def database_for(name: str) -> AsyncIterator[Database]:
+    """The PostgreSQL that a class needs, which runs may share."""
+    fault = FAULTS[name]
+    if fault.servers == "pair":
+        async with PostgresPair(SETTINGS_OF_POSTGRES, synchronous=fault.synchronous) as pair:
+            yield pair
+    else:
+        with postgres() as server:
+            yield server
+
+
+async def run(
+    name: str,
+    database: Database,
+    folder: Path,
+    *,
+    seed: int,
+    short: bool,
+    cluster: NatsCluster | None = None,
+) -> Outcome:
+    """One run of a class, on servers that other runs may have used; logs go to `folder`.
+
+    `cluster`: three nodes that stand already, for a class that needs them.
+    """
     fault = FAULTS[name]
     plan = Plan(
         seed=seed,
         rate=fault.rate,
         short=short,
         settings=dict(fault.settings),
-        calm=fault.calm,
+        without=fault.without,
+        often=fault.often,
         proxies=fault.proxies,
         cold=fault.cold,
+        replicas=fault.replicas,
     )
-    async with Scene(plan, postgres, folder) as scene:
+    async with _scene(fault, plan, database, folder, cluster) as scene:
         publishing = asyncio.create_task(scene.load.run())
         try:
             recovered = await _suffer(scene, fault)
@@ -52,7 +84,15 @@ async def run(name: str, postgres: PostgresServer, folder: Path, *, seed: int, s
             await fault.afterwards(scene)
         await _examine_workers(scene, folder)
         outcome.complain(*scene.problems)
+        if isinstance(scene, ClusterScene) and scene.evidence:
+            outcome.show(scene.evidence)
     return outcome
+
+
+def _scene(fault: Fault, plan: Plan, database: Database, folder: Path, cluster: NatsCluster | None) -> Scene:
+    if fault.servers == "nodes":
+        return ClusterScene(plan, database, folder, cluster)
+    return {"single": Scene, "pair": PairScene, "pooler": PoolerScene}[fault.servers](plan, database, folder)
 
 
 async def _suffer(scene: Scene, fault: Fault) -> float | None:
@@ -68,7 +108,7 @@ async def _suffer(scene: Scene, fault: Fault) -> float | None:
         ids = scene.load.messages()[:enough]
         return len(ids) == enough and await scene.all_stored(ids)
 
-    if not await scene.until("every message is stored", stored):
+    if not await scene.until(STORED, stored):
         return None
     recovered = time.monotonic() - healed
     # Some more, after all of it.
@@ -78,13 +118,61 @@ async def _suffer(scene: Scene, fault: Fault) -> float | None:
 
 async def settle(scene: Scene, fault: Fault) -> Outcome:
     """The outcome once everything is accounted for, or nothing moves any more."""
-    unseen = []
+    last = scene.load.eras[-1]
     for era in scene.load.eras:
-        if era is scene.load.eras[-1] and not await era.read(scene.company):
-            unseen = [
-                f"{one.publication.subject} sequence {one.sequence}: not in the stream"
-                for one in era.unseen()
-            ]
+        if era is last:
+            await era.read(scene.company)
+    outcome = await _quiet(scene, fault)
+    outcome.blame(
+        *(f"{one.publication.subject} sequence {one.sequence}: not in the stream" for one in last.unseen())
+    )
+    if isinstance(scene, ClusterScene) and not outcome.ok:
+        outcome = await _judged_by_the_nodes(scene, fault, outcome)
+    for era in scene.load.eras:
+        await era.close()
+    return outcome
+
+
+async def _judged_by_the_nodes(scene: ClusterScene, fault: Fault, outcome: Outcome) -> Outcome:
+    """Whether a server is to blame: it shows in its own state, and what an operator does about it mends all."""
+    if gone := await vanished(scene, scene.load.eras[-1].unseen()):
+        if all("not in the stream" in one or "belongs to no event" in one for one in outcome.problems):
+            outcome.excuse(gone)
+        return outcome
+    stale, stuck = await stale_replicas(scene), await stuck_consumers(scene)
+    if not stale and not stuck:
+        return outcome
+    await mend(scene, stale, stuck)
+    mended = await _quiet(scene, fault)
+    if mended.ok:
+        late = [one for one in scene.problems if one.endswith(STORED)]
+        scene.problems = [one for one in scene.problems if one not in late]
+        mended.excuse([*stale.values(), *stuck.values(), *late, *outcome.problems])
+        return mended
+    return outcome
+
+
+async def _quiet(scene: Scene, fault: Fault) -> Outcome:
+    seen: object = None
+    moved = time.monotonic()
+    while True:
+        state = await backlog(scene.js, scene.company)
+        quiet = not state.lag and not (fault.drained and state.waiting)
+        size: object = None
+        if quiet:
+            outcome, evidence = await _compared(scene, fault)
+            if outcome.ok:
+                return outcome
+            size = evidence.size()
+        if seen != (seen := (state, size)):
+            moved = time.monotonic()
+        if time.monotonic() - moved > (_SETTLING if quiet else _PATIENCE):
+            return (await _compared(scene, fault))[0]
+        await asyncio.sleep(_POLL)
+
+
+async def _compared(scene: Scene, fault: Fault) -> tuple[Outcome, Evidence]:
+    """What was published is read anew each time: a publish that was not confirmed may come late."""
     claim = Claim(
         scene.company,
         [one for era in scene.load.eras for one in era.published()],
@@ -92,30 +180,7 @@ async def settle(scene: Scene, fault: Fault) -> Outcome:
         undelivered=scene.undelivered,
         letters_allowed=fault.letters,
     )
-    outcome, _ = await _quiet(scene, claim, drained=fault.drained)
-    outcome.blame(*unseen)
-    for era in scene.load.eras:
-        await era.close()
-    return outcome
-
-
-async def _quiet(scene: Scene, claim: Claim, *, drained: bool) -> tuple[Outcome, Evidence]:
-    seen: object = None
-    moved = time.monotonic()
-    while True:
-        state = await backlog(scene.js, scene.company)
-        quiet = not state.lag and not (drained and state.waiting)
-        size: object = None
-        if quiet:
-            outcome, evidence = await compare(scene.js, scene.dsn, claim)
-            if outcome.ok:
-                return outcome, evidence
-            size = evidence.size()
-        if seen != (seen := (state, size)):
-            moved = time.monotonic()
-        if time.monotonic() - moved > (_SETTLING if quiet else _PATIENCE):
-            return await compare(scene.js, scene.dsn, claim)
-        await asyncio.sleep(_POLL)
+    return await compare(scene.js, scene.dsn, claim, scene.put_right)
 
 
 async def _redelivered(scene: Scene) -> int:

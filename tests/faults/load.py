@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import nats
@@ -19,8 +19,13 @@ WINDOW: Final = 32
 _ANSWER: Final = 1.0
 _AGAIN: Final = 0.05
 _UNTIL_SEEN: Final = 20.0
-# Events that are tried again by design, so that every other second delivery stands out.
-_RETRIED: Final = ("early status", "early unread", "early rename", "orphan", "repeat")
+# Events that are tried again by design: without them every other second delivery stands out.
+RETRIED: Final = ("early", "orphan", "repeat")
+# Updates that come before their rows: while nothing can be published for longer than they are tried, they become
+# dead letters by design.
+EARLY: Final = ("early",)
+# Events that compare by a time of their own.
+HISTORY: Final = ("history",)
 
 
 class Era:
@@ -54,17 +59,33 @@ class Era:
 
 
 class Load:
-    """Publishes the traffic of a company, until `finish`. `calm`: nothing that is tried again by design."""
+    """Publishes the traffic of a company, until `finish`.
+
+    `without`: beginnings of the names of kinds (`demo.traffic.DECK`) to leave out;
+    `often`: kinds that come more often than there; then without updates that come early.
+    """
 
     def __init__(
-        self, js: JetStreamContext, company: str, *, seed: int, rate: float, calm: bool = False
+        self,
+        js: JetStreamContext,
+        company: str,
+        *,
+        seed: int,
+        rate: float,
+        without: tuple[str, ...] = (),
+        often: Mapping[str, int] | None = None,
     ) -> None:
         self._js = js
         self._company = company
         self._traffic = Traffic(company, seed, start=int(time.time()))
         self._rng = random.Random(f"load {company} {seed}")
         self._pause = 1 / rate
-        self._calm = calm
+        self._without = without or (EARLY if often else ())
+        self._weights = {
+            name: count
+            for name, count in {**DECK, **(often or {})}.items()
+            if not name.startswith(self._without or ("-",))
+        }
         self._stopping = False
         self._at_once = 0
         self._going = asyncio.Event()
@@ -118,8 +139,8 @@ class Load:
         ]
 
     def _publications(self) -> Iterator[Publication]:
-        if self._calm:
-            yield from self._calm_ones()
+        if self._without:
+            yield from self._chosen()
             return
         for publication in self._traffic.events():
             if self._stopping:
@@ -127,12 +148,13 @@ class Load:
                 return
             yield publication
 
-    def _calm_ones(self) -> Iterator[Publication]:
-        weights = {name: count for name, count in DECK.items() if not name.startswith(_RETRIED)}
+    def _chosen(self) -> Iterator[Publication]:
         at = time.time()
         while not self._stopping:
             at += 0.1
-            yield self._traffic.make(self._rng.choices(list(weights), list(weights.values()))[0], at=at)
+            yield self._traffic.make(
+                self._rng.choices(list(self._weights), list(self._weights.values()))[0], at=at
+            )
 
     def _confirmed(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

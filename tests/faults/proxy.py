@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
@@ -11,11 +12,15 @@ _CHUNK: Final = 64 * 1024
 
 
 class Proxy:
-    """Leads from a port of this machine to another one; in an `async with` statement open on entry."""
+    """Leads from a port of this machine to another one; in an `async with` statement open on entry.
 
-    def __init__(self, target: int) -> None:
+    `rewrite` is applied to whole lines of what the target sends.
+    """
+
+    def __init__(self, target: int, rewrite: Callable[[bytes], bytes] | None = None) -> None:
         self.port = 0
         self._target = target
+        self._rewrite = rewrite
         self._moving = asyncio.Event()
         self._moving.set()
         self._taking = True
@@ -70,7 +75,8 @@ class Proxy:
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             there, back = await asyncio.open_connection("127.0.0.1", self._target)
-            ways = [asyncio.ensure_future(self._carry(*way)) for way in ((reader, back), (there, writer))]
+            carried = (self._carry(reader, back, None), self._carry(there, writer, self._rewrite))
+            ways = [asyncio.ensure_future(way) for way in carried]
             try:
                 # One end gone, the other is let go as well.
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -79,9 +85,18 @@ class Proxy:
                     way.cancel()
                 back.transport.abort()
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        rewrite: Callable[[bytes], bytes] | None,
+    ) -> None:
+        begun = b""
         with suppress(OSError):
             while data := await reader.read(_CHUNK):
                 await self._moving.wait()
+                if rewrite is not None:
+                    lines, end, begun = (begun + data).rpartition(b"\n")
+                    data = rewrite(lines + end)
                 writer.write(data)
                 await writer.drain()

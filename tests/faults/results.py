@@ -23,9 +23,16 @@ _SUMS: Final = (
     "wrong",
     "needless",
     "troubles",
+    "server_faults",
     "redelivered",
 )
-_HEADINGS: Final = ("class", "runs", *_SUMS, "recovery median, s", "recovery max, s")
+_HEADINGS: Final = (
+    "class",
+    "runs",
+    *(name.replace("_", " ") for name in _SUMS),
+    "recovery median, s",
+    "recovery max, s",
+)
 
 
 class Results:
@@ -53,6 +60,10 @@ class Results:
         """The runs in which the promise was not kept."""
         return [one for name in names for one in self.of(name, short=short) if one["problems"]]
 
+    def excused(self, names: Iterable[str], *, short: bool) -> list[Record]:
+        """The runs that failed by a fault of the server's own, by the evidence on record."""
+        return [one for name in names for one in self.of(name, short=short) if one.get("server_faults")]
+
     def table(self, names: Sequence[str], *, short: bool) -> str:
         """A Markdown table with a line for each class, and one for all."""
         lines = [_line(_HEADINGS), _line(["---", *["--:"] * (len(_HEADINGS) - 1)])]
@@ -71,7 +82,7 @@ def _cells(records: Sequence[Record]) -> list[str]:
     times = ["never", "never"]
     if len(recovered) == len(records):
         times = [f"{statistics.median(recovered):.1f}", f"{max(recovered):.1f}"]
-    return [str(len(records)), *(str(sum(one[name] for one in records)) for name in _SUMS), *times]
+    return [str(len(records)), *(str(sum(one.get(name, 0) for one in records)) for name in _SUMS), *times]
 
 
 def _line(cells: Sequence[str]) -> str:

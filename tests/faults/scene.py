@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 from uuid import uuid4
 
 import asyncpg
@@ -18,7 +18,8 @@ import nats
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from demo.model import Version
+from demo.evidence import Evidence
+from demo.model import Published, Version
 from demo.servers import NatsServer, PostgresServer
 from streams.subjects import Tenant
 from tests.acceptance.worker import Worker
@@ -36,13 +37,27 @@ SETTINGS: Final = {
     "NATS_REALTIME_NAKBASEDELAY": "200ms",
     "NATS_HISTORICAL_NAKBASEDELAY": "200ms",
 }
+# Everybody is a user from the start, so that a right can be taken away without a restart.
+EVERYBODY: Final = "authorization { users: [ { user: any, password: any } ] }\nno_auth_user: any\n"
 MOST_CONNECTIONS: Final = 40
+SETTINGS_OF_POSTGRES: Final = {"max_connections": str(MOST_CONNECTIONS)}
 _PATIENCE: Final = 60.0
 
 
 def postgres() -> PostgresServer:
     """A server that several runs may share: each has a database of its own."""
-    return PostgresServer(settings={"max_connections": str(MOST_CONNECTIONS)})
+    return PostgresServer(settings=dict(SETTINGS_OF_POSTGRES))
+
+
+class Database(Protocol):
+    """A PostgreSQL server, or whoever is the primary of several."""
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+
+    def dsn_of(self, database: str) -> str:
+        """Where clients connect to one of its databases."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,28 +65,30 @@ class Plan:
     """The numbers of a run.
 
     `short`: as in the tests, where an outage takes a second. `cold`: the worker is not waited for, and has yet to
-    make its schema and its streams.
+    make its schema and its streams. `without`: kinds of events that are left out; `often`: how many of a kind come
+    in a hundred. `replicas` of the streams, in a cluster.
     """
 
     seed: int
     rate: float = 80.0
     short: bool = False
     settings: dict[str, str] = field(default_factory=dict)
-    calm: bool = False
+    without: tuple[str, ...] = ()
     proxies: bool = False
     cold: bool = False
+    replicas: int = 3
+    often: Mapping[str, int] = field(default_factory=dict)
 
 
 class Scene:
     """In an `async with` statement: servers up, worker ready (unless `cold`), nothing published."""
 
-    def __init__(self, plan: Plan, database: PostgresServer, folder: Path) -> None:
+    def __init__(self, plan: Plan, database: Database, folder: Path) -> None:
         self.plan = plan
         self.rng = random.Random(plan.seed)
         self.company = f"Kopi{uuid4().hex[:12].upper()}nusa"
         self.tenant = Tenant(self.company)
-        self.nats = NatsServer()
-        self.postgres = database
+        self.database = database
         self.workers: list[Worker] = []
         self.problems: list[str] = []
         self.doubtful: frozenset[Version] = frozenset()
@@ -82,9 +99,15 @@ class Scene:
         self._stack = AsyncExitStack()
 
     @property
+    def postgres(self) -> PostgresServer:
+        """The one PostgreSQL server of a run without a standby."""
+        assert isinstance(self.database, PostgresServer)
+        return self.database
+
+    @property
     def dsn(self) -> str:
         """The run's own database, past any proxy."""
-        return self.postgres.dsn_of(self._database)
+        return self.database.dsn_of(self._database)
 
     @property
     def js(self) -> JetStreamContext:
@@ -105,29 +128,51 @@ class Scene:
         await self._stack.aclose()
 
     async def _open(self) -> None:
-        self._stack.enter_context(self.nats)
         async with self.admin("postgres") as admin:
             await admin.execute(f"CREATE DATABASE {self._database}")
         self._stack.push_async_callback(self._drop)
-        self.nats_proxy = await self._stack.enter_async_context(Proxy(self.nats.port))
-        self.postgres_proxy = await self._stack.enter_async_context(Proxy(self.postgres.port))
-        self.client = await _connected(self.nats.url)
+        self.client = await connected(await self._open_servers())
         self._stack.push_async_callback(self.client.close)
+        await self._prepare()
         self._stack.callback(self._kill_all)
         self.launch()
         if not self.plan.cold:
             await asyncio.to_thread(self.workers[0].wait_ready)
-        self.load = Load(self.js, self.company, seed=self.plan.seed, rate=self.plan.rate, calm=self.plan.calm)
+        plan = self.plan
+        self.load = Load(
+            self.js,
+            self.company,
+            seed=plan.seed,
+            rate=plan.rate,
+            without=plan.without,
+            often=plan.often,
+        )
+
+    async def _open_servers(self) -> list[str]:
+        """Start what the run has for itself; the URLs of NATS for the load."""
+        self.nats = self._stack.enter_context(NatsServer(settings=EVERYBODY))
+        self.nats_proxy = await self._stack.enter_async_context(Proxy(self.nats.port))
+        self.postgres_proxy = await self._stack.enter_async_context(Proxy(self.database.port))
+        return [self.nats.url]
+
+    async def _prepare(self) -> None:
+        """Make what the worker has to find."""
+
+    def _urls(self) -> tuple[str, str]:
+        """Where the worker finds NATS and PostgreSQL."""
+        if not self.plan.proxies:
+            return self.nats.url, self.dsn
+        dsn = f"postgresql://postgres@127.0.0.1:{self.postgres_proxy.port}/{self._database}"
+        return f"nats://127.0.0.1:{self.nats_proxy.port}", dsn
+
+    def _settings(self) -> dict[str, str]:
+        return SETTINGS | self.plan.settings
 
     def launch(self) -> Worker:
         """Start one more worker; does not wait until it is ready."""
-        url, dsn = self.nats.url, self.dsn
-        if self.plan.proxies:
-            url = f"nats://127.0.0.1:{self.nats_proxy.port}"
-            dsn = f"postgresql://postgres@127.0.0.1:{self.postgres_proxy.port}/{self._database}"
+        url, dsn = self._urls()
         log = self._folder / f"{self.company}-{len(list(self._folder.glob('*.log')))}.log"
-        settings = SETTINGS | self.plan.settings
-        worker = Worker([self.company], nats_url=url, postgres_dsn=dsn, log=log, **settings)
+        worker = Worker([self.company], nats_url=url, postgres_dsn=dsn, log=log, **self._settings())
         worker.start()
         self.workers.append(worker)
         return worker
@@ -138,7 +183,7 @@ class Scene:
 
     def admin(self, database: str = "") -> Admin:
         """A connection of an operator to the run's database, or to another one."""
-        return Admin(self.postgres.dsn_of(database or self._database))
+        return Admin(self.database.dsn_of(database or self._database))
 
     async def pause(self, least: float, most: float) -> None:
         """Let a moment pass, some seconds long."""
@@ -147,6 +192,13 @@ class Scene:
     def outage(self, full: tuple[float, float], short: tuple[float, float]) -> float:
         """How long this fault takes, in seconds."""
         return self.rng.uniform(*(short if self.plan.short else full))
+
+    async def server_of_letters(self) -> NatsServer:
+        """The server that takes dead letters."""
+        return self.nats
+
+    def put_right(self, evidence: Evidence, published: Sequence[Published]) -> None:
+        """Take out of the evidence what the fault itself put in."""
 
     def complain(self, problem: str) -> None:
         """Something that the comparison of events does not see is not as it must be."""
@@ -202,10 +254,12 @@ class Admin:
             await self._connection.close(timeout=5)
 
 
-async def _connected(url: str) -> Client:
+async def connected(urls: list[str]) -> Client:
+    """A client that never gives up."""
+
     async def ignore(_: Exception) -> None:
         """Errors come back from the calls that meet them."""
 
     return await nats.connect(
-        url, max_reconnect_attempts=-1, reconnect_time_wait=0.1, connect_timeout=5, error_cb=ignore
+        urls, max_reconnect_attempts=-1, reconnect_time_wait=0.1, connect_timeout=5, error_cb=ignore
     )

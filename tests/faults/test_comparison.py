@@ -102,10 +102,11 @@ def test_the_results_go_on_where_they_were_left_and_short_runs_count_apart(tmp_p
     again = Results(path)
     assert [one["seed"] for one in again.of("nats killed", short=False)] == [1, 2]
     assert [one["seed"] for one in again.failed(["nats killed"], short=False)] == [2]
-    assert "| nats killed | 2 | 20 | 19 | 0 | 0 | 0 | 1 | 0 | 0 | 0 | 0 | 0 | never | never |" in again.table(
-        ["nats killed", "mixed"], short=False
+    assert (
+        "| nats killed | 2 | 20 | 19 | 0 | 0 | 0 | 1 | 0 | 0 | 0 | 0 | 0 | 0 | never | never |"
+        in again.table(["nats killed", "mixed"], short=False)
     )
-    assert "| nats killed | 1 | 5 | 5 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0.5 | 0.5 |" in again.table(
+    assert "| nats killed | 1 | 5 | 5 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0.5 | 0.5 |" in again.table(
         ["nats killed"], short=True
     )
     assert len([json.loads(line) for line in path.read_text().splitlines()]) == 3

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from demo.servers import PostgresServer
-from tests.faults.classes import FAULTS
+from tests.faults.catalogue import of_kind
 from tests.faults.driver import run
 from tests.faults.scene import postgres
 
@@ -21,7 +21,7 @@ def server() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", of_kind("single"))
 async def test_nothing_is_lost_nothing_is_doubled_and_no_outage_makes_a_dead_letter(
     server: PostgresServer, tmp_path: Path, name: str
 ) -> None:

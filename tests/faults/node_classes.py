@@ -1,0 +1,249 @@
+"""The classes of faults of three NATS nodes with streams of three replicas."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from types import MappingProxyType
+from typing import Final
+
+import nats
+
+from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
+from tests.faults.clusters import ClusterScene
+from tests.faults.fault import Fault, Strike, rounds
+from tests.faults.letters import BAD, PROBE, dead_letters_refused_in_a_cluster
+from tests.faults.load import EARLY, HISTORY, RETRIED
+from tests.faults.nats_cluster import NatsNode
+
+_STREAMS: Final = (REALTIME_STREAM, HISTORY_STREAM, DLQ_STREAM)
+_EXIT: Final = 60.0
+# A node without the others answers pings, but not JetStream: by then the worker has to be at another one.
+_LEFT: Final = 60.0
+_MORE: Final = 20
+
+
+async def stream_leader_killed(scene: ClusterScene) -> None:
+    """SIGKILL of the node that leads the real-time stream; it comes back once another one leads."""
+    async for _ in rounds(scene, 2):
+        await _fail_over(scene, await scene.leader(REALTIME_STREAM), REALTIME_STREAM)
+
+
+async def consumer_leader_killed(scene: ClusterScene) -> None:
+    """SIGKILL of the node that leads our real-time consumer; it comes back once another one leads."""
+    async for _ in rounds(scene, 2):
+        durable = f"wa_realtime_{scene.company}"
+        await _fail_over(scene, await scene.leader(REALTIME_STREAM, durable), REALTIME_STREAM, durable)
+
+
+async def _fail_over(scene: ClusterScene, node: NatsNode, stream: str, durable: str = "") -> None:
+    await asyncio.to_thread(node.kill)
+    await scene.another_leads(node, stream, durable)
+    await _bring_back(scene, node)
+
+
+async def _bring_back(scene: ClusterScene, *nodes: NatsNode) -> None:
+    for node in nodes:
+        await asyncio.to_thread(node.start)
+    await scene.healthy()
+
+
+async def workers_node_killed(scene: ClusterScene) -> None:
+    """SIGKILL of the node that the worker is connected to; it stays away for some seconds."""
+    async for _ in rounds(scene, 2):
+        node = scene.node_of(scene.workers[0])
+        await asyncio.to_thread(node.kill)
+        await scene.pause(0.5, 4.0)
+        await _bring_back(scene, node)
+
+
+async def workers_node_cut_off(scene: ClusterScene) -> None:
+    """The worker's node loses the others for some seconds; the load goes on at these."""
+    async for _ in rounds(scene, 2):
+        node = await _cut_off(scene)
+        await asyncio.sleep(scene.outage((3.0, 15.0), (3.0, 5.0)))
+        await _join(scene, node)
+
+
+async def workers_node_cut_off_for_long(scene: ClusterScene) -> None:
+    """The worker's node loses the others for 120 s; meanwhile the worker has to go on at one of these."""
+    node = await _cut_off(scene)
+    end = asyncio.get_running_loop().time() + scene.outage((120.0, 120.0), (30.0, 30.0))
+    await _goes_on(scene, "the worker has left the node that is cut off", _LEFT)
+    await asyncio.sleep(end - asyncio.get_running_loop().time())
+    await _join(scene, node)
+
+
+async def _goes_on(scene: ClusterScene, what: str, within: float) -> None:
+    """Wait until messages that are published from now on are stored; a problem if that takes too long."""
+    known = len(scene.load.messages())
+
+    async def stored() -> bool:
+        ids = scene.load.messages()[known : known + _MORE]
+        return len(ids) == _MORE and await scene.all_stored(ids)
+
+    await scene.until(what, stored, within)
+
+
+async def _cut_off(scene: ClusterScene) -> NatsNode:
+    node = scene.node_of(scene.workers[0])
+    await scene.lead_away(node)
+    scene.cluster.cut_off(node, silently=scene.rng.random() < 0.5)
+    if await _stores(node):
+        scene.complain(f"{node.node_name} confirms what it is sent, although it is cut off")
+    return node
+
+
+async def _stores(node: NatsNode) -> bool:
+    client = await nats.connect(node.url, allow_reconnect=False)
+    try:
+        await client.jetstream().publish(PROBE, b"", timeout=1)
+    except (nats.errors.Error, TimeoutError):
+        return False
+    finally:
+        await client.close()
+    return True
+
+
+async def _join(scene: ClusterScene, node: NatsNode) -> None:
+    scene.cluster.join(node)
+    scene.lead_back(node)
+    await scene.healthy()
+
+
+async def leader_frozen(scene: ClusterScene) -> None:
+    """SIGSTOP of the node that leads the real-time stream, for 20 s: connections stay, and nobody answers."""
+    node = await scene.leader(REALTIME_STREAM)
+    await scene.lead_away(node)
+    node.pause()
+    await asyncio.sleep(scene.outage((20.0, 20.0), (6.0, 6.0)))
+    node.resume()
+    await _join(scene, node)
+
+
+async def two_of_three_gone(scene: ClusterScene) -> None:
+    """Two nodes are killed and away for 30 s: nothing can be stored or delivered meanwhile."""
+    gone = scene.rng.sample(scene.cluster.nodes, 2)
+    for node in gone:
+        await asyncio.to_thread(node.kill)
+    await asyncio.sleep(scene.outage((30.0, 30.0), (5.0, 5.0)))
+    await _bring_back(scene, *gone)
+
+
+async def rolling_restart(scene: ClusterScene) -> None:
+    """Node after node hands over in lame duck mode, ends and comes back."""
+    for node in scene.rng.sample(scene.cluster.nodes, len(scene.cluster.nodes)):
+        node.lame_duck()
+
+        async def ended(node: NatsNode = node) -> bool:
+            return not await asyncio.to_thread(lambda: node.running)
+
+        await scene.until("a lame duck has ended", ended, _EXIT)
+        await _bring_back(scene, node)
+
+
+async def step_downs(scene: ClusterScene) -> None:
+    """Leaders of streams and consumers are told to step down, again and again."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + scene.outage((6.0, 12.0), (3.0, 4.0))
+    done = 0
+    while loop.time() < end:
+        for stream in _STREAMS:
+            done += await _told_to_step_down(scene, f"STREAM.LEADER.STEPDOWN.{stream}")
+        for role, stream in (("realtime", REALTIME_STREAM), ("history", HISTORY_STREAM)):
+            path = f"CONSUMER.LEADER.STEPDOWN.{stream}.wa_{role}_{scene.company}"
+            done += await _told_to_step_down(scene, path)
+        await scene.pause(0.1, 1.0)
+    if done < len(_STREAMS):
+        scene.complain(f"only {done} leaders stepped down")
+    await scene.healthy()
+
+
+async def _told_to_step_down(scene: ClusterScene, path: str) -> bool:
+    with suppress(nats.errors.Error, TimeoutError):
+        return bool((await scene.api(path)).get("success"))
+    return False
+
+
+async def disk_wiped(scene: ClusterScene) -> None:
+    """The node that leads the real-time stream is killed and comes back with an empty disk."""
+    await scene.healthy()
+    node = await scene.leader(REALTIME_STREAM)
+    await asyncio.to_thread(node.wipe)
+    await scene.another_leads(node, REALTIME_STREAM)
+    await _bring_back(scene, node)
+
+
+async def replicas_raised(scene: ClusterScene) -> None:
+    """Streams of one replica get three while they are written and read."""
+    await scene.pause(1.0, 2.0)
+    await scene.set_replicas(3)
+    for stream in _STREAMS:
+
+        async def in_step(stream: str = stream) -> bool:
+            cluster = (await scene.api(f"STREAM.INFO.{stream}"))["cluster"]
+            replicas = cluster.get("replicas") or []
+            return len(replicas) == 2 and all(one.get("current") for one in replicas)
+
+        await scene.until(f"{stream} has three replicas in step", in_step, 60)
+    await scene.healthy()
+
+
+async def clock_behind(scene: ClusterScene) -> None:
+    """From a moment on, events are stored by a node whose clock is 3 s behind: the later one still wins."""
+    await scene.pause(2.0, 3.0)
+    state = (await scene.api(f"STREAM.INFO.{REALTIME_STREAM}"))["state"]
+    scene.clock.slow_down(state["last_seq"])
+    await scene.pause(4.0, 6.0)
+    if not scene.clock.rewritten:
+        scene.complain("no store time was rewritten")
+
+
+async def letters_refused(scene: ClusterScene) -> None:
+    """The dead-letter stream of three replicas takes nothing: full or unknown, or its leader hangs."""
+    await dead_letters_refused_in_a_cluster(scene)
+    for node in scene.cluster.nodes:
+        scene.lead_back(node)
+    await scene.healthy()
+
+
+def _on_nodes(
+    strike: Strike,
+    *,
+    runs: int = 5,
+    rate: float = 80.0,
+    proxies: bool = False,
+    replicas: int = 3,
+    without: tuple[str, ...] = EARLY,
+    often: Mapping[str, int] = MappingProxyType({}),
+) -> Fault:
+    return Fault(
+        strike=strike,
+        servers="nodes",
+        runs=runs,
+        rate=rate,
+        proxies=proxies,
+        replicas=replicas,
+        without=without,
+        often=often,
+    )
+
+
+NODE_FAULTS: Final[Mapping[str, Fault]] = MappingProxyType(
+    {
+        "stream leader killed": _on_nodes(stream_leader_killed),
+        "consumer leader killed": _on_nodes(consumer_leader_killed),
+        "worker's node killed": _on_nodes(workers_node_killed),
+        "worker's node cut off": _on_nodes(workers_node_cut_off),
+        "worker's node cut off for 120 s": _on_nodes(workers_node_cut_off_for_long, runs=3, rate=30.0),
+        "leader frozen": _on_nodes(leader_frozen),
+        "two of three gone": _on_nodes(two_of_three_gone),
+        "rolling restart": _on_nodes(rolling_restart),
+        "step-downs": _on_nodes(step_downs),
+        "disk wiped": _on_nodes(disk_wiped),
+        "one replica becomes three": _on_nodes(replicas_raised, replicas=1),
+        "clock behind": _on_nodes(clock_behind, proxies=True, without=(*RETRIED, *HISTORY)),
+        "dead letters refused, three replicas": _on_nodes(letters_refused, often=BAD),
+    }
+)
