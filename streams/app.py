@@ -68,6 +68,7 @@ class Assembly:
             on_closed=partial(self.app.fail, "the connection to NATS was closed for good"),
             on_reconnect=self.metrics.reconnected,
             login=settings.login,
+            domain=settings.nats_jetstream_domain or "",
         )
         self._agents()
         self._services()

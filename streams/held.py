@@ -9,6 +9,7 @@ from typing import Final
 
 from streams.delivery import Provenance
 from streams.errors import BrokerFailed
+from streams.permissions import ACK_PREFIX
 
 Settle = Callable[[str, bytes], Awaitable[None]]
 
@@ -16,7 +17,6 @@ _ACK: Final = b"+ACK"
 _NAK: Final = b"-NAK"
 _TERM: Final = b"+TERM"
 _IN_PROGRESS: Final = b"+WPI"
-ACK_PREFIX: Final = "$JS.ACK."
 _SHORT_TOKENS: Final = 9
 
 
