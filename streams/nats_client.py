@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import nats.errors
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 from nats.protocol.parser import ERR_RE
 
 from streams.login import Login
@@ -88,6 +88,12 @@ class NatsClient(Client):
         for subscription in ours:
             await self._send_subscribe(subscription)
         return bool(ours)
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        if self._transport:
+            # nats-py forgets the sockets of refused tries without closing them.
+            self._transport.close()  # type: ignore[no-untyped-call]
+        await super()._connect_to_server(s)
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if self._insists_on_tls and initial_connection and not info.get("tls_required"):

@@ -61,7 +61,7 @@ class Realm:
 
     def settings(self, *, without_account: bool = False, revoked: bool = False) -> str:
         """Lines of the server's configuration; `revoked`: all users made so far."""
-        accounts = {self._system: ("SYS", {})}
+        accounts: dict[Any, tuple[str, Mapping[str, int]]] = {self._system: ("SYS", {})}
         if not without_account:
             accounts[self._account] = ("A", dict.fromkeys(_STORAGE, -1))
         preloaded = [
