@@ -22,7 +22,7 @@ from streams.nodes import Nodes
 logger = logging.getLogger(__name__)
 
 ASK_EVERY: Final = 5.0
-ANSWER_WITHIN: Final = 5.0
+SHORTEST_WAIT: Final = 1.0
 LEAVE_AFTER: Final = 20.0
 # Once every known server has been tried, all are likely to have the same trouble: they are changed less often.
 _SLOWER: Final = 4
@@ -96,7 +96,7 @@ class JetStreamWatch:
     async def look(self) -> State:
         """Ask once; also remembered for `problem`."""
         try:
-            answer = await self._ask(ANSWER_WITHIN)
+            answer = await self._ask(max(self._every, SHORTEST_WAIT))
         except nats.errors.NoRespondersError:
             return self._failed("absent", "nobody serves its API")
         except BrokerFailed as error:
