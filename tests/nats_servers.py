@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 
-from demo.servers import NatsServer
+from demo.servers import NatsServer, free_port
 
 # What the worker needs (docs/security.md), by the short names that tests use.
 RIGHTS = {
@@ -34,6 +35,18 @@ class ChangingNats(NatsServer):
     def at(self, user: str) -> str:
         """Where this user (`name:password`) connects."""
         return f"nats://{user}@127.0.0.1:{self.port}"
+
+
+def domain_pair(folder: Path) -> tuple[str, str]:
+    """Lines for a hub with the JetStream domain `hub`, and for a leaf node of it with the domain `leaf`.
+
+    Their JetStream data is in `folder`: the block replaces the server's own.
+    """
+    link = free_port()
+    domain = 'jetstream {{ store_dir: "{}", domain: {} }}'
+    hub = domain.format(folder / "hub", "hub") + f'\nleafnodes {{ listen: "127.0.0.1:{link}" }}'
+    remote = f'leafnodes {{ remotes: [ {{ url: "nats://127.0.0.1:{link}" }} ], reconnect: 1 }}'
+    return hub, domain.format(folder / "leaf", "leaf") + f"\n{remote}"
 
 
 def rights(*, denied: Sequence[str] = (), inbox: str = "_INBOX.>", without: Sequence[str] = ()) -> str:

@@ -10,13 +10,14 @@ from pathlib import Path
 import nats
 import pytest
 
-from demo.servers import NatsServer, free_port
+from demo.servers import NatsServer
 from streams import topology
 from streams.advisories import MaxDeliverWatch
 from streams.broker import Broker
 from streams.delivery import Delivery
 from streams.specs import TopologyConfig
 from streams.subjects import Tenant
+from tests.nats_servers import domain_pair
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = TopologyConfig(realtime_ack_wait=1)
@@ -30,17 +31,9 @@ class Pair:
     leaf: NatsServer
 
 
-def pair_settings(folder: Path, link: int) -> tuple[str, str]:
-    """Lines for hub and leaf."""
-    domain = 'jetstream {{ store_dir: "{}", domain: {} }}'
-    hub = domain.format(folder / "hub", "hub") + f'\nleafnodes {{ listen: "127.0.0.1:{link}" }}'
-    remote = f'leafnodes {{ remotes: [ {{ url: "nats://127.0.0.1:{link}" }} ], reconnect: 1 }}'
-    return hub, domain.format(folder / "leaf", "leaf") + f"\n{remote}"
-
-
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
-    hub, leaf = pair_settings(tmp_path, free_port())
+    hub, leaf = domain_pair(tmp_path)
     with NatsServer(settings=hub) as hub_server, NatsServer(settings=leaf) as leaf_server:
         yield Pair(hub_server, leaf_server)
 
