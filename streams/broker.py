@@ -167,11 +167,7 @@ class Broker(mode.Service):
     async def subscribe(
         self, subject: str, callback: Callable[[Msg], Awaitable[None]], queue: str = ""
     ) -> None:
-        """Have `callback` called, one message at a time, until the broker stops.
-
-        Raises `BrokerFailed`, also when the server denies the right: then nothing is subscribed. A right that is
-        taken away later is in `permissions`, and the subscription comes back with it.
-        """
+        """Have `callback` called, one message at a time, until the broker stops. See `NatsLink.subscribe`."""
         await self._link.subscribe(subject, callback, queue)
 
     def inbox(self) -> str:

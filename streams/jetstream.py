@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import mode
 from nats.aio.msg import Msg
@@ -17,6 +17,7 @@ from streams.broker import Broker
 from streams.delivery import Batch, Role
 from streams.errors import BrokerFailed
 from streams.held import Held, JetDelivery
+from streams.meter import Meter
 from streams.permissions import ACK_PREFIX, PUBLISH, SUBSCRIPTION, Denial
 from streams.pull_limits import CROWDED_PAUSE, PullLimits, Status
 from streams.subjects import Tenant
@@ -34,19 +35,6 @@ FLUSH_SECONDS: Final = 2.0
 
 # How soon a right that was denied is tried again.
 DENIED_PAUSE: Final = 2.0
-
-
-class Meter(Protocol):
-    """What a source tells about itself."""
-
-    def fetched(self, role: Role) -> None:
-        """A pull request was sent."""
-
-    def fetch_failed(self, role: Role) -> None:
-        """A pull request failed; an empty answer is no failure."""
-
-    def batch(self, role: Role, company: str, size: int) -> None:
-        """A batch was handed over."""
 
 
 class PullSource(mode.Service):

@@ -68,7 +68,11 @@ class NatsLink:
         return answer
 
     async def subscribe(self, subject: str, callback: Callable[[Msg], Awaitable[None]], queue: str) -> None:
-        """See `streams.broker.Broker.subscribe`."""
+        """Have `callback` called, one message at a time.
+
+        Raises `BrokerFailed`, also when the server denies the right: then nothing is subscribed. A right that is
+        taken away later is in `permissions`, and the subscription comes back with it.
+        """
         asked = time.monotonic()
         try:
             # Without limits: nats-py drops what is over them, and our pull requests bound it already.
