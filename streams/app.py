@@ -70,6 +70,7 @@ class Assembly:
             on_closed=partial(self.app.fail, "the connection to NATS was closed for good"),
             on_reconnect=self.metrics.reconnected,
             login=settings.login,
+            domain=settings.nats_jetstream_domain or "",
         )
         self.reconciler = Reconciler(
             api=self.broker, config=self.topology, standings=self.standings, readiness=self.readiness

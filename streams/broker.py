@@ -11,13 +11,18 @@ from typing import Any, Final
 import mode
 import msgspec
 import nats.errors
-from nats.aio.client import Server
 from nats.aio.msg import Msg
 
 from streams.cluster import node_count
+from streams.complaints import Complaints
 from streams.delivery import TooLarge
 from streams.errors import BrokerFailed
-from streams.login import ANONYMOUS, Login, client, host
+from streams.jetstream_watch import ASK_EVERY, LEAVE_AFTER, UNAVAILABLE, JetStreamWatch
+from streams.link import FAILURES, NatsLink, wire_size
+from streams.login import ANONYMOUS, Login, host
+from streams.nats_client import NatsClient, refuses_credentials
+from streams.nodes import Nodes
+from streams.permissions import Permissions
 from streams.stored import ApiError
 
 logger = logging.getLogger(__name__)
@@ -25,20 +30,14 @@ logger = logging.getLogger(__name__)
 OLDEST_SERVER: Final = (2, 10)
 # The server decides after three unanswered pings that we are gone; so do we, instead of after minutes.
 PING_SECONDS: Final = 5
-MAX_RECONNECT_WAIT: Final = 2.0
 # Acks that wait for the server while it restarts; over it they fail, and the messages come again.
 PENDING_BYTES: Final = 16 * 1024 * 1024
-LOG_EVERY: Final = 60.0
 # A server that has just started answers so for a moment, one without JetStream always.
 JETSTREAM_PATIENCE: Final = 5.0
 REQUEST_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 2.0
 
-_FAILURES: Final = (nats.errors.Error, TimeoutError, OSError)
-_JETSTREAM_DISABLED: Final = frozenset((10039, 10076))
 _MESSAGE_TOO_LARGE: Final = 10054
-_HEADER_FRAME: Final = len(b"NATS/1.0\r\n\r\n")
-_HEADER_LINE: Final = len(b": \r\n")
 
 
 class Unusable(Exception):
@@ -49,8 +48,10 @@ class Broker(mode.Service):
     """Connects, reconnects for ever, publishes and asks the JetStream API.
 
     Started it connects in the background; `wait_connected` tells when it can be used. It implements
-    `streams.delivery.Publisher`. When the client gives the connection up for good (the server refused us),
-    `on_closed` is called, or the service crashes if there is none: the worker must end.
+    `streams.delivery.Publisher`. When the client gives the connection up for good (the server did not understand
+    us), `on_closed` is called, or the service crashes if there is none: the worker must end. Credentials that are
+    refused are no such case: it tries on, with what their file says by then. A server at which JetStream did not
+    work for `leave_after` seconds is left for another one. `domain`: the JetStream domain, empty for the server's own.
     """
 
     def __init__(
@@ -62,6 +63,9 @@ class Broker(mode.Service):
         on_reconnect: Callable[[], None] | None = None,
         publish_timeout: float = REQUEST_SECONDS,
         login: Login = ANONYMOUS,
+        domain: str = "",
+        ask_every: float = ASK_EVERY,
+        leave_after: float = LEAVE_AFTER,
     ) -> None:
         super().__init__()
         self._urls = list(urls)
@@ -71,13 +75,26 @@ class Broker(mode.Service):
         self._on_reconnect = on_reconnect
         self._publish_timeout = publish_timeout
         self._login = login
-        self._client = client(login, self._urls)
+        self.permissions = Permissions()
+        self._prefix = f"$JS.{domain}.API." if domain else "$JS.API."
+        self._client = NatsClient(login, self._urls)
+        self._client.on_denied = self.permissions.denied
+        self._link = NatsLink(self._client, self.permissions)
+        self._nodes = Nodes()
+        self.jetstream = JetStreamWatch(
+            client=self._client,
+            nodes=self._nodes,
+            ask=lambda timeout: self._link.ask(self.api_subject("INFO"), b"", timeout),
+            domain=domain,
+            ask_every=ask_every,
+            leave_after=leave_after,
+        )
+        self._domain = domain
         self._up = asyncio.Event()
         self._decided = asyncio.Event()
         self._connecting: asyncio.Future[Any] | None = None
         self._unusable: Unusable | None = None
-        self._problem: str | None = "NATS is not connected yet"
-        self._logged: dict[str, float] = {}
+        self._complaints = Complaints("NATS is not connected yet")
         self._watchers: list[Callable[[bool], None]] = []
         self._closing = False
 
@@ -88,8 +105,10 @@ class Broker(mode.Service):
 
     @property
     def problem(self) -> str | None:
-        """Why it is not connected, for `/ready`; None while it is."""
-        return None if self.connected else self._problem or "NATS is not connected"
+        """Why nothing, or not everything, can be done with NATS, for `/ready`; None while all works."""
+        if self.permissions.problem is not None:
+            return self.permissions.problem
+        return self.jetstream.problem if self.connected else self._complaints.last
 
     @property
     def max_payload(self) -> int:
@@ -133,51 +152,43 @@ class Broker(mode.Service):
             raise TooLarge("the stream takes no message of this size")
         raise BrokerFailed(f"NATS did not store it: {error.get('description')} ({error.get('err_code')})")
 
+    def api_subject(self, subject: str) -> str:
+        """Where the JetStream API listens, in the domain that is set."""
+        return self._prefix + subject
+
     async def send(self, subject: str, payload: bytes, reply: str = "") -> None:
         """Publish without a confirmation, as acks and pull requests are. Raises `BrokerFailed`."""
-        try:
-            await self._client.publish(subject, payload, reply)
-        except _FAILURES as error:
-            raise BrokerFailed(f"NATS took nothing: {type(error).__name__}") from error
+        await self._link.send(subject, payload, reply)
 
     async def api(self, subject: str, body: object = None) -> dict[str, Any]:
-        """The answer of the JetStream API to `$JS.API.<subject>`. Raises `ApiError` and `BrokerFailed`."""
+        """The answer of the JetStream API to a request. Raises `ApiError` and `BrokerFailed`."""
         payload = b"" if body is None else msgspec.json.encode(body)
-        answer = await self._request(f"$JS.API.{subject}", payload, REQUEST_SECONDS)
+        answer = await self._request(self.api_subject(subject), payload, REQUEST_SECONDS)
         reply: dict[str, Any] = msgspec.json.decode(answer.data)
-        if "error" in reply:
-            error = reply["error"]
+        error = reply.get("error", {})
+        if error.get("err_code") != UNAVAILABLE:
+            self.jetstream.worked()
+        if error:
             raise ApiError(error.get("err_code") or error.get("code", 0), error.get("description", ""))
         return reply
+
+    async def may_publish(self, subject: str, payload: bytes, timeout: float) -> bool:
+        """Publish, and tell whether the server let it through. Raises `BrokerFailed` without an answer in time."""
+        return await self._link.may_publish(subject, payload, timeout)
 
     async def subscribe(
         self, subject: str, callback: Callable[[Msg], Awaitable[None]], queue: str = ""
     ) -> None:
-        """Have `callback` called, one message at a time, until the broker stops. Raises `BrokerFailed`."""
-        try:
-            # Without limits: nats-py drops what is over them, and our pull requests bound it already.
-            await self._client.subscribe(
-                subject, queue, cb=callback, pending_msgs_limit=0, pending_bytes_limit=0
-            )
-        except _FAILURES as error:
-            raise BrokerFailed(f"cannot subscribe: {type(error).__name__}") from error
+        """Have `callback` called, one message at a time, until the broker stops. See `NatsLink.subscribe`."""
+        await self._link.subscribe(subject, callback, queue)
 
     def inbox(self) -> str:
         """A subject of our own."""
         return self._client.new_inbox()
 
     async def flush(self, timeout: float = REQUEST_SECONDS) -> bool:
-        """Wait until the server has read what was sent, at most `timeout` seconds; False if it did not.
-
-        By a request: nats-py's own flush, once timed out, breaks its read loop when the answer comes.
-        """
-        if not self.connected:
-            return False
-        try:
-            await self._request("$JS.API.INFO", b"", timeout)
-        except BrokerFailed:
-            return False
-        return True
+        """Wait until the server has read what was sent, at most `timeout` seconds; False if it did not."""
+        return self.connected and await self._client.round_trip(timeout)
 
     async def on_start(self) -> None:
         """Begin to connect."""
@@ -192,7 +203,7 @@ class Broker(mode.Service):
             try:
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self._client.close()
-            except _FAILURES as error:
+            except FAILURES as error:
                 logger.debug("closing the connection: %s", type(error).__name__)
         self._up.clear()
 
@@ -206,19 +217,22 @@ class Broker(mode.Service):
             closed_cb=self._closed,
             max_reconnect_attempts=-1,
             reconnect_time_wait=1,
-            reconnect_to_server_handler=_next_server,
+            reconnect_to_server_handler=self._nodes.choose,
             ping_interval=PING_SECONDS,
             pending_size=PENDING_BYTES,
             **self._login.options(),
         )
+        self._arrived()
+        self.add_future(self.jetstream.run())
+        self.add_future(self._link.restore_subscriptions())
         try:
             await self._verify()
         except Unusable as error:
             self._unusable = error
-            self._problem = str(error)
+            self._complaints.last = str(error)
         else:
             self._up.set()
-            logger.info("connected to NATS at %s", self._hosts)
+            logger.info("connected to NATS at %s", self._client.address)
         self._decided.set()
 
     async def _verify(self) -> None:
@@ -228,64 +242,58 @@ class Broker(mode.Service):
                 f"NATS at {self._hosts} is version {version.major}.{version.minor}; 2.10 is needed"
             )
         refused_since = time.monotonic()
-        while (answer := await self._has_jetstream()) is not True:
-            if answer is None:
+        while (state := await self.jetstream.look()) not in ("works", "unavailable"):
+            # Whether a domain is reached depends on links between servers, which come and go.
+            if state != "absent" or self._domain:
                 refused_since = time.monotonic()
             elif time.monotonic() - refused_since > JETSTREAM_PATIENCE:
                 raise Unusable(f"NATS at {self._hosts} has no JetStream for this account")
+            if self._client.is_connected:
+                self._complaints.report(self.jetstream.complaint)
             await asyncio.sleep(0.25)
-
-    async def _has_jetstream(self) -> bool | None:
-        """None: it does not answer."""
-        try:
-            answer = await self._client.request("$JS.API.INFO", b"", timeout=REQUEST_SECONDS)
-        except nats.errors.NoRespondersError:
-            # Of a node that has JetStream it only means that its cluster is not complete yet.
-            if not self._client._server_info.get("jetstream"):
-                return False
-            self._report("JetStream does not answer yet: no responders")
-            return None
-        except _FAILURES as error:
-            self._report(f"JetStream does not answer: {type(error).__name__}")
-            return None
-        error_code = msgspec.json.decode(answer.data).get("error", {}).get("err_code")
-        return error_code not in _JETSTREAM_DISABLED
 
     async def _request(
         self, subject: str, body: bytes, timeout: float, headers: dict[str, Any] | None = None
     ) -> Msg:
+        deadline = time.monotonic() + timeout
         try:
             async with asyncio.timeout(timeout):
                 # What is sent while disconnected is sent later, after its sender has given it up.
                 await self._up.wait()
-                return await self._client.request(subject, body, timeout=timeout, headers=headers)
-        except _FAILURES as error:
+            return await self._link.ask(subject, body, deadline - time.monotonic(), headers)
+        except FAILURES as error:
             raise BrokerFailed(f"NATS did not answer: {type(error).__name__}") from error
 
     async def _errored(self, error: Exception) -> None:
-        self._report(f"NATS at {self._hosts}: {type(error).__name__}: {error}")
-
-    def _report(self, text: str) -> None:
-        self._problem = text
-        now = time.monotonic()
-        self._logged = {known: at for known, at in self._logged.items() if now - at < LOG_EVERY}
-        if self._logged.setdefault(text, now) == now:
-            logger.warning("%s", text)
+        text = str(error).removeprefix("nats: ").strip("'")
+        where = f"NATS at {self._client.address or self._hosts}"
+        if refuses_credentials(text):
+            self._complaints.report(f"{where} refuses our credentials ({text}): {self._login.advice()}")
+        else:
+            self._complaints.report(f"{where}: {type(error).__name__}: {text}")
 
     async def _disconnected(self) -> None:
         self._up.clear()
+        self._nodes.lost()
+        self.permissions.forget()
         self._tell(False)
         if not self._closing:
-            self._report(f"the connection to NATS at {self._hosts} is lost")
+            self._complaints.lost(f"the connection to NATS at {self._client.address or self._hosts} is lost")
 
     async def _reconnected(self) -> None:
-        if not self._decided.is_set() or self._unusable is not None:
+        self._arrived()
+        if await self.jetstream.left_again() or not self._decided.is_set() or self._unusable is not None:
             return
         self._up.set()
-        logger.info("connected to NATS again")
+        logger.info("connected to NATS again, at %s", self._client.address)
         if self._on_reconnect is not None:
             self._on_reconnect()
         self._tell(True)
+
+    def _arrived(self) -> None:
+        self._nodes.arrived(self._client.address, self._client.server_id)
+        self.jetstream.connected()
+        self._complaints.over()
 
     def _tell(self, up: bool) -> None:
         for watcher in tuple(self._watchers):
@@ -294,23 +302,10 @@ class Broker(mode.Service):
     async def _closed(self) -> None:
         if self._closing:
             return
-        self._problem = f"the connection to NATS was closed: {self._client.last_error}"
-        logger.error("%s", self._problem)
+        problem = f"the connection to NATS was closed: {self._client.last_error}"
+        self._complaints.last = problem
+        logger.error("%s", problem)
         if self._on_closed is not None:
             self._on_closed()
         else:
-            await self.crash(ConnectionError(self._problem))
-
-
-def wire_size(body: bytes, headers: Mapping[str, str]) -> int:
-    """Bytes that the server counts against its payload limit: body and encoded headers."""
-    if not headers:
-        return len(body)
-    lines = sum(len(key.encode()) + len(value.encode()) + _HEADER_LINE for key, value in headers.items())
-    return len(body) + _HEADER_FRAME + lines
-
-
-def _next_server(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
-    """The server that failed least, and the seconds to wait for it: soon at first, then every 2 s."""
-    server = min(servers, key=lambda candidate: candidate.reconnects)
-    return server, min(0.05 * 2.0 ** min(server.reconnects, 10), MAX_RECONNECT_WAIT)
+            await self.crash(ConnectionError(problem))

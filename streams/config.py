@@ -84,6 +84,9 @@ class Settings:
     nats_tls_key: str | None = _variable(
         "NATS_TLS_KEY", "PEM file of that certificate's key", optional(login.pem_file), ""
     )
+    nats_jetstream_domain: str | None = _variable(
+        "NATS_JETSTREAM_DOMAIN", "JetStream domain, where it is not the server's own", optional(nats_name), ""
+    )
     tenants: tuple[Tenant, ...] = _variable(
         "COMPANY_ID", "company, or companies separated by commas", companies, None
     )

@@ -10,6 +10,7 @@ from typing import Final
 from streams.delivery import Provenance
 from streams.errors import BrokerFailed
 from streams.incarnation import Incarnation, StoreClock
+from streams.permissions import ACK_PREFIX
 
 Settle = Callable[[str, bytes], Awaitable[None]]
 
@@ -17,7 +18,6 @@ _ACK: Final = b"+ACK"
 _NAK: Final = b"-NAK"
 _TERM: Final = b"+TERM"
 _IN_PROGRESS: Final = b"+WPI"
-ACK_PREFIX: Final = "$JS.ACK."
 _SHORT_TOKENS: Final = 9
 
 

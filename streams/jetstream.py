@@ -7,18 +7,21 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final
 
 import mode
-import msgspec
 from nats.aio.msg import Msg
 from nats.js.api import Header
 
+from streams.ack_rights import AckRight
 from streams.broker import Broker
 from streams.delivery import Batch, Role
 from streams.errors import BrokerFailed
-from streams.held import ACK_PREFIX, Held, JetDelivery
+from streams.held import Held, JetDelivery
 from streams.incarnation import Incarnation, StoreClock
+from streams.meter import Meter
+from streams.permissions import ACK_PREFIX, PUBLISH, SUBSCRIPTION, Denial
+from streams.pull_limits import CROWDED_PAUSE, PullLimits, Status
 from streams.subjects import Tenant
 
 logger = logging.getLogger(__name__)
@@ -35,42 +38,8 @@ LONGEST_PAUSE: Final = 5.0
 # With the drain's 25 s it stays below the 30 s after which a worker is killed (contract 8.4).
 FLUSH_SECONDS: Final = 2.0
 
-_NOTHING_THERE: Final = frozenset(("404", "408"))
-
-
-class Meter(Protocol):
-    """What a source tells about itself."""
-
-    def fetched(self, role: Role) -> None:
-        """A pull request was sent."""
-
-    def fetch_failed(self, role: Role) -> None:
-        """A pull request failed; an empty answer is no failure."""
-
-    def batch(self, role: Role, company: str, size: int) -> None:
-        """A batch was handed over."""
-
-    def store_time_stepped_back(self, role: Role, seconds: float) -> None:
-        """An event has an earlier store time than one of a lower sequence."""
-
-
-class _Status(NamedTuple):
-    code: str
-    text: str
-
-    @property
-    def empty(self) -> bool:
-        return self.code in _NOTHING_THERE
-
-    @property
-    def too_large(self) -> bool:
-        """Whether the next message has more bytes than the request allows."""
-        return self.code == "409" and "MaxBytes" in self.text
-
-    @property
-    def gone(self) -> bool:
-        """Whether consumer or stream may have to be made anew."""
-        return self.code == "503" or (self.code == "409" and "eleted" in self.text)
+# How soon a right that was denied is tried again.
+DENIED_PAUSE: Final = 2.0
 
 
 class PullSource(mode.Service):
@@ -109,8 +78,8 @@ class PullSource(mode.Service):
         self.durable = durable
         self.last_fetch = time.monotonic()  # when a pull request was last answered
         self._broker = broker
-        self._batch_size = batch_size
-        self._batch_bytes = batch_bytes
+        self._limits = PullLimits(durable, batch=batch_size, batch_bytes=batch_bytes, expires=EXPIRES)
+        self._acks = AckRight(broker, stream, durable)
         self._wanted = batch_size
         self._keep_alive_every = ack_wait / 8
         self._send = send
@@ -126,12 +95,12 @@ class PullSource(mode.Service):
             store_clock=StoreClock(stream, partial(meter.store_time_stepped_back, role)),
         )
         self._last_request = time.monotonic()  # when a pull request was last over
-        self._ask = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._ask = broker.api_subject(f"CONSUMER.MSG.NEXT.{stream}.{durable}")
         self._inbox = ""
         self._requests = 0
         self._reply = ""
         self._arrived: list[JetDelivery] = []
-        self._status: _Status | None = None
+        self._status: Status | None = None
         self._answered = asyncio.Event()
         self._woken = asyncio.Event()
         self._pause = FIRST_PAUSE
@@ -168,9 +137,9 @@ class PullSource(mode.Service):
     async def on_start(self) -> None:
         """Begin to pull once the broker is connected. Raises `streams.broker.Unusable`."""
         await self._broker.wait_connected()
-        self._inbox = self._broker.inbox()
-        await self._broker.subscribe(f"{self._inbox}.*", self._on_message)
         self._broker.watch(self._on_connection)
+        self._broker.permissions.listen(self._on_denied)
+        self._broker.jetstream.watch_pulls(lambda: self.last_fetch)
         self.last_fetch = time.monotonic()
         self._loop_task = self.add_future(self._run())
         self.add_future(self._keep_alive())
@@ -194,7 +163,18 @@ class PullSource(mode.Service):
         # The subscription stays until the connection closes: a late message can still be given back.
         await self._broker.flush(FLUSH_SECONDS)
 
+    async def _subscribe(self) -> None:
+        """Have messages sent to an inbox of our own; waits for the right to it."""
+        self._inbox = self._broker.inbox()
+        while not self._draining:
+            try:
+                return await self._broker.subscribe(f"{self._inbox}.*", self._on_message)
+            except BrokerFailed as error:
+                logger.warning("%s cannot receive: %s", self.durable, error)
+                await self._sleep(DENIED_PAUSE)
+
     async def _run(self) -> None:
+        await self._subscribe()
         previous: Batch | None = None
         while not self._draining:
             deliveries = await self._pull()
@@ -224,16 +204,40 @@ class PullSource(mode.Service):
             if not self._broker.connected:
                 await self._sleep(LONGEST_PAUSE)
                 return ()
+            try:
+                if not await self._may_pull():
+                    await self._sleep(DENIED_PAUSE)
+                    return ()
+            except BrokerFailed as error:
+                await self._failed(Status("", str(error)))
+                return ()
             await self._request()
         deliveries, self._arrived = self._arrived, []
         status = self._status
         too_large = not deliveries and status is not None and status.too_large
-        self._wanted = 1 if too_large else self._batch_size
-        if deliveries or too_large or (status is not None and status.empty):
+        learned = self._limits.learn(status)
+        self._wanted = 1 if too_large else self._limits.batch
+        if deliveries or too_large or learned:
             self._succeeded()
+        elif status is not None and (status.empty or status.crowded):
+            await self._nothing_there(status)
         elif self._broker.connected:
-            await self._failed(status or _Status("", "no answer"))
+            await self._failed(status or Status("", "no answer"))
         return deliveries
+
+    async def _may_pull(self) -> bool:
+        """Whether we may receive and acknowledge: a delivery counts, also one in vain. Raises `BrokerFailed`."""
+        if self._broker.permissions.refusal(SUBSCRIPTION, f"{self._inbox}.*") is not None:
+            return False
+        return await self._acks.granted(EXPIRES + GRACE)
+
+    async def _nothing_there(self, status: Status) -> None:
+        self._succeeded()
+        if status.crowded:
+            self._limits.crowd(status)
+            await self._sleep(CROWDED_PAUSE)
+        elif self._limits.round:
+            await self._sleep(self._limits.round)
 
     async def _request(self) -> None:
         if time.monotonic() - self._last_request > UNWATCHED:
@@ -245,20 +249,14 @@ class PullSource(mode.Service):
         self._answered.clear()
         self._meter.fetched(self.role)
         try:
-            await self._broker.send(self._ask, self._request_body(), self._reply)
+            await self._broker.send(self._ask, self._limits.request(self._wanted), self._reply)
             async with asyncio.timeout(EXPIRES + GRACE):
                 await self._answered.wait()
         except BrokerFailed as error:
-            self._status = _Status("", str(error))
+            self._status = Status("", str(error))
         except TimeoutError:
             self._status = None
         self._last_request = time.monotonic()
-
-    def _request_body(self) -> bytes:
-        limits = {"batch": self._wanted, "no_wait": True, "expires": int(EXPIRES * 1e9)}
-        if self._wanted > 1:
-            limits["max_bytes"] = self._batch_bytes
-        return msgspec.json.encode(limits)
 
     async def _on_message(self, message: Msg) -> None:
         if message.reply.startswith(ACK_PREFIX):
@@ -266,30 +264,40 @@ class PullSource(mode.Service):
             if self._closed:
                 await delivery.nak()
                 return
+            self._acks.delivered(message.reply)
             self._arrived.append(delivery)
             if len(self._arrived) >= self._wanted:
                 self._answered.set()
         elif message.subject == self._reply and message.headers:
             text = str(message.headers.get(Header.DESCRIPTION, "")).strip()
-            self._status = _Status(message.headers.get("Status", ""), text)
+            self._status = Status(message.headers.get("Status", ""), text)
             self._answered.set()
 
     def _on_connection(self, up: bool) -> None:
         # The server has forgotten the request in both cases.
         self.incarnation.doubt()
         self._answered.set()
+        self._acks.doubt()
         if up:
             self._pause = FIRST_PAUSE
             self._woken.set()
 
+    def _on_denied(self, denial: Denial) -> None:
+        if denial.right == PUBLISH and denial.subject == self._ask:
+            self._status = Status("", str(denial))
+            self._answered.set()
+        elif self._acks.concerns(denial):
+            self._acks.doubt()
+
     def _succeeded(self) -> None:
         self.last_fetch = time.monotonic()
         self._pause = FIRST_PAUSE
+        self._broker.permissions.allowed(PUBLISH, self._ask)
         if self._failing:
             self._failing = False
             logger.info("pulling from %s works again", self.durable)
 
-    async def _failed(self, status: _Status) -> None:
+    async def _failed(self, status: Status) -> None:
         self._meter.fetch_failed(self.role)
         self.incarnation.doubt()
         first, self._failing = not self._failing, True

@@ -5,15 +5,40 @@ User and password, or a token, are in `NATS_URL` itself.
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 import ssl
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import nats.errors
-from nats.aio.client import Client
-
 _CREDS_PARTS: Final = ("BEGIN NATS USER JWT", "BEGIN USER NKEY SEED")
+_JWT: Final = re.compile(r"BEGIN NATS USER JWT-+\s+([^\s-][^\s]*)")
+_SEED: Final = re.compile(r"BEGIN USER NKEY SEED-+\s+(SU\w+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a file says we are; the seed is in no text of this."""
+
+    jwt: str = field(repr=False)
+    public_key: str
+    seed: str = field(repr=False)
+
+    def token(self) -> bytearray:
+        """The JWT as nats-py wants it."""
+        return bytearray(self.jwt.encode())
+
+    def sign(self, nonce: str) -> bytes:
+        """The server's nonce, signed."""
+        pair = _pair(self.seed)
+        try:
+            return base64.b64encode(pair.sign(nonce.encode()))
+        finally:
+            pair.wipe()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +56,42 @@ class Login:
         """Whether anything of TLS is set."""
         return bool(self.tls_ca or self.tls_cert)
 
+    @property
+    def has_file(self) -> bool:
+        """Whether a file says who we are."""
+        return bool(self.creds or self.nkey_seed)
+
+    def identity(self) -> Identity:
+        """What the file of credentials says now. Raises `ValueError`, which names the variable and shows nothing."""
+        if self.creds:
+            text = _read_of("NATS_CREDS", creds_file, self.creds)
+            jwt, seed = _JWT.search(text), _SEED.search(text)
+            if jwt is None or seed is None:
+                raise ValueError(
+                    "NATS_CREDS is not a NATS credentials file: expected a user's JWT and its nkey seed"
+                )
+            return Identity(jwt[1], _public_key("NATS_CREDS", seed[1]), seed[1])
+        seed_text = _read_of("NATS_NKEY_SEED", seed_file, self.nkey_seed or "").strip()
+        return Identity("", _public_key("NATS_NKEY_SEED", seed_text), seed_text)
+
+    def advice(self) -> str:
+        """What to renew when a server refuses us."""
+        if self.creds:
+            return f"renew the file of NATS_CREDS{self._expiry()}; it is read again at each try"
+        if self.nkey_seed:
+            return "correct the file of NATS_NKEY_SEED, or the server's users; it is read again at each try"
+        return "correct user and password (or the token) in NATS_URL, or the server's users"
+
+    def _expiry(self) -> str:
+        try:
+            payload = self.identity().jwt.split(".")[1]
+            expires = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))).get("exp", 0)
+        except (ValueError, IndexError, AttributeError):
+            return ""
+        if not isinstance(expires, int) or expires <= 0:
+            return ""
+        return f" (its JWT is valid until {datetime.fromtimestamp(expires, UTC):%Y-%m-%dT%H:%M:%SZ})"
+
     def options(self) -> dict[str, Any]:
         """Arguments of the client's `connect`. Raises `OSError` when a file of TLS cannot be used."""
         chosen: dict[str, Any] = {}
@@ -44,20 +105,6 @@ class Login:
 
 
 ANONYMOUS: Final = Login()
-
-
-class TlsClient(Client):
-    """A client that speaks to no server without TLS: nats-py would send its password in the clear."""
-
-    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        if initial_connection and not info.get("tls_required"):
-            raise nats.errors.Error("the server does not ask for TLS, which is set here")
-        await super()._process_info(info, initial_connection)
-
-
-def client(login: Login, urls: list[str]) -> Client:
-    """A client, not connected; one that insists on TLS if TLS is set, or one of the servers is `tls://`."""
-    return TlsClient() if login.tls or any(url.startswith("tls://") for url in urls) else Client()
 
 
 def host(url: str) -> str:
@@ -87,16 +134,7 @@ def creds_file(path: str) -> str:
 
 def seed_file(path: str) -> str:
     """The path, if it holds a user's nkey seed and nothing else. Raises `ValueError`."""
-    import nkeys  # type: ignore[import-untyped]
-
-    seed = bytearray(_read(path).strip().encode())
-    try:
-        nkeys.from_seed(seed).wipe()
-    except Exception:
-        # The text of these errors is not ours: it could show the seed.
-        raise ValueError(
-            "is not an nkey seed: expected a file that holds it (SU...) and nothing else"
-        ) from None
+    _pair(_read(path).strip()).wipe()
     return path
 
 
@@ -122,3 +160,33 @@ def _read(path: str) -> str:
             return file.read(1_000_000)
     except OSError as error:
         raise ValueError(f"names a file that cannot be read: {error.strerror}") from None
+
+
+def _read_of(variable: str, check: Callable[[str], str], path: str) -> str:
+    try:
+        return _read(check(path))
+    except ValueError as error:
+        raise ValueError(f"{variable} {error}") from None
+
+
+def _public_key(variable: str, seed: str) -> str:
+    try:
+        pair = _pair(seed)
+    except ValueError as error:
+        raise ValueError(f"{variable} {error}") from None
+    try:
+        return str(pair.public_key.decode())
+    finally:
+        pair.wipe()
+
+
+def _pair(seed: str) -> Any:
+    import nkeys  # type: ignore[import-untyped]
+
+    try:
+        return nkeys.from_seed(bytearray(seed.encode()))
+    except Exception:
+        # The text of these errors is not ours: it could show the seed.
+        raise ValueError(
+            "is not an nkey seed: expected a file that holds it (SU...) and nothing else"
+        ) from None

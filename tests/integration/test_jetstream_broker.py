@@ -11,9 +11,10 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from demo.servers import NatsServer, free_port
-from streams.broker import Broker, Unusable, wire_size
+from streams.broker import Broker, Unusable
 from streams.delivery import TooLarge
 from streams.errors import BrokerFailed
+from streams.link import wire_size
 from streams.stored import ApiError
 from tests.sources import connected, eventually
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import json
 import logging
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import nats
 import nkeys  # type: ignore[import-untyped]
@@ -24,6 +20,7 @@ from streams.login import Login
 from tests import builders
 from tests.acceptance.conftest import visited
 from tests.acceptance.worker import Worker
+from tests.nats_jwt import Realm, pair, seed
 from tests.sources import connected, eventually
 
 SECRET = "hunter2hunter2"
@@ -72,15 +69,6 @@ async def test_a_token_is_taken_from_the_url(caplog: pytest.LogCaptureFixture) -
     assert SECRET not in caplog.text
 
 
-def pair(prefix: int, number: int) -> Any:
-    """A key pair of this kind, always the same for a number."""
-    return nkeys.from_seed(bytearray(seed(prefix, number)))
-
-
-def seed(prefix: int, number: int) -> bytes:
-    return bytes(nkeys.encode_seed(bytes([number] * 32), prefix))
-
-
 async def test_an_nkey_seed_in_a_file_logs_in(tmp_path: Path) -> None:
     user = pair(nkeys.PREFIX_BYTE_USER, 1)
     files = {number: tmp_path / f"{number}.nk" for number in (1, 2)}
@@ -93,57 +81,11 @@ async def test_an_nkey_seed_in_a_file_logs_in(tmp_path: Path) -> None:
         await complaint(server.url, "uthorization")
 
 
-def _jwt(issuer: Any, subject: Any, name: str, nats: dict[str, Any]) -> str:
-    def part(value: object) -> str:
-        return _url64(json.dumps(value).encode())
-
-    claims = {
-        "iat": int(time.time()),
-        "iss": issuer.public_key.decode(),
-        "name": name,
-        "sub": subject.public_key.decode(),
-        "nats": {"version": 2, **nats},
-    }
-    claims["jti"] = hashlib.sha256(json.dumps(claims).encode()).hexdigest()
-    signed = f"{part({'typ': 'JWT', 'alg': 'ed25519-nkey'})}.{part(claims)}"
-    return f"{signed}.{_url64(issuer.sign(signed.encode()))}"
-
-
-def _url64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
-
-
 async def test_a_credentials_file_logs_in(tmp_path: Path) -> None:
-    operator = pair(nkeys.PREFIX_BYTE_OPERATOR, 3)
-    account, system = pair(nkeys.PREFIX_BYTE_ACCOUNT, 4), pair(nkeys.PREFIX_BYTE_ACCOUNT, 5)
-    user = pair(nkeys.PREFIX_BYTE_USER, 6)
-    unlimited = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)
-    storage = dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), -1)
-    accounts = {
-        key.public_key.decode(): _jwt(
-            operator, key, name, {"type": "account", "limits": {**unlimited, **limits, "wildcards": True}}
-        )
-        for key, name, limits in ((account, "A", storage), (system, "SYS", {}))
-    }
-    settings = "\n".join(
-        [
-            f"operator: {_jwt(operator, operator, 'O', {'type': 'operator'})}",
-            f"system_account: {system.public_key.decode()}",
-            "resolver: MEMORY",
-            "resolver_preload: {",
-            *(f"  {name}: {text}" for name, text in accounts.items()),
-            "}",
-        ]
-    )
-    limits = {"subs": -1, "data": -1, "payload": -1}
-    token = _jwt(account, user, "app", {"type": "user", **limits, "pub": {}, "sub": {}})
+    realm = Realm()
     creds = tmp_path / "app.creds"
-    creds.write_text(
-        f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
-        f"-----BEGIN USER NKEY SEED-----\n{seed(nkeys.PREFIX_BYTE_USER, 6).decode()}\n"
-        "------END USER NKEY SEED------\n"
-    )
-    with NatsServer(settings=settings) as server:
+    realm.write_user(creds)
+    with NatsServer(settings=realm.settings()) as server:
         assert await works(server, login=Login(creds=str(creds)))
         await complaint(server.url, "uthorization")
 

@@ -21,6 +21,7 @@ DEFAULTS = {
     "NATS_TLS_CA": ("nats_tls_ca", None),
     "NATS_TLS_CERT": ("nats_tls_cert", None),
     "NATS_TLS_KEY": ("nats_tls_key", None),
+    "NATS_JETSTREAM_DOMAIN": ("nats_jetstream_domain", None),
     "COMPANY_DEFAULT": ("company_default", "default_tenant"),
     "ENVIRONMENT": ("environment", "development"),
     "LOG_LEVEL": ("log_level", "info"),

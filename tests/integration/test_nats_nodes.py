@@ -1,0 +1,240 @@
+"""A node that answers the connection but not JetStream is left, if there is another one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+from urllib.parse import urlparse
+
+import nats
+import pytest
+from nats.aio.client import Server
+from nats.aio.msg import Msg
+
+from demo.servers import NatsServer, free_port
+from streams import topology
+from streams.broker import Broker
+from streams.errors import BrokerFailed
+from streams.nodes import AVOIDED_FOR, Nodes
+from streams.specs import TopologyConfig, streams
+from streams.stored import ApiError
+from streams.subjects import Tenant
+from tests.faults.proxy import Proxy
+from tests.nats_servers import ChangingNats, rights
+from tests.sources import SUBJECT, Reader, ack_all, eventually, pull_source
+
+CONFIG = TopologyConfig()
+QUICK = {"ask_every": 0.3, "leave_after": 2.0}
+WITHOUT = "accounts {{ A {{ jetstream: {}, users: [ {{ user: a, password: a }} ] }} }}"
+
+
+@pytest.fixture(autouse=True)
+def _first_url_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """nats-py begins with any of the servers; here it is the first."""
+    monkeypatch.setattr("nats.aio.client.shuffle", lambda _servers: None)
+
+
+@asynccontextmanager
+async def begun(*urls: str, **more: Any) -> AsyncIterator[Broker]:
+    """A broker that has begun to connect."""
+    broker = Broker(urls=list(urls), name="tests", **{**QUICK, **more})
+    await broker.start()
+    try:
+        yield broker
+    finally:
+        await broker.stop()
+
+
+async def at(broker: Broker, server: NatsServer) -> None:
+    """Wait until it works at this server."""
+
+    async def there() -> bool:
+        return broker.connected and broker._client.address.endswith(f":{server.port}") and not broker.problem
+
+    await eventually(there, within=20)
+
+
+@pytest.fixture
+def nodes() -> Iterator[tuple[ChangingNats, ChangingNats]]:
+    """Two servers with JetStream in an account that can lose it."""
+    settings = WITHOUT.format("enabled")
+    with ChangingNats(settings=settings) as first, ChangingNats(settings=settings) as second:
+        yield first, second
+
+
+async def test_a_node_that_lost_jetstream_is_left_for_another_and_told_once(
+    nodes: tuple[ChangingNats, ChangingNats], caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = nodes
+    counted: list[str] = []
+    async with begun(first.at("a:a"), second.at("a:a"), on_reconnect=lambda: counted.append("x")) as broker:
+        await at(broker, first)
+        first.reload(WITHOUT.format("disabled"))
+        await at(broker, second)
+        assert counted == ["x"]
+        told = [one.getMessage() for one in caplog.records if "trying another server" in one.getMessage()]
+        assert len(told) == 1
+        assert f"127.0.0.1:{first.port}" in told[0]
+
+
+async def test_a_node_without_an_answer_is_left_already_while_the_worker_starts(
+    nodes: tuple[ChangingNats, ChangingNats],
+) -> None:
+    first, second = nodes
+    silent = 'authorization { users: [ { user: "a", password: "a" } ] }\njetstream: disabled'
+    first.reconfigure(silent)
+    listener = await nats.connect(first.at("a:a"))
+
+    async def ignore(_: Msg) -> None:
+        return None
+
+    await listener.subscribe("$JS.API.>", cb=ignore)
+    await listener.flush()
+    async with begun(first.at("a:a"), second.at("a:a")) as broker:
+        await at(broker, second)
+        await broker.wait_connected()
+    await listener.close()
+
+
+async def test_a_single_node_is_not_left_and_named_on_ready(
+    nodes: tuple[ChangingNats, ChangingNats],
+) -> None:
+    first, _ = nodes
+    async with begun(first.at("a:a")) as broker:
+        lost: list[bool] = []
+        broker.watch(lost.append)
+        await at(broker, first)
+        first.reload(WITHOUT.format("disabled"))
+
+        async def said() -> bool:
+            return f"JetStream does not answer at 127.0.0.1:{first.port}" in (broker.problem or "")
+
+        await eventually(said)
+        assert await broker.jetstream.look() == "absent"
+        await asyncio.sleep(2 * QUICK["leave_after"])
+        assert not lost
+        assert broker.connected
+        first.reload(WITHOUT.format("enabled"))
+        await at(broker, first)
+
+
+async def test_two_names_of_one_node_are_one_node(nodes: tuple[ChangingNats, ChangingNats]) -> None:
+    first, _ = nodes
+    async with begun(first.at("a:a"), first.at("a:a").replace("127.0.0.1", "localhost")) as broker:
+        lost: list[bool] = []
+        broker.watch(lost.append)
+        await at(broker, first)
+        first.reload(WITHOUT.format("disabled"))
+
+        async def tried() -> bool:
+            return lost.count(False) >= 1
+
+        await eventually(tried)
+        await asyncio.sleep(3 * QUICK["leave_after"])
+        assert lost.count(False) <= 2
+
+
+async def test_a_denied_right_is_no_reason_to_leave_a_node() -> None:
+    settings = rights(denied=["$JS.API.INFO"])
+    with ChangingNats(settings=rights()) as first, ChangingNats(settings=rights()) as second:
+        async with begun(first.at("worker:w"), second.at("worker:w")) as broker:
+            await at(broker, first)
+            lost: list[bool] = []
+            broker.watch(lost.append)
+            first.reload(settings)
+
+            async def said() -> bool:
+                return "$JS.API.INFO" in (broker.problem or "")
+
+            await eventually(said)
+            await asyncio.sleep(1.5 * QUICK["leave_after"])
+            assert not lost
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[tuple[list[NatsServer], list[Proxy]]]:
+    """Three nodes; the routes of the first one lead through proxies."""
+    routes = [free_port() for _ in range(3)]
+    async with AsyncExitStack() as stack:
+        proxies = [await stack.enter_async_context(Proxy(port)) for port in routes[1:]]
+        known = [[proxy.port for proxy in proxies], [routes[2]], [routes[1]]]
+        servers = []
+        for port, others in zip(routes, known, strict=True):
+            urls = ", ".join(f'"nats://127.0.0.1:{other}"' for other in others)
+            settings = (
+                f'cluster {{ name: C, listen: "127.0.0.1:{port}", no_advertise: true, routes: [ {urls} ] }}'
+            )
+            servers.append(await asyncio.to_thread(stack.enter_context, NatsServer(settings=settings)))
+        yield servers, proxies
+
+
+async def test_a_node_that_is_cut_off_from_its_cluster_is_left_and_the_events_go_on(
+    cluster: tuple[list[NatsServer], list[Proxy]], tenant: Tenant
+) -> None:
+    servers, proxies = cluster
+    reader = Reader()
+    async with begun(*[server.url for server in servers]) as broker:
+        await at(broker, servers[0])
+
+        async def made() -> bool:
+            stream = next(iter(streams(CONFIG))).config() | {"num_replicas": 3}
+            with suppress(ApiError, BrokerFailed):
+                await broker.api(f"STREAM.CREATE.{CONFIG.realtime_stream}", stream)
+                return True
+            return False
+
+        await eventually(made, within=30)
+
+        async def reconciled() -> bool:
+            with suppress(topology.TopologyError, BrokerFailed):
+                await topology.reconcile(broker, CONFIG, [tenant])
+                return True
+            return False
+
+        await eventually(reconciled, within=30)
+        await at(broker, servers[0])
+        source = pull_source(broker, tenant, CONFIG, reader)
+        await source.start()
+        gateway = await nats.connect(servers[1].url)
+        await gateway.jetstream().publish(tenant.subject(SUBJECT), b"before", timeout=10)
+        await ack_all(await reader.take(1))
+        for proxy in proxies:
+            proxy.cut()
+        began = time.monotonic()
+        published = 0
+        while published < 10:
+            assert time.monotonic() - began < 40
+            with suppress(nats.errors.Error, nats.js.errors.Error, TimeoutError):
+                await gateway.jetstream().publish(tenant.subject(SUBJECT), b"after", timeout=2)
+                published += 1
+        await ack_all(await reader.take(10, within=40))
+        assert not broker._client.address.endswith(f":{servers[0].port}")
+        await source.stop()
+        await gateway.close()
+
+
+def test_a_server_that_was_left_comes_last_until_the_others_failed_often() -> None:
+    now = [0.0]
+    nodes = Nodes(lambda: now[0])
+    left, other = (Server(uri=urlparse(f"nats://a:b@host{number}:4222"), reconnects=0) for number in (1, 2))
+    nodes.arrived("host1:4222", "one")
+    nodes.leave("host1:4222")
+    assert nodes.choose([left, other], {})[0] is other
+    assert nodes.choose([left, Server(uri=other.uri, reconnects=5)], {})[0] is left
+    now[0] = AVOIDED_FOR + 1
+    assert nodes.choose([left, Server(uri=other.uri, reconnects=1)], {})[0] is left
+
+
+def test_connections_that_end_at_once_are_tried_less_and_less_often() -> None:
+    nodes = Nodes(lambda: 0.0)
+    server = Server(uri=urlparse("nats://host:4222"), reconnects=0)
+    waits = []
+    for _ in range(8):
+        nodes.arrived("host:4222", "one")
+        nodes.lost()
+        waits.append(nodes.choose([server], {})[1])
+    assert waits == sorted(waits)
+    assert waits[-1] == 2.0
