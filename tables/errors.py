@@ -49,6 +49,12 @@ class Failed(StorageError):
 _CONTENDED: Final = {"40001", "40P01", "0A000"}
 _EXPIRED: Final = {"57014", "55P03", "25P03"}
 READ_ONLY: Final = "25006"
+# Prepared statements that are gone or there twice: a connection pooler hands the session's server to others.
+POOLED: Final = {"26000", "42P05"}
+_POOLED_TEXT: Final = (
+    "a connection pooler in transaction mode does not keep prepared statements: "
+    "set pool_mode = session, or use pgbouncer 1.21 or later with max_prepared_statements"
+)
 _BAD_DATA: Final = {"21", "22", "23", "54"}
 # Connection, authorisation, database gone, resources, operator, system; 42 and 3F: tables or rights are
 # missing, which no event is to blame for.
@@ -72,7 +78,7 @@ def _of_state(state: str) -> type[StorageError]:
         return Contended
     if state in _EXPIRED:
         return Expired
-    if state == READ_ONLY or state[:2] in _UNAVAILABLE:
+    if state == READ_ONLY or state in POOLED or state[:2] in _UNAVAILABLE:
         return Unavailable
     return BadData if state[:2] in _BAD_DATA else Failed
 
@@ -90,7 +96,7 @@ def _message(error: asyncpg.PostgresError, state: str) -> str:
         if value
     )
     told = not issubclass(_of_state(state), BadData | Failed) and error.message
-    text = told or type(error).__name__
+    text = _POOLED_TEXT if state in POOLED else told or type(error).__name__
     return f"SQLSTATE {state}: {text}" + (f" ({where})" if where else "")
 
 
