@@ -165,6 +165,7 @@ class Assembly:
             meter=self.metrics,
             standings=self.standings,
             post_scan=self.post_scan.run_due,
+            publish=settings.postgres_auto_migrate,
         )
         self.readiness.broker_problem = lambda: self.broker.problem
         self.readiness.ping_database = self.database.ping
