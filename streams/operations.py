@@ -24,6 +24,7 @@ from tables import indexes
 from tables.errors import StorageError
 from tables.partitions import make_partitions
 from tables.pool import Database
+from tables.replication import durability_warnings
 
 # Seconds a command waits for a server before it says that there is none; the worker waits for ever.
 PATIENCE: Final = 15.0
@@ -53,6 +54,16 @@ class Operations:
         for tenant in self.tenants:
             await make_partitions(self.database, tenant.schema, today, patient=True)
             await indexes.build(self.database, tenant.schema)
+
+    async def durability_warnings(self) -> list[str]:
+        """What PostgreSQL may lose of what is acknowledged; that it is not there is said, and is no failure."""
+        try:
+            await self.database.open()
+            return await durability_warnings(self.database)
+        except StorageError as error:
+            return [f"PostgreSQL was not asked: {error}"]
+        finally:
+            await self.database.close()
 
     @property
     def desk(self) -> ExhaustedDesk:
