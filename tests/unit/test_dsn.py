@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streams.config import Settings, SettingsError
@@ -241,6 +241,8 @@ _TEXTS = st.sampled_from(
 )
 
 
+@example(text="host=db password={} user=app", parts=("", " ", "=", ""))
+@example(text="postgres://db/wa?password={}", parts=("", "&", "=", ""))
 @given(text=_TEXTS, parts=st.tuples(_SPECIAL, _SPECIAL, _SPECIAL, _SPECIAL))
 def test_no_error_shows_a_piece_of_a_secret(text: str, parts: tuple[str, str, str, str]) -> None:
     """The secret is cut by characters that mean something in a URL or in keyword text."""
