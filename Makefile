@@ -7,7 +7,7 @@ ARGS ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
-SYSTEM_PACKAGES := prometheus prometheus-alertmanager chromium openjdk-17-jre-headless
+SYSTEM_PACKAGES := prometheus prometheus-alertmanager chromium openjdk-17-jre-headless pgbouncer
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore

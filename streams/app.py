@@ -222,6 +222,7 @@ class Assembly:
             standings=self.standings,
             post_scan=self.post_scan.run_due,
             served=self.companies.is_served,
+            publish=self.settings.postgres_auto_migrate,
         )
         incarnations = IncarnationWatch(self.broker, [source.incarnation for source in self.sources.values()])
         return [

@@ -1,4 +1,4 @@
-"""The chores of a worker: partitions ahead of time, adopted keys, due post-scan syncs, figures for the operator."""
+"""The chores of a worker: partitions ahead, adopted keys and indexes, due post-scan syncs, figures for the operator."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ from typing import Final, NamedTuple, Protocol
 
 from streams import topology
 from streams.errors import BrokerFailed
+from streams.housekeeping import LOOK_EVERY, Rounds
 from streams.maintenance import Chore
 from streams.specs import ConsumerSpec, TopologyConfig, consumers
 from streams.standing import Standings
 from streams.stored import Api
 from streams.subjects import Tenant
-from tables.errors import Unavailable
+from tables import indexes
+from tables.errors import Contended, Expired, StorageError, Unavailable
 from tables.message_keys import fill_message_keys
 from tables.partitions import ensure_partitions, months_ahead
 from tables.pool import Database
+from tables.publication import publish_changes
 from tables.tenant import TenantTables
 
 # Seconds between two rounds.
 PARTITIONS_EVERY: Final = 3600.0
 KEYS_EVERY: Final = 3600.0
+INDEXES_EVERY: Final = 3600.0
 POST_SCAN_EVERY: Final = 5.0
 FIGURES_EVERY: Final = 5.0
 
@@ -72,7 +76,9 @@ class Chores:
         standings: Standings,
         post_scan: Callable[[Tenant], Awaitable[int]],
         served: Callable[[ConsumerSpec], bool] = lambda _: True,
+        publish: bool = False,
     ) -> None:
+        """`publish`: the tenants' tables are to be in the publication."""
         self._database = database
         self._tenants = tenants
         self._tables = tables
@@ -82,35 +88,58 @@ class Chores:
         self._standings = standings
         self._post_scan = post_scan
         self._served = served
+        self._publishes = publish
+        self._published: set[Tenant] = set()
 
     def all(self) -> list[Chore]:
         """Every chore with its interval."""
         return [
-            Chore("partitions ahead of time", PARTITIONS_EVERY, self.make_partitions),
-            Chore("keys of adopted messages", KEYS_EVERY, self.fill_keys),
+            *(Chore(what, LOOK_EVERY, rounds.run) for what, rounds in self._housekeeping()),
             Chore("post-scan sync", POST_SCAN_EVERY, self.sync_contacts),
             Chore("lag figures", FIGURES_EVERY, self.measure_lag),
             Chore("figures of the tables", FIGURES_EVERY, self.measure_tables),
         ]
 
-    async def make_partitions(self) -> bool:
-        """Contract 6.3, daily and more often."""
-        today = _today()
-        for tenant in self._tenants:
-            await ensure_partitions(self._database, tenant.schema, today)
+    def _housekeeping(self) -> list[tuple[str, Rounds]]:
+        """What is done to the tables beside the events, each in a loop of its own: an index may take an hour."""
+        tasks = [
+            ("partitions ahead of time", PARTITIONS_EVERY, self.make_partitions),
+            ("keys of adopted messages", KEYS_EVERY, self.fill_keys),
+            ("indexes of adopted tables", INDEXES_EVERY, self.build_indexes),
+        ]
+        return [(what, Rounds(what, self._tenants, every, task)) for what, every, task in tasks]
+
+    async def make_partitions(self, tenant: Tenant) -> bool:
+        """The months ahead, and what the start could not publish."""
+        await ensure_partitions(self._database, tenant.schema, _today())
+        if self._publishes and tenant not in self._published:
+            await self._publish(tenant)
+            self._published.add(tenant)
         return False
 
-    async def fill_keys(self) -> bool:
-        """One page of each tenant whose adopted rows lack keys; True while there are more."""
-        more = False
-        for tenant in self._tenants:
-            complete = await fill_message_keys(self._database, tenant.schema)
-            self._tables(tenant).messages.keys_complete = complete
-            more = more or not complete
-        return more
+    async def _publish(self, tenant: Tenant) -> None:
+        """Once: a lock passes and is waited for; a right that is missing was told at the start."""
+        try:
+            await publish_changes(self._database, tenant.schema)
+        except (Expired, Contended, Unavailable) as error:
+            if error.sqlstate is None or not error.sqlstate.startswith("42"):
+                raise
+        except StorageError:
+            return
+
+    async def fill_keys(self, tenant: Tenant) -> bool:
+        """One page of the keys that adopted rows lack; True while there are more."""
+        complete = await fill_message_keys(self._database, tenant.schema)
+        self._tables(tenant).messages.keys_complete = complete
+        return not complete
+
+    async def build_indexes(self, tenant: Tenant) -> bool:
+        """The indexes of adopted tables with rows, while others write."""
+        await indexes.build(self._database, tenant.schema)
+        return False
 
     async def sync_contacts(self) -> bool:
-        """Contract 5.6."""
+        """Look again at the contacts of agents whose import has ended."""
         for tenant in self._tenants:
             await self._post_scan(tenant)
         return False

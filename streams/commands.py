@@ -61,6 +61,8 @@ class topology(OperatorCommand):  # noqa: N801
                 changes += await jetstream.drop_old(broker, config, tenants)
         for change in changes:
             self.say(f"{change.kind} {change.name}: {change.text}")
+        for warning in await operations.durability_warnings():
+            self.say(warning)
         if not changes:
             self.say("nothing to change")
 

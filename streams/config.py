@@ -58,7 +58,12 @@ class Settings:
     """Everything an operator can set. Durations are seconds, ages days; `tenants` is never empty."""
 
     postgres_dsn: str = _variable(
-        "POSTGRES_DSN", "connection URL of PostgreSQL", dsn, None, "DATABASE_POSTGRESDSN", secret=True
+        "POSTGRES_DSN",
+        "connection URL of PostgreSQL, or text such as `host=... user=...`",
+        dsn,
+        None,
+        "DATABASE_POSTGRESDSN",
+        secret=True,
     )
     postgres_auto_migrate: bool = _variable(
         "DATABASE_POSTGRESAUTOMIGRATE", "create and extend tables at start", boolean, "true"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
@@ -19,8 +20,11 @@ from streams.preparation import Preparation
 from streams.specs import TopologyConfig
 from streams.stored import ApiError
 from streams.subjects import Tenant
+from tables import indexes
 from tables.errors import StorageError
+from tables.partitions import make_partitions
 from tables.pool import Database
+from tables.replication import durability_warnings
 
 # Seconds a command waits for a server before it says that there is none; the worker waits for ever.
 PATIENCE: Final = 15.0
@@ -42,6 +46,24 @@ class Operations:
         """Make or extend every tenant's schema. Raises `Fatal`, `CommandFailed` and `StorageError`."""
         async with self.storage():
             await self.preparation.migrate()
+            await self._finish()
+
+    async def _finish(self) -> None:
+        """What a worker leaves to its housekeeping, or to this: here the operator waits for it."""
+        today = datetime.datetime.now(datetime.UTC).date()
+        for tenant in self.tenants:
+            await make_partitions(self.database, tenant.schema, today, patient=True)
+            await indexes.build(self.database, tenant.schema)
+
+    async def durability_warnings(self) -> list[str]:
+        """What PostgreSQL may lose of what is acknowledged; that it is not there is said, and is no failure."""
+        try:
+            await self.database.open()
+            return await durability_warnings(self.database)
+        except StorageError as error:
+            return [f"PostgreSQL was not asked: {error}"]
+        finally:
+            await self.database.close()
 
     @property
     def desk(self) -> ExhaustedDesk:

@@ -17,6 +17,7 @@ from tables.errors import StorageError
 from tables.message_keys import message_keys_complete
 from tables.pool import Database
 from tables.publication import publish_changes
+from tables.replication import durability_warnings
 from tables.tenant import TenantTables
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,14 @@ class Preparation:
             if error.sqlstate in _HOPELESS:
                 raise Fatal(f"POSTGRES_DSN: {error}") from error
             raise
+        await self._warn_of_loss()
+
+    async def _warn_of_loss(self) -> None:
+        try:
+            for warning in await durability_warnings(self._database):
+                logger.warning("%s", warning)
+        except StorageError as error:
+            logger.info("PostgreSQL does not tell of its standbys: %s", error)
 
     async def migrate(self) -> None:
         """Make or adopt every tenant's schema. Raises `Fatal` and `StorageError`."""

@@ -6,6 +6,7 @@ Each parser takes text and returns a value, or raises `ValueError` with what is 
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -13,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import tables.dsn
 from streams.subjects import EVENT_TYPES, Tenant, company_problem
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h))+")
 _DURATION_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
-_HOST: Final = re.compile(r"(?:\[[^\]]*\]|[^:\[\]]*)(?::[0-9]+)?")
 _YEAR: Final = 366 * 86400.0
 _LEVELS: Final = {"debug": "debug", "info": "info", "warn": "warn", "warning": "warn", "error": "error"}
 _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
@@ -157,21 +158,11 @@ def companies(text: str) -> tuple[Tenant, ...]:
 
 
 def dsn(text: str) -> str:
-    """A connection URL of PostgreSQL; errors say nothing of it, because it carries a password."""
-    if not text.startswith(("postgres://", "postgresql://")) or not _has_hosts(text):
-        raise ValueError(
-            "is not a connection URL: expected postgres://user:password@host:port/database, with %2F for a / and so on"
-        )
+    """A connection URL or keyword/value text of PostgreSQL; errors show no value of it: it carries a password."""
+    for name, file in tables.dsn.parse(text).files.items():
+        if not os.access(file, os.R_OK):
+            raise ValueError(f"has a {name} that cannot be read: expected a file of this machine")
     return text
-
-
-def _has_hosts(url: str) -> bool:
-    """Whether the part before the path names hosts: else a password with a `/` would be taken for a port."""
-    try:
-        hosts = urlsplit(url).netloc.rpartition("@")[2]
-    except ValueError:
-        return False
-    return all(_HOST.fullmatch(host) for host in hosts.split(","))
 
 
 def servers(text: str) -> tuple[str, ...]:

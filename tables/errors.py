@@ -102,6 +102,8 @@ KINDS: Final[Mapping[str, type[StorageError]]] = {
     "58": Unavailable,
     "F0": Unavailable,
 }
+# Prepared statements that are gone or there twice: a pooler gives the session's server process to others.
+POOLED: Final = ("26000", "42P05")
 # What a pooler says, or the server behind one, when prepared statements get lost between two transactions.
 _POOLER: Final = ("08P01", "26", "42P05")
 _POOLER_ADVICE: Final = (

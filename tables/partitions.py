@@ -1,16 +1,28 @@
-"""The monthly partitions of a tenant's messages, made ahead of time (contract 6.3)."""
+"""The monthly partitions of a tenant's messages, made ahead of time and without keeping writers waiting."""
 
 from __future__ import annotations
 
 import datetime
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
 
 from tables import publication
+from tables.errors import Failed
 from tables.pool import Database
 from tables.queries import load
-from tables.turns import PATIENCE, migration_turn
+from tables.turns import PATIENCE, briefly, migration_turn
+
+if TYPE_CHECKING:
+    from tables.pool import Connection
 
 _MONTHS_AHEAD: Final = 2
+# Writers of the default partition wait for as long as a partition is made: some empty ones take some 100 ms, and so
+# many rows are moved in less than a second.
+_AT_ONCE: Final = 4
+_MOVED_AT_ONCE: Final = 5000
+# Milliseconds after which the making of a partition is given up.
+_LIMIT: Final = 1000
+_PATIENT: Final = 60.0
 
 
 def months(today: datetime.date) -> list[datetime.date]:
@@ -21,19 +33,72 @@ def months(today: datetime.date) -> list[datetime.date]:
     return [datetime.date(month // 12, month % 12 + 1, 1) for month in range(first, last + 1)]
 
 
-async def make_partitions(database: Database, schema: str, today: datetime.date) -> list[str]:
+async def make_partitions(
+    database: Database, schema: str, today: datetime.date, *, patient: bool = False
+) -> list[str]:
     """Make the partitions missing for `today`; the rows in the way move into them. Returns their names.
 
-    Replicas take turns. Raises `StorageError`; none is made then.
+    Replicas take turns. No writer waits longer than about a second: a month with more rows in the default partition
+    than can be moved in that time is left there, unless `patient`. Raises `Failed` that names such a month, `Expired`
+    that says whose lock is in the way, otherwise `StorageError`; the next call goes on.
     """
     sql = load("partitions", schema)
-    async with database.transaction() as connection:
+    async with database.connection() as connection:
+        missing = await connection.fetch(sql["missing"], schema, months(today))
+        counts = [await _in_the_way(connection, schema, row["month"]) for row in missing]
+    made: list[str] = []
+    large = []
+    for batch in _batches([row["month"] for row in missing], counts):
+        if batch[1] > _MOVED_AT_ONCE and not patient:
+            large += [f"{month:%Y-%m}" for month in batch[0]]
+        else:
+            made += await _make(database, schema, batch[0], patient=patient)
+    if large:
+        raise Failed(
+            f"messages_default of {schema} holds more than {_MOVED_AT_ONCE} rows of {', '.join(large)}: "
+            "they stay there until the command migrate moves them, while writers of that partition wait"
+        )
+    return made
+
+
+def _batches(
+    missing: Sequence[datetime.date], counts: Sequence[int]
+) -> Iterator[tuple[list[datetime.date], int]]:
+    """Months without rows some at a time, each of the others alone, with its rows."""
+    empty: list[datetime.date] = []
+    for month, count in zip(missing, counts, strict=True):
+        if count:
+            yield [month], count
+            continue
+        empty.append(month)
+        if len(empty) == _AT_ONCE:
+            yield empty, 0
+            empty = []
+    if empty:
+        yield empty, 0
+
+
+async def _in_the_way(connection: Connection, schema: str, month: datetime.date) -> int:
+    """How many rows of the month the default partition holds; no more than one above the limit are counted."""
+    count = await connection.fetchval(load("partitions", schema)["in_the_way"], month, _MOVED_AT_ONCE + 1)
+    return int(count)
+
+
+async def _make(
+    database: Database, schema: str, wanted: Sequence[datetime.date], *, patient: bool
+) -> list[str]:
+    sql = load("partitions", schema)
+
+    async def work(connection: Connection) -> list[str]:
         await migration_turn(connection, schema)
-        missing = await connection.fetch(sql["make"], schema, months(today))
+        missing = await connection.fetch(sql["make"], schema, wanted)
         if missing:
+            await connection.execute(sql["limit"], "0" if patient else str(_LIMIT))
             await connection.execute(sql["lock_default"])
             await connection.execute("; ".join(row["ddl"] for row in missing), timeout=PATIENCE)
-    return [row["name"] for row in missing]
+        return [row["name"] for row in missing]
+
+    return await briefly(database, schema, "partitions", work, within=_PATIENT if patient else 0.0)
 
 
 async def months_ahead(database: Database, schema: str, today: datetime.date) -> int:

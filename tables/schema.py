@@ -1,21 +1,27 @@
-"""The tenant's schema: made, extended and taken over from the existing service at start (contract 6)."""
+"""The tenant's schema: made, extended and taken over from the existing service at start."""
 
 from __future__ import annotations
 
 import datetime
+import logging
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tables import partitions
+from tables import indexes, partitions
 from tables.errors import StorageError
 from tables.pool import Database
 from tables.queries import load, quoted
 from tables.statements import missing_parts
-from tables.turns import PATIENCE, migration_turn
+from tables.turns import PATIENCE, briefly, migration_turn
 
 if TYPE_CHECKING:
     from tables.pool import Connection
+
+logger = logging.getLogger(__name__)
+
+# Seconds of trying before the caller is told what is in the way; the caller tries again.
+_TRIED_FOR: Final = 3.0
 
 # For the shared tables auto-migrate must be on; without it they must be there (contract 6.5).
 SHARED_TABLES: Final = ("agents", "chats", "contacts", "exhausted_events", "onboarding_log")
@@ -46,15 +52,18 @@ def _migrations() -> tuple[_Migration, ...]:
 async def migrate(
     database: Database, schema: str, *, auto_migrate: bool = True, today: datetime.date | None = None
 ) -> list[str]:
-    """Make or extend the tenant's schema and its partitions; returns the names of the migrations applied.
+    """Make or extend the tenant's schema; returns the names of the migrations applied.
 
-    Replicas that start together do it once. Tables of the existing service are taken over as they are. `today`
-    (default: the UTC day) decides which partitions are made. Raises `SchemaProblem` if auto-migrate is off and
-    shared tables are missing, otherwise `StorageError`; the next call goes on (contract 6.3, 6.5).
+    Replicas that start together do it once. Tables of the existing service are taken over as they are; indexes that
+    storing needs are built on them before this returns, while others write. `today` (default: the UTC day) decides
+    which partitions are made; a partition that cannot be made now is left to `ensure_partitions`, since the default
+    partition takes the rows. No lock that others need is waited for longer than a moment. Raises `SchemaProblem` if
+    auto-migrate is off and shared tables are missing, `Expired` that says whose lock is in the way, otherwise
+    `StorageError`; the next call goes on.
     """
     applied = await _migrate_tables(database, schema, auto_migrate=auto_migrate)
-    # Apart from the tables: both wait for locks that a running replica may hold in another order.
-    await partitions.make_partitions(database, schema, today or datetime.datetime.now(datetime.UTC).date())
+    await indexes.build(database, schema, required=True)
+    await _try_partitions(database, schema, today or datetime.datetime.now(datetime.UTC).date())
     async with database.connection() as connection:
         await _require_shared(connection, schema)
         if not auto_migrate:
@@ -62,25 +71,39 @@ async def migrate(
     return applied
 
 
+async def _try_partitions(database: Database, schema: str, today: datetime.date) -> None:
+    try:
+        await partitions.make_partitions(database, schema, today)
+    except StorageError as error:
+        logger.warning("partitions of %s are made later: %s", schema, error)
+
+
 async def _migrate_tables(database: Database, schema: str, *, auto_migrate: bool) -> list[str]:
+    async def work(connection: Connection) -> list[str]:
+        return await _extend(connection, schema, auto_migrate=auto_migrate)
+
+    return await briefly(database, schema, "migration", work, within=_TRIED_FOR)
+
+
+async def _extend(connection: Connection, schema: str, *, auto_migrate: bool) -> list[str]:
     sql = load("schema", schema)
-    async with database.transaction() as connection:
-        await migration_turn(connection, schema)
-        if not await connection.fetchval(sql["schema_exists"], schema):
-            await connection.execute(sql["create_schema"])
-        await connection.execute(sql["create_journal"])
-        done = {row["name"] for row in await connection.fetch(sql["applied"])}
-        pending = [m for m in _migrations() if m.name not in done and (auto_migrate or not m.shared)]
-        if pending:
-            await _apply(connection, schema, pending)
-        await connection.execute(load("message_keys", schema)["resume_fill"])
+    await migration_turn(connection, schema)
+    if not await connection.fetchval(sql["schema_exists"], schema):
+        await connection.execute(sql["create_schema"])
+    await connection.execute(sql["create_journal"])
+    done = {row["name"] for row in await connection.fetch(sql["applied"])}
+    pending = [m for m in _migrations() if m.name not in done and (auto_migrate or not m.shared)]
+    if pending:
+        await _apply(connection, schema, pending)
+    await connection.execute(load("message_keys", schema)["resume_fill"])
     return [migration.name for migration in pending]
 
 
 async def _apply(connection: Connection, schema: str, pending: list[_Migration]) -> None:
     sql = load("schema", schema)
     await connection.execute(sql["tell_schema"], schema)
-    await connection.execute(sql["create_index_once"])
+    for name in ("create_wanted", "create_index_once", "create_index_now_or_later"):
+        await connection.execute(sql[name])
     for migration in pending:
         text = migration.text.replace("{schema}", quoted(schema))
         await connection.execute(text, timeout=PATIENCE)

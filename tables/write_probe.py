@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -85,26 +84,16 @@ class WriteProbe:
         The row is rolled back, so nobody ever sees it; what is committed is a message in the WAL without a table.
         Raises `StorageError` with the reason for which nothing is stored.
         """
-        async with self._database.connection() as connection:
-            try:
-                async with self._undone(connection) as agent_id:
-                    await self._write(connection, like, company, agent_id)
-            except BadData as error:
-                if error.sqlstate != _FOREIGN_KEY:
-                    raise
-            await self._commit(connection)
-
-    @asynccontextmanager
-    async def _undone(self, connection: Connection) -> AsyncIterator[str]:
-        """A transaction that is rolled back; gives an agent_id that the database has accepted, or ''."""
-        transaction = connection.transaction()
-        with translated():
-            await transaction.start()
-            try:
+        try:
+            async with self._database.undone() as connection:
                 await connection.fetchrow(self._sql["limit"], str(int(self._limit * 1000)))
-                yield await connection.fetchval(self._sql["known_agent"]) or ""
-            finally:
-                await transaction.rollback()
+                agent_id = await connection.fetchval(self._sql["known_agent"]) or ""
+                await self._write(connection, like, company, agent_id)
+        except BadData as error:
+            if error.sqlstate != _FOREIGN_KEY:
+                raise
+        async with self._database.connection() as connection:
+            await self._commit(connection)
 
     async def _write(self, connection: Connection, like: Like, company: str, agent_id: str) -> None:
         rows, write = self._plan(like, company, agent_id)

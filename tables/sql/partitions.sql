@@ -1,3 +1,22 @@
+-- name: missing
+-- The months of $2 without a partition.
+SELECT month FROM unnest($2::date[]) AS month
+WHERE NOT EXISTS (
+    SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND c.relname = to_char(month, '"messages_y"YYYY"m"MM'))
+ORDER BY month
+
+-- name: in_the_way
+-- Rows of the month $1 in the default partition, counted up to $2.
+SELECT count(*) FROM (
+    SELECT FROM {schema}.messages_default
+    WHERE message_date >= $1 AND message_date < ($1 + interval '1 month')::date
+    LIMIT $2) AS rows
+
+-- name: limit
+-- For each statement from now on: whoever writes to the default partition waits for it.
+SELECT set_config('statement_timeout', $1, true)
+
 -- name: make
 -- The statements that give each month of $2 without a partition one: a table of its own is filled with the
 -- month's rows from the default partition, then attached, so that writers of other months need not wait.

@@ -16,8 +16,8 @@ SELECT EXISTS (
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE p.pubname = 'daisi_pub' AND n.nspname = $1 AND c.relname = 'messages')
 
--- name: additions
--- The statements still needed to publish the tenant's four tables and every partition of its messages.
+-- name: identities
+-- The statements still needed for whole rows in every message about the tenant's four tables and the partitions.
 WITH members AS (
     SELECT c.oid, c.relreplident, format('%I.%I', n.nspname, c.relname) AS name
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -33,9 +33,25 @@ WITH members AS (
     WHERE parent.relkind = 'p'
 )
 SELECT format('ALTER TABLE %s REPLICA IDENTITY FULL', m.name) AS ddl
-FROM members AS m WHERE m.relreplident <> 'f'
-UNION ALL
-SELECT 'ALTER PUBLICATION daisi_pub ADD TABLE ' || string_agg(m.name, ', ' ORDER BY m.name)
+FROM members AS m WHERE m.relreplident <> 'f' ORDER BY m.name
+
+-- name: additions
+-- The statement still needed to publish the tenant's four tables and every partition of its messages.
+WITH members AS (
+    SELECT c.oid, c.relreplident, format('%I.%I', n.nspname, c.relname) AS name
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND c.relname IN ('chats', 'agents', 'contacts', 'messages')
+      AND c.relkind IN ('r', 'p')
+    UNION ALL
+    SELECT c.oid, c.relreplident, format('%I.%I', n.nspname, c.relname)
+    FROM pg_inherits AS i
+    JOIN pg_class AS parent ON parent.oid = i.inhparent AND parent.relname = 'messages'
+    JOIN pg_namespace AS home ON home.oid = parent.relnamespace AND home.nspname = $1
+    JOIN pg_class AS c ON c.oid = i.inhrelid
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE parent.relkind = 'p'
+)
+SELECT 'ALTER PUBLICATION daisi_pub ADD TABLE ' || string_agg(m.name, ', ' ORDER BY m.name) AS ddl
 FROM members AS m
 JOIN pg_publication AS p ON p.pubname = 'daisi_pub' AND NOT p.puballtables
 WHERE NOT EXISTS (SELECT FROM pg_publication_rel AS r WHERE r.prpubid = p.oid AND r.prrelid = m.oid)

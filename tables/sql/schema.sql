@@ -25,6 +25,15 @@ INSERT INTO {schema}.schema_migrations (name) SELECT unnest($1::text[])
 -- The schema's name for index_once, which cannot take it from its own text safely.
 SELECT set_config('daisi.schema', $1, true)
 
+-- name: create_wanted
+-- Indexes for tables that had rows when they were taken over: built later, without keeping writers waiting.
+CREATE TABLE IF NOT EXISTS {schema}.wanted_indexes (
+    name text PRIMARY KEY,
+    table_name text NOT NULL,
+    keys text NOT NULL,
+    is_unique boolean NOT NULL
+)
+
 -- name: create_index_once
 -- A helper of the migrations: makes an index unless the columns have one, whatever its name.
 CREATE FUNCTION {schema}.index_once(name text, columns text[], is_unique boolean DEFAULT false) RETURNS void
@@ -43,16 +52,44 @@ BEGIN
               WHERE k.place <= i.indnkeyatts
               ORDER BY k.place)
     ) THEN
-        EXECUTE format(
-            'CREATE %s INDEX ON %s (%s)', CASE WHEN is_unique THEN 'UNIQUE' ELSE '' END, target,
+        PERFORM {schema}.index_now_or_later(
+            name, '', array_to_string(columns, '_'), is_unique,
             (SELECT string_agg(quote_ident(c), ', ') FROM unnest(columns) AS c));
     END IF;
 END
 $function$
 
+-- name: create_index_now_or_later
+-- A helper of the migrations: an empty table gets its index at once, one with rows is noted for later. Without a
+-- name the server chooses it; `label` is part of the one that is noted.
+CREATE FUNCTION {schema}.index_now_or_later(
+    name text, index_name text, label text, is_unique boolean, keys text) RETURNS void
+LANGUAGE plpgsql AS $function$
+DECLARE
+    target regclass := format('%I.%I', current_setting('daisi.schema'), name)::regclass;
+    filled boolean;
+BEGIN
+    IF index_name <> '' THEN
+        IF to_regclass(format('%I.%I', current_setting('daisi.schema'), index_name)) IS NOT NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s)', target) INTO filled;
+    IF filled THEN
+        INSERT INTO {schema}.wanted_indexes
+        VALUES (coalesce(nullif(index_name, ''), left(name || '_' || label, 50) || '_daisi_idx'),
+            name, keys, is_unique)
+        ON CONFLICT DO NOTHING;
+    ELSE
+        EXECUTE format('CREATE %s INDEX %s ON %s (%s)', CASE WHEN is_unique THEN 'UNIQUE' ELSE '' END,
+            CASE WHEN index_name <> '' THEN quote_ident(index_name) ELSE '' END, target, keys);
+    END IF;
+END
+$function$
+
 -- name: drop_index_once
--- The helper is gone before the migration commits: nobody else sees it.
-DROP FUNCTION {schema}.index_once
+-- The helpers are gone before the migration commits: nobody else sees them.
+DROP FUNCTION {schema}.index_once, {schema}.index_now_or_later
 
 -- name: missing_tables
 -- Those of the shared tables that are not there.

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from streams.subjects import Tenant
+from tables import indexes
 from tables.message_keys import message_keys_complete
 from tables.pool import Database
 from tables.queries import quoted
@@ -73,6 +74,7 @@ async def test_only_missing_indexes_are_added(database: Database, existing: str)
     before = await _indexes(database, existing)
 
     await migrate(database, existing)
+    await indexes.build(database, existing)
 
     after = await _indexes(database, existing)
     added = sorted(after[name].split(" ON ")[1] for name in after.keys() - before.keys())

@@ -247,6 +247,7 @@ async def test_without_auto_migrate_only_messages_and_our_own_tables_are_made(
         "messages",
         "post_scan_jobs",
         "schema_migrations",
+        "wanted_indexes",
     }
     assert await _indexes_of(database, tenant.schema, "messages") == INDEXES["messages"]
 

@@ -1,0 +1,55 @@
+-- name: has_wanted
+-- Whether a migration has noted anything: schemas made before have no such table.
+SELECT EXISTS (
+    SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND c.relname = 'wanted_indexes')
+
+-- name: wanted
+-- What is not built yet, the unique ones first; only those if $1.
+SELECT name, table_name, keys, is_unique FROM {schema}.wanted_indexes
+WHERE is_unique OR NOT $1 ORDER BY is_unique DESC, name
+
+-- name: built
+-- It is there.
+DELETE FROM {schema}.wanted_indexes WHERE name = $1
+
+-- name: stay_idle
+-- The transaction that holds the turn does nothing for as long as the build lasts.
+SELECT set_config('idle_in_transaction_session_timeout', '0', true)
+
+-- name: try_turn
+-- Whether nobody else builds.
+SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))
+
+-- name: lift_limits
+-- For this session, which builds and is closed.
+SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', $1, false)
+
+-- name: partitions
+-- The partitions of a table, and whether each has its part of the index; none if the table is not partitioned.
+SELECT c.relname, EXISTS (
+    SELECT FROM pg_index AS i
+    JOIN pg_inherits AS part ON part.inhrelid = i.indexrelid
+    JOIN pg_class AS whole ON whole.oid = part.inhparent AND whole.relname = $3
+    WHERE i.indrelid = c.oid) AS attached
+FROM pg_inherits AS h
+JOIN pg_class AS c ON c.oid = h.inhrelid
+JOIN pg_class AS p ON p.oid = h.inhparent
+JOIN pg_namespace AS n ON n.oid = p.relnamespace
+WHERE n.nspname = $1 AND p.relname = $2 AND p.relkind = 'p'
+ORDER BY c.relname
+
+-- name: state
+-- What there is of an index, and who builds it.
+SELECT i.indisvalid, (SELECT min(b.pid) FROM pg_stat_progress_create_index AS b WHERE b.index_relid = c.oid) AS builder
+FROM pg_class AS c
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_index AS i ON i.indexrelid = c.oid
+WHERE n.nspname = $1 AND c.relname = $2
+
+-- name: progress
+-- How far a process is with an index.
+SELECT phase
+    || CASE WHEN blocks_total > 0 THEN format(', %s %%', 100 * blocks_done / blocks_total) ELSE '' END
+    || CASE WHEN current_locker_pid > 0 THEN format(', waits for process %s', current_locker_pid) ELSE '' END AS told
+FROM pg_stat_progress_create_index WHERE pid = $1

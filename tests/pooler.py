@@ -1,0 +1,94 @@
+"""pgbouncer before the embedded PostgreSQL: skipped with a word where there is none, a failure in CI."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from demo.binaries import unprivileged_account
+from demo.server import Server
+from demo.servers import PostgresServer
+
+# The first that keeps prepared statements in transaction mode (max_prepared_statements).
+KEEPS_PREPARED: Final = (1, 21)
+IGNORED: Final = (
+    "ignore_startup_parameters = statement_timeout,lock_timeout,idle_in_transaction_session_timeout,"
+    "jit,plan_cache_mode,enable_seqscan"
+)
+_FOLDERS: Final = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin"))
+
+
+def program() -> str:
+    """Its path."""
+    found = shutil.which("pgbouncer", path=_FOLDERS)
+    if found is None:
+        reason = "pgbouncer is not installed: make system-deps"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+def version() -> tuple[int, int]:
+    """Its version, major and minor."""
+    text = subprocess.run([program(), "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"(\d+)\.(\d+)", text)
+    assert found is not None, text
+    return int(found[1]), int(found[2])
+
+
+class Pooler(Server):
+    """pgbouncer with these lines in its configuration; they may be changed between a stop and a start."""
+
+    name = "pgbouncer"
+    stop_signal = signal.SIGTERM  # at once: SIGINT waits for the clients to go
+
+    def __init__(self, postgres: PostgresServer, *lines: str) -> None:
+        super().__init__(unprivileged_account())
+        self._program = program()
+        self._postgres = postgres
+        self.lines: tuple[str, ...] = lines
+
+    def dsn_of(self, database: str) -> str:
+        """Where clients connect, to a database of the server behind."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def _ini(self) -> Path:
+        return self._folder / "pgbouncer.ini"
+
+    def _arguments(self) -> list[str]:
+        return [self._program, str(self._ini)]
+
+    def _configure(self) -> None:
+        self._ini.write_text(
+            "\n".join(
+                [
+                    "[databases]",
+                    f"* = host=127.0.0.1 port={self._postgres.port} user=postgres",
+                    "[pgbouncer]",
+                    "listen_addr = 127.0.0.1",
+                    f"listen_port = {self.port}",
+                    "unix_socket_dir =",
+                    "auth_type = any",
+                    *self.lines,
+                    "",
+                ]
+            ),
+            encoding="utf-8",
+        )
+
+    def _ready(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
