@@ -161,11 +161,14 @@ async def cluster() -> AsyncIterator[tuple[list[NatsServer], list[Proxy]]]:
     async with AsyncExitStack() as stack:
         proxies = [await stack.enter_async_context(Proxy(port)) for port in routes[1:]]
         known = [[proxy.port for proxy in proxies], [routes[2]], [routes[1]]]
+        # Nodes tell each other where they are: what they tell must lead through the proxies, too.
+        told = [free_port(), *(proxy.port for proxy in proxies)]
         servers = []
-        for port, others in zip(routes, known, strict=True):
+        for port, others, advertised in zip(routes, known, told, strict=True):
             urls = ", ".join(f'"nats://127.0.0.1:{other}"' for other in others)
             settings = (
-                f'cluster {{ name: C, listen: "127.0.0.1:{port}", no_advertise: true, routes: [ {urls} ] }}'
+                f'cluster {{ name: C, listen: "127.0.0.1:{port}", advertise: "127.0.0.1:{advertised}", '
+                f"no_advertise: true, routes: [ {urls} ] }}"
             )
             servers.append(await asyncio.to_thread(stack.enter_context, NatsServer(settings=settings)))
         yield servers, proxies
