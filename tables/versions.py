@@ -8,7 +8,6 @@ has no version: any event may fill it.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -22,7 +21,7 @@ _OURS: Final = ("version", "versions", "adopted")
 # Store times come from the clock of the stream's leader. So far apart, in ns, two events of one incarnation are
 # ordered by sequence: the clocks of the nodes may differ by as much.
 CLOCK_STEP_NS: Final = 10_000_000_000
-_TEXT: Final = re.compile(r"(\d{1,19})-(\d{1,19})(?:-(\d{1,19}))?", re.ASCII)
+_LONGEST: Final = len("-".join(["9" * 19] * 3))
 _INT64_MAX: Final = 2**63 - 1
 
 
@@ -40,8 +39,9 @@ class Version(msgspec.Struct, frozen=True, gc=False):
 
     def __str__(self) -> str:
         """As it is written into metadata and envelopes."""
-        known = f"{self.ns}-{self.sequence}"
-        return f"{known}-{self.incarnation}" if self.incarnation else known
+        if self.incarnation:
+            return f"{self.ns}-{self.sequence}-{self.incarnation}"
+        return f"{self.ns}-{self.sequence}"
 
     @property
     def event(self) -> tuple[int, int]:
@@ -72,11 +72,14 @@ class Version(msgspec.Struct, frozen=True, gc=False):
 
 def parse(text: str | None) -> Version | None:
     """The version in `text`, with an incarnation or without; None for what is absent, empty or no version."""
-    match = _TEXT.fullmatch(text or "")
-    if match is None:
+    # Once for each row that is there already: a regular expression takes three times as long.
+    if not text or len(text) > _LONGEST or not text.isascii() or not text.replace("-", "", 2).isdigit():
         return None
-    version = Version(*(int(part or 0) for part in match.groups()))
-    fits = max(version.ns, version.sequence, version.incarnation) <= _INT64_MAX
+    try:
+        version = Version(*map(int, text.split("-")))
+    except (ValueError, TypeError):  # a part is empty, or there is only one
+        return None
+    fits = version.ns <= _INT64_MAX and version.sequence <= _INT64_MAX and version.incarnation <= _INT64_MAX
     return version if fits else None
 
 
