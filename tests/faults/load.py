@@ -62,7 +62,8 @@ class Load:
     """Publishes the traffic of a company, until `finish`.
 
     `without`: beginnings of the names of kinds (`demo.traffic.DECK`) to leave out;
-    `often`: kinds that come more often than there; then without updates that come early.
+    `often`: kinds that come more often than there; then without updates that come early. Without these, what is about
+    one row is published in order, however long a confirmation takes.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Load:
         self._going.set()
         self._window = asyncio.Semaphore(WINDOW)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._latest: dict[tuple[str, str], asyncio.Task[None]] = {}
         self.eras = [Era(js)]
 
     async def run(self) -> None:
@@ -99,7 +101,8 @@ class Load:
         for publication in self._publications():
             await self._going.wait()
             await self._window.acquire()
-            task = asyncio.create_task(self._confirm(publication))
+            task = asyncio.create_task(self._confirm_in_turn(publication, self._earlier(publication)))
+            self._latest.update(dict.fromkeys(_keys(publication), task))
             self._tasks.add(task)
             task.add_done_callback(self._confirmed)
             self._at_once -= 1
@@ -160,6 +163,17 @@ class Load:
         self._tasks.discard(task)
         self._window.release()
 
+    def _earlier(self, publication: Publication) -> set[asyncio.Task[None]]:
+        """Publications on the way that this one must not overtake."""
+        if EARLY[0] not in self._without:
+            return set()
+        return {self._latest[key] for key in _keys(publication) if key in self._latest}
+
+    async def _confirm_in_turn(self, publication: Publication, earlier: set[asyncio.Task[None]]) -> None:
+        if earlier:
+            await asyncio.wait(earlier)
+        await self._confirm(publication)
+
     async def _confirm(self, publication: Publication) -> None:
         while True:
             try:
@@ -171,3 +185,7 @@ class Load:
                 # Perhaps it is stored all the same: then it is there twice, and both count.
                 await asyncio.sleep(_AGAIN)
         self.eras[-1].confirmed.append(Confirmed(publication, answer.seq, bool(answer.duplicate)))
+
+
+def _keys(publication: Publication) -> list[tuple[str, str]]:
+    return [(item.table, item.key) for item in publication.items if item.key]

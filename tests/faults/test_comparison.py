@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from nats.js.api import PubAck
 
 from demo.evidence import Evidence, Given, Row
 from demo.model import Published, Version
 from tests.faults.compare import Claim, Outcome, judge
+from tests.faults.load import EARLY, Load
 from tests.faults.proxy import Proxy
 from tests.faults.results import Results
 from tests.unit.test_accounting import COMPANY, perfect, stream
@@ -142,3 +145,23 @@ async def test_the_proxy_carries_freezes_heals_and_cuts() -> None:
         assert await asyncio.wait_for(back.read(100), 5) == b"again"
         for one in (writer, other, third):
             one.close()
+
+
+async def test_what_is_about_one_row_is_published_in_order_however_slow_a_confirmation_is() -> None:
+    class Slow:
+        async def publish(self, *_: object, **__: object) -> PubAck:
+            await asyncio.sleep(random.uniform(0, 0.02))
+            return PubAck("stream", 1)
+
+    load = Load(Slow(), COMPANY, seed=1, rate=2000, without=EARLY)  # type: ignore[arg-type]
+    running = asyncio.create_task(load.run())
+    while len(load.eras[-1].confirmed) < 300:
+        await asyncio.sleep(0.01)
+    load.finish()
+    await running
+    numbers: dict[str, list[int]] = {}
+    for one in load.eras[-1].confirmed:
+        for key in {item.key for item in one.publication.items if item.key}:
+            numbers.setdefault(key, []).append(one.publication.number)
+    assert max(map(len, numbers.values())) > 5
+    assert all(found == sorted(found) for found in numbers.values())
