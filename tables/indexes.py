@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tables.errors import Expired
-from tables.queries import load, quoted
+from tables.queries import load
 from tables.turns import PATIENCE, briefly, limit_locks
 
 if TYPE_CHECKING:
@@ -108,8 +108,8 @@ class _Build:
 
         async def work(connection: Connection) -> None:
             await limit_locks(connection)
-            table = f"ONLY {self._named(self._index.table_name)}"
-            await connection.execute(self._create("IF NOT EXISTS", self._index.name, table))
+            statement = await self._create("IF NOT EXISTS", self._index.name, self._index.table_name, "ONLY")
+            await connection.execute(statement)
 
         await briefly(self._database, self._schema, f"index {self._index.name}", work, within=_TRIED_FOR)
 
@@ -119,9 +119,10 @@ class _Build:
 
         async def work(connection: Connection) -> None:
             await limit_locks(connection)
-            await connection.execute(
-                f"ALTER INDEX {self._named(self._index.name)} ATTACH PARTITION {self._named(name)}"
+            statement = await connection.fetchval(
+                self._sql["write_attach"], self._schema, self._index.name, name
             )
+            await connection.execute(statement)
 
         await briefly(self._database, self._schema, f"index {name}", work, within=_TRIED_FOR)
 
@@ -131,8 +132,9 @@ class _Build:
             raise Expired(f"index {name} of {self._schema} is being built by process {state['builder']}")
         if state is not None and not state["indisvalid"]:
             logger.info("index %s of %s was left unfinished: built anew", name, self._schema)
-            await self._told(name, f"DROP INDEX CONCURRENTLY {self._named(name)}")
-        await self._told(name, self._create("CONCURRENTLY IF NOT EXISTS", name, self._named(table)))
+            statement = await self._worker.fetchval(self._sql["write_drop"], self._schema, name)
+            await self._told(name, statement)
+        await self._told(name, await self._create("CONCURRENTLY IF NOT EXISTS", name, table))
 
     async def _told(self, name: str, statement: str) -> None:
         """Run it, and say now and then how far it is and whom it waits for."""
@@ -148,12 +150,12 @@ class _Build:
         finally:
             task.cancel()
 
-    def _create(self, how: str, name: str, table: str) -> str:
-        unique = "UNIQUE" if self._index.is_unique else ""
-        return f"CREATE {unique} INDEX {how} {quoted(name)} ON {table} ({self._index.keys})"
-
-    def _named(self, name: str) -> str:
-        return f"{quoted(self._schema)}.{quoted(name)}"
+    async def _create(self, how: str, name: str, table: str, only: str = "") -> str:
+        unique, keys = self._index.is_unique, self._index.keys
+        statement: str = await self._worker.fetchval(
+            self._sql["write_create"], unique, how, name, only, self._schema, table, keys
+        )
+        return statement
 
 
 def _partition_index(partition: str, index: str) -> str:

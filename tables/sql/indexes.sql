@@ -53,3 +53,17 @@ SELECT phase
     || CASE WHEN blocks_total > 0 THEN format(', %s %%', 100 * blocks_done / blocks_total) ELSE '' END
     || CASE WHEN current_locker_pid > 0 THEN format(', waits for process %s', current_locker_pid) ELSE '' END AS told
 FROM pg_stat_progress_create_index WHERE pid = $1
+
+-- name: write_create
+-- The statement that makes the index $3 of the keys $7: unique if $1, in the way $2, on the table $6 of the schema $5,
+-- with $4 'ONLY' for that of a partitioned table itself.
+SELECT format('CREATE %s INDEX %s %I ON %s %I.%I (%s)', CASE WHEN $1::boolean THEN 'UNIQUE' ELSE '' END,
+    $2::text, $3::text, $4::text, $5::text, $6::text, $7::text)
+
+-- name: write_drop
+-- The statement that drops the index $2 of the schema $1 while others use the table.
+SELECT format('DROP INDEX CONCURRENTLY %I.%I', $1::text, $2::text)
+
+-- name: write_attach
+-- The statement that makes the index $3 a part of $2.
+SELECT format('ALTER INDEX %I.%I ATTACH PARTITION %I.%I', $1::text, $2::text, $1::text, $3::text)
