@@ -27,8 +27,6 @@ _POLL: Final = 0.02
 _PORT_TAKEN: Final = "ddress already in use"
 
 
-
-
 class Server(ABC):
     """One server process; its port and its data outlive `stop` and `kill`, and go with `close`.
 

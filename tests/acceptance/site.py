@@ -18,7 +18,7 @@ from streams.subjects import HISTORICAL, Tenant
 from tables.queries import quoted
 from tests import builders
 
-PATIENCE: Final = 30.0
+PATIENCE: Final = 60.0
 REALTIME_STREAM: Final = "wa_events_stream"
 HISTORY_STREAM: Final = "wa_history_events_stream"
 DLQ_STREAM: Final = "dlq_stream"

@@ -35,6 +35,8 @@ B: Final = "TruthToko02"
 LOADED: Final = "TruthLoad03"
 RULES: Final = ROOT / "docker" / "prometheus" / "rules"
 EVENTS: Final = 230
+# Seconds that most of the panels' rates look back.
+WINDOW: Final = 300
 _SEED: Final = 7
 _LOAD_RATE: Final = 20
 # Tries of an event over both its queues (contract 4.3); all of A's dead letters begin at 1.
@@ -113,7 +115,7 @@ def set_up(nats_url: str, postgres_dsn: str, folder: Path) -> Iterator[Stage]:
             Prometheus({**jobs, "loadgen": [_address(port)]}, sorted(RULES.glob("*.yml")))
         )
         # Two samples of each worker before the first event: then every counter starts at 0 for `rate` too.
-        prometheus.comes_to(2, 'count(count_over_time(up{job=~"tenant_app_."}[5m]) >= 2)')
+        prometheus.comes_to(2, 'count(count_over_time(daisi_build_info{job=~"tenant_app_."}[5m]) >= 2)')
         idle = time.time()
         load = stack.enter_context(_load(nats_url, port))
         facts = asyncio.run(_traffic(nats_url, postgres_dsn))
@@ -125,6 +127,10 @@ def set_up(nats_url: str, postgres_dsn: str, folder: Path) -> Iterator[Stage]:
         moments = {
             job: prometheus.scraped_since(over, f'daisi_build_info{{job="{job}"}}') for job in jobs
         } | {"loadgen": prometheus.scraped_since(over, "loadgen_messages_attempted_total")}
+        # Else the zeros at the beginning are no longer in the window of a rate, and no rate times it is a count.
+        assert max(moments.values()) - idle < WINDOW - 10, (
+            "the traffic took longer than a window of the panels"
+        )
         pages = {"tenant_app_A": workers[0].scrape(), "tenant_app_B": workers[1].scrape()}
         load.terminate()
         load.wait()

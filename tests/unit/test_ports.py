@@ -14,7 +14,9 @@ from demo import ports
 from tests.acceptance.worker import ROOT
 
 _MANY: Final = 40
-_ASK: Final = f"from demo.ports import free_port\nprint(*(free_port() for _ in range({_MANY})), flush=True); input()"
+_ASK: Final = (
+    f"from demo.ports import free_port\nprint(*(free_port() for _ in range({_MANY})), flush=True); input()"
+)
 
 needs_room = pytest.mark.skipif(
     ports._end_of_ours() - ports._LOWEST < ports._ENOUGH,
