@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Final
 
 from demo.evidence import Evidence, backlog
 from demo.servers import PostgresServer
-from tests.acceptance.worker import Worker
+from tests.acceptance.worker import Worker, logged
 from tests.faults.classes import FAULTS, Fault
 from tests.faults.compare import Claim, Outcome, compare, deliveries
 from tests.faults.scene import Plan, Scene
@@ -137,7 +136,6 @@ async def _examine_workers(scene: Scene, folder: Path) -> None:
 
         await scene.until("a worker is ready again", partial(_ready, worker), 20)
     for log in folder.glob(f"{scene.company}-*.log"):
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-            said = json.loads(line)
+        for said in logged(log):
             if said.get("level") in _LOUD:
                 scene.complain(f"the worker logged: {str(said.get('msg'))[:150]} ({log})")

@@ -146,7 +146,8 @@ async def test_takes_over_from_the_old_push_durable_at_its_ack_floor(
     await comes_to_lag(broker, 0, 0)
 
     async def left_to_the_old_one() -> bool:
-        return (await js.consumer_info("wa_events_stream", "wa_listener_Acme")).num_ack_pending == 700
+        info = await js.consumer_info("wa_events_stream", "wa_listener_Acme")
+        return bool(info.num_ack_pending == 700)
 
     await eventually(left_to_the_old_one)
 
