@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
+from streams.durability import weaknesses
 from streams.specs import NANOSECONDS, ConsumerSpec, StreamSpec, TopologyConfig, consumers, covers, streams
 from streams.standing import Standings
 from streams.stored import Api, ApiError, read
@@ -192,7 +193,8 @@ def _differences(ours: Mapping[str, object], theirs: Mapping[str, Any]) -> Itera
         )
     elif theirs.get("retention") != ours["retention"]:
         yield f"retention is {theirs.get('retention')}, not limits: left as it is"
-    for name in ("max_age", "storage", "discard", "max_msgs", "max_bytes", "max_msg_size"):
+    yield from weaknesses(theirs)
+    for name in ("max_age", "discard", "max_msgs", "max_bytes", "max_msg_size"):
         if theirs.get(name, ours[name]) != ours[name]:
             yield f"{name} is {theirs[name]}, ours would be {ours[name]}: left as it is"
 

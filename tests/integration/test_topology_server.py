@@ -410,3 +410,17 @@ async def test_a_consumer_of_which_nothing_was_told_begins_at_the_start(
     await js.delete_consumer("wa_events_stream", "wa_realtime_Acme")
     await reconcile(broker, CONFIG, [ACME], Standings())
     assert await topology.lag(broker, "wa_events_stream", "wa_realtime_Acme") == (10, 0)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [({"storage": "memory"}, "storage is memory"), ({"persist_mode": "async"}, "persist_mode is async")],
+)
+async def test_a_stream_that_confirms_what_it_cannot_keep_is_warned_of(
+    broker: Broker, caplog: pytest.LogCaptureFixture, more: dict[str, str], told: str
+) -> None:
+    made = {"name": "dlq_stream", "subjects": ["v1.dlq.>"], "max_age": 7 * 86_400 * 10**9}
+    await broker.api("STREAM.CREATE.dlq_stream", {**made, **more})
+    changes = await reconcile(broker, CONFIG, [])
+    assert [change.text.partition(":")[0] for change in changes if change.action == "warning"] == [told]
+    assert told in caplog.text

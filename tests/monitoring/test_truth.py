@@ -134,7 +134,7 @@ def test_prometheus_evaluates_every_rule_without_an_error(stage: Stage) -> None:
 @_EVERY_PANEL
 def test_a_panel_shows_something(stage: Stage, panel: Panel) -> None:
     for expression in panel.expressions:
-        samples = stage.prometheus.query(substituted(expression), stage.latest)
+        samples = stage.prometheus.query(substituted(expression), stage.latest(panel.dashboard))
         found = [sample for sample in samples if math.isfinite(sample.value)]
         assert found or str(panel) in EMPTY, expression
 
@@ -149,7 +149,9 @@ def test_a_panel_shows_no_nonsense_while_the_system_is_idle(stage: Stage, panel:
 @_EVERY_PANEL
 def test_a_panel_shows_the_chosen_company_only(stage: Stage, panel: Panel) -> None:
     for expression in panel.expressions:
-        for sample in stage.prometheus.query(substituted(expression, company=B), stage.latest):
+        for sample in stage.prometheus.query(
+            substituted(expression, company=B), stage.latest(panel.dashboard)
+        ):
             assert "$company_id" not in expression or sample.labels.get("company_id", B) == B
 
 
@@ -344,7 +346,7 @@ def test_choosing_a_consumer_leaves_the_other_one_out(stage: Stage) -> None:
 
 
 def test_the_load_test_shows_what_jetstream_has_confirmed(stage: Stage) -> None:
-    """The load goes on while it is scraped: its panels are compared with the counters of the very same scrapes."""
+    """It was scraped while the load went on: its panels are compared with the counters of the very same scrapes."""
     dashboard, at = dashboards()[LOAD_TEST], stage.moments["loadgen"]
 
     def ask(title: str) -> list[Sample]:
