@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from collections import deque
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,8 @@ _TRIES: Final = 200
 # A server that is stopped and started again needs its port in between; more claims would only cost descriptors.
 _KEPT: Final = 64
 
-_claims: deque[socket.socket] = deque()
+# Bare descriptors: they are closed with the process, and no socket object complains of that.
+_claims: deque[int] = deque()
 
 
 def free_port() -> int:
@@ -55,8 +56,7 @@ def _claim(port: int) -> bool:
     except OSError:
         claim.close()
         return False
-    _claims.append(claim)
+    _claims.append(claim.detach())
     while len(_claims) > _KEPT:
-        with suppress(OSError):
-            _claims.popleft().close()
+        os.close(_claims.popleft())
     return True

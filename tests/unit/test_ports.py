@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_a_port_that_somebody_listens_on_is_not_given(monkeypatch: pytest.Monkey
         somebody.listen()
         monkeypatch.setattr(ports, "_LOWEST", taken)
         monkeypatch.setattr(ports, "_end_of_ours", lambda: taken + 2)
-        ports._claims.pop().close()
+        os.close(ports._claims.pop())
         assert ports.free_port() != taken
 
 
