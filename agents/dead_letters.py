@@ -93,7 +93,7 @@ class DeadLetters:
         return len(self._waiting)
 
     async def give_up(self, work: Work, error: EventError, limits: Limits) -> None:
-        """Put the event where it is safe and settle it.
+        """Put the event where it is safe (confirmed by JetStream, or committed) and settle it.
 
         If that does not work now, the letter is kept and tried again in the background, and routing goes on.
         """

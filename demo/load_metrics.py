@@ -69,9 +69,10 @@ class Tally(Collector):
         )
         for one in self.counts.values():
             labels = (one.event_type, one.company)
-            attempted.add_metric(labels, one.attempted)
+            # Attempts last: the events go on meanwhile, and no page may have more answers than attempts.
             published.add_metric(labels, one.confirmed)
             errors.add_metric(labels, one.errors)
+            attempted.add_metric(labels, one.attempted)
         yield from (attempted, published, errors)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -21,17 +20,11 @@ from typing import Final, Self
 
 from demo import guard
 from demo.binaries import Account, ServerError
+from demo.ports import free_port as free_port
 
 START_TIMEOUT: Final = 30.0
 _POLL: Final = 0.02
 _PORT_TAKEN: Final = "ddress already in use"
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Server(ABC):

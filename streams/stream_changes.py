@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from streams.changes import Change
+from streams.durability import weaknesses
 from streams.specs import StreamSpec, covers
 
 # From this version on the server takes "no limit" of a stream for this many consumers.
@@ -143,7 +144,7 @@ def _retention(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _differences(ours: Mapping[str, object], theirs: Mapping[str, Any]) -> Iterable[str]:
-    for name in ("max_age", "storage", "discard", "max_msgs", "max_bytes", "max_msg_size"):
+    for name in ("max_age", "discard", "max_msgs", "max_bytes", "max_msg_size"):
         if theirs.get(name, ours[name]) != ours[name]:
             yield f"{name} is {theirs[name]}, ours would be {ours[name]}: left as it is"
 
@@ -156,8 +157,4 @@ def _durability(spec: StreamSpec, config: Mapping[str, Any]) -> Iterator[str]:
             f"has {replicas} of {spec.replicas} replicas: left as it is, {down}; "
             f"nats stream edit {spec.name} --replicas {spec.replicas}"
         )
-    if config.get("persist_mode") == "async":
-        yield (
-            "persist_mode is async: left as it is, but NATS confirms what is not on disk yet, and a crash of "
-            "its server loses it"
-        )
+    yield from weaknesses(config)

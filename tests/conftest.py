@@ -18,6 +18,7 @@ from demo.servers import NatsServer, PostgresServer
 from streams.subjects import Tenant
 from tables.pool import Database
 from tables.schema import migrate
+from tests.hanging import pytest_timeout_set_timer as pytest_timeout_set_timer
 
 # What the developer's shell says about the processor must not change what the tests see.
 _OURS = (

@@ -16,6 +16,8 @@ from streams.specs import TopologyConfig
 from streams.subjects import Tenant
 
 SUBJECT = "v1.messages.upsert"
+# Seconds for what has to happen, however busy the machine is: no test is about how fast it does.
+PATIENCE = 30.0
 
 
 class Counters:
@@ -50,12 +52,12 @@ class Reader:
     async def send(self, batch: Batch) -> None:
         await self._batches.put(batch)
 
-    async def batch(self, within: float = 10.0) -> Batch:
+    async def batch(self, within: float = PATIENCE) -> Batch:
         """The next batch, not released yet."""
         async with asyncio.timeout(within):
             return await self._batches.get()
 
-    async def take(self, count: int, within: float = 20.0) -> list[Delivery]:
+    async def take(self, count: int, within: float = PATIENCE) -> list[Delivery]:
         """The next `count` deliveries, unsettled; their batches are released at once."""
         taken: list[Delivery] = []
         async with asyncio.timeout(within):
@@ -74,7 +76,7 @@ class Reader:
         return False
 
 
-async def eventually(condition: Callable[[], Awaitable[object]], within: float = 10.0) -> None:
+async def eventually(condition: Callable[[], Awaitable[object]], within: float = PATIENCE) -> None:
     """Wait until `condition` is true. Raises `TimeoutError`."""
     async with asyncio.timeout(within):
         while not await condition():
@@ -92,7 +94,7 @@ async def connected(url: str, **more: Any) -> AsyncIterator[Broker]:
     broker = Broker(urls=[url], name="tests", **more)
     await broker.start()
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await broker.wait_connected()
         yield broker
     finally:

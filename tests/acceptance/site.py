@@ -18,7 +18,7 @@ from streams.subjects import HISTORICAL, Tenant
 from tables.queries import quoted
 from tests import builders
 
-PATIENCE: Final = 30.0
+PATIENCE: Final = 60.0
 REALTIME_STREAM: Final = "wa_events_stream"
 HISTORY_STREAM: Final = "wa_history_events_stream"
 DLQ_STREAM: Final = "dlq_stream"
@@ -77,8 +77,12 @@ class Site:
         body = payload if isinstance(payload, bytes) else builders.body(self.of_us(payload))
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         ack = await self.js.publish(self.tenant.subject(event_type), body, headers=named or None)
-        self._published[ack.stream] = max(ack.seq, self._published.get(ack.stream, 0))
+        self.expect(ack.stream, ack.seq)
         return ack
+
+    def expect(self, stream: str, sequence: int) -> None:
+        """Let `settled` wait for this one, too, which somebody else has published for us."""
+        self._published[stream] = max(sequence, self._published.get(stream, 0))
 
     async def publish_many(self, event_type: str, payloads: list[Any]) -> None:
         """Publish in order, some at a time, each confirmed."""

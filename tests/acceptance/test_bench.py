@@ -8,9 +8,13 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.worker import ROOT
 
 DEADLINE = 300.0
+
+pytestmark = pytest.mark.timeout(2 * DEADLINE)
 
 
 def test_bench_measures_a_line_prints_its_table_and_keeps_the_results(tmp_path: Path) -> None:

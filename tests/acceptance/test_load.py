@@ -154,7 +154,10 @@ async def test_a_rate_and_a_duration_make_their_product_of_events_evenly_over_th
             output, _ = await asyncio.to_thread(process.communicate, timeout=DEADLINE)
         assert process.returncode == 0, output
         assert time.monotonic() - started > 1.4
-        assert number(output, "confirmed") == 300
+        attempted = number(output, "attempted")
+        assert number(output, "confirmed") == attempted
+        # All of them, unless this machine was so busy that it fell behind, which is then said.
+        assert (attempted == 300) != ("of 300 planned" in output), output
         assert len(page.series()) == 3 * 2 * len(REALTIME + HISTORICAL)
         client = await nats.connect(server.url)
         counted = dict.fromkeys(("KopiNusa01", "TokoJaya02"), 0)
@@ -163,7 +166,8 @@ async def test_a_rate_and_a_duration_make_their_product_of_events_evenly_over_th
             for subject, count in (info.state.subjects or {}).items():
                 counted[subject.rpartition(".")[2]] += count
         await client.close()
-    assert counted == {"KopiNusa01": 150, "TokoJaya02": 150}
+    assert sum(counted.values()) == attempted
+    assert counted["KopiNusa01"] == (attempted + 1) // 2
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
@@ -240,11 +244,9 @@ async def test_without_a_stream_it_waits_and_begins_when_there_is_one() -> None:
 
 def test_no_stream_in_time_is_an_error_that_says_what_to_do() -> None:
     with NatsServer() as server:
-        code, output = load(server.url, "--companies", "KopiNusa01", "--events", "5", "--wait", "300ms")
+        code, output = load(server.url, "--companies", "KopiNusa01", "--events", "5", "--wait", "2s")
     assert code == 1
-    assert re.search(r"^error: no stream takes v1\.\S+\.KopiNusa01 after 0\.3 s", output, re.MULTILINE), (
-        output
-    )
+    assert re.search(r"^error: no stream takes v1\.\S+\.KopiNusa01 after 2 s", output, re.MULTILINE), output
     assert "start a worker first" in output
 
 
@@ -260,7 +262,7 @@ def test_no_server_in_time_is_an_error_that_names_the_option_and_hides_the_passw
 def test_a_wrong_password_is_said_and_not_shown() -> None:
     with NatsServer(settings="authorization { user: loader, password: right }") as server:
         url = server.url.replace("//", "//loader:wrong@")
-        code, output = load(url, "--companies", "KopiNusa01", "--events", "5", "--wait", "300ms")
+        code, output = load(url, "--companies", "KopiNusa01", "--events", "5", "--wait", "2s")
     assert code == 1
     assert re.search(r"^error: --nats-url: no NATS at .*Authorization Violation", output, re.M | re.I), output
     assert "wrong" not in output

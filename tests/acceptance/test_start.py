@@ -183,6 +183,7 @@ async def test_every_line_on_stdout_is_json_and_one_says_that_consumers_are_runn
     assert all({"level", "ts", "msg"} <= set(line) for line in lines)
     assert worker.stop() == 0
     assert worker.lines()
+    assert worker.log.read_text(encoding="utf-8").endswith("}\n")
     assert worker.errors.read_text(encoding="utf-8") == ""
 
 

@@ -55,6 +55,12 @@ def command(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess
     )
 
 
+def logged(log: Path) -> list[dict[str, Any]]:
+    """The lines of a log; fails if one is not JSON. A line that its process is just writing is left out."""
+    whole, _, _ = log.read_text(encoding="utf-8").rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines()]
+
+
 class Scrape:
     """A metrics page, read once."""
 
@@ -168,7 +174,7 @@ class Worker:
 
     def lines(self) -> list[dict[str, Any]]:
         """What it logged; fails if that is not JSON."""
-        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
+        return logged(self.log)
 
     def told(self) -> str:
         """The end of what it wrote, for a message."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from demo.evidence import Evidence, backlog
-from tests.acceptance.worker import Worker
+from tests.acceptance.worker import Worker, logged
 from tests.faults.catalogue import FAULTS
 from tests.faults.clusters import ClusterScene, PairScene, PoolerScene
 from tests.faults.compare import Claim, Outcome, compare, deliveries
@@ -202,7 +201,6 @@ async def _examine_workers(scene: Scene, folder: Path) -> None:
 
         await scene.until("a worker is ready again", partial(_ready, worker), 20)
     for log in folder.glob(f"{scene.company}-*.log"):
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-            said = json.loads(line)
+        for said in logged(log):
             if said.get("level") in _LOUD:
                 scene.complain(f"the worker logged: {str(said.get('msg'))[:150]} ({log})")

@@ -37,7 +37,7 @@ with embedded_servers() as servers:
 """
 
 
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition never came true"
@@ -119,7 +119,7 @@ async def test_paused_postgresql_answers_nobody_until_it_is_resumed(postgres: Po
     done, _ = await asyncio.wait([answer], timeout=0.2)
     assert not done
     postgres.resume()
-    assert await asyncio.wait_for(answer, 10) == 7
+    assert await asyncio.wait_for(answer, 30) == 7
     await connection.close()
 
 

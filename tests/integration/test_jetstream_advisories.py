@@ -15,7 +15,7 @@ from streams.broker import Broker
 from streams.delivery import Delivery
 from streams.specs import TopologyConfig
 from streams.subjects import Tenant
-from tests.sources import SUBJECT, Reader, connected, pull_source
+from tests.sources import PATIENCE, SUBJECT, Reader, connected, pull_source
 
 CONFIG = TopologyConfig(realtime_ack_wait=0.5)
 ACME = Tenant("Acme")
@@ -62,7 +62,7 @@ async def test_a_message_at_its_limit_is_handed_over_with_its_payload(
     )
     await watch.start()
     await exhaust(own_server, broker)
-    delivery = await asyncio.wait_for(got.get(), 10)
+    delivery = await asyncio.wait_for(got.get(), PATIENCE)
     assert delivery.data == b"hopeless"
     assert delivery.subject == ACME.subject(SUBJECT)
     assert delivery.headers == {"Nats-Msg-Id": "wa-1"}
@@ -80,8 +80,8 @@ async def test_after_a_nak_it_is_handed_over_again(own_server: NatsServer, broke
     )
     await watch.start()
     await exhaust(own_server, broker)
-    await (await asyncio.wait_for(got.get(), 10)).nak()
-    again = await asyncio.wait_for(got.get(), 10)
+    await (await asyncio.wait_for(got.get(), PATIENCE)).nak()
+    again = await asyncio.wait_for(got.get(), PATIENCE)
     assert again.data == b"hopeless"
     await again.term()
     await watch.stop()
@@ -98,7 +98,7 @@ async def test_replicas_share_the_advisories(own_server: NatsServer, broker: Bro
     for watch in watches:
         await watch.start()
     await exhaust(own_server, broker)
-    await (await asyncio.wait_for(got.get(), 10)).ack()
+    await (await asyncio.wait_for(got.get(), PATIENCE)).ack()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(got.get(), 0.5)
     for watch in watches:

@@ -16,7 +16,7 @@ from streams.delivery import TooLarge
 from streams.errors import BrokerFailed
 from streams.link import wire_size
 from streams.stored import ApiError
-from tests.sources import connected, eventually
+from tests.sources import PATIENCE, connected, eventually
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ async def test_waits_for_a_server_that_is_not_there_yet(caplog: pytest.LogCaptur
 
         await eventually(complained)
         server.start()
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(PATIENCE):
             await broker.wait_connected()
         assert broker.connected
         assert broker.problem is None
@@ -50,7 +50,7 @@ async def test_waits_for_a_server_that_is_not_there_yet(caplog: pytest.LogCaptur
 async def test_uses_whichever_of_its_servers_is_there(nats_url: str) -> None:
     broker = Broker(urls=[f"nats://127.0.0.1:{free_port()}", nats_url], name="tests")
     await broker.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await broker.wait_connected()
     await broker.stop()
 
@@ -59,7 +59,7 @@ async def test_a_stop_before_it_ever_connected_returns() -> None:
     broker = Broker(urls=[f"nats://127.0.0.1:{free_port()}"], name="tests")
     await broker.start()
     await asyncio.sleep(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await broker.stop()
 
 
@@ -70,7 +70,7 @@ async def test_a_server_without_jetstream_is_named_as_the_problem(monkeypatch: p
         broker = Broker(urls=[server.url.replace("//", "//a:b@")], name="tests")
         await broker.start()
         with pytest.raises(Unusable, match="no JetStream"):
-            await asyncio.wait_for(broker.wait_connected(), 10)
+            await asyncio.wait_for(broker.wait_connected(), PATIENCE)
         assert "no JetStream" in (broker.problem or "")
         await broker.stop()
 
@@ -80,7 +80,7 @@ async def test_an_old_server_is_named_as_the_problem(nats_url: str, monkeypatch:
     broker = Broker(urls=[nats_url], name="tests")
     await broker.start()
     with pytest.raises(Unusable, match=r"2\.10 is needed"):
-        await asyncio.wait_for(broker.wait_connected(), 10)
+        await asyncio.wait_for(broker.wait_connected(), PATIENCE)
     await broker.stop()
 
 
@@ -178,7 +178,7 @@ async def test_a_connection_closed_for_good_is_told() -> None:
             client: Client = broker._client
             client._max_payload *= 10
             await broker.send("x", b"x" * 3_000_000)
-            await asyncio.wait_for(told.wait(), 10)
+            await asyncio.wait_for(told.wait(), PATIENCE)
             assert broker.problem
             with pytest.raises(BrokerFailed):
                 await broker.send("x", b"x")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Iterator
 
 import nats
@@ -16,13 +15,15 @@ from demo.servers import NatsServer
 from streams import jetstream, topology
 from streams.broker import Broker
 from streams.delivery import Batch
-from streams.jetstream import PullSource
+from streams.jetstream import EXPIRES, PullSource
 from streams.specs import TopologyConfig
 from streams.stored import nanoseconds
 from streams.subjects import Tenant
-from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
+from tests.sources import PATIENCE, SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
-CONFIG = TopologyConfig(realtime_ack_wait=2)
+# What is held on a busy machine must not come again, but for the test in which it has to.
+CONFIG = TopologyConfig(realtime_ack_wait=60)
+SHORT = TopologyConfig(realtime_ack_wait=2)
 
 
 @pytest.fixture
@@ -44,9 +45,16 @@ async def broker(own_server: NatsServer) -> AsyncIterator[Broker]:
 
 
 @pytest.fixture
-async def source(broker: Broker, tenant: Tenant, reader: Reader) -> AsyncIterator[PullSource]:
-    await topology.reconcile(broker, CONFIG, [tenant])
-    source = pull_source(broker, tenant, CONFIG, reader)
+def config() -> TopologyConfig:
+    return CONFIG
+
+
+@pytest.fixture
+async def source(
+    broker: Broker, tenant: Tenant, reader: Reader, config: TopologyConfig
+) -> AsyncIterator[PullSource]:
+    await topology.reconcile(broker, config, [tenant])
+    source = pull_source(broker, tenant, config, reader)
     await source.start()
     yield source
     await source.stop()
@@ -59,9 +67,14 @@ async def publish(server: NatsServer, tenant: Tenant, *bodies: bytes) -> None:
     await client.close()
 
 
-async def ack_pending(broker: Broker, tenant: Tenant) -> int:
+async def comes_to_ack_pending(broker: Broker, tenant: Tenant, expected: int) -> None:
+    """Wait until so many are unacknowledged: the server hears of an ack a moment after its sender."""
     durable = CONFIG.realtime_durable + tenant.company
-    return (await topology.lag(broker, CONFIG.realtime_stream, durable)).ack_pending
+
+    async def reached() -> bool:
+        return (await topology.lag(broker, CONFIG.realtime_stream, durable)).ack_pending == expected
+
+    await eventually(reached)
 
 
 async def test_goes_on_after_each_crash_of_the_server(
@@ -71,7 +84,7 @@ async def test_goes_on_after_each_crash_of_the_server(
         own_server.kill()
         own_server.start()
         await publish(own_server, tenant, b"%d" % round_)
-        (delivery,) = await reader.take(1, within=5)
+        (delivery,) = await reader.take(1)
         assert delivery.data == b"%d" % round_
         await delivery.ack()
     assert reader.counters.count["fetched realtime"] > 3
@@ -91,12 +104,8 @@ async def test_what_was_held_during_a_crash_is_settled_afterwards(
     await before.ack()
     own_server.start()
     await broker.wait_connected()
-
-    async def settled() -> bool:
-        return await ack_pending(broker, tenant) == 0
-
-    await eventually(settled)
-    assert await reader.gets_nothing(1.5 * CONFIG.realtime_ack_wait)
+    await comes_to_ack_pending(broker, tenant, 0)
+    assert await reader.gets_nothing(0.2)
 
 
 async def test_a_frozen_server_is_noticed_and_forgotten_once_it_goes_on(
@@ -110,7 +119,7 @@ async def test_a_frozen_server_is_noticed_and_forgotten_once_it_goes_on(
     await eventually(noticed)
     own_server.resume()
     await publish(own_server, tenant, b"after")
-    (delivery,) = await reader.take(1, within=10)
+    (delivery,) = await reader.take(1)
     await delivery.ack()
 
 
@@ -124,7 +133,7 @@ async def test_a_deleted_consumer_is_made_again_and_told_in_one_log_line(
 ) -> None:
     await broker.api(f"CONSUMER.DELETE.{source.stream}.{source.durable}")
     await publish(own_server, tenant, b"after")
-    (delivery,) = await reader.take(1, within=5)
+    (delivery,) = await reader.take(1)
     assert delivery.data == b"after"
     await delivery.ack()
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
@@ -142,7 +151,7 @@ async def test_a_deleted_stream_is_made_again(
 
     await eventually(made)
     await publish(own_server, tenant, b"after")
-    (delivery,) = await reader.take(1, within=5)
+    (delivery,) = await reader.take(1)
     await delivery.ack()
 
 
@@ -182,25 +191,28 @@ async def test_a_leadership_change_only_costs_a_new_request(
 
     await spy.subscribe("$JS.API.CONSUMER.MSG.NEXT.>", cb=note)
     await spy.flush()
-    reply = await asyncio.wait_for(asked.get(), 5)
+    reply = await asyncio.wait_for(asked.get(), PATIENCE)
     status = b"NATS/1.0 409 Leadership Change\r\n\r\n"
     spy._pending.append(b"HPUB %s %d %d\r\n%s\r\n" % (reply.encode(), len(status), len(status), status))
     spy._pending_data_size += len(spy._pending[-1])
     await spy.flush()
-    await asyncio.wait_for(asked.get(), 1)
+    await asyncio.wait_for(asked.get(), PATIENCE)
     assert reader.counters.count["failed realtime"] == 1
     await publish(own_server, tenant, b"after")
-    await ack_all(await reader.take(1, within=2))
+    await ack_all(await reader.take(1))
     await spy.close()
 
 
 async def test_an_idle_source_counts_no_errors_and_stays_fresh(source: PullSource, reader: Reader) -> None:
+    began = source.last_fetch
+
     async def asked_thrice() -> bool:
         return reader.counters.count["fetched realtime"] >= 3
 
     await eventually(asked_thrice)
     assert reader.counters.count["failed realtime"] == 0
-    assert time.monotonic() - source.last_fetch < 3
+    # Two of these have been answered, each after the time that it may wait.
+    assert source.last_fetch - began > 1.5 * EXPIRES
     assert source.alive
     assert source.held == 0
 
@@ -320,21 +332,22 @@ async def test_stops_cleanly_while_the_server_is_away(
     await publish(own_server, tenant, b"held")
     await reader.take(1)
     own_server.kill()
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(PATIENCE):
         await source.stop()
     assert not source.alive
 
 
+@pytest.mark.parametrize("config", [SHORT])
 async def test_a_silent_holder_loses_its_message_to_another_after_the_ack_wait(
     own_server: NatsServer, broker: Broker, source: PullSource, reader: Reader, tenant: Tenant, nc: Client
 ) -> None:
     await publish(own_server, tenant, b"stolen")
     async with connected(own_server.url) as doomed:
         other = Reader()
-        thief = pull_source(doomed, tenant, CONFIG, other)
+        thief = pull_source(doomed, tenant, SHORT, other)
         await thief.start()
         await doomed.stop()
-        (again,) = await reader.take(1, within=10)
+        (again,) = await reader.take(1)
         await again.ack()
         await thief.stop()
 
@@ -352,11 +365,13 @@ async def test_what_is_held_of_a_deleted_stream_never_settles_an_event_of_the_ne
     assert [one.provenance.stream_sequence for one in (*old, *new)] == [1, 2, 1, 2]
     assert [one.data for one in new] == [b"new 1", b"new 2"]
     await ack_all(old)
-    await broker.flush()
-    assert await ack_pending(broker, tenant) == 2
-    await ack_all(new)
-    await broker.flush()
-    assert await ack_pending(broker, tenant) == 0
+    # The server takes acks in their order: had the old ones counted, none would be left after this one.
+    await new[1].ack()
+    await comes_to_ack_pending(broker, tenant, 1)
+    assert await reader.gets_nothing(0.2)
+    await comes_to_ack_pending(broker, tenant, 1)
+    await new[0].ack()
+    await comes_to_ack_pending(broker, tenant, 0)
     assert source.held == 0
 
 
@@ -491,5 +506,4 @@ async def test_redelivered_events_are_settled_like_any_other(
     (again,) = await reader.take(1)
     assert again.provenance.delivered == 2
     await ack_all([*others, again])
-    await broker.flush()
-    assert await ack_pending(broker, tenant) == 0
+    await comes_to_ack_pending(broker, tenant, 0)

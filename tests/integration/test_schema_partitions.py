@@ -167,7 +167,7 @@ async def test_rows_written_while_their_month_is_made_are_kept(database: Databas
 
 
 async def _until_someone_waits(database: Database) -> None:
-    async with asyncio.timeout(10), database.connection() as connection:
+    async with asyncio.timeout(30), database.connection() as connection:
         while not await connection.fetchval(
             "SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database"
             " WHERE NOT l.granted AND d.datname = current_database()"

@@ -52,6 +52,15 @@ def js(client: Client) -> JetStreamContext:
     return client.jetstream()
 
 
+async def comes_to_lag(broker: Broker, pending: int, ack_pending: int) -> None:
+    """Wait for it: a consumer hears of messages and of acks a moment after their senders."""
+
+    async def reached() -> bool:
+        return await topology.lag(broker, "wa_events_stream", "wa_realtime_Acme") == (pending, ack_pending)
+
+    await eventually(reached)
+
+
 def actions(changes: list[topology.Change]) -> list[tuple[str, str]]:
     return [(change.name, change.action) for change in changes]
 
@@ -134,8 +143,13 @@ async def test_takes_over_from_the_old_push_durable_at_its_ack_floor(
     assert [delivery.data for delivery in taken] == [b"%d" % number for number in range(300, 1000)]
     await ack_all(taken)
     await source.stop()
-    assert await topology.lag(broker, "wa_events_stream", "wa_realtime_Acme") == (0, 0)
-    assert (await js.consumer_info("wa_events_stream", "wa_listener_Acme")).num_ack_pending == 700
+    await comes_to_lag(broker, 0, 0)
+
+    async def left_to_the_old_one() -> bool:
+        info = await js.consumer_info("wa_events_stream", "wa_listener_Acme")
+        return bool(info.num_ack_pending == 700)
+
+    await eventually(left_to_the_old_one)
 
 
 async def test_the_dlq_durable_begins_where_the_shared_one_stands(
@@ -242,13 +256,13 @@ async def test_changed_numbers_keep_the_position(broker: Broker, js: JetStreamCo
     changed = replace(CONFIG, realtime_ack_wait=45, realtime_subjects=("v1.messages.upsert",))
     changes = await reconcile(broker, changed, [ACME])
     assert [change.text for change in changes] == ["update ack_wait, filter_subjects"]
-    assert await topology.lag(broker, "wa_events_stream", "wa_realtime_Acme") == (3, 0)
+    await comes_to_lag(broker, 3, 0)
     config = (await broker.api("CONSUMER.INFO.wa_events_stream.wa_realtime_Acme"))["config"]
     assert config["ack_wait"] == 45 * 10**9
     assert await reconcile(broker, changed, [ACME]) == []
     back = await reconcile(broker, CONFIG, [ACME])
     assert [change.action for change in back] == ["update"]
-    assert await topology.lag(broker, "wa_events_stream", "wa_realtime_Acme") == (3, 0)
+    await comes_to_lag(broker, 3, 0)
 
 
 async def test_a_backoff_that_would_replace_the_ack_wait_is_removed(
@@ -396,3 +410,17 @@ async def test_a_consumer_of_which_nothing_was_told_begins_at_the_start(
     await js.delete_consumer("wa_events_stream", "wa_realtime_Acme")
     await reconcile(broker, CONFIG, [ACME], Standings())
     assert await topology.lag(broker, "wa_events_stream", "wa_realtime_Acme") == (10, 0)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [({"storage": "memory"}, "storage is memory"), ({"persist_mode": "async"}, "persist_mode is async")],
+)
+async def test_a_stream_that_confirms_what_it_cannot_keep_is_warned_of(
+    broker: Broker, caplog: pytest.LogCaptureFixture, more: dict[str, str], told: str
+) -> None:
+    made = {"name": "dlq_stream", "subjects": ["v1.dlq.>"], "max_age": 7 * 86_400 * 10**9}
+    await broker.api("STREAM.CREATE.dlq_stream", {**made, **more})
+    changes = await reconcile(broker, CONFIG, [])
+    assert [change.text.partition(":")[0] for change in changes if change.action == "warning"] == [told]
+    assert told in caplog.text

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import aiohttp
 
+from demo.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 DEADLINE = 30.0
 
@@ -80,13 +82,6 @@ WORKER = """
     metrics = Metrics(["KopiNusa"], version="1.2.3") if enabled else None
     web.register(app, metrics=metrics, readiness=readiness, version="1.2.3")
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Running:

@@ -17,6 +17,7 @@ import demo.prometheus
 # Between two scrapes; short, so that a few seconds of traffic are enough samples for `rate`.
 _INTERVAL: Final = "1s"
 _POLL: Final = 0.1
+_PATIENCE: Final = 60.0
 
 
 def required(program: str) -> str:
@@ -62,14 +63,14 @@ class Prometheus(demo.prometheus.Prometheus):
         found: list[dict[str, str]] = self.get("series", **{"match[]": selector})
         return found
 
-    def comes_to(self, expected: float, expression: str, within: float = 30.0) -> None:
+    def comes_to(self, expected: float, expression: str, within: float = _PATIENCE) -> None:
         """Wait until an expression has this value."""
         deadline = time.monotonic() + within
         while (found := self.value(expression)) != expected and time.monotonic() < deadline:
             time.sleep(_POLL)
         assert found == expected, expression
 
-    def scraped_since(self, moment: float, metric: str, within: float = 30.0) -> float:
+    def scraped_since(self, moment: float, metric: str, within: float = _PATIENCE) -> float:
         """Wait until a metric was scraped after a moment; when that was (Unix seconds)."""
         deadline = time.monotonic() + within
         while math.isnan(found := self.value(f"max(timestamp({metric}) > {moment:.3f})")):

@@ -8,6 +8,7 @@ from functools import cache
 from tests.acceptance.worker import Scrape, Series
 from tests.monitoring.dashboards import dashboards, substituted
 from tests.monitoring.guide import Example
+from tests.monitoring.increases import Bounds, increases
 from tests.monitoring.prometheus import Sample
 from tests.monitoring.stage import A, Facts, Stage
 
@@ -48,14 +49,9 @@ class Reader:
         """The same by one label, which must tell them apart."""
         return _by(label, self.answers(example))
 
-    def increases(self, selector: str, window: str, label: str) -> dict[str, float]:
-        """By how much counters rose between the first and the last raw sample of a window, by one label."""
-        at = f"{self._stage.moment(self.company):.3f}"
-        raw = self._stage.prometheus.get("query", query=f"{selector}[{window}]", time=at)
-        return {
-            series["metric"][label]: float(series["values"][-1][1]) - float(series["values"][0][1])
-            for series in raw["result"]
-        }
+    def increases(self, selector: str, label: str) -> dict[str, Bounds]:
+        """Between what the increases of counters over a minute are, by one label, which must tell them apart."""
+        return increases(self._stage.prometheus, selector, self._stage.moment(self.company), label)
 
     def quantile(self, share: float, metric: str, **labels: str) -> float:
         """A quantile of a histogram on the worker's page: linear within a bucket, the lowest begins at 0."""

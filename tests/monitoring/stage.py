@@ -26,6 +26,7 @@ from streams.subjects import Tenant
 from tests import builders
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, Site, comes_to
 from tests.acceptance.worker import ROOT, Scrape, Worker
+from tests.monitoring.dashboards import LOAD_TEST
 from tests.monitoring.prometheus import Prometheus, required
 
 # A's dead letters are given up within seconds; B's still wait when everything is over.
@@ -35,6 +36,8 @@ B: Final = "TruthToko02"
 LOADED: Final = "TruthLoad03"
 RULES: Final = ROOT / "docker" / "prometheus" / "rules"
 EVENTS: Final = 230
+# Seconds that most of the panels' rates look back.
+WINDOW: Final = 300
 _SEED: Final = 7
 _LOAD_RATE: Final = 20
 # Tries of an event over both its queues (contract 4.3); all of A's dead letters begin at 1.
@@ -77,12 +80,12 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Everything after the traffic: nothing moves any more but the load generator's company."""
+    """Everything after the traffic: nothing moves any more. The load generator is gone, it was seen until it ended."""
 
     prometheus: Prometheus
     facts: dict[str, Facts]
     pages: dict[str, Scrape]
-    # When Prometheus last looked at a job; the moment at which its rates are exact.
+    # When Prometheus looked at a job for the last time that counts; the moment at which a worker's rates are exact.
     moments: dict[str, float]
     idle: float
     confirmed_load: int
@@ -91,10 +94,9 @@ class Stage:
         """When the company's worker was last scraped."""
         return self.moments["tenant_app_A" if company == A else "tenant_app_B"]
 
-    @property
-    def latest(self) -> float:
-        """A moment at which everything was scraped."""
-        return max(self.moments.values())
+    def latest(self, dashboard: str) -> float:
+        """A moment at which everything of a dashboard was scraped."""
+        return self.moments["loadgen"] if dashboard == LOAD_TEST else max(self.moments.values())
 
 
 @contextmanager
@@ -113,7 +115,7 @@ def set_up(nats_url: str, postgres_dsn: str, folder: Path) -> Iterator[Stage]:
             Prometheus({**jobs, "loadgen": [_address(port)]}, sorted(RULES.glob("*.yml")))
         )
         # Two samples of each worker before the first event: then every counter starts at 0 for `rate` too.
-        prometheus.comes_to(2, 'count(count_over_time(up{job=~"tenant_app_."}[5m]) >= 2)')
+        prometheus.comes_to(2, 'count(count_over_time(daisi_build_info{job=~"tenant_app_."}[5m]) >= 2)')
         idle = time.time()
         load = stack.enter_context(_load(nats_url, port))
         facts = asyncio.run(_traffic(nats_url, postgres_dsn))
@@ -121,14 +123,19 @@ def set_up(nats_url: str, postgres_dsn: str, folder: Path) -> Iterator[Stage]:
             prometheus.comes_to(known.exhausted, f'max(daisi_exhausted_events{{company_id="{company}"}})')
             prometheus.comes_to(known.waiting, f'max(daisi_dlq_messages{{company_id="{company}"}})')
             prometheus.comes_to(known.put_off, f'sum(dlq_task_retries_total{{company_id="{company}"}})')
+        loaded = prometheus.scraped_since(time.time(), "loadgen_messages_attempted_total")
+        load.terminate()
+        load.wait()
+        confirmed = asyncio.run(_at_rest(nats_url, postgres_dsn))
         over = time.time()
         moments = {
             job: prometheus.scraped_since(over, f'daisi_build_info{{job="{job}"}}') for job in jobs
-        } | {"loadgen": prometheus.scraped_since(over, "loadgen_messages_attempted_total")}
+        } | {"loadgen": loaded}
+        # Else the zeros at the beginning are no longer in the window of a rate, and no rate times it is a count.
+        assert max(moments.values()) - idle < WINDOW - 10, (
+            "the traffic took longer than a window of the panels"
+        )
         pages = {"tenant_app_A": workers[0].scrape(), "tenant_app_B": workers[1].scrape()}
-        load.terminate()
-        load.wait()
-        confirmed = asyncio.run(_published(nats_url))
         yield Stage(prometheus, facts, pages, moments, idle, confirmed)
 
 
@@ -169,25 +176,26 @@ def _load(nats_url: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-async def _published(nats_url: str) -> int:
-    """Messages of the load generator's company in the streams."""
-    nc = await nats.connect(nats_url)
-    try:
-        total = 0
+async def _at_rest(nats_url: str, postgres_dsn: str) -> int:
+    """Wait until all that was loaded is settled, for gauges of a worker are of all its companies; how much it is."""
+    total = 0
+    async with _sites(nats_url, postgres_dsn, LOADED) as [site]:
         for stream in (REALTIME_STREAM, HISTORY_STREAM):
-            info = await nc.jetstream().stream_info(stream, subjects_filter=f"v1.*.*.{LOADED}")
-            total += sum((info.state.subjects or {}).values())
-        return total
-    finally:
-        await nc.close()
+            subjects = f"v1.*.*.{LOADED}"
+            info = await site.js.stream_info(stream, subjects_filter=subjects)
+            if found := sum((info.state.subjects or {}).values()):
+                total += found
+                site.expect(stream, (await site.js.get_last_msg(stream, subjects)).seq or 0)
+            await site.settled(stream)
+    return total
 
 
 @asynccontextmanager
-async def _sites(nats_url: str, postgres_dsn: str) -> AsyncIterator[list[Site]]:
+async def _sites(nats_url: str, postgres_dsn: str, *companies: str) -> AsyncIterator[list[Site]]:
     nc = await nats.connect(nats_url)
     connection = await asyncpg.connect(postgres_dsn)
     try:
-        yield [Site(Tenant(company), nc, connection) for company in (A, B)]
+        yield [Site(Tenant(company), nc, connection) for company in companies]
     finally:
         await connection.close()
         await nc.close()
@@ -195,7 +203,7 @@ async def _sites(nats_url: str, postgres_dsn: str) -> AsyncIterator[list[Site]]:
 
 async def _traffic(nats_url: str, postgres_dsn: str) -> dict[str, Facts]:
     facts = {A: Facts(), B: Facts(patient=True)}
-    async with _sites(nats_url, postgres_dsn) as sites:
+    async with _sites(nats_url, postgres_dsn, A, B) as sites:
         publisher = Publisher(sites[0].js)
         start = int(time.time())
         for one in merged([Traffic(company, _SEED, start=start) for company in facts], EVENTS * len(facts)):

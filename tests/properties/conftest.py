@@ -22,6 +22,8 @@ from tests.properties.replicas import Complaints, DeadLetterStream, Replica
 from tests.properties.worlds import COMPANY
 
 SOAK: Final = os.environ.get("SOAK") == "1"
+# Thousands of examples are one test, and hours under `make soak`.
+takes_long: Final = pytest.mark.timeout(0 if SOAK else 900)
 # With a guard taken out only the fact of a failure counts, not its smallest form.
 PHASES: Final = (Phase.generate,) if os.environ.get("SHRINK") == "0" else tuple(Phase)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.acceptance.worker import Worker
+from tests.acceptance.worker import Worker, logged
 from tests.faults.scene import SETTINGS
 from tests.properties.worlds import REPLICAS
 
@@ -98,9 +98,9 @@ class Crew:
     def complaints(self) -> Iterator[str]:
         """What they logged as an error."""
         for log in self._logs:
-            for line in log.read_text(encoding="utf-8").splitlines():
-                if json.loads(line).get("level") in _LOUD:
-                    yield line
+            for said in logged(log):
+                if said.get("level") in _LOUD:
+                    yield json.dumps(said)
 
     def close(self) -> None:
         """End both, however they are."""

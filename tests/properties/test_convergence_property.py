@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from streams.subjects import HISTORICAL
 from tables.queries import quoted
-from tests.properties.conftest import Stage, cases
+from tests.properties.conftest import Stage, cases, takes_long
 from tests.properties.model import Adopted, Expected, expected
 from tests.properties.outcome import disagreements, leave
 from tests.properties.replicas import Message, Replica
 from tests.properties.stored import read
 from tests.properties.worlds import COMPANY, FAMILIES, ROUNDS, Builder, Built, World, worlds
+
+pytestmark = takes_long
 
 # Worlds of one case are played side by side: a round trip for all costs hardly more than one for each.
 WORLDS = 24

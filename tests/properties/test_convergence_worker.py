@@ -32,7 +32,7 @@ from tables.pool import Database
 from tables.schema import migrate
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, Site, comes_to
 from tests.conftest import _administer
-from tests.properties.conftest import SOAK, cases
+from tests.properties.conftest import SOAK, cases, takes_long
 from tests.properties.crew import HASTY, PATIENCE, Crew, Strike
 from tests.properties.model import Expected, Version
 from tests.properties.outcome import disagreements, leave
@@ -51,6 +51,8 @@ _BEFORE: Final = 4
 _LEAD: Final = 0.08
 _DRAIN: Final = 120.0
 _SHOWN: Final = 20
+
+pytestmark = takes_long
 
 
 class Ground(NamedTuple):

@@ -18,7 +18,7 @@ from streams.subjects import HISTORICAL
 from tables.queries import quoted
 from tests import builders
 from tests.properties.bodies import CORPUS, bodies
-from tests.properties.conftest import SOAK, Stage, cases
+from tests.properties.conftest import SOAK, Stage, cases, takes_long
 from tests.properties.replicas import Message, Replica
 
 # Bodies of one case share a batch, as in a worker.
@@ -27,6 +27,8 @@ BODIES: Final = 100 if SOAK else 25
 CASES: Final = 240 if SOAK else 16
 STORED_NS: Final = 1_795_500_200_000_000_000
 _sequences = itertools.count(1)
+
+pytestmark = takes_long
 
 
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")

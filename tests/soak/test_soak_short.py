@@ -8,6 +8,8 @@ import pytest
 
 from tests.soak.__main__ import main
 
+pytestmark = pytest.mark.timeout(600)
+
 # Nothing is warm after so few events: only the long form can judge growth.
 SHORT = ["--events", "3000", "--outage", "1", "--growth", "60", "--more", "60"]
 

@@ -37,8 +37,8 @@ def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait for the condition, at most five seconds."""
-    async with asyncio.timeout(5):
+    """Wait for the condition, half a minute at most."""
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.001)
 

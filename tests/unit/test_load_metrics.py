@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from demo.load_metrics import LoadError, Tally, page
+from demo.load_metrics import Counts, LoadError, Tally, page
 from streams.subjects import EVENT_TYPES
 
 NAMES = {
@@ -49,6 +49,28 @@ def test_no_format_has_further_series(accept: str) -> None:
         text = read(port, accept)
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     assert {line.partition("{")[0] for line in lines} == NAMES
+
+
+class Moving(Counts):
+    """Counts that go on while a page reads them: with each look at one, one more event is sent and confirmed."""
+
+    __slots__ = ()
+
+    def __getattribute__(self, name: str) -> object:
+        if name in ("attempted", "confirmed"):
+            for moved in ("attempted", "confirmed"):
+                object.__setattr__(self, moved, object.__getattribute__(self, moved) + 1)
+        return object.__getattribute__(self, name)
+
+
+def test_no_page_has_more_answers_than_attempts_while_events_are_sent() -> None:
+    tally = Tally(["KopiNusa01"])
+    tally.counts = {name: Moving(one.company, one.event_type) for name, one in tally.counts.items()}
+    with page(tally, 0) as port:
+        found = samples(read(port))
+    for subject in EVENT_TYPES:
+        attempted, published, errors = (found[name, subject, "KopiNusa01"] for name in sorted(NAMES))
+        assert 0 < published + errors <= attempted
 
 
 def test_the_page_follows_the_counts() -> None:

@@ -136,7 +136,7 @@ class Stage:
     async def do(self, *tasks: Task) -> list[EventError | None]:
         job, outcome = promise(*tasks)
         await self.onboarding.submit(job)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return list(await outcome)
 
 
@@ -352,7 +352,7 @@ class TestPool:
             await until(lambda: running == 3 and stage.channel.empty())
             assert stage.onboarding.waiting == 5
             gate.set()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await asyncio.gather(*(outcome for _, outcome in promises))
             assert running == 8
             assert stage.onboarding.waiting == 0
@@ -375,7 +375,7 @@ class TestPool:
             await until(lambda: len(began) == 2)
             assert began == ["m0", "m9"]
             gate.set()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await asyncio.gather(*(outcome for _, outcome in jobs))
             assert began == ["m0", "m9", "m1", "m2"]
 
@@ -390,7 +390,7 @@ class TestPool:
             await until(lambda: bool(caplog.records))
         assert not blocked.done()
         assert stage.onboarding.waiting == 2
-        async with stage.running(), asyncio.timeout(5):
+        async with stage.running(), asyncio.timeout(30):
             await blocked
             assert await outcome == [None]
         assert [record.getMessage() for record in caplog.records] == [
@@ -431,6 +431,6 @@ def refuses(phone: str, error: Exception) -> Callable[[Sequence[Incoming]], Awai
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.001)
