@@ -99,8 +99,8 @@ class JetStreamWatch:
             answer = await self._ask(max(self._every, SHORTEST_WAIT))
         except nats.errors.NoRespondersError:
             # Of a node that has JetStream it only means that its cluster is not complete yet.
-            state: State = "unavailable" if self._client.offers_jetstream else "absent"
-            return self._failed(state, "nobody serves its API")
+            incomplete = self._client.offers_jetstream and not self._domain
+            return self._failed("unavailable" if incomplete else "absent", "nobody serves its API")
         except BrokerFailed as error:
             # Which rights we have says nothing of the server.
             self.connected()

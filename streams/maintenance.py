@@ -30,12 +30,12 @@ class Maintenance(Service):
         self._chores = chores
         self._ready = ready
         self._hurried = asyncio.Event()
+        self._loops: list[asyncio.Task[None]] = []
 
     def hurry(self) -> None:
         """Run every chore now, whatever is left of its interval: there is something new to do."""
         self._hurried.set()
         self._hurried = asyncio.Event()
-        self._loops: list[asyncio.Task[None]] = []
 
     async def on_started(self) -> None:
         """Start the loops."""

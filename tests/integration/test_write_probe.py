@@ -22,6 +22,7 @@ from tables.errors import Expired, StorageError, Unavailable
 from tables.first_contact import Incoming
 from tables.pool import Database
 from tables.schema import migrate
+from tables.session import SETTINGS
 from tables.tenant import TenantTables
 from tables.versions import Origin, Version
 from tables.write_probe import Like
@@ -202,7 +203,7 @@ async def test_an_event_whose_row_alone_is_locked_times_out_and_no_outage_is_tol
     event_type: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pool, "LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr(pool, "SETTINGS", {**SETTINGS, "lock_timeout": "100"})
     hasty = Database(database_dsn)
     await hasty.open()
     tables = _tables(hasty, schema)
@@ -229,7 +230,7 @@ async def test_an_event_whose_whole_table_is_locked_is_not_blamed_and_is_stored_
     event_type: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pool, "LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr(pool, "SETTINGS", {**SETTINGS, "lock_timeout": "100"})
     hasty = Database(database_dsn)
     await hasty.open()
     tables = _tables(hasty, schema)
@@ -287,6 +288,8 @@ async def test_one_event_alone_is_not_blamed_while_every_commit_waits_for_a_stan
     await database.close()
     # Five seconds more are the driver's limit.
     monkeypatch.setattr(pool, "STATEMENT_TIMEOUT", 0.5)
+    monkeypatch.setattr(pool, "SETTINGS", {**SETTINGS, "statement_timeout": "500"})
+    database = Database(lonely.dsn)
     await database.open()
     tables = TenantTables(database, schema, lambda *_: None)
     tables.probe = write_probe.WriteProbe(database, schema, limit=0.3)

@@ -66,7 +66,7 @@ def test_fewer_copies_than_wanted_are_left_with_the_command_that_mends_it() -> N
 
 def test_messages_that_are_confirmed_before_they_are_on_disk_are_warned_of() -> None:
     [text] = texts(found(persist_mode="async"))
-    assert "a crash of its server loses it" in text
+    assert "a crash loses them" in text
 
 
 @pytest.mark.parametrize(
