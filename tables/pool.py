@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
@@ -142,23 +142,16 @@ class Database:
             with translated(), suppress(TimeoutError):
                 await pool.release(lent, timeout=RELEASE_TIMEOUT)
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
+    def transaction(self) -> AbstractAsyncContextManager[Connection]:
         """A connection in a transaction: committed on leaving, rolled back on an exception."""
-        async with self.connection() as connection:
-            with translated():
-                transaction = connection.transaction()
-                await transaction.start()
-                try:
-                    yield connection
-                except BaseException as error:
-                    await _roll_back(connection, transaction, error)
-                    raise
-                await transaction.commit()
+        return self._transaction(commit=True)
+
+    def undone(self) -> AbstractAsyncContextManager[Connection]:
+        """A connection in a transaction that is rolled back in any case."""
+        return self._transaction(commit=False)
 
     @asynccontextmanager
-    async def undone(self) -> AsyncIterator[Connection]:
-        """A connection in a transaction that is rolled back in any case."""
+    async def _transaction(self, *, commit: bool) -> AsyncIterator[Connection]:
         async with self.connection() as connection:
             with translated():
                 transaction = connection.transaction()
@@ -168,7 +161,7 @@ class Database:
                 except BaseException as error:
                     await _roll_back(connection, transaction, error)
                     raise
-                await transaction.rollback()
+                await (transaction.commit() if commit else transaction.rollback())
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Connection]:
