@@ -11,7 +11,7 @@ from uuid import uuid4
 from tables.agents import AgentRow, Agents
 from tables.chats import ChatPatch, ChatRow, Chats
 from tables.contacts import ContactPatch, ContactRow, Contacts
-from tables.errors import BadData, StorageError, translated
+from tables.errors import BadData, Expired, StorageError, translated
 from tables.first_contact import Incoming, Touch
 from tables.messages import MessagePatch, MessageRow, Messages
 from tables.onboarding import OnboardingTables
@@ -41,6 +41,7 @@ LIMIT: Final = 5.0
 _FOREIGN_KEY: Final = "23503"
 # The harmless write is not there, or not for us: then only the row counts.
 _NO_COMMIT: Final = ("42883", "42501", "0A000")
+_CANCELED: Final = "57014"
 _ORIGIN: Final = Origin(None, "{}")
 _Write = Callable[["Connection", Sequence[Any]], Awaitable[object]]
 _KINDS: Final[dict[type, str]] = {
@@ -127,6 +128,10 @@ class WriteProbe:
             with translated():
                 # A commit that waits for a standby is ended by no `statement_timeout`.
                 await connection.execute(self._sql["commit"], timeout=self._limit)
+        except Expired as error:
+            # The driver has asked the server to give the wait up. With a code the connection is kept until that is
+            # through: the server process of one that is dropped waits for the standby for ever.
+            raise Expired(str(error), error.sqlstate or _CANCELED) from error
         except StorageError as error:
             if error.sqlstate not in _NO_COMMIT:
                 raise

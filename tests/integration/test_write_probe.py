@@ -349,3 +349,27 @@ async def test_a_probe_that_waits_for_a_standby_ends_in_time(lonely: PostgresSer
         assert set((await _rows(database, schema)).values()) == {0}
     finally:
         await database.close()
+
+
+async def test_probes_that_wait_for_a_standby_leave_no_process_of_the_server_behind(
+    lonely: PostgresServer, company: str
+) -> None:
+    """Such a process waits for as long as the standby is away: an hour of probes would take every connection."""
+    schema = Tenant(company).schema
+    database = Database(lonely.dsn)
+    await database.open()
+    await migrate(database, schema)
+    probe = write_probe.WriteProbe(database, schema, limit=0.2)
+    await _ghost(lonely.dsn, "ghost")
+    try:
+        for like in itertools.islice(_likes(company), 3):
+            with pytest.raises(Expired):
+                await probe.store(like, company)
+        async with database.connection() as connection:
+            left = await connection.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+            )
+        assert left == 0
+    finally:
+        await _ghost(lonely.dsn, "")
+        await database.close()
