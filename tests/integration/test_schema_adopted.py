@@ -125,3 +125,19 @@ async def test_it_is_accepted_without_auto_migrate_and_shared_tables_stay_untouc
     own = ["0001_messages", "0002_own_tables", "0006_exhausted_reopened", "0007_step_incarnations"]
     assert await migrate(database, existing, auto_migrate=False) == own
     assert await _indexes(database, existing) == before
+
+
+async def test_no_index_of_an_adopted_table_with_rows_is_built_before_the_service_begins(
+    database: Database, existing: str
+) -> None:
+    """Such a build keeps writers waiting, and no start is through that takes longer than a statement may."""
+    before = await _indexes(database, existing)
+
+    await migrate(database, existing)
+
+    assert await _indexes(database, existing) == before
+    assert {index.table_name for index in await indexes.wanted(database, existing)} == {
+        "contacts",
+        "exhausted_events",
+        "onboarding_log",
+    }
