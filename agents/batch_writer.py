@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic, Protocol, TypeVar
@@ -22,6 +23,7 @@ CONTENTIONS: Final = 10
 Item = TypeVar("Item")
 Taken = TypeVar("Taken", contravariant=True)
 Sleep = Callable[[float], Awaitable[None]]
+Aside = Callable[[], AbstractAsyncContextManager[object]]
 
 
 class Health(Protocol):
@@ -109,13 +111,13 @@ class BatchWriter:
         self._clock = clock
         self._judges: dict[str, tuple[Evidence, Breaker]] = {}
 
-    async def store(self, items: Sequence[Item], target: Target[Item]) -> None:
+    async def store(self, items: Sequence[Item], target: Target[Item], *, aside: Aside = nullcontext) -> None:
         """Write all items, in order; returns when each one is stored or blamed.
 
-        Waits for as long as the database cannot be used.
+        Waits for as long as the database cannot be used; `aside()` is entered for each wait.
         """
         if items:
-            await _Run(self, items, target, f"{self._name} {target.company}").finish()
+            await _Run(self, items, target, f"{self._name} {target.company}", aside).finish()
 
     def judges(self, company: str) -> tuple[Evidence, Breaker]:
         """What decides about the events of a company."""
@@ -127,7 +129,10 @@ class BatchWriter:
 class _Run(Generic[Item]):
     """One batch on its way through a `BatchWriter`."""
 
-    def __init__(self, writer: BatchWriter, items: Sequence[Item], target: Target[Item], waiter: str) -> None:
+    def __init__(
+        self, writer: BatchWriter, items: Sequence[Item], target: Target[Item], waiter: str, aside: Aside
+    ) -> None:
+        self._aside = aside
         self._writer = writer
         self._target = target
         self._waiter = waiter
@@ -204,12 +209,14 @@ class _Run(Generic[Item]):
         else:
             self._pending.append(batch)
             self._pause(self._breaker.reason)
-            await self._writer.sleep(pause)
+            async with self._aside():
+                await self._writer.sleep(pause)
 
     async def _wait_for_database(self, batch: SubBatch[Item], reason: str) -> None:
         self._pending.append(batch)
         self._pause(reason)
-        await self._backoff.wait()
+        async with self._aside():
+            await self._backoff.wait()
 
     def _pause(self, reason: str) -> None:
         self._paused = True

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple, Protocol
 from agents.backoff import Backoff
 from agents.batch_writer import BatchWriter, Health
 from agents.onboarding_queue import KnownPairs, Load, TaskQueue
+from agents.places import Place
 from agents.task_writes import Ledger, Probe, Tables, TaskWrites
 from streams.errors import EventError
 from streams.fields import Campaign
@@ -151,15 +152,15 @@ class Onboarding:
             try:
                 # Jobs of one company would only wait for each other's locks, each with a connection in hand.
                 await turn.enter_async_context(self._turns[job.tenant])
-                await turn.enter_async_context(self._slots)
+                place = await turn.enter_async_context(Place(self._slots))
             finally:
                 self._queue.leave(job.load)
-            await self._work(job)
+            await self._work(job, place)
 
-    async def _work(self, job: Job) -> None:
+    async def _work(self, job: Job, place: Place) -> None:
         ledger = Ledger([None] * len(job.tasks))
         try:
-            await self._handle(job, ledger)
+            await self._handle(job, ledger, place)
         except Exception:
             logger.exception("unexpected exception while onboarding")
         seconds = time.perf_counter() - job.submitted
@@ -170,7 +171,7 @@ class Onboarding:
         except Exception:
             logger.exception("unexpected exception while settling onboarded messages; they come again")
 
-    async def _handle(self, job: Job, ledger: Ledger) -> None:
+    async def _handle(self, job: Job, ledger: Ledger, taken: Place) -> None:
         messages = [_incoming(task) for task in job.tasks]
         places = []
         for place, message in enumerate(messages):
@@ -188,7 +189,8 @@ class Onboarding:
             tenant_probe=self._probe(job.tenant),
             replayed=job.replayed,
         )
-        await self._writer.store(places, writes)
+        # An outage of one company's tables must not keep the others from being onboarded.
+        await self._writer.store(places, writes, aside=taken.left)
 
 
 def _incoming(task: Task) -> Incoming:

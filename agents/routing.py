@@ -8,12 +8,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Final, Protocol, cast
 
 from agents import policy
-from agents.batch_writer import BatchWriter
+from agents.batch_writer import Aside, BatchWriter
 from agents.dead_letter import message_id
 from agents.dead_letters import DeadLetters, context
 from agents.event_writes import EventWrites
@@ -187,17 +187,22 @@ class Routing:
         work.fail(Undelivered("the consumer's own limit of deliveries (max_deliver) was reached"))
         await self._settle([work], limits)
 
-    async def replay(self, work: Work) -> EventError | None:
-        """Handle a dead letter's event like a live one, onboarding included; returns what went wrong."""
-        await self._store([work], bulk=isinstance(work.event, events.History), replayed=True)
+    async def replay(self, work: Work, *, aside: Aside = nullcontext) -> EventError | None:
+        """Handle a dead letter's event like a live one, onboarding included; returns what went wrong.
+
+        `aside()` is entered while it waits for others.
+        """
+        bulk = isinstance(work.event, events.History)
+        await self._store([work], bulk=bulk, replayed=True, aside=aside)
         if work.conclude() is None and (task := onboarding_task(work)):
             outcome: asyncio.Future[EventError | None] = asyncio.get_running_loop().create_future()
 
             async def done(results: Sequence[EventError | None]) -> None:
                 outcome.set_result(results[0])
 
-            await self._onboard(Job(work.tenant, [task], done, time.perf_counter(), replayed=True))
-            work.error = await outcome
+            async with aside():
+                await self._onboard(Job(work.tenant, [task], done, time.perf_counter(), replayed=True))
+                work.error = await outcome
         return work.error
 
     @staticmethod
@@ -219,7 +224,9 @@ class Routing:
             work.error = Undelivered()
         return work
 
-    async def _store(self, works: Sequence[Work], *, bulk: bool, replayed: bool = False) -> None:
+    async def _store(
+        self, works: Sequence[Work], *, bulk: bool, replayed: bool = False, aside: Aside = nullcontext
+    ) -> None:
         if not works:
             return
         units = [unit for work in works for unit in work.units]
@@ -227,22 +234,22 @@ class Routing:
             tenant = works[0].tenant
             writes = EventWrites(tenant.company, self._tables(tenant), bulk=bulk, replayed=replayed)
             if bulk:
-                await self._store_in_turns(units, writes)
+                await self._store_in_turns(units, writes, aside)
             else:
                 with self._precedence.realtime():
-                    await self._writer.store(units, writes)
+                    await self._writer.store(units, writes, aside=aside)
         except Exception as error:
             logger.exception("unexpected exception while storing a batch")
             for unit in units:
                 unit.error = unit.error or Crashed(f"unexpected {type(error).__name__} while storing")
 
-    async def _store_in_turns(self, units: Sequence[Unit], writes: EventWrites) -> None:
+    async def _store_in_turns(self, units: Sequence[Unit], writes: EventWrites, aside: Aside) -> None:
         start = 0
         while start < len(units):
             async with self._precedence.history():
                 # A third faster, but others would wait for its commit.
                 end = len(units) if self._precedence.undisturbed else start + ROWS_A_TURN
-                await self._writer.store(units[start:end], writes)
+                await self._writer.store(units[start:end], writes, aside=aside)
             start = end
 
     def _job(self, tenant: Tenant, tasks: Sequence[tuple[Work, Task]], limits: Limits) -> Job:

@@ -14,6 +14,8 @@ from agents.dlq import DeadLetterRetry
 from agents.onboarding import Job
 from agents.routing import Routing
 from streams import errors
+from streams.delivery import Batch
+from streams.subjects import Tenant
 from tables import errors as db
 from tables.chats import ChatRow
 from tables.refusals import Refusal
@@ -420,3 +422,33 @@ async def test_no_exception_leaves_the_agent_and_no_envelope_stays_in_its_hands(
 
 async def test_an_empty_channel_ends_the_agent() -> None:
     assert [size async for size in Clinic().agent.run(stream())] == []
+
+
+@pytest.mark.parametrize("trouble", ["event", "row at the last delivery"])
+async def test_no_company_waits_with_its_replays_for_another_ones_tables(trouble: str) -> None:
+    """More of its letters are under way than there are places: each waits for the outage to end."""
+    broken, works = Clinic(), Clinic()
+    for_ever = [db.Unavailable("permission denied for table chats", "42501")] * 10**5
+    broken.tables = FakeTables(*for_ever, exhausted_troubles=list(for_ever))
+    other = Tenant("TehNusa")
+    agent = works.agent
+    of = {TENANT: broken.tables.of(TENANT), other: works.tables.of(other)}
+    agent._tables = agent._routing._tables = of.__getitem__
+    changes = {"delivered": 10} if trouble != "event" else {}
+    payload = ABSENT if trouble == "event" else {}
+    stuck = [letter(payload, **changes) for _ in range(30)]
+    envelope = builders.envelope(
+        builders.chat(company_id="TehNusa"), source_subject="v1.chats.upsert.TehNusa", company="TehNusa"
+    )
+    well = FakeDelivery(subject="v1.dlq.TehNusa", data=builders.body(envelope))
+
+    async def channel() -> Any:
+        yield batch(*stuck, role="dlq")
+        await until(lambda: len(broken.tables.troubles + broken.tables.exhausted_troubles) < 2 * 10**5 - 10)
+        yield Batch(other, "dlq", (well,))
+        await until(lambda: well.settlements)
+
+    assert [size async for size in agent.run(channel())] == [30, 1]
+    assert well.outcome == "ack"
+    assert all(not delivery.settlements for delivery in stuck)
+    assert works.meter.of("dlq_finished") == [("dlq_finished", "TehNusa")]

@@ -434,3 +434,24 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.001)
+
+
+async def test_no_company_waits_for_the_onboarding_of_another_whose_tables_are_refused() -> None:
+    stage, other = Stage(pool_size=1), Tenant("TehNusa")
+    broken = Tables()
+
+    async def refuse(_: Sequence[Incoming]) -> None:
+        raise Unavailable("permission denied for table onboarding_log", "42501")
+
+    broken.trouble = refuse
+    stage.onboarding._tables = lambda tenant: broken if tenant == TENANT else stage.tables
+    stuck, never = promise(task(1))
+    well, outcome = promise(task(2), tenant=other)
+    async with stage.running():
+        await stage.onboarding.submit(stuck)
+        while not stage.pauses.waits:
+            await asyncio.sleep(0)
+        await stage.onboarding.submit(well)
+        async with asyncio.timeout(30):
+            assert list(await outcome) == [None]
+    assert not never.done()
