@@ -164,7 +164,9 @@ class Assembly:
             reconciler=self.reconciler,
             sources=self.sources,
             given_up=self._given_up,
-            run=self.app.add_runtime_dependency,
+            # Not the app: it stops its services one after the other, each within seconds.
+            run=lambda service: self.intake.add_runtime_dependency(service),
+            drop=lambda service: self.intake.remove_dependency(service),
         )
         self.preparation = Preparation(
             settings=settings,
