@@ -250,6 +250,7 @@ class Assembly:
             restore=partial(self.reconciler.restore, spec),
             meter=SourceMeter(self.metrics, spec.tenant.company),
             drain_budget=drain_budget(self.settings.stop_timeout),
+            recovered=partial(self.readiness.answered, f"{spec.role} {spec.tenant.company}"),
         )
 
     def _page(self, sources: Sequence[PullSource]) -> list[Chore]:
