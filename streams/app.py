@@ -164,7 +164,9 @@ class Assembly:
             reconciler=self.reconciler,
             sources=self.sources,
             given_up=self._given_up,
-            run=self.app.add_runtime_dependency,
+            # Not the app: it stops its services one after the other, each within seconds.
+            run=lambda service: self.intake.add_runtime_dependency(service),
+            drop=lambda service: self.intake.remove_dependency(service),
         )
         self.preparation = Preparation(
             settings=settings,
@@ -248,6 +250,7 @@ class Assembly:
             restore=partial(self.reconciler.restore, spec),
             meter=SourceMeter(self.metrics, spec.tenant.company),
             drain_budget=drain_budget(self.settings.stop_timeout),
+            recovered=partial(self.readiness.answered, f"{spec.role} {spec.tenant.company}"),
         )
 
     def _page(self, sources: Sequence[PullSource]) -> list[Chore]:

@@ -244,7 +244,7 @@ class Broker(mode.Service):
         refused_since = time.monotonic()
         while (state := await self.jetstream.look()) not in ("works", "unavailable"):
             # Whether a domain is reached depends on links between servers, which come and go.
-            if state != "absent" or self._domain:
+            if state != "absent" or self._domain or self.jetstream.elsewhere:
                 refused_since = time.monotonic()
             elif time.monotonic() - refused_since > JETSTREAM_PATIENCE:
                 raise Unusable(f"NATS at {self._hosts} has no JetStream for this account")

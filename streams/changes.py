@@ -13,7 +13,7 @@ Kind = Literal["stream", "consumer"]
 Request = tuple[str, Mapping[str, object] | None]
 
 # Error numbers of the server.
-_NO_STREAM: Final = 10059
+NO_STREAM: Final = 10059
 _NO_CONSUMER: Final = 10014
 _STREAM_EXISTS: Final = 10058
 _CONSUMER_EXISTS: Final = (10148, 10105, 10013)
@@ -84,6 +84,6 @@ async def look_up(api: Api, kind: Kind, stream: str, name: str = "") -> dict[str
     try:
         return await api.api(subject)
     except ApiError as error:
-        if error.code in (_NO_STREAM, _NO_CONSUMER):
+        if error.code in (NO_STREAM, _NO_CONSUMER):
             return None
         raise refused(kind, name or stream, stream, error) from error

@@ -138,11 +138,11 @@ class Incarnation:
         if not self._warned:
             self._warned = True
             logger.warning(
-                "when %s was made is not known, so its events are ordered by store time alone: "
-                "$JS.API.STREAM.INFO.%s says %s",
+                "when %s was made is not known, so its events are ordered by store time alone; "
+                "STREAM.INFO.%s of the JetStream API: %s",
                 self.stream,
                 self.stream,
-                error or type(error).__name__,
+                str(error) or type(error).__name__,
             )
 
 

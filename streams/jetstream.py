@@ -49,7 +49,8 @@ class PullSource(mode.Service):
     * `send` puts a batch on the agent's channel; the next one follows when the agent released it.
     * `prepare`, if any, decodes a batch; its result becomes `batch.prepared`. If it raises, that stays None: no
       message can stop a source.
-    * `restore` makes stream and consumer again when they are gone.
+    * `restore` makes stream and consumer again when they are gone; `recovered` is called when pulling works again,
+      whoever made them.
     * `on_stop` drains: it waits until everything handed over is settled, at most `drain_budget` seconds, so
       it has to run while the agents live. What is left is given back.
     """
@@ -70,6 +71,7 @@ class PullSource(mode.Service):
         restore: Callable[[], Awaitable[None]],
         meter: Meter,
         drain_budget: float = 25.0,
+        recovered: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self.tenant = tenant
@@ -85,6 +87,7 @@ class PullSource(mode.Service):
         self._send = send
         self._prepare = prepare
         self._restore = restore
+        self._recovered = recovered
         self._meter = meter
         self._drain_budget = drain_budget
         self.incarnation = Incarnation(broker, stream)
@@ -295,6 +298,7 @@ class PullSource(mode.Service):
         self._broker.permissions.allowed(PUBLISH, self._ask)
         if self._failing:
             self._failing = False
+            self._recovered()
             logger.info("pulling from %s works again", self.durable)
 
     async def _failed(self, status: Status) -> None:

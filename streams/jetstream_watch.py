@@ -79,6 +79,11 @@ class JetStreamWatch:
         )
         return f"{what} at {self._client.address}: {self._reason}"
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether there are servers that were not tried yet."""
+        return not self._tried_all() and self._nodes.others(self._client.addresses, self._client.address)
+
     def watch_pulls(self, answered: Callable[[], float]) -> None:
         """`answered` tells when a source was last answered, in `time.monotonic()` seconds."""
         self._pulls.append(answered)
@@ -98,8 +103,8 @@ class JetStreamWatch:
         try:
             answer = await self._ask(max(self._every, SHORTEST_WAIT))
         except nats.errors.NoRespondersError:
-            # Of a node that has JetStream it only means that its cluster is not complete yet.
-            incomplete = self._client.offers_jetstream and not self._domain
+            # Of a node that has JetStream, or whose neighbours may, it means that the cluster is not complete yet.
+            incomplete = (self._client.offers_jetstream or self._client.clustered) and not self._domain
             return self._failed("unavailable" if incomplete else "absent", "nobody serves its API")
         except BrokerFailed as error:
             # Which rights we have says nothing of the server.
@@ -147,8 +152,10 @@ class JetStreamWatch:
         await self._client.force_reconnect()
 
     def _patience(self) -> float:
-        tried_all = self._leaves >= len(self._client.addresses)
-        return self._leave_after * (_SLOWER if tried_all else 1)
+        return self._leave_after * (_SLOWER if self._tried_all() else 1)
+
+    def _tried_all(self) -> bool:
+        return self._leaves >= len(self._client.addresses)
 
     def _served(self) -> bool:
         recent = self._clock() - max(self._leave_after / 2, self._every)

@@ -58,6 +58,11 @@ class NatsClient(Client):
         return bool(self._server_info.get("jetstream"))
 
     @property
+    def clustered(self) -> bool:
+        """Whether that server says that it is in a cluster, whose other nodes may have JetStream."""
+        return bool(self._server_info.get("cluster"))
+
+    @property
     def addresses(self) -> list[str]:
         """Host and port of every server that is known: configured, or told by the cluster."""
         return [server.uri.netloc.rpartition("@")[2] for server in self._server_pool]

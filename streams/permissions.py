@@ -93,6 +93,8 @@ class Permissions:
             logger.warning("%s", denial)
         self._known[key] = _Known(known.denial if known else denial, self._clock())
         for limit, (subject, inbox) in tuple(self._waiting.items()):
+            if limit.expired():
+                continue  # it takes some turns of the loop to end, and ends once
             if denial.subject == (subject if denial.right == PUBLISH else inbox()):
                 self._ended[limit] = denial
                 limit.reschedule(asyncio.get_running_loop().time())
@@ -131,6 +133,8 @@ class Permissions:
             yield
         finally:
             del self._waiting[limit]
+            if not limit.expired():  # the answer came all the same
+                self._ended.pop(limit, None)
 
     def ended(self, limit: asyncio.Timeout) -> Denial | None:
         """Why `limit` was ended before its time; None if it was not."""

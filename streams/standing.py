@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from streams.errors import BrokerFailed
+from streams.changes import NO_STREAM, refused
 from streams.stored import Api, ApiError, nanoseconds, read
 
 
@@ -57,12 +57,17 @@ class Standings:
         None as well unless the stream certainly is the one in which the consumer stood: one that was made
         anew, or came back from a backup, gives the same sequences to other events. Then the event at the
         floor is missing, or was stored after the server spoke of it.
+
+        Raises `TopologyError` and `BrokerFailed` when the server does not say: the consumer has to wait, for a start
+        from the beginning would deliver the whole stream once more.
         """
         known = self._known.get((stream, durable))
         if known is None or not known.floor:
             return None
         try:
             last = await read(api, stream, known.floor)
-        except (ApiError, BrokerFailed):
-            return None
+        except ApiError as error:
+            if error.code == NO_STREAM:
+                return None
+            raise refused("stream", stream, stream, error) from error
         return known.floor + 1 if last is not None and last.stored_ns <= known.told_ns else None

@@ -109,6 +109,14 @@ async def test_second_signal_ends_a_worker_at_once_and_loses_nothing(
     await _all_stored(site.company, broker, postgres)
 
 
+async def test_sources_of_many_companies_are_drained_at_once(launch: Launch, company: str) -> None:
+    # An idle source ends with its last pull request, after up to a second: one by one these would take 15.
+    worker = launch(*(f"{company}{number}" for number in range(10)))
+    code, seconds = await _stop(worker)
+    assert code == 0
+    assert seconds < 8
+
+
 async def test_client_that_never_reads_its_answer_does_not_hold_a_stop_up(
     launch: Launch, company: str
 ) -> None:

@@ -180,6 +180,33 @@ async def test_failing_to_restore_is_tried_again_until_it_works(
     await source.stop()
 
 
+async def test_a_refused_restore_is_forgotten_when_somebody_else_made_the_stream(
+    broker: Broker, reader: Reader, tenant: Tenant
+) -> None:
+    told: list[str] = []
+
+    async def restore() -> None:
+        told.append("refused")
+
+    source = pull_source(
+        broker, tenant, CONFIG, reader, restore=restore, recovered=lambda: told.append("recovered")
+    )
+    await source.start()
+
+    async def refused() -> bool:
+        return bool(told)
+
+    await eventually(refused)
+    await topology.reconcile(broker, CONFIG, [tenant])
+
+    async def recovered() -> bool:
+        return told[-1] == "recovered"
+
+    await eventually(recovered)
+    assert told.count("recovered") == 1
+    await source.stop()
+
+
 async def test_a_leadership_change_only_costs_a_new_request(
     own_server: NatsServer, source: PullSource, reader: Reader, tenant: Tenant
 ) -> None:

@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 
 from demo.servers import NatsServer, free_port
 from streams import topology
-from streams.broker import Broker
+from streams.broker import Broker, Unusable
 from streams.errors import BrokerFailed
 from streams.nodes import AVOIDED_FOR, Nodes
 from streams.specs import TopologyConfig, streams
@@ -97,6 +97,49 @@ async def test_a_node_without_an_answer_is_left_already_while_the_worker_starts(
         await at(broker, second)
         await broker.wait_connected()
     await listener.close()
+
+
+async def test_a_first_node_without_jetstream_does_not_end_the_start_while_others_are_untried(
+    nodes: tuple[ChangingNats, ChangingNats], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.broker.JETSTREAM_PATIENCE", 0.5)
+    first, second = nodes
+    first.reconfigure(WITHOUT.format("disabled"))
+    async with begun(first.at("a:a"), second.at("a:a")) as broker:
+        async with asyncio.timeout(20):
+            await broker.wait_connected()
+        await at(broker, second)
+
+
+async def test_the_start_ends_when_no_node_has_jetstream_for_the_account(
+    nodes: tuple[ChangingNats, ChangingNats], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.broker.JETSTREAM_PATIENCE", 0.5)
+    for node in nodes:
+        node.reconfigure(WITHOUT.format("disabled"))
+    async with begun(*(node.at("a:a") for node in nodes), leave_after=0.5) as broker:
+        with pytest.raises(Unusable, match="has no JetStream for this account"):
+            async with asyncio.timeout(20):
+                await broker.wait_connected()
+
+
+async def test_a_cluster_whose_jetstream_nodes_are_down_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("streams.broker.JETSTREAM_PATIENCE", 0.2)
+    ports = [free_port(), free_port()]
+    cluster = 'cluster {{ name: C, listen: "127.0.0.1:{}", routes: [ "nats://127.0.0.1:{}" ] }}\n'
+    bare = cluster.format(ports[0], ports[1]) + "jetstream: disabled"
+    with ChangingNats() as first:
+        first.reconfigure(bare)
+        async with begun(first.url) as broker:
+
+            async def said() -> bool:
+                return "JetStream does not answer" in (broker.problem or "")
+
+            async with asyncio.timeout(20):
+                await broker.wait_connected()  # not `Unusable`
+            await eventually(said)
 
 
 async def test_a_single_node_is_not_left_and_named_on_ready(

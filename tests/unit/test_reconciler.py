@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from streams.changes import TopologyError
+from streams.errors import BrokerFailed
 from streams.reconciler import Reconciler
 from streams.specs import TopologyConfig, consumers
 from streams.standing import Standings
@@ -93,3 +94,30 @@ async def test_a_consumer_that_cannot_be_restored_is_told_and_not_raised() -> No
     await reconciler(server, told).restore(SPECS[0])
     assert told.reasons == {}
     assert {CONFIG.realtime_stream, f"{CONFIG.realtime_stream}.wa_realtime_Kopi"} <= set(server.there)
+
+
+@pytest.mark.parametrize(
+    "failure", [BrokerFailed("NATS did not answer: TimeoutError"), ApiError(10008, "away")]
+)
+async def test_a_consumer_is_not_made_from_the_start_because_nobody_says_where_it_stood(
+    failure: Exception,
+) -> None:
+    spec = SPECS[0]
+    standings = Standings()
+    standings.note(
+        spec.stream,
+        spec.durable,
+        {"config": {}, "ack_floor": {"stream_seq": 7}, "num_pending": 0, "num_ack_pending": 0},
+    )
+
+    class Silent(Server):
+        async def api(self, subject: str, body: object = None) -> dict[str, Any]:
+            if subject.startswith("STREAM.MSG.GET."):
+                raise failure
+            return await super().api(subject, body)
+
+    server, told = Silent(), Told()
+    reconciler = Reconciler(api=server, config=CONFIG, standings=standings, readiness=told)
+    await reconciler.restore(spec)
+    assert not any(spec.durable in name for name in server.there)
+    assert list(told.reasons) == ["realtime Kopi"]
