@@ -48,9 +48,9 @@ class StorageError(Exception):
 
     def in_full(self) -> str:
         """The text with the server's own message; only for what holds no values of an event."""
-        if self.sqlstate is None or not self.server_text:
-            return str(self)
-        return _text(self.sqlstate, self.server_text, self.objects)
+        if self.sqlstate and self.server_text and isinstance(self, BadData | Failed):
+            return _text(self.sqlstate, self.server_text, self.objects)
+        return str(self)
 
 
 class Unavailable(StorageError):

@@ -187,16 +187,20 @@ class Database:
 
     async def _connect(self, *_: Any, **options: Any) -> HostConnection:
         connection = await self._connector.connect(**options)
+        try:
+            # A pooler may have been put in between, or changed, since the last one was opened.
+            if await is_pooled(connection):
+                await require_prepared(self._connector.connect)
+        except BaseException:
+            connection.terminate()
+            raise
         self._known.add(connection)
         return connection
 
     async def _inspect(self, pool: Pool) -> None:
         lent = await self._acquire(pool)
         try:
-            itself = _behind(lent)
-            if await is_pooled(itself):
-                await require_prepared(self._connector.connect)
-            await self._tell(itself)
+            await self._tell(_behind(lent))
         finally:
             with suppress(TimeoutError):
                 await pool.release(lent, timeout=RELEASE_TIMEOUT)

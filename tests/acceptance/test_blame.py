@@ -160,7 +160,8 @@ async def test_an_onboarding_that_is_refused_to_everybody_is_an_outage(
         builders.message(message_id=f"M{number}", from_phone=f"62814{number:07}") for number in range(_COUNT)
     ]
     await served.publish_many(_MESSAGES, messages)
-    await _tells(shared, f"onboarding {served.company}: a test row is not stored either: SQLSTATE {sqlstate}")
+    refused = f"a test row is not stored either: SQLSTATE {sqlstate}: no log today"
+    await _tells(shared, f"{refused} (onboarding {served.company})")
     await served.execute(mends)
     await served.settled()
     await served.holds("onboarding_log", _COUNT)
