@@ -256,6 +256,29 @@ async def test_a_flood_of_refused_events_costs_one_probe_a_second() -> None:
     assert len(tables.probes) == 2
 
 
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        db.BadData("SQLSTATE 54000: x", "54000"),
+        db.BadData("SQLSTATE 23514: x", "23514", objects={"constraint": "deployed just now"}),
+        db.Failed("SQLSTATE P0001: x", "P0001"),
+    ],
+)
+async def test_a_probe_that_was_stored_before_an_outage_began_is_no_evidence_against_later_events(
+    trouble: db.StorageError,
+) -> None:
+    wrong = db.BadData("SQLSTATE 22P02: x", "22P02")
+    tables = FakeTables(judge=blaming(wrong, 0))
+    desk = Desk(tables)
+    await desk.store(units(1))
+    desk.clock.now += 0.1
+    tables.judge, tables.troubles, tables.probe_troubles = None, [trouble], [trouble]
+    given = units(1)
+    await desk.store(given)
+    assert given[0].error is None
+    assert desk.health.count() == {"paused": 1, "resumed": 1}
+
+
 async def test_a_batch_that_times_out_is_not_bisected_while_no_probe_is_stored() -> None:
     slow = db.Expired("slow", "57014")
     tables, given = FakeTables(*[slow] * 4, probe_troubles=[slow] * 2), units(8)
