@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from tables.agents import AgentRow
 from tables.refusals import Refusal
 from tables.tenant import Change
 from tables.versions import Origin
-from tests.unit.fakes import TENANT, FakeTables, RecordingMeter, quicken
+from tests.unit.fakes import TENANT, FakeTables, RecordingMeter, quicken, until
 
 
 @pytest.fixture(autouse=True)
@@ -367,3 +368,28 @@ async def test_companies_have_breakers_of_their_own() -> None:
     other = EventWrites("Other", desk.writes.tables)
     await desk.writer.store(units(1), other)
     assert desk.clock.slept == []
+
+
+async def test_readiness_hears_that_a_company_goes_on_when_the_last_of_its_batches_does() -> None:
+    """Its real-time events, its history and its replays are stored side by side."""
+    gone = db.Unavailable("gone")
+    desk = Desk(FakeTables(*[gone] * 20))
+    longer = EventWrites("KopiNusa01", FakeTables(*[gone] * 40).of(TENANT))
+
+    async def last() -> None:
+        await desk.writer.store(units(1), longer)
+        desk.health.done()
+
+    await asyncio.gather(desk.store(units(1)), last())
+    assert desk.health.calls[-2:] == [("resumed", WAITER), ("done",)]
+    assert desk.health.count()["resumed"] == 1
+
+
+async def test_a_batch_that_is_cancelled_while_it_waits_leaves_no_reason_behind() -> None:
+    desk = Desk(FakeTables(*[db.Unavailable("gone")] * 10**4))
+    storing = asyncio.create_task(desk.store(units(1)))
+    await until(lambda: desk.health.of("paused"))
+    storing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await storing
+    assert desk.health.count()["resumed"] == 1
