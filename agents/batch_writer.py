@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
@@ -105,11 +106,12 @@ class BatchWriter:
     ) -> None:
         """`name` and the company are what `health` is told of; `clock` and `sleep` are in seconds."""
         self._name = name
-        self.health = health
+        self._health = health
         self.backoff = backoff
         self.sleep = sleep
         self._clock = clock
         self._judges: dict[str, tuple[Evidence, Breaker]] = {}
+        self._waiting: Counter[str] = Counter()
 
     async def store(self, items: Sequence[Item], target: Target[Item], *, aside: Aside = nullcontext) -> None:
         """Write all items, in order; returns when each one is stored or blamed.
@@ -118,6 +120,18 @@ class BatchWriter:
         """
         if items:
             await _Run(self, items, target, f"{self._name} {target.company}", aside).finish()
+
+    def paused(self, waiter: str, reason: str, *, again: bool) -> None:
+        """A batch of `waiter` waits; `again`: as it did before, and has not gone on."""
+        self._waiting[waiter] += not again
+        self._health.paused(waiter, reason)
+
+    def resumed(self, waiter: str) -> None:
+        """A batch goes on. Others of the same waiter may still wait: real-time and history, or replays."""
+        self._waiting[waiter] -= 1
+        if not self._waiting[waiter]:
+            del self._waiting[waiter]
+            self._health.resumed(waiter)
 
     def judges(self, company: str) -> tuple[Evidence, Breaker]:
         """What decides about the events of a company."""
@@ -219,10 +233,10 @@ class _Run(Generic[Item]):
             await self._backoff.wait()
 
     def _pause(self, reason: str) -> None:
+        self._writer.paused(self._waiter, reason, again=self._paused)
         self._paused = True
-        self._writer.health.paused(self._waiter, reason)
 
     def _resume(self) -> None:
         if self._paused:
             self._paused = False
-            self._writer.health.resumed(self._waiter)
+            self._writer.resumed(self._waiter)

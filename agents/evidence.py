@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 
 from tables.errors import BadData, StorageError
 
-# Seconds for which the answer to a probe counts, for all events of its kind: so long a flood of refused events costs
-# one probe.
+# Seconds for which the answer to a probe counts, for all events of its kind that are refused alike: so long a flood
+# of them costs one probe.
 FRESH: Final = 1.0
 
 Clock = Callable[[], float]
@@ -24,7 +24,7 @@ class _Answer(NamedTuple):
 
 
 class Evidence:
-    """The latest probes of one company, by kind of event."""
+    """The latest probes of one company, by kind of event and refusal."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -39,20 +39,27 @@ class Evidence:
         The event is to blame if a probe of its kind is stored right after, or is refused for another reason of its
         data: then `error` still stands for itself.
         """
-        answer = (await self._ask(kind, probe)).error
+        # What was stored after one refusal may have been stored before another: that one has a probe of its own.
+        answer = (await self._ask((kind, _identity(error)), probe)).error
         if answer is None or _is_about_another_row(answer, error):
             return None
         told = answer.in_full() if isinstance(answer, StorageError) else type(answer).__name__
         return f"a test row is not stored either: {told}"
 
-    async def _ask(self, kind: Hashable, probe: Callable[[], Awaitable[None]]) -> _Answer:
+    async def _ask(self, about: Hashable, probe: Callable[[], Awaitable[None]]) -> _Answer:
         async with self._lock:
             now = self._clock()
             self._answers = {of: it for of, it in self._answers.items() if now - it.at < FRESH}
-            if kind not in self._answers:
+            if about not in self._answers:
                 error = await _error(probe)
-                self._answers[kind] = _Answer(self._clock(), error)
-            return self._answers[kind]
+                self._answers[about] = _Answer(self._clock(), error)
+            return self._answers[about]
+
+
+def _identity(error: Exception) -> Hashable:
+    if isinstance(error, StorageError):
+        return type(error), error.sqlstate, tuple(sorted(error.objects.items()))
+    return (type(error),)
 
 
 async def _error(probe: Callable[[], Awaitable[None]]) -> Exception | None:

@@ -29,6 +29,8 @@ KEYS_EVERY: Final = 3600.0
 INDEXES_EVERY: Final = 3600.0
 POST_SCAN_EVERY: Final = 5.0
 FIGURES_EVERY: Final = 5.0
+# SQLSTATE classes of rights, names and sequences.
+_OF_ONE_COMPANY: Final = ("22", "42", "3F")
 
 
 class FiguresMeter(Protocol):
@@ -51,11 +53,11 @@ class FiguresMeter(Protocol):
         ...
 
 
-class _Reading(NamedTuple):
-    """A figure to read, and how to take it away: no number is better than an old one that looks fresh."""
+class _Task(NamedTuple):
+    """Something to do for one company, and what to do where it fails."""
 
-    read: Callable[[], Awaitable[None]]
-    forget: Callable[[], None]
+    do: Callable[[], Awaitable[object]]
+    failed: Callable[[], None] = lambda: None
 
 
 class Chores:
@@ -140,28 +142,29 @@ class Chores:
 
     async def sync_contacts(self) -> bool:
         """Look again at the contacts of agents whose import has ended."""
-        for tenant in self._tenants:
-            await self._post_scan(tenant)
+        await _do_all(
+            [_Task(partial(self._post_scan, tenant)) for tenant in self._tenants], lost=_is_server_away
+        )
         return False
 
     async def measure_lag(self) -> bool:
         """Read every consumer's position."""
         readings = [
-            _Reading(partial(self._read_lag, tenant, spec), partial(self._forget_lag, tenant, spec))
+            _Task(partial(self._read_lag, tenant, spec), partial(self._forget_lag, tenant, spec))
             for tenant in self._tenants
             for spec in consumers(self._config, tenant)
             if self._served(spec)
         ]
-        await _read_all(readings, lost=BrokerFailed)
+        await _do_all(readings, lost=lambda error: isinstance(error, BrokerFailed))
         return False
 
     async def measure_tables(self) -> bool:
         """Read what waits for a human, and whether the next months have their partitions."""
         readings = [
-            _Reading(partial(self._read_tables, tenant), partial(self._forget_tables, tenant))
+            _Task(partial(self._read_tables, tenant), partial(self._forget_tables, tenant))
             for tenant in self._tenants
         ]
-        await _read_all(readings, lost=Unavailable)
+        await _do_all(readings, lost=_is_server_away)
         return False
 
     async def _read_lag(self, tenant: Tenant, spec: ConsumerSpec) -> None:
@@ -184,27 +187,33 @@ class Chores:
         ahead = await months_ahead(self._database, tenant.schema, _today())
         self._meter.partitions(tenant.company, ahead)
 
+    # No number is better than an old one that looks fresh.
     def _forget_tables(self, tenant: Tenant) -> None:
         self._meter.exhausted(tenant.company, None, None)
         self._meter.partitions(tenant.company, None)
 
 
-async def _read_all(readings: Sequence[_Reading], *, lost: type[Exception]) -> None:
-    """Read each; one that fails keeps no other from being read, unless the server itself is `lost`.
+async def _do_all(tasks: Sequence[_Task], *, lost: Callable[[Exception], bool]) -> None:
+    """Do each; one that fails keeps no other from being done, unless the server itself is `lost`.
 
     Raises the last failure.
     """
     problem: Exception | None = None
-    for reading in readings:
-        if not isinstance(problem, lost):
+    for task in tasks:
+        if problem is None or not lost(problem):
             try:
-                await reading.read()
+                await task.do()
                 continue
             except Exception as error:
                 problem = error
-        reading.forget()
+        task.failed()
     if problem is not None:
         raise problem
+
+
+def _is_server_away(error: Exception) -> bool:
+    """Whether no company's tables can be used, and not only those of one."""
+    return isinstance(error, Unavailable) and (error.sqlstate or "")[:2] not in _OF_ONE_COMPANY
 
 
 def _today() -> datetime.date:

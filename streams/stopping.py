@@ -68,7 +68,8 @@ class StopDeadline:
             other(number, frame)
 
     def _keep(self) -> None:
-        own_signals = 1 if self._happened.get() == _OURSELVES else 0
+        # After our own word one signal is our own, also when we fail while we stop already.
+        own = self._happened.get() == _OURSELVES
         deadline = time.monotonic() + self.seconds
         while True:
             try:
@@ -76,10 +77,12 @@ class StopDeadline:
             except queue.Empty:
                 self._end(EXIT_CUT, f"not stopped within {self.seconds:g} s (STOP_TIMEOUT)")
             else:
-                if number == _OURSELVES or own_signals:
-                    own_signals = 0 if number else own_signals
-                    continue
-                self._end(EXIT_SIGNAL + number, f"ended at once by a second signal ({number})")
+                if number == _OURSELVES:
+                    own = True
+                elif own:
+                    own = False
+                else:
+                    self._end(EXIT_SIGNAL + number, f"ended at once by a second signal ({number})")
 
     def _end(self, code: int, why: str) -> None:
         code = 1 if self._failed() else code

@@ -64,13 +64,16 @@ async def is_pooled(connection: HostConnection) -> bool:
 
 async def require_prepared(connect: Connect) -> None:
     """Raises `Unavailable` if a pooler forgets prepared statements between transactions."""
-    first, second = await connect(), await connect()
+    first = await connect()
     try:
-        with translated():
-            await _try_prepared(first, second)
+        second = await connect()
+        try:
+            with translated():
+                await _try_prepared(first, second)
+        finally:
+            second.terminate()
     finally:
         first.terminate()
-        second.terminate()
 
 
 async def _try_prepared(first: HostConnection, second: HostConnection) -> None:

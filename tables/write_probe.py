@@ -85,16 +85,19 @@ class WriteProbe:
         The row is rolled back, so nobody ever sees it; what is committed is a message in the WAL without a table.
         Raises `StorageError` with the reason for which nothing is stored.
         """
+        refusal = None
         try:
             async with self._database.undone() as connection:
                 await connection.fetchrow(self._sql["limit"], str(int(self._limit * 1000)))
                 agent_id = await connection.fetchval(self._sql["known_agent"]) or ""
                 await self._write(connection, like, company, agent_id)
         except BadData as error:
-            if error.sqlstate != _FOREIGN_KEY:
-                raise
+            # A constraint that only the probe's row meets says nothing of a commit, which may be refused to all.
+            refusal = None if error.sqlstate == _FOREIGN_KEY else error
         async with self._database.connection() as connection:
             await self._commit(connection)
+        if refusal is not None:
+            raise refusal
 
     async def _write(self, connection: Connection, like: Like, company: str, agent_id: str) -> None:
         rows, write = self._plan(like, company, agent_id)

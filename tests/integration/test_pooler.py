@@ -10,9 +10,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from demo.servers import PostgresServer
+from tables.dsn import parse
 from tables.errors import Unavailable
+from tables.hosts import Connector, HostConnection
 from tables.pool import Database
 from tables.schema import migrate
+from tables.session import require_prepared
 from tables.tenant import TenantTables
 from tests.pooler import IGNORED, KEEPS_PREPARED, Pooler, version
 
@@ -161,3 +164,28 @@ async def test_without_a_pooler_nothing_is_told(database_dsn: str, caplog: pytes
     async with opened(database_dsn):
         pass
     assert not caplog.records
+
+
+async def test_a_look_at_the_pooler_that_is_cut_short_leaves_no_connection_open(
+    postgres_server: PostgresServer, name: str
+) -> None:
+    """A pooler at its limit of clients refuses the second one: each try at the start took one more from others."""
+    with Pooler(postgres_server, TRANSACTION, IGNORED, "max_client_conn = 2") as pooler:
+        connector = Connector(parse(pooler.dsn_of(name)), {})
+        taken = await connector.connect()
+        try:
+            with pytest.raises(Unavailable):
+                await require_prepared(connector.connect)
+            # The pooler notices the end of a connection a moment later.
+            async with asyncio.timeout(10):
+                again = await _connected(connector)
+            again.terminate()
+        finally:
+            taken.terminate()
+
+
+async def _connected(connector: Connector) -> HostConnection:
+    while True:
+        with contextlib.suppress(Unavailable):
+            return await connector.connect()
+        await asyncio.sleep(0.05)

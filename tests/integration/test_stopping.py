@@ -34,7 +34,12 @@ def _process(body: str = _FOREVER, *, seconds: float = 60.0) -> Iterator[subproc
     """A process that watches for its stop, and does something else for ever."""
     code = textwrap.dedent(_SETUP.format(seconds=seconds)) + textwrap.dedent(body)
     with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             assert process.stdout is not None
@@ -99,6 +104,21 @@ def test_first_signal_from_outside_beside_the_workers_own_ends_it_at_once() -> N
         assert process.stdout.readline() == "1\n"
         process.send_signal(signal.SIGTERM)
         assert _end(process)[0] == 128 + signal.SIGTERM
+
+
+def test_failure_while_the_worker_stops_already_is_no_second_signal() -> None:
+    body = """
+    sys.stdin.readline()
+    failure.append("x"); deadline.begin(); os.kill(os.getpid(), signal.SIGTERM)
+    """
+    with _process(textwrap.dedent(body) + _FOREVER, seconds=1.0) as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        code, told = _end(process)
+    assert code == 1
+    assert "not stopped within" in told[0]
 
 
 def test_log_that_nobody_reads_does_not_hold_the_end_up() -> None:

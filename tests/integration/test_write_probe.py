@@ -18,7 +18,7 @@ from demo.servers import PostgresServer
 from streams import errors
 from streams.subjects import Tenant
 from tables import pool, write_probe
-from tables.errors import Expired, StorageError, Unavailable
+from tables.errors import BadData, Expired, StorageError, Unavailable
 from tables.first_contact import Incoming
 from tables.pool import Database
 from tables.schema import migrate
@@ -257,6 +257,26 @@ async def test_an_event_whose_whole_table_is_locked_is_not_blamed_and_is_stored_
         await hasty.close()
     assert unit.error is None
     assert (await _rows(database, schema))[table] == 1
+
+
+async def test_what_refuses_every_commit_is_found_although_a_constraint_refuses_the_probes_row(
+    database: Database, schema: str, company: str
+) -> None:
+    """A constraint is checked before a transaction gets its id, which is what the server refuses near wraparound."""
+    async with database.connection() as connection:
+        await connection.execute(
+            f"""ALTER TABLE "{schema}".agents ADD CONSTRAINT ours CHECK (agent_id NOT LIKE 'daisi-write-probe%')"""
+        )
+    probe = _tables(database, schema).probe
+    [unit] = _units(company, "v1.connection.update")
+    with pytest.raises(BadData, match="constraint ours"):
+        await probe.store(unit.change, company)
+    probe._sql = {
+        **probe._sql,
+        "commit": "DO $$ BEGIN RAISE EXCEPTION 'no ids left' USING ERRCODE = '54000'; END $$",
+    }
+    with pytest.raises(BadData, match="54000"):
+        await probe.store(unit.change, company)
 
 
 async def _ghost(dsn: str, standby: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from tables.agents import AgentRow
 from tables.refusals import Refusal
 from tables.tenant import Change
 from tables.versions import Origin
-from tests.unit.fakes import TENANT, FakeTables, RecordingMeter, quicken
+from tests.unit.fakes import TENANT, FakeTables, RecordingMeter, quicken, until
 
 
 @pytest.fixture(autouse=True)
@@ -256,6 +257,29 @@ async def test_a_flood_of_refused_events_costs_one_probe_a_second() -> None:
     assert len(tables.probes) == 2
 
 
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        db.BadData("SQLSTATE 54000: x", "54000"),
+        db.BadData("SQLSTATE 23514: x", "23514", objects={"constraint": "deployed just now"}),
+        db.Failed("SQLSTATE P0001: x", "P0001"),
+    ],
+)
+async def test_a_probe_that_was_stored_before_an_outage_began_is_no_evidence_against_later_events(
+    trouble: db.StorageError,
+) -> None:
+    wrong = db.BadData("SQLSTATE 22P02: x", "22P02")
+    tables = FakeTables(judge=blaming(wrong, 0))
+    desk = Desk(tables)
+    await desk.store(units(1))
+    desk.clock.now += 0.1
+    tables.judge, tables.troubles, tables.probe_troubles = None, [trouble], [trouble]
+    given = units(1)
+    await desk.store(given)
+    assert given[0].error is None
+    assert desk.health.count() == {"paused": 1, "resumed": 1}
+
+
 async def test_a_batch_that_times_out_is_not_bisected_while_no_probe_is_stored() -> None:
     slow = db.Expired("slow", "57014")
     tables, given = FakeTables(*[slow] * 4, probe_troubles=[slow] * 2), units(8)
@@ -344,3 +368,28 @@ async def test_companies_have_breakers_of_their_own() -> None:
     other = EventWrites("Other", desk.writes.tables)
     await desk.writer.store(units(1), other)
     assert desk.clock.slept == []
+
+
+async def test_readiness_hears_that_a_company_goes_on_when_the_last_of_its_batches_does() -> None:
+    """Its real-time events, its history and its replays are stored side by side."""
+    gone = db.Unavailable("gone")
+    desk = Desk(FakeTables(*[gone] * 20))
+    longer = EventWrites("KopiNusa01", FakeTables(*[gone] * 40).of(TENANT))
+
+    async def last() -> None:
+        await desk.writer.store(units(1), longer)
+        desk.health.done()
+
+    await asyncio.gather(desk.store(units(1)), last())
+    assert desk.health.calls[-2:] == [("resumed", WAITER), ("done",)]
+    assert desk.health.count()["resumed"] == 1
+
+
+async def test_a_batch_that_is_cancelled_while_it_waits_leaves_no_reason_behind() -> None:
+    desk = Desk(FakeTables(*[db.Unavailable("gone")] * 10**4))
+    storing = asyncio.create_task(desk.store(units(1)))
+    await until(lambda: desk.health.of("paused"))
+    storing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await storing
+    assert desk.health.count()["resumed"] == 1

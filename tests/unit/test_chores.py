@@ -16,7 +16,7 @@ from streams.specs import TopologyConfig
 from streams.standing import Standings
 from streams.stored import ApiError
 from streams.subjects import Tenant
-from tables.errors import Unavailable
+from tables.errors import Failed, StorageError, Unavailable
 from tests.unit.test_metrics import label_values, value
 
 COMPANIES = ("KopiNusa", "TehNusa")
@@ -123,3 +123,44 @@ async def test_a_silent_database_is_asked_once_a_round_and_leaves_no_old_figures
     for name in ("events", "newest_timestamp_seconds"):
         assert label_values(site.metrics, f"daisi_exhausted_{name}", "company_id") == set()
     assert label_values(site.metrics, "daisi_partition_months_ahead", "company_id") == set()
+
+
+async def test_tables_of_one_company_that_are_refused_hide_no_other_companys_figures(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(_: object, schema: str, __: object) -> int:
+        if schema == Tenant(COMPANIES[0]).schema:
+            raise Unavailable("permission denied", "42501")
+        return 2
+
+    monkeypatch.setattr("streams.chores.months_ahead", refused)
+    with pytest.raises(Unavailable):
+        await site.chores.measure_tables()
+    assert label_values(site.metrics, "daisi_partition_months_ahead", "company_id") == {COMPANIES[1]}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "served"),
+    [
+        (Failed("XX000", "XX000"), True),
+        (Unavailable("permission denied", "42501"), True),
+        (Unavailable("sequence at its end", "2200H"), True),
+        (Unavailable("no server answers"), False),
+        (Unavailable("shutting down", "57P01"), False),
+    ],
+)
+async def test_contacts_of_one_company_that_cannot_be_synced_keep_no_others_from_it(
+    site: Site, trouble: StorageError, served: bool
+) -> None:
+    synced = []
+
+    async def sync(tenant: Tenant) -> int:
+        if tenant.company == COMPANIES[0]:
+            raise trouble
+        synced.append(tenant.company)
+        return 1
+
+    site.chores._post_scan = sync
+    with pytest.raises(type(trouble)):
+        await site.chores.sync_contacts()
+    assert synced == ([COMPANIES[1]] if served else [])
