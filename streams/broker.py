@@ -182,6 +182,10 @@ class Broker(mode.Service):
         """Have `callback` called, one message at a time, until the broker stops. See `NatsLink.subscribe`."""
         await self._link.subscribe(subject, callback, queue)
 
+    async def subscribe_again(self, subject: str) -> None:
+        """See `NatsLink.subscribe_again`."""
+        await self._link.subscribe_again(subject)
+
     def inbox(self) -> str:
         """A subject of our own."""
         return self._client.new_inbox()

@@ -169,11 +169,14 @@ class PullSource(mode.Service):
     async def _subscribe(self) -> None:
         """Have messages sent to an inbox of our own; waits for the right to it."""
         self._inbox = self._broker.inbox()
+        told = ""
         while not self._draining:
             try:
                 return await self._broker.subscribe(f"{self._inbox}.*", self._on_message)
             except BrokerFailed as error:
-                logger.warning("%s cannot receive: %s", self.durable, error)
+                if str(error) != told:
+                    told = str(error)
+                    logger.warning("%s cannot receive: %s", self.durable, error)
                 await self._sleep(DENIED_PAUSE)
 
     async def _run(self) -> None:
@@ -225,6 +228,8 @@ class PullSource(mode.Service):
         elif status is not None and (status.empty or status.crowded):
             await self._nothing_there(status)
         elif self._broker.connected:
+            if status is None:
+                await self._broker.subscribe_again(f"{self._inbox}.*")
             await self._failed(status or Status("", "no answer"))
         return deliveries
 

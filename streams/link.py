@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 
 from streams.errors import BrokerFailed
 from streams.nats_client import NatsClient
-from streams.permissions import PUBLISH, SUBSCRIPTION, Permissions
+from streams.permissions import ANY, PUBLISH, SUBSCRIPTION, Denial, Permissions
 
 FAILURES: Final = (nats.errors.Error, TimeoutError, OSError)
 ANSWER_SECONDS: Final = 5.0
@@ -29,6 +29,9 @@ class NatsLink:
     def __init__(self, client: NatsClient, permissions: Permissions) -> None:
         self._client = client
         self._permissions = permissions
+        # One at a time: a limit that was reached is told without the subscription that was one too many.
+        self._turn = asyncio.Lock()
+        self._over_limit: set[str] = set()
 
     async def send(self, subject: str, payload: bytes, reply: str = "") -> None:
         """Publish without a confirmation. Raises `BrokerFailed`; a denied right shows later, in `permissions`."""
@@ -73,19 +76,38 @@ class NatsLink:
         Raises `BrokerFailed`, also when the server denies the right: then nothing is subscribed. A right that is
         taken away later is in `permissions`, and the subscription comes back with it.
         """
-        asked = time.monotonic()
-        try:
-            # Without limits: nats-py drops what is over them, and our pull requests bound it already.
-            subscription = await self._client.subscribe(
-                subject, queue, cb=callback, pending_msgs_limit=0, pending_bytes_limit=0
-            )
-            await self._client.round_trip(ANSWER_SECONDS)
-            if (denial := self._permissions.refused_since(SUBSCRIPTION, subject, asked)) is not None:
-                await subscription.unsubscribe()
-                raise BrokerFailed(str(denial))
-        except FAILURES as error:
-            raise BrokerFailed(f"cannot subscribe: {type(error).__name__}") from error
-        self._permissions.allowed(SUBSCRIPTION, subject)
+        async with self._turn:
+            asked = time.monotonic()
+            try:
+                # Without limits: nats-py drops what is over them, and our pull requests bound it already.
+                subscription = await self._client.subscribe(
+                    subject, queue, cb=callback, pending_msgs_limit=0, pending_bytes_limit=0
+                )
+                await self._client.round_trip(ANSWER_SECONDS)
+                if (denial := self._outcome(subject, asked)) is not None:
+                    await subscription.unsubscribe()
+                    raise BrokerFailed(str(denial))
+            except FAILURES as error:
+                raise BrokerFailed(f"cannot subscribe: {type(error).__name__}") from error
+
+    async def subscribe_again(self, subject: str) -> None:
+        """Bring back a subscription that the server may have dropped at a limit when the connection began."""
+        if self._permissions.refusal(SUBSCRIPTION, ANY) is not None:
+            async with self._turn:
+                await self._restore(subject)
+
+    def _outcome(self, subject: str, asked: float) -> Denial | None:
+        """What the server had against a subscription that was asked for at that moment; None if it is there."""
+        denial = self._permissions.refused_since(SUBSCRIPTION, subject, asked)
+        over = self._permissions.refused_since(SUBSCRIPTION, ANY, asked)
+        if over is not None:
+            self._over_limit.add(subject)
+        elif denial is None:
+            self._permissions.allowed(SUBSCRIPTION, subject)
+            self._over_limit.discard(subject)
+            if not self._over_limit:
+                self._permissions.allowed(SUBSCRIPTION, ANY)
+        return denial or over
 
     async def restore_subscriptions(self) -> None:
         """Bring back, until cancelled, what the server dropped for want of a right, once that is there again."""
@@ -100,9 +122,8 @@ class NatsLink:
             known = await self._client.subscribe_again(subject)
         except FAILURES:
             return
-        answered = known and await self._client.round_trip(ANSWER_SECONDS)
-        if answered and self._permissions.refused_since(SUBSCRIPTION, subject, asked) is None:
-            self._permissions.allowed(SUBSCRIPTION, subject)
+        if known and await self._client.round_trip(ANSWER_SECONDS):
+            self._outcome(subject, asked)
 
 
 def wire_size(body: bytes, headers: Mapping[str, str]) -> int:

@@ -15,12 +15,13 @@ from nats.aio.client import Client, Srv
 from nats.protocol.parser import ERR_RE
 
 from streams.login import Login
-from streams.permissions import Denial, parse_denial
+from streams.permissions import ANY, SUBSCRIPTION, Denial, parse_denial
 
 # What we sent was wrong: it would be wrong on the next connection, too.
 _OUR_FAULT: Final = ("maximum payload", "parser error", "unknown protocol", "maximum control line")
 # The server goes on with the connection.
-_STAYS_OPEN: Final = ("maximum subscriptions exceeded", "invalid subject")
+_STAYS_OPEN: Final = ("invalid subject",)
+_NO_ROOM: Final = "maximum subscriptions exceeded"
 _STALE: Final = "stale connection"
 _REFUSED: Final = ("authorization violation", "authentication expired", "authentication revoked")
 
@@ -128,6 +129,8 @@ class NatsClient(Client):
         text = self._as_written(err_msg)
         if (denial := parse_denial(text)) is not None:
             self.on_denied(denial)
+        elif _NO_ROOM in err_msg:
+            self.on_denied(Denial(SUBSCRIPTION, ANY, text))
         elif _STALE in err_msg or any(part in err_msg for part in _OUR_FAULT):
             await super()._process_err(err_msg)
         else:

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 ACK_PREFIX: Final = "$JS.ACK."
 PUBLISH: Final = "Publish"
 SUBSCRIPTION: Final = "Subscription"
+# In place of a subject, where the server does not name it: a limit was reached.
+ANY: Final = ""
 # What is refused no more within this time counts as done with: nobody tries it any longer.
 FORGOTTEN_AFTER: Final = 90.0
 
@@ -38,6 +40,8 @@ class Denial(NamedTuple):
     text: str
 
     def __str__(self) -> str:
+        if self.subject == ANY:
+            return f"NATS denies subscriptions: {self.text}; three a company are needed, and a few more"
         return f"NATS denies a right: {self.text}"
 
 
@@ -105,7 +109,7 @@ class Permissions:
         """It works, whatever was said before."""
         known = self._known.pop((right, ack_prefix(subject)), None)
         if known is not None:
-            logger.info("NATS grants it again: %s to %r", right, known.denial.subject)
+            logger.info("NATS grants it again: %s to %s", right, known.denial.subject or "all that is needed")
 
     def refusal(self, right: str, subject: str) -> Denial | None:
         """The denial of this right, if it is denied at present."""

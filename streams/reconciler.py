@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from streams.changes import Change, TopologyError
 from streams.errors import BrokerFailed
 from streams.specs import ConsumerSpec, TopologyConfig, streams
 from streams.standing import Standings
-from streams.topology import ensure_consumer, ensure_stream
+from streams.topology import apply, plan_consumer, plan_stream
 
 logger = logging.getLogger(__name__)
 
@@ -53,20 +54,28 @@ class Reconciler:
         self._standings = standings
         self._readiness = readiness
         self._told: set[tuple[str, str]] = set()
-        # The server counts what it is asked for at once against no limit.
+        # The server counts what it is asked to make at once against no limit.
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def stream(self, name: str) -> None:
         """Make or extend this one of our streams. Raises `TopologyError` and `BrokerFailed`."""
         for spec in streams(self._config, self._api.nodes):
             if spec.name == name:
-                async with self._turns["streams"]:
-                    self._tell(await ensure_stream(self._api, spec))
+                await self._ensure("streams", partial(plan_stream, self._api, spec))
 
     async def consumer(self, spec: ConsumerSpec) -> None:
         """Make or correct this consumer. Raises `TopologyError` and `BrokerFailed`."""
-        async with self._turns[f"consumers of {spec.stream}"]:
-            self._tell(await ensure_consumer(self._api, spec, self._standings))
+        plan = partial(plan_consumer, self._api, spec, self._standings)
+        await self._ensure(f"consumers of {spec.stream}", plan)
+
+    async def _ensure(self, turn: str, plan: Callable[[], Awaitable[list[Change]]]) -> None:
+        # Asked for beside the turns: what does not answer must not hold up the others.
+        changes = await plan()
+        if any(change.request for change in changes):
+            async with self._turns[turn]:
+                changes = await plan()
+                await apply(self._api, [change for change in changes if change.request])
+        self._tell([change for change in changes if not change.request])
 
     async def restore(self, spec: ConsumerSpec) -> None:
         """Make a consumer that is gone again, and its stream; a refusal is told on `/ready`, and not raised."""

@@ -2,7 +2,7 @@
 
 `plan` compares and decides, `apply` does it: what is missing is made, subjects are added, our own consumers'
 numbers are updated in place. Nothing is deleted, and other people's stream settings are left with a warning.
-`reconcile` does it for all companies at once, `ensure_stream` and `ensure_consumer` for one thing alone, so that
+`reconcile` does it for all companies at once; `plan_stream` and `plan_consumer` are about one thing alone, so that
 what is refused holds up nothing else.
 """
 
@@ -29,13 +29,13 @@ __all__ = [
     "apply",
     "description",
     "drop_old",
-    "ensure_consumer",
-    "ensure_stream",
     "has_limit",
     "lag",
     "limited",
     "oldest_age",
     "plan",
+    "plan_consumer",
+    "plan_stream",
     "reconcile",
 ]
 
@@ -110,19 +110,9 @@ async def reconcile(
     return changes
 
 
-async def ensure_stream(api: Api, spec: StreamSpec) -> list[Change]:
-    """Make or extend one stream; the warnings about it. Raises `TopologyError` and `BrokerFailed`."""
-    return await _ensure(api, compare_stream(spec, await look_up(api, "stream", spec.name)))
-
-
-async def ensure_consumer(api: Api, spec: ConsumerSpec, standings: Standings | None = None) -> list[Change]:
-    """Make or correct one consumer; the warnings about it. Raises `TopologyError` and `BrokerFailed`."""
-    return await _ensure(api, await plan_consumer(api, spec, standings))
-
-
-async def _ensure(api: Api, changes: Sequence[Change]) -> list[Change]:
-    await apply(api, [change for change in changes if change.request is not None])
-    return [change for change in changes if change.request is None]
+async def plan_stream(api: Api, spec: StreamSpec) -> list[Change]:
+    """What to do about one stream. Raises `TopologyError` and `BrokerFailed`."""
+    return compare_stream(spec, await look_up(api, "stream", spec.name))
 
 
 async def drop_old(api: Api, config: TopologyConfig, tenants: Iterable[Tenant]) -> list[Change]:

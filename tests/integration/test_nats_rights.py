@@ -16,6 +16,7 @@ from streams import topology
 from streams.advisories import MaxDeliverWatch
 from streams.broker import Broker
 from streams.errors import BrokerFailed
+from streams.jetstream import PullSource
 from streams.specs import TopologyConfig
 from streams.subjects import Tenant
 from tests.nats_servers import ChangingNats, rights
@@ -272,3 +273,41 @@ async def test_a_denied_right_is_logged_once(
     for number in range(20):
         await broker.may_publish(f"secret.of.others.{number % 2}", b"", 5)
     assert len([one for one in caplog.records if "secret.of.others" in one.getMessage()]) == 2
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at the start", "on a new connection"])
+async def test_a_limit_of_subscriptions_is_told_and_waited_out_without_a_restart(
+    later: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    tenants = [Tenant(f"Company{number}") for number in range(3)]
+    with ChangingNats(settings="" if later else "max_subscriptions: 4") as server:
+        async with connected(server.url) as broker:
+            await topology.reconcile(broker, CONFIG, tenants)  # answers take a subscription, too
+            other = await broker._client.subscribe("other")
+            readers = [Reader() for _ in tenants]
+            sources = [
+                pull_source(broker, tenant, CONFIG, reader)
+                for tenant, reader in zip(tenants, readers, strict=True)
+            ]
+            for source in sources:
+                await source.start()
+            if later:
+                await eventually(lambda: _all_pull(sources))
+                server.reconfigure("max_subscriptions: 4")
+            await told(broker, "NATS denies subscriptions: maximum subscriptions exceeded")
+
+            await other.unsubscribe()
+            client = await nats.connect(server.url)
+            for tenant, reader in zip(tenants, readers, strict=True):
+                await client.jetstream().publish(tenant.subject(SUBJECT), b"x")
+                await ack_all(await reader.take(1))
+            await fine(broker)
+            await client.close()
+            for source in sources:
+                await source.stop()
+    texts = [record.getMessage() for record in caplog.records]
+    assert sum("cannot receive" in text for text in texts) == (0 if later else 1)
+
+
+async def _all_pull(sources: list[PullSource]) -> bool:
+    return all(source._requests for source in sources)

@@ -20,21 +20,27 @@ SPECS = consumers(CONFIG, Tenant("Kopi"))
 
 
 class Server:
-    """Has nothing at first, makes what it is asked for unless it `refuses`, and counts requests at one time."""
+    """Has nothing at first, makes what it is asked for unless it `refuses`, and counts what it makes at one time.
+
+    Of what is `silent` it says nothing.
+    """
 
     nodes = 1
 
     def __init__(self) -> None:
         self.there: dict[str, Any] = {}
         self.refuses: ApiError | None = None
+        self.silent: set[str] = set()
         self.busy = self.most = 0
 
     async def api(self, subject: str, body: object = None) -> dict[str, Any]:
-        self.busy += 1
+        kind, action, name = subject.split(".", 2)
+        if name in self.silent:
+            await asyncio.Event().wait()
+        self.busy += action != "INFO"
         self.most = max(self.most, self.busy)
         await asyncio.sleep(0)
-        self.busy -= 1
-        kind, action, name = subject.split(".", 2)
+        self.busy -= action != "INFO"
         if action == "INFO":
             if name not in self.there:
                 raise ApiError(10059 if kind == "STREAM" else 10014, "not found")
@@ -63,7 +69,7 @@ def reconciler(server: Server, readiness: Told | None = None) -> Reconciler:
     return Reconciler(api=server, config=CONFIG, standings=Standings(), readiness=readiness or Told())
 
 
-async def test_streams_and_consumers_are_asked_for_one_at_a_time() -> None:
+async def test_streams_and_consumers_are_made_one_at_a_time() -> None:
     server = Server()
     streams = reconciler(server)
     await asyncio.gather(*(streams.stream(spec.stream) for spec in SPECS))
@@ -71,6 +77,21 @@ async def test_streams_and_consumers_are_asked_for_one_at_a_time() -> None:
     others = [consumers(CONFIG, Tenant(name))[0] for name in ("A", "B", "C")]
     await asyncio.gather(*(streams.consumer(spec) for spec in others))
     assert (len(server.there), server.most) == (6, 1)
+
+
+@pytest.mark.parametrize("kind", ["stream", "consumer"])
+async def test_what_gives_no_answer_holds_up_no_other(kind: str) -> None:
+    server = Server()
+    made = reconciler(server)
+    silent, other = (consumers(CONFIG, Tenant(name))[0] for name in ("A", "B"))
+    server.silent = {silent.stream, f"{silent.stream}.{silent.durable}"}
+    first = asyncio.create_task(made.stream(silent.stream) if kind == "stream" else made.consumer(silent))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await (made.stream(CONFIG.dlq_stream) if kind == "stream" else made.consumer(other))
+    first.cancel()
+    await asyncio.wait({first})
+    assert len(server.there) == 1
 
 
 async def test_what_is_left_as_it_is_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
