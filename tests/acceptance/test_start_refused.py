@@ -400,7 +400,7 @@ async def test_topology_shows_what_decides_over_durability_and_room_before_anyth
         (f"stream {REALTIME_STREAM} has replicas 1", "storage file", "max_consumers 1", "persist_mode async"),
         (f"stream {HISTORY_STREAM} has", "mirror of hub", "max_consumers -1 (1000 on this server)"),
         (f"stream {DLQ_STREAM} is not there",),
-        (REALTIME_STREAM, "confirms what is not on disk yet"),
+        (REALTIME_STREAM, "confirmed before they are written"),
         (REALTIME_STREAM, "2 more are needed", "--max-consumers"),
         (REALTIME_STREAM, "--replicas 3", "one node down stops publishing"),
         (HISTORY_STREAM, "used as it is"),
