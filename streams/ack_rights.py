@@ -24,11 +24,13 @@ class AckRight:
         self._durable = durable
         self._prefix = f"{ACK_PREFIX}{stream}.{durable}"
         self._known = False
+        self._doubts = 0
         self._told = False
 
     def doubt(self) -> None:
         """Try it again before the next pull."""
         self._known = False
+        self._doubts += 1
 
     def concerns(self, denial: Denial) -> bool:
         """Whether it is our acks that the server refused."""
@@ -41,14 +43,18 @@ class AckRight:
 
     async def granted(self, timeout: float) -> bool:
         """Whether acks are taken. Raises `BrokerFailed` when the server does not answer in `timeout` seconds."""
-        if not self._known:
-            self._known = await self._broker.may_publish(f"{self._prefix}.{_NO_EVENT}", _IN_PROGRESS, timeout)
-            self._tell()
-        return self._known
+        if self._known:
+            return True
+        doubts = self._doubts
+        granted = await self._broker.may_publish(f"{self._prefix}.{_NO_EVENT}", _IN_PROGRESS, timeout)
+        # Another connection, begun meanwhile, may have other rights.
+        self._known = granted and doubts == self._doubts
+        self._tell(granted)
+        return granted
 
-    def _tell(self) -> None:
-        if self._told == self._known:
-            self._told = not self._known
+    def _tell(self, granted: bool) -> None:
+        if self._told == granted:
+            self._told = not granted
             if self._told:
                 logger.warning("nothing is pulled from %s while its acks are denied", self._durable)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import ParseResult
@@ -12,19 +13,18 @@ def node_count(info: Mapping[str, Any], servers: Iterable[ParseResult]) -> int:
     """Nodes of the cluster, at least 1; 1 for a server that says that it is in none.
 
     `info` is what the server said of itself when the client connected, `servers` are all that were configured or
-    told by the cluster. A node that is configured by its name is told by its address as well: the larger of both
-    groups counts. Nodes that are down and not configured are not known.
+    told by the cluster. A node that is configured by its name is told by its addresses as well, which may be one of
+    each family: the largest group counts. Nodes that are down and not configured are not known.
     """
     if not info.get("cluster"):
         return 1
     hosts = {server.netloc.rpartition("@")[2]: server.hostname or "" for server in servers}
-    addresses = sum(_is_address(name) for name in hosts.values())
-    return max(addresses, len(hosts) - addresses, 1)
+    return max([1, *Counter(map(_family, hosts.values())).values()])
 
 
-def _is_address(host: str) -> bool:
+def _family(host: str) -> int:
+    """4 or 6 for an address, 0 for a name."""
     try:
-        ipaddress.ip_address(host)
+        return ipaddress.ip_address(host).version
     except ValueError:
-        return False
-    return True
+        return 0

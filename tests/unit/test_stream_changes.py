@@ -119,7 +119,14 @@ def test_streams_get_three_copies_where_there_are_three_nodes_unless_told_otherw
         ({}, ["nats://a:1", "nats://b:1", "nats://c:1"], 1),
         ({"cluster": "c"}, ["nats://a:1", "nats://b:1", "nats://c:1"], 3),
         ({"cluster": "c"}, ["nats://nats:4222", "nats://10.0.0.1:4222", "nats://10.0.0.2:4222"], 2),
-        ({"cluster": "c"}, ["nats://u:p@127.0.0.1:1", "nats://127.0.0.1:2", "nats://[::1]:3"], 3),
+        ({"cluster": "c"}, ["nats://u:p@127.0.0.1:1", "nats://127.0.0.1:2", "nats://127.0.0.1:3"], 3),
+        # Each node tells its addresses of both families.
+        (
+            {"cluster": "c"},
+            ["nats://10.0.0.1:1", "nats://[fd00::1]:1", "nats://10.0.0.2:1", "nats://[fd00::2]:1"],
+            2,
+        ),
+        ({"cluster": "c"}, ["nats://nats:1", "nats://10.0.0.1:1", "nats://[fd00::1]:1"], 1),
         ({"cluster": "c"}, ["nats://127.0.0.1:1", "nats://u:p@127.0.0.1:1"], 1),
         ({"cluster": "c"}, [], 1),
     ],
