@@ -85,6 +85,8 @@ class DeadLetters:
         self._ended = ended
         self._waiting: dict[asyncio.Task[None], int] = {}
         self._bytes = 0
+        self._turn = asyncio.Lock()
+        self._left = asyncio.Event()
         self._unsafe: Counter[str] = Counter()
 
     @property
@@ -128,8 +130,14 @@ class DeadLetters:
         self._meter.stuck(work.tenant.company, work.source.event_type, action)
         self._unsafe[work.tenant.company] += 1
         self._tell(given_up, trouble)
-        while self._waiting and (len(self._waiting) >= PATIENT or self._bytes + size > PATIENT_BYTES):
-            await asyncio.wait(self._waiting, return_when=asyncio.FIRST_COMPLETED)
+        # One at a time: if each of hundreds looked at all that wait, the event loop would hang for a minute.
+        async with self._turn:
+            while self._waiting and (len(self._waiting) >= PATIENT or self._bytes + size > PATIENT_BYTES):
+                self._left.clear()
+                await self._left.wait()
+            self._wait_in_background(step, given_up, size)
+
+    def _wait_in_background(self, step: Step, given_up: _GivenUp, size: int) -> None:
         task = asyncio.create_task(self._until_safe(step, given_up))
         self._waiting[task] = size
         self._bytes += size
@@ -137,6 +145,7 @@ class DeadLetters:
 
     def _no_longer_waiting(self, task: asyncio.Task[None]) -> None:
         self._bytes -= self._waiting.pop(task)
+        self._left.set()
 
     async def _until_safe(self, step: Step, given_up: _GivenUp) -> None:
         backoff = Backoff()

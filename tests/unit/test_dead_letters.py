@@ -379,3 +379,21 @@ def test_the_message_id_is_the_publishers_or_the_sequence_and_always_storable(
     headers: Any, name: str
 ) -> None:
     assert message_id(headers, 7) == name
+
+
+async def test_events_that_wait_for_room_among_the_letters_cost_nothing_while_they_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Hundreds that each listened to all letters kept the event loop busy for a minute when the stream was back."""
+    monkeypatch.setattr(module, "PATIENT", 10)
+    desk = Desk(FakePublisher(*[BrokerFailed("the stream is full")] * 1000))
+    giving_up = [
+        asyncio.create_task(desk.letters.give_up(work(FakeDelivery("v1.chats.upsert")), INVALID, REALTIME))
+        for _ in range(200)
+    ]
+    await until(lambda: desk.letters.waiting == 10 and desk.meter.count()["stuck"] == 200)
+    listeners: list[int] = [len(task._callbacks or ()) for task in desk.letters._waiting]
+    assert max(listeners) <= 2
+    await asyncio.gather(*giving_up)
+    await until(lambda: not desk.letters.waiting)
+    assert len(desk.publisher.letters) == 200
