@@ -164,7 +164,8 @@ class Assembly:
             reconciler=self.reconciler,
             sources=self.sources,
             given_up=self._given_up,
-            run=self.app.add_runtime_dependency,
+            # Not the app's: it stops its parts one after the other, and intake drains all sources at once.
+            run=lambda source: self.intake.add_runtime_dependency(source),
         )
         self.preparation = Preparation(
             settings=settings,
