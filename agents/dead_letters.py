@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 from agents.backoff import Backoff
@@ -85,6 +86,9 @@ class DeadLetters:
         self._ended = ended
         self._waiting: dict[asyncio.Task[None], int] = {}
         self._bytes = 0
+        self._held: Counter[str] = Counter()
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._left = asyncio.Event()
         self._unsafe: Counter[str] = Counter()
 
     @property
@@ -128,15 +132,30 @@ class DeadLetters:
         self._meter.stuck(work.tenant.company, work.source.event_type, action)
         self._unsafe[work.tenant.company] += 1
         self._tell(given_up, trouble)
-        while self._waiting and (len(self._waiting) >= PATIENT or self._bytes + size > PATIENT_BYTES):
-            await asyncio.wait(self._waiting, return_when=asyncio.FIRST_COMPLETED)
+        # One at a time of a company: hundreds that each look at all that wait keep the event loop busy for a minute.
+        async with self._turns[work.tenant.company]:
+            while self._is_full(work.tenant.company, size):
+                self._left.clear()
+                await self._left.wait()
+            self._wait_in_background(step, given_up, size)
+
+    def _is_full(self, company: str, size: int) -> bool:
+        # The first letter of a company is always let in: the stream may refuse those of another company only.
+        full = len(self._waiting) >= PATIENT or self._bytes + size > PATIENT_BYTES
+        return full and self._held[company] > 0
+
+    def _wait_in_background(self, step: Step, given_up: _GivenUp, size: int) -> None:
         task = asyncio.create_task(self._until_safe(step, given_up))
+        company = given_up.letter.company
         self._waiting[task] = size
         self._bytes += size
-        task.add_done_callback(self._no_longer_waiting)
+        self._held[company] += 1
+        task.add_done_callback(partial(self._no_longer_waiting, company))
 
-    def _no_longer_waiting(self, task: asyncio.Task[None]) -> None:
+    def _no_longer_waiting(self, company: str, task: asyncio.Task[None]) -> None:
+        self._held[company] -= 1
         self._bytes -= self._waiting.pop(task)
+        self._left.set()
 
     async def _until_safe(self, step: Step, given_up: _GivenUp) -> None:
         backoff = Backoff()

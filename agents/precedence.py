@@ -38,15 +38,30 @@ class Precedence:
     @contextmanager
     def realtime(self) -> Iterator[None]:
         """In a `with` statement: real-time events are being stored."""
-        self._storing += 1
-        self._none_left.clear()
+        self._begin()
         try:
             yield
         finally:
-            self._last = self._clock()
-            self._storing -= 1
-            if not self._storing:
-                self._none_left.set()
+            self._end()
+
+    @contextmanager
+    def held_up(self) -> Iterator[None]:
+        """In a `with` statement within `realtime`: these events wait for an outage to end, and imports need not."""
+        self._end()
+        try:
+            yield
+        finally:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._storing += 1
+        self._none_left.clear()
+
+    def _end(self) -> None:
+        self._last = self._clock()
+        self._storing -= 1
+        if not self._storing:
+            self._none_left.set()
 
     @property
     def undisturbed(self) -> bool:

@@ -8,7 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
 from typing import Final, Protocol, cast
 
@@ -237,11 +237,17 @@ class Routing:
                 await self._store_in_turns(units, writes, aside)
             else:
                 with self._precedence.realtime():
-                    await self._writer.store(units, writes, aside=aside)
+                    await self._writer.store(units, writes, aside=partial(self._held_up, aside))
         except Exception as error:
             logger.exception("unexpected exception while storing a batch")
             for unit in units:
                 unit.error = unit.error or Crashed(f"unexpected {type(error).__name__} while storing")
+
+    @asynccontextmanager
+    async def _held_up(self, aside: Aside) -> AsyncIterator[None]:
+        async with aside():
+            with self._precedence.held_up():
+                yield
 
     async def _store_in_turns(self, units: Sequence[Unit], writes: EventWrites, aside: Aside) -> None:
         start = 0

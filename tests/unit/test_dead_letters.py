@@ -17,6 +17,7 @@ from agents.work import Source, Work, plan
 from streams import envelope, errors
 from streams.delivery import TooLarge
 from streams.errors import BrokerFailed, EventError
+from streams.subjects import Tenant
 from tables.errors import BadData, Unavailable
 from tables.versions import Version
 from tests import builders
@@ -379,3 +380,53 @@ def test_the_message_id_is_the_publishers_or_the_sequence_and_always_storable(
     headers: Any, name: str
 ) -> None:
     assert message_id(headers, 7) == name
+
+
+async def test_events_that_wait_for_room_among_the_letters_cost_nothing_while_they_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Hundreds that each listened to all letters kept the event loop busy for a minute when the stream was back."""
+    monkeypatch.setattr(module, "PATIENT", 10)
+    desk = Desk(FakePublisher(*[BrokerFailed("the stream is full")] * 1000))
+    giving_up = [
+        asyncio.create_task(desk.letters.give_up(work(FakeDelivery("v1.chats.upsert")), INVALID, REALTIME))
+        for _ in range(200)
+    ]
+    await until(lambda: desk.letters.waiting == 10 and desk.meter.count()["stuck"] == 200)
+    listeners: list[int] = [len(task._callbacks or ()) for task in desk.letters._waiting]
+    assert max(listeners) <= 2
+    await asyncio.gather(*giving_up)
+    await until(lambda: not desk.letters.waiting)
+    assert len(desk.publisher.letters) == 200
+
+
+async def test_no_company_waits_for_room_among_the_letters_of_another_that_the_stream_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "PATIENT", 5)
+    refused = f"v1.dlq.{builders.COMPANY}"
+
+    class Stream(FakePublisher):
+        """Denies one company's subject for ever, and does not answer the other one's first letter."""
+
+        async def publish(self, subject: str, body: bytes, headers: Any) -> None:
+            if subject == refused:
+                raise BrokerFailed("permissions violation")
+            await super().publish(subject, body, headers)
+
+    desk = Desk(Stream(BrokerFailed("no answer")))
+    stuck = [
+        asyncio.create_task(desk.letters.give_up(work(FakeDelivery("v1.chats.upsert")), INVALID, REALTIME))
+        for _ in range(10)
+    ]
+    await until(lambda: desk.meter.count()["stuck"] == 10)
+    other = work(FakeDelivery("v1.chats.upsert"))
+    other.tenant = Tenant("TehNusa")
+    async with asyncio.timeout(30):
+        await desk.letters.give_up(other, INVALID, REALTIME)
+        await until(lambda: desk.publisher.letters)
+    assert desk.letters.waiting == 5
+    for task in stuck:
+        task.cancel()
+    await asyncio.gather(*stuck, return_exceptions=True)
+    await desk.letters.stop()

@@ -12,6 +12,7 @@ import pytest
 from agents.batch_writer import BatchWriter
 from agents.dead_letters import DeadLetters
 from agents.onboarding import Job
+from agents.precedence import QUIET, Precedence
 from agents.routing import ITEMS_A_TURN, ROWS_A_TURN, Routing
 from streams import errors
 from streams.delivery import Batch, Role, TooLarge
@@ -616,3 +617,23 @@ async def test_rows_remember_where_their_event_came_from() -> None:
     assert work.tenant == TENANT
     assert '"message_id":"wa-1"' in work.source.metadata
     assert f'"message_subject":"{CHAT}.{COMPANY}"' in work.source.metadata
+
+
+async def test_imports_do_not_hold_back_for_real_time_events_that_wait_for_an_outage_of_their_tables() -> (
+    None
+):
+    """It may be one company's outage, and the import another one's."""
+    office = Office(FakeTables(*[db.Unavailable("permission denied", "42501")] * 10**5))
+    clock = 1000.0
+    office.routing._precedence = order = Precedence(lambda: clock)
+    handling = asyncio.create_task(office.routing.handle(batch(FakeDelivery())))
+    async with asyncio.timeout(30):
+        await until(lambda: len(office.tables.troubles) < 10**5)
+        while not order.undisturbed:
+            await asyncio.sleep(0.001)
+            clock += 2 * QUIET
+    assert not handling.done()
+    handling.cancel()
+    await asyncio.gather(handling, return_exceptions=True)
+    clock += 2 * QUIET
+    assert order.undisturbed
