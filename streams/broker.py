@@ -17,7 +17,7 @@ from streams.cluster import node_count
 from streams.complaints import Complaints
 from streams.delivery import TooLarge
 from streams.errors import BrokerFailed
-from streams.jetstream_watch import ASK_EVERY, LEAVE_AFTER, UNAVAILABLE, JetStreamWatch
+from streams.jetstream_watch import ASK_EVERY, LEAVE_AFTER, JetStreamWatch
 from streams.link import FAILURES, NatsLink, wire_size
 from streams.login import ANONYMOUS, Login, host
 from streams.nats_client import NatsClient, refuses_credentials
@@ -165,10 +165,7 @@ class Broker(mode.Service):
         payload = b"" if body is None else msgspec.json.encode(body)
         answer = await self._request(self.api_subject(subject), payload, REQUEST_SECONDS)
         reply: dict[str, Any] = msgspec.json.decode(answer.data)
-        error = reply.get("error", {})
-        if error.get("err_code") != UNAVAILABLE:
-            self.jetstream.worked()
-        if error:
+        if error := reply.get("error"):
             raise ApiError(error.get("err_code") or error.get("code", 0), error.get("description", ""))
         return reply
 

@@ -1,6 +1,7 @@
 """Whether JetStream answers at the server that we are connected to; if it does not, another server is tried.
 
-A node that is cut off from its cluster keeps its connections and answers pings.
+A node that is cut off from its cluster keeps its connections, answers pings and tells of streams as it knew them: only
+what it says of the account counts, and answers to pulls.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ State = Literal["works", "absent", "unavailable", "silent"]
 
 
 class JetStreamWatch:
-    """Asks from time to time, unless answers come anyway, and leaves a server after `leave_after` seconds without.
+    """Asks from time to time, and leaves a server after `leave_after` seconds without an answer.
 
     * `ask` requests the account's information. It raises `BrokerFailed` when a right is denied, and errors of
       nats-py.

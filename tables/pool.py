@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 ACQUIRE_TIMEOUT: Final = 10.0
 # A server that does not answer to an end is not asked for longer: the connection is dropped.
 RELEASE_TIMEOUT: Final = 2.0
+# With what else an end takes it stays below the 2.5 s that a part of the worker has for its stop.
 CLOSE_TIMEOUT: Final = 1.5
 # Seconds of one loan after which the host is tried by another connection, and between two such tries.
 SUSPECT_AFTER: Final = 5.0

@@ -99,6 +99,34 @@ async def test_a_node_without_an_answer_is_left_already_while_the_worker_starts(
     await listener.close()
 
 
+async def test_a_node_that_only_tells_of_its_streams_is_left(
+    nodes: tuple[ChangingNats, ChangingNats],
+) -> None:
+    """So does a node that is cut off from its cluster: STREAM.INFO is answered, everything else is refused."""
+    first, second = nodes
+    first.reconfigure('authorization { users: [ { user: "a", password: "a" } ] }\njetstream: disabled')
+    listener = await nats.connect(first.at("a:a"))
+
+    async def answer(message: Msg) -> None:
+        told = message.subject.startswith("$JS.API.STREAM.INFO.")
+        refused = b'{"error":{"code":503,"err_code":10008,"description":"temporarily unavailable"}}'
+        await message.respond(b'{"created":"2026-11-29T00:00:00Z"}' if told else refused)
+
+    await listener.subscribe("$JS.API.>", cb=answer)
+    await listener.flush()
+    async with begun(first.at("a:a"), second.at("a:a")) as broker:
+        await broker.wait_connected()
+        assert broker._client.address.endswith(f":{first.port}")
+
+        async def left() -> bool:
+            with suppress(ApiError, BrokerFailed):
+                await broker.api(f"STREAM.INFO.{CONFIG.realtime_stream}")
+            return broker._client.address.endswith(f":{second.port}")
+
+        await eventually(left, within=20)
+    await listener.close()
+
+
 async def test_a_first_node_without_jetstream_does_not_end_the_start_while_others_are_untried(
     nodes: tuple[ChangingNats, ChangingNats], monkeypatch: pytest.MonkeyPatch
 ) -> None:
