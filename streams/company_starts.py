@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol
 
@@ -17,6 +18,10 @@ from streams.subjects import Tenant
 
 # Seconds after which the others go on without what has neither worked nor failed yet.
 PATIENCE: Final = 10.0
+
+
+# Seconds that a stream lets the ones before it go first.
+IN_ORDER: Final = 1.0
 
 
 class StartReadiness(Protocol):
@@ -81,8 +86,10 @@ class CompanyStarts:
     async def run(self) -> None:
         """Return when everything is served. Raises `Fatal`."""
         async with asyncio.TaskGroup() as tasks:
+            earlier: _Part | None = None
             for name, part in self._streams.items():
-                tasks.create_task(self._make(part, partial(self._stream, name)))
+                tasks.create_task(self._make_in_order(part, earlier, partial(self._stream, name)))
+                earlier = part
             for tenant in self._schemas:
                 tasks.create_task(self._prepare(tenant))
             for spec in self._specs:
@@ -99,6 +106,16 @@ class CompanyStarts:
             for part in self._consumers.values():
                 if not part.tried.is_set():
                     self._readiness.unserved(part.name, part.reason or "not started yet")
+
+    async def _make_in_order(
+        self, part: _Part, earlier: _Part | None, run: Callable[[], Awaitable[None]]
+    ) -> None:
+        # Where there is no room for all, real-time events are served first, dead letters last.
+        if earlier is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(IN_ORDER):
+                    await earlier.tried.wait()
+        await self._make(part, run)
 
     async def _prepare(self, tenant: Tenant) -> None:
         part = self._schemas[tenant]
