@@ -156,8 +156,9 @@ class Database:
         async with self.connection() as connection:
             with translated():
                 transaction = connection.transaction()
-                await transaction.start()
                 try:
+                    # Within: a beginning that is cut short leaves a session that nobody may be lent.
+                    await transaction.start()
                     yield connection
                 except BaseException as error:
                     await _roll_back(connection, transaction, error)

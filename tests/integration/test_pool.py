@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from agents.batch_writer import BatchWriter
 from agents.event_writes import EventWrites
 from agents.work import Source, Unit, Work, plan
+from demo.servers import PostgresServer
 from streams.subjects import Tenant
 from tables import pool
 from tables.errors import Unavailable
@@ -17,6 +20,7 @@ from tables.pool import Database
 from tables.tenant import TenantTables
 from tables.versions import Version
 from tests import builders
+from tests.faults.proxy import Proxy
 from tests.unit.fakes import STORED_NS, FakeDelivery
 
 
@@ -87,3 +91,32 @@ async def test_a_table_that_changes_under_its_plans_is_nobodys_fault(
             units += plan(work, delivery.data, itertools.count(len(units))).units
         await BatchWriter("storing", _Calm()).store(units, EventWrites(company, tables))
         assert [unit.error for unit in units] == [None] * 4
+
+
+async def test_a_transaction_whose_beginning_is_cancelled_leaves_no_session_in_it(
+    postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As at a stop; the driver complains of such a session when it is given back."""
+    complaints: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
+    async with Proxy(postgres_server.port) as proxy:
+        database = Database(f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres", size=1)
+        await database.open()
+
+        async def begin() -> None:
+            async with database.transaction():
+                raise AssertionError("begun through a frozen connection")
+
+        proxy.freeze()
+        beginning = asyncio.create_task(begin())
+        await asyncio.sleep(0.1)
+        beginning.cancel()
+        await asyncio.sleep(0.1)
+        proxy.heal()
+        with suppress(asyncio.CancelledError):
+            await beginning
+        async with database.transaction() as connection:
+            assert await connection.fetchval("SELECT 1") == 1
+        await database.close()
+    assert complaints == []
+    assert not [one for one in caplog.records if one.levelname == "ERROR"]
