@@ -31,7 +31,6 @@ __all__ = [
     "drop_old",
     "has_limit",
     "lag",
-    "limited",
     "oldest_age",
     "plan",
     "plan_consumer",
@@ -136,12 +135,6 @@ async def drop_old(api: Api, config: TopologyConfig, tenants: Iterable[Tenant]) 
             changes.append(Change("consumer", spec.predecessor, "delete", "delete the old durable", request))
     await apply(api, changes)
     return changes
-
-
-async def limited(api: Api, config: TopologyConfig, tenants: Iterable[Tenant]) -> list[ConsumerSpec]:
-    """Our consumers to which somebody gave a limit of deliveries: their advisories have to be watched."""
-    specs = [spec for tenant in tenants for spec in consumers(config, tenant)]
-    return [spec for spec in specs if await has_limit(api, spec)]
 
 
 async def has_limit(api: Api, spec: ConsumerSpec) -> bool:

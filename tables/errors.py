@@ -41,11 +41,6 @@ class StorageError(Exception):
         self.objects = dict(objects or {})
         self.server_text = server_text
 
-    @property
-    def names_object(self) -> bool:
-        """Whether the server said which table, column, constraint or data type it is about."""
-        return bool(self.objects)
-
     def in_full(self) -> str:
         """The text with the server's own message; only for what holds no values of an event."""
         if self.sqlstate and self.server_text and isinstance(self, BadData | Failed):

@@ -103,10 +103,10 @@ def test_a_sequence_at_its_end_is_named() -> None:
 
 def test_an_error_says_which_objects_the_server_named() -> None:
     named = _translated(_server("23514", table="chats", constraint="broken", column="a", type="b"))
-    assert named.names_object
+    assert named.objects
     assert named.objects == {"table": "chats", "column": "a", "constraint": "broken", "type": "b"}
     assert "constraint broken" in str(named)
-    assert not _translated(_server("54000")).names_object
+    assert not _translated(_server("54000")).objects
 
 
 @pytest.mark.parametrize("sqlstate", ["22P02", "23505", "P0001", "XX000", "54000"])
