@@ -12,8 +12,8 @@ from functools import partial
 from typing import Final, Generic, Protocol, TypeVar
 
 from agents.backoff import Backoff
-from agents.breaker import Breaker
-from agents.evidence import Evidence
+from agents.circuit_breaker import Breaker
+from agents.outage_probe import Evidence
 from tables.errors import Contended, Expired, StorageError, Unavailable
 
 # A sub-batch that runs into a time limit this often may be to blame itself.

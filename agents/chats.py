@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from streams.events import ChatUpdate, ChatUpsert
-from streams.fields import object_text
+from events.fields import object_text
+from events.models import ChatUpdate, ChatUpsert
 from tables.chats import ChatPatch, ChatRow
-from tables.versions import Origin
+from tables.last_writer_wins import Origin
 
 
 def row(ref: int, event: ChatUpsert, origin: Origin) -> ChatRow:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from streams.events import ContactUpdate, ContactUpsert
+from events.models import ContactUpdate, ContactUpsert
 from tables.contacts import ContactPatch, ContactRow
-from tables.versions import Origin
+from tables.last_writer_wins import Origin
 
 
 def row(ref: int, event: ContactUpsert, origin: Origin) -> ContactRow:

@@ -7,10 +7,10 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from agents.policy import Limits, envelope_retry_count
-from agents.work import Work, remainder
-from streams import envelope
-from streams.errors import EventError
+from agents.received_event import Work, remainder
+from agents.retry_policy import Limits, envelope_retry_count
+from events import envelope
+from events.errors import EventError
 from tables.exhausted import ExhaustedRow
 
 logger = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ import json
 from functools import lru_cache
 from typing import Final
 
-from streams.events import MessageUpdate, MessageUpsert
-from streams.fields import Key, object_text
+from events.fields import Key, object_text
+from events.models import MessageUpdate, MessageUpsert
+from tables.last_writer_wins import Origin
 from tables.messages import MessagePatch, MessageRow
-from tables.versions import Origin
 
 SECONDS_A_DAY: Final = 86_400
 _EPOCH: Final = datetime.date(1970, 1, 1)

@@ -18,15 +18,15 @@ from typing import Final, NamedTuple, Protocol
 from agents.backoff import Backoff
 from agents.batch_writer import BatchWriter, Health
 from agents.onboarding_queue import KnownPairs, Load, TaskQueue
-from agents.places import Place
-from agents.task_writes import Ledger, Probe, Tables, TaskWrites
-from streams.errors import EventError
-from streams.fields import Campaign
-from streams.payloads import is_to_many
-from streams.subjects import Tenant
-from tables.contact_book import clean_phone
-from tables.first_contact import Incoming, Touch
-from tables.versions import Origin
+from agents.onboarding_sink import Ledger, Probe, Tables, TaskWrites
+from agents.slots import Place
+from events.errors import EventError
+from events.fields import Campaign
+from events.senders import is_to_many
+from events.subjects import Tenant
+from tables.attribution import Incoming, Touch
+from tables.contact_index import clean_phone
+from tables.last_writer_wins import Origin
 
 logger = logging.getLogger(__name__)
 

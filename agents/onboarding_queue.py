@@ -8,10 +8,10 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from streams.subjects import Tenant
-from tables.first_contact import Incoming
+from events.subjects import Tenant
+from tables.attribution import Incoming
+from tables.last_writer_wins import Version
 from tables.onboarding import Pair
-from tables.versions import Version
 
 logger = logging.getLogger(__name__)
 

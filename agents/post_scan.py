@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from streams.subjects import Tenant
+from events.subjects import Tenant
 from tables.post_scan import Claim, Progress
 
 logger = logging.getLogger(__name__)

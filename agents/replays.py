@@ -5,18 +5,18 @@ from __future__ import annotations
 import datetime
 from contextlib import suppress
 
-from agents import policy
+from agents import retry_policy
 from agents.dead_letter import message_id
+from agents.received_event import Source, metadata
 from agents.routing import UnknownSubject
-from agents.work import Source, metadata
-from streams import envelope
-from streams.delivery import Delivery
-from streams.envelope import Letter
-from streams.errors import EventError, Invalid
-from streams.fields import INT32_MAX
-from streams.subjects import Tenant, event_type
+from events import envelope
+from events.delivery import Delivery
+from events.envelope import Letter
+from events.errors import EventError, Invalid
+from events.fields import INT32_MAX
+from events.subjects import Tenant, event_type
 from tables.exhausted import ExhaustedRow
-from tables.versions import parse
+from tables.last_writer_wins import parse
 
 
 def replayed(delivery: Delivery, letter: Letter) -> Source:
@@ -71,7 +71,9 @@ def exhausted_row(tenant: Tenant, delivery: Delivery, letter: Letter, error: Eve
         company_id=letter.company or tenant.company,
         source_subject=letter.source_subject or delivery.subject,
         last_error=str(error),
-        retry_count=min(max(0, policy.tries(letter.retry_count, delivery.provenance.delivered)), INT32_MAX),
+        retry_count=min(
+            max(0, retry_policy.tries(letter.retry_count, delivery.provenance.delivered)), INT32_MAX
+        ),
         event_timestamp=_moment(letter.ts),
         dlq_payload=payload.decode(),
         original_payload=None if letter.original_payload is None else letter.original_payload.decode(),

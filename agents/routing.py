@@ -12,22 +12,22 @@ from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
 from typing import Final, Protocol, cast
 
-from agents import policy
+from agents import retry_policy
 from agents.batch_writer import Aside, BatchWriter
 from agents.dead_letter import message_id
-from agents.dead_letters import DeadLetters, context
-from agents.event_writes import EventWrites
+from agents.dead_letter_publisher import DeadLetters, context
+from agents.event_sink import EventWrites
+from agents.history_throttle import Precedence
 from agents.onboarding import Job, Task
-from agents.policy import Limits
-from agents.precedence import Precedence
+from agents.received_event import Source, Unit, Work, advance, metadata
+from agents.retry_policy import Limits
 from agents.senders import named_agent, onboarding_task
-from agents.work import Source, Unit, Work, advance, metadata
-from streams import envelope, events
-from streams.delivery import Batch, Delivery, Role
-from streams.errors import BrokerFailed, Crashed, EventError, Undelivered
-from streams.subjects import Tenant, event_type
+from events import envelope, models
+from events.delivery import Batch, Delivery, Role
+from events.errors import BrokerFailed, Crashed, EventError, Undelivered
+from events.subjects import Tenant, event_type
+from tables.last_writer_wins import Version
 from tables.tenant import TenantTables
-from tables.versions import Version
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ class Routing:
 
         `aside()` is entered while it waits for others.
         """
-        bulk = isinstance(work.event, events.History)
+        bulk = isinstance(work.event, models.History)
         await self._store([work], bulk=bulk, replayed=True, aside=aside)
         if work.conclude() is None and (task := onboarding_task(work)):
             outcome: asyncio.Future[EventError | None] = asyncio.get_running_loop().create_future()
@@ -220,7 +220,7 @@ class Routing:
         work = Work(tenant, delivery, source)
         if kind is None or delivery.subject != tenant.subject(kind):
             work.error = UnknownSubject()
-        elif policy.lost(origin.delivered, limits):
+        elif retry_policy.lost(origin.delivered, limits):
             work.error = Undelivered()
         return work
 
@@ -292,7 +292,7 @@ class Routing:
             if isinstance(error, UnknownSubject):
                 await self._dead_letters.exhaust(work, error, limits)
                 return
-            decision = policy.decide(error, work.delivery.provenance.delivered, limits)
+            decision = retry_policy.decide(error, work.delivery.provenance.delivered, limits)
             if decision.outcome == "nak":
                 await work.delivery.nak(decision.delay)
                 self.ended(work, "nack_retryable", error)

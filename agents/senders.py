@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from agents.onboarding import Task, wants_onboarding
-from agents.work import Work
-from streams import events
-from streams.errors import EventError
-from streams.payloads import sender_phone
-from tables.versions import Origin
+from agents.received_event import Work
+from events import models
+from events.errors import EventError
+from events.senders import sender_phone
+from tables.last_writer_wins import Origin
 
 
 def onboarding_task(work: Work) -> Task | None:
@@ -30,9 +30,9 @@ def onboarding_task(work: Work) -> Task | None:
     )
 
 
-def named_agent(event: events.Event | events.History | EventError | None) -> tuple[str, str]:
+def named_agent(event: models.Event | models.History | EventError | None) -> tuple[str, str]:
     """The agent and jid that metric 4 counts (contract 9.5), also of an invalid event; empty where there is none."""
-    if isinstance(event, events.History):
+    if isinstance(event, models.History):
         first = event.items[0].event if event.items else None
         return event.agent_id or getattr(first, "agent_id", None) or "", ""
     return getattr(event, "agent_id", None) or "", getattr(event, "jid", None) or ""

@@ -18,13 +18,13 @@ import asyncpg
 import nats
 from nats.aio.client import Client
 
-from demo.accounting import Report
-from demo.ledger import PublishError
-from demo.prometheus import PREFERRED_PORT, RULES, Prometheus
 from demo.run import Run
-from demo.servers import NatsServer, PostgresServer, ServerError
-from demo.worker import Worker, WorkerError
-from streams.subjects import Tenant
+from events.subjects import Tenant
+from testkit.accounting import Report
+from testkit.prometheus import PREFERRED_PORT, RULES, Prometheus
+from testkit.publisher import PublishError
+from testkit.servers import NatsServer, PostgresServer, ServerError
+from testkit.worker import Worker, WorkerError
 
 COMPANIES: Final = ("KopiNusa01", "TokoJaya02")
 _ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -19,7 +19,7 @@ from demo.load_options import Options, parse
 from demo.load_publisher import Publisher
 from demo.load_report import Progress, State, Summary
 from demo.load_traffic import LoadTraffic, in_turns
-from streams.subjects import Tenant
+from events.subjects import Tenant
 
 _POLL: Final = 0.25
 _CLOSE: Final = 2.0

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from streams.subjects import EVENT_TYPES, Tenant
+from events.subjects import EVENT_TYPES, Tenant
 
 _LABELS: Final = ("subject", "company_id")
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from demo.account import AGENTS
 from demo.load_traffic import DEFAULT_MIX, Mix, mix, short
-from streams.variables import PORT, companies, duration, number, servers
+from streams.config.variables import PORT, companies, duration, number, servers
+from testkit.account import AGENTS
 
 _LOCAL: Final = "nats://127.0.0.1:4222"
 _EPILOG: Final = (

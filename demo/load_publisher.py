@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 
 from demo.load_metrics import Counts, LoadError, Tally
 from demo.load_report import Latencies
-from demo.traffic import Publication
+from testkit.traffic import Publication
 
 # Seconds until an event without an answer is an error.
 ANSWER: Final = 5.0

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from demo.traffic import DECK, MESSAGE_ID_HEADER, Publication, Traffic
-from streams.subjects import EVENT_TYPES
+from events.subjects import EVENT_TYPES
+from testkit.traffic import DECK, MESSAGE_ID_HEADER, Publication, Traffic
 
 COMPANY_HEADER: Final = "CompanyID"
 Mix = Mapping[str, float]

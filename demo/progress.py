@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Final, TextIO
 
-from demo.evidence import Backlog
+from testkit.final_places import Backlog
 
 _SAMPLE: Final = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 _EVENTS: Final = "message_event_service_events"

@@ -12,12 +12,12 @@ import asyncpg
 import nats
 from nats.js import JetStreamContext
 
-from demo.accounting import Accounting, Report
-from demo.evidence import Backlog, backlog, gather, total
-from demo.ledger import Ledger, Publisher
-from demo.model import in_order
 from demo.progress import Counts, Progress, read_metrics
-from demo.traffic import Traffic, merged
+from testkit.accounting import Accounting, Report
+from testkit.final_places import Backlog, backlog, gather, total
+from testkit.oracle import in_order
+from testkit.publisher import Ledger, Publisher
+from testkit.traffic import Traffic, merged
 
 # Retries of one event come up to 8 s apart; without any progress for this long, something is stuck.
 PATIENCE: Final = 60.0

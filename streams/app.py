@@ -10,39 +10,40 @@ from functools import partial
 from typing import Any
 
 from agents.batch_writer import BatchWriter
-from agents.dead_letters import DeadLetters
-from agents.dlq import DeadLetterRetry
+from agents.dead_letter_publisher import DeadLetters
+from agents.dead_letter_replay import DeadLetterRetry
 from agents.onboarding import Onboarding
-from agents.policy import Limits
 from agents.post_scan import PostScan
+from agents.retry_policy import Limits
 from agents.routing import Routing
-from streams import logs, page, web
-from streams.broker import Broker
-from streams.channels import DirectChannel
-from streams.chores import FIGURES_EVERY, Chores
-from streams.commands import Operations
-from streams.company_starts import CompanyStarts
-from streams.config import Settings, SettingsError
-from streams.delivery import Delivery, Role
-from streams.incarnation import IncarnationWatch
-from streams.intake import Intake
-from streams.jetstream import PullSource
-from streams.maintenance import Chore, Maintenance
-from streams.metrics import Metrics
-from streams.preparation import Preparation
-from streams.readiness import Readiness
-from streams.reconciler import Reconciler
-from streams.runtime import Connections, EventsApp, EventsWorker, use_fast_loop
-from streams.samples import EVERY
-from streams.serving import Serving
-from streams.source_meter import SourceMeter
-from streams.specs import ConsumerSpec, byte_share, consumers, share, topology_config
-from streams.stall import LOOK_EVERY, Activity, StallWatch
-from streams.standing import Standings
-from streams.stopping import drain_budget
-from streams.subjects import Tenant
+from events.delivery import Delivery, Role
+from events.subjects import Tenant
+from streams import logs
+from streams.cli.commands import Operations
+from streams.config.settings import Settings, SettingsError
+from streams.jetstream.broker import Broker
+from streams.jetstream.consumer_state import Standings
+from streams.jetstream.incarnation import IncarnationWatch
+from streams.jetstream.pull_source import PullSource
+from streams.jetstream.reconciler import Reconciler
+from streams.jetstream.specs import ConsumerSpec, byte_share, consumers, share, topology_config
+from streams.lifecycle.bootstrap import Preparation
+from streams.lifecycle.company_startup import CompanyStarts
+from streams.lifecycle.periodic_tasks import FIGURES_EVERY, Chores
+from streams.lifecycle.readiness import Readiness
+from streams.lifecycle.scheduler import Chore, Maintenance
+from streams.lifecycle.serving import Serving
+from streams.lifecycle.startup import Intake
+from streams.lifecycle.watchdog import LOOK_EVERY, Activity, StallWatch
+from streams.monitoring import http, status_page
+from streams.monitoring.metrics import Metrics
+from streams.monitoring.metrics_history import EVERY
+from streams.monitoring.source_meter import SourceMeter
 from streams.version import VERSION
-from tables.pool import Database
+from streams.worker.application import Connections, EventsApp, EventsWorker, use_fast_loop
+from streams.worker.channel import DirectChannel
+from streams.worker.shutdown import drain_budget
+from tables.connection.pool import Database
 from tables.tenant import TenantTables
 
 
@@ -104,7 +105,7 @@ class Assembly:
             agent_supervisor="mode.supervisors.CrashingSupervisor",
         )
         metrics = self.metrics if settings.metrics_enabled else None
-        web.register(app, metrics=metrics, readiness=self.readiness.reasons, version=VERSION)
+        http.register(app, metrics=metrics, readiness=self.readiness.reasons, version=VERSION)
         return app
 
     def _agents(self) -> None:
@@ -257,7 +258,7 @@ class Assembly:
         """Put the page for people on the web server; the chore fills its charts. Not without metrics."""
         if not self.settings.metrics_enabled:
             return []
-        samples = page.install(
+        samples = status_page.install(
             self.app,
             version=VERSION,
             companies=[tenant.company for tenant in self.settings.tenants],

@@ -20,7 +20,7 @@ import mode
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from streams.redaction import redacted, redacted_value
+from events.redaction import redacted, redacted_value
 
 _LEVELS: Final = {
     "debug": logging.DEBUG,

@@ -7,12 +7,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tables.errors import Contended
+from tables.last_writer_wins import (
+    CLOCK_STEP_NS,
+    Draft,
+    Origin,
+    Version,
+    remembered,
+    settle,
+    stamped,
+    watermark,
+)
 from tables.queries import Observer, load, operation
-from tables.refusals import Refusal
-from tables.versions import CLOCK_STEP_NS, Draft, Origin, Version, remembered, settle, stamped, watermark
+from tables.write_rejection import Refusal
 
 if TYPE_CHECKING:
-    from tables.pool import Connection
+    from tables.connection.pool import Connection
 
 
 class ChatRow(NamedTuple):

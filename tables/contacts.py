@@ -7,14 +7,14 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from tables.contact_book import Book, Contact, derived_chat_id, identity
+from tables.contact_index import Book, Contact, derived_chat_id, identity
 from tables.errors import Contended
+from tables.last_writer_wins import Origin
 from tables.queries import Observer, load, operation
-from tables.refusals import Refusal
-from tables.versions import Origin
+from tables.write_rejection import Refusal
 
 if TYPE_CHECKING:
-    from tables.pool import Connection
+    from tables.connection.pool import Connection
 
 # One lock a pair would exhaust the server's lock table (design 6).
 SLOTS: Final = 64

@@ -7,7 +7,7 @@ StorageError
 ├─ BadData        perhaps the data of some event: find the event, give it up
 └─ Failed         anything else about a statement: find the event, try it again later
 
-No event is blamed for one of these alone: see `agents.evidence`. The reason for each row of `KINDS` is in
+No event is blamed for one of these alone: see `agents.outage_probe`. The reason for each row of `KINDS` is in
 docs/specification/database-errors.md.
 """
 

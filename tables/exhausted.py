@@ -13,7 +13,7 @@ from tables.errors import BadData, translated
 from tables.queries import Observer, load, operation
 
 if TYPE_CHECKING:
-    from tables.pool import Connection
+    from tables.connection.pool import Connection
 
 # A surrogate pair, half of one, NUL, or any other escape: matching every escape keeps a backslash that is
 # followed by the text u0000.

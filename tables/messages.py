@@ -8,12 +8,12 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tables.errors import Contended
+from tables.last_writer_wins import Draft, Origin, remembered, settle, stamped
 from tables.queries import Observer, load, operation
-from tables.refusals import Refusal
-from tables.versions import Draft, Origin, remembered, settle, stamped
+from tables.write_rejection import Refusal
 
 if TYPE_CHECKING:
-    from tables.pool import Connection
+    from tables.connection.pool import Connection
 
 
 class MessageRow(NamedTuple):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tables.attribution import Incoming, Log, Logs, onboard
+from tables.connection.pool import Database
 from tables.contacts import Contacts, Place
-from tables.first_contact import Incoming, Log, Logs, onboard
-from tables.pool import Database
+from tables.last_writer_wins import Version, parse
 from tables.queries import Observer, load, operation
-from tables.versions import Version, parse
 
 if TYPE_CHECKING:
-    from tables.pool import Connection
+    from tables.connection.pool import Connection
 
 _ENTITY: Final = "OnboardingLog"
 Pair = tuple[str, str]  # agent_id, cleaned phone

@@ -8,15 +8,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from tables.contact_book import Book, Contact, clean_phone
+from tables.attribution import PLAIN_ORIGIN, Log, Logs, with_plain_tag
+from tables.connection.pool import Database
+from tables.contact_index import Book, Contact, clean_phone
 from tables.contacts import Contacts, Place
-from tables.first_contact import PLAIN_ORIGIN, Log, Logs, with_plain_tag
 from tables.onboarding import OnboardingLogs
-from tables.pool import Database
 from tables.queries import Observer, load, operation
 
 if TYPE_CHECKING:
-    from tables.pool import Connection
+    from tables.connection.pool import Connection
 
 DELAY: Final = 900.0
 PAGE_SIZE: Final = 500

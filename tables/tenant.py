@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, cast
 
-from tables.agents import AgentRow, Agents
+from tables.accounts import AgentRow, Agents
 from tables.chats import ChatPatch, ChatRow, Chats
+from tables.connection.pool import Database
 from tables.contacts import ContactPatch, ContactRow, Contacts
 from tables.exhausted import ExhaustedEvents
 from tables.messages import MessagePatch, MessageRow, Messages
 from tables.onboarding import OnboardingTables
-from tables.pool import Database
 from tables.post_scan import DELAY, PostScanJobs, PostScanRequest
 from tables.queries import Observer
-from tables.refusals import Refusal
 from tables.write_probe import WriteProbe
+from tables.write_rejection import Refusal
 
 if TYPE_CHECKING:
-    from tables.pool import Connection
+    from tables.connection.pool import Connection
 
 
 Change = (

@@ -8,20 +8,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from tables.agents import AgentRow, Agents
+from tables.accounts import AgentRow, Agents
+from tables.attribution import Incoming, Touch
 from tables.chats import ChatPatch, ChatRow, Chats
+from tables.connection.pool import Database
 from tables.contacts import ContactPatch, ContactRow, Contacts
 from tables.errors import BadData, Expired, StorageError, translated
-from tables.first_contact import Incoming, Touch
+from tables.last_writer_wins import Origin
 from tables.messages import MessagePatch, MessageRow, Messages
 from tables.onboarding import OnboardingTables
-from tables.pool import Database
 from tables.post_scan import PostScanJobs, PostScanRequest
 from tables.queries import load
-from tables.versions import Origin
 
 if TYPE_CHECKING:
-    from tables.pool import Connection
+    from tables.connection.pool import Connection
 
 Like = (
     MessageRow

@@ -14,10 +14,10 @@ from hypothesis import settings
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from demo.servers import NatsServer, PostgresServer
-from streams.subjects import Tenant
-from tables.pool import Database
-from tables.schema import migrate
+from events.subjects import Tenant
+from tables.connection.pool import Database
+from tables.schema.migrations import migrate
+from testkit.servers import NatsServer, PostgresServer
 from tests.hanging import pytest_timeout_set_timer as pytest_timeout_set_timer
 
 # What the developer's shell says about the processor must not change what the tests see.

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from demo.servers import NatsServer, free_port
+from testkit.servers import NatsServer, free_port
 
 # What the worker needs (docs/security.md), by the short names that tests use.
 RIGHTS = {

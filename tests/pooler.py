@@ -13,9 +13,9 @@ from typing import Final
 
 import pytest
 
-from demo.binaries import unprivileged_account
-from demo.server import Server
-from demo.servers import PostgresServer
+from testkit.binaries import unprivileged_account
+from testkit.server import Server
+from testkit.servers import PostgresServer
 
 # The first that keeps prepared statements in transaction mode (max_prepared_statements).
 KEEPS_PREPARED: Final = (1, 21)

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from streams import topology
-from streams.broker import Broker
-from streams.delivery import Batch, Delivery, Role
-from streams.jetstream import PullSource
-from streams.specs import TopologyConfig
-from streams.subjects import Tenant
+from events.delivery import Batch, Delivery, Role
+from events.subjects import Tenant
+from streams.jetstream import topology
+from streams.jetstream.broker import Broker
+from streams.jetstream.pull_source import PullSource
+from streams.jetstream.specs import TopologyConfig
 
 SUBJECT = "v1.messages.upsert"
 # Seconds for what has to happen, however busy the machine is: no test is about how fast it does.

@@ -6,7 +6,7 @@ import subprocess
 
 import asyncpg
 
-from demo.servers import PostgresServer, ServerError
+from testkit.servers import PostgresServer, ServerError
 
 NAME = "standby"
 

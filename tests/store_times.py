@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
-from streams.permissions import ACK_PREFIX
+from streams.jetstream.permissions import ACK_PREFIX
 
 _PREFIX: Final = ACK_PREFIX.encode()
 _CHUNK: Final = 64 * 1024

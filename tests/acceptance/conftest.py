@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 from nats.aio.client import Client
 
-from streams.subjects import Tenant
+from events.subjects import Tenant
 from tests.acceptance.site import Site
 from tests.acceptance.worker import Worker
 

@@ -14,7 +14,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo, PubAck
 
-from streams.subjects import HISTORICAL, Tenant
+from events.subjects import HISTORICAL, Tenant
 from tables.queries import quoted
 from tests import builders
 

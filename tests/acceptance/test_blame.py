@@ -13,7 +13,7 @@ import asyncpg
 import nats
 import pytest
 
-from demo.servers import NatsServer, PostgresServer
+from testkit.servers import NatsServer, PostgresServer
 from tests import builders
 from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.refusing import RefusingProxy

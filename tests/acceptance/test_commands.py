@@ -10,8 +10,8 @@ import pytest
 from nats.js.api import ConsumerConfig
 from nats.js.errors import NotFoundError
 
-from demo.servers import NatsServer, free_port
 from streams.version import VERSION
+from testkit.servers import NatsServer, free_port
 from tests.acceptance.conftest import visited
 from tests.acceptance.site import Site
 from tests.acceptance.worker import command, environment

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from demo.servers import NatsServer, free_port
+from testkit.servers import NatsServer, free_port
 from tests import builders
 from tests.acceptance.site import DLQ_STREAM, Site, comes_to, comes_true
 from tests.acceptance.worker import Worker, command, environment

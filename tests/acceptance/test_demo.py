@@ -23,10 +23,10 @@ import psutil
 import pytest
 
 import demo
-from demo.guard import family
-from demo.prometheus import RULES, Prometheus
 from demo.run import Run
-from demo.worker import Worker
+from testkit.process_guard import family
+from testkit.prometheus import RULES, Prometheus
+from testkit.worker import Worker
 from tests.monitoring.prometheus import required
 
 ROOT = Path(demo.__file__).parent.parent

@@ -18,9 +18,9 @@ import nats
 import pytest
 from nats.js.api import DiscardPolicy, StreamConfig
 
-from demo.server import free_port
-from demo.servers import NatsServer
-from streams.subjects import HISTORICAL, REALTIME
+from events.subjects import HISTORICAL, REALTIME
+from testkit.server import free_port
+from testkit.servers import NatsServer
 from tests.acceptance.site import HISTORY_STREAM, REALTIME_STREAM, Site, comes_to
 from tests.acceptance.worker import ROOT, Scrape, Worker
 

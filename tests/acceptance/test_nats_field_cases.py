@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nats
 
-from demo.servers import NatsServer
+from testkit.servers import NatsServer
 from tests import builders
 from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import comes_true

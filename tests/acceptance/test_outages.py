@@ -11,7 +11,7 @@ import pytest
 from nats.aio.client import Client
 from nats.errors import Error
 
-from demo.servers import NatsServer, PostgresServer
+from testkit.servers import NatsServer, PostgresServer
 from tests import builders
 from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import HISTORY_STREAM, Site, comes_to, comes_true

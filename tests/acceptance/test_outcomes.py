@@ -13,7 +13,7 @@ import nats
 import pytest
 from nats.js.api import DiscardPolicy, StreamConfig
 
-from demo.servers import NatsServer
+from testkit.servers import NatsServer
 from tests import builders
 from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import HISTORY_STREAM, Site, comes_to, comes_true, stream_of

@@ -10,8 +10,8 @@ from functools import partial
 import asyncpg
 import pytest
 
-from demo.servers import PostgresServer
 from tables.queries import quoted
+from testkit.servers import PostgresServer
 from tests import builders
 from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import Site, comes_true

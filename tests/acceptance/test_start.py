@@ -9,8 +9,8 @@ import socket
 import asyncpg
 import pytest
 
-from demo.servers import NatsServer, PostgresServer, free_port
 from streams.version import VERSION
+from testkit.servers import NatsServer, PostgresServer, free_port
 from tests import builders
 from tests.acceptance.conftest import Launch
 from tests.acceptance.site import Site, comes_true

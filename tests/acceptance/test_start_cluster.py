@@ -8,7 +8,7 @@ import nats
 import pytest
 from nats.aio.client import Client
 
-from demo.servers import NatsServer, free_port
+from testkit.servers import NatsServer, free_port
 from tests import builders
 from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, comes_to, comes_true

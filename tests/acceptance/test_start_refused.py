@@ -17,9 +17,9 @@ import pytest
 from nats.aio.client import Client
 from nats.js.api import ConsumerConfig, DiscardPolicy, RetentionPolicy, StreamSource
 
-from demo.servers import NatsServer
-from streams.subjects import REALTIME
+from events.subjects import REALTIME
 from tables.queries import quoted
+from testkit.servers import NatsServer
 from tests import builders
 from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, Site, comes_to, comes_true

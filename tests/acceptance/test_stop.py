@@ -14,7 +14,7 @@ from pathlib import Path
 import nats
 import pytest
 
-from demo.servers import NatsServer, PostgresServer
+from testkit.servers import NatsServer, PostgresServer
 from tests import builders
 from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import Site, comes_to, comes_true
@@ -136,8 +136,8 @@ _PATCHED = """
 import asyncio, time, streams.app
 from agents.routing import Routing
 from faust.cli.faust import cli
-from streams.web import Web
-from tables.pool import Database
+from streams.monitoring.http import Web
+from tables.connection.pool import Database
 
 async def blocks(*_):
     time.sleep(600)

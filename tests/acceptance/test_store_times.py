@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from demo.servers import NatsServer
+from testkit.servers import NatsServer
 from tests import builders
 from tests.acceptance.conftest import Launch
 from tests.acceptance.site import DLQ_STREAM, Site, comes_to

@@ -17,7 +17,7 @@ from typing import Any, Final
 from prometheus_client.parser import text_string_to_metric_families
 
 import streams
-from demo.servers import free_port
+from testkit.servers import free_port
 
 ROOT: Final = Path(streams.__path__[0]).resolve().parent
 START: Final = 60.0

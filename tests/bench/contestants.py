@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from demo import guard
-from streams import specs
-from streams.delivery import Role
+from events.delivery import Role
+from streams.jetstream import specs
+from testkit import process_guard
 from tests.acceptance.worker import ROOT, Worker
 from tests.bench.bare import durable
 from tests.bench.scene import BARE_PREFIX, BARE_STREAM, Place, Scene
@@ -40,11 +40,11 @@ class Contestant:
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """Freeze it (SIGSTOP), so that publishing a backlog costs it nothing."""
-        guard.signal_family(self.pid, signal.SIGSTOP)
+        process_guard.signal_family(self.pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            guard.signal_family(self.pid, signal.SIGCONT)
+            process_guard.signal_family(self.pid, signal.SIGCONT)
 
     async def backlog(self, scene: Scene, role: Role) -> int:
         """How many events are not settled yet: waiting in the stream, or unacknowledged."""

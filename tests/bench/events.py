@@ -12,8 +12,8 @@ from uuid import uuid4
 
 import msgspec
 
-from streams import envelope
-from streams.delivery import Role
+from events import envelope
+from events.delivery import Role
 from tests import builders
 
 # Rows of a history batch, rows of one that NATS barely takes (1 MB), and agents of a run.

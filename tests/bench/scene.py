@@ -16,11 +16,11 @@ import nats
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from demo.servers import Servers, embedded_servers
-from streams import specs
-from streams.subjects import Tenant
-from tables.pool import Database
-from tables.schema import migrate
+from events.subjects import Tenant
+from streams.jetstream import specs
+from tables.connection.pool import Database
+from tables.schema.migrations import migrate
+from testkit.servers import Servers, embedded_servers
 from tests.bench.events import KEYS, Load
 from tests.bench.trouble import BenchError
 

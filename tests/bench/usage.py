@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import psutil
 
-from demo import guard
+from testkit import process_guard
 
 _PEAK: Final = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 _MEGABYTE: Final = 1e6
@@ -17,7 +17,7 @@ _MEGABYTE: Final = 1e6
 def cpu(pid: int) -> float:
     """Processor seconds (user and system) of a process and its children, those that have ended too."""
     total = 0.0
-    for process in guard.family(pid):
+    for process in process_guard.family(pid):
         try:
             times = process.cpu_times()
         except psutil.NoSuchProcess:
@@ -37,7 +37,7 @@ class Memory(NamedTuple):
 
 def memory(pid: int) -> Memory:
     """Resident memory. Where the system keeps no peak, it is what there is now."""
-    now = sum(_resident(process) for process in guard.family(pid))
+    now = sum(_resident(process) for process in process_guard.family(pid))
     try:
         found = _PEAK.search(Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
     except OSError:

@@ -7,8 +7,8 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 
-from streams.delivery import Batch, Provenance
-from streams.subjects import Tenant
+from events.delivery import Batch, Provenance
+from events.subjects import Tenant
 
 
 class MemoryDelivery:

@@ -11,12 +11,12 @@ from typing import Protocol
 import pytest
 from nats.aio.client import Client
 
-from streams import topology
-from streams.broker import Broker
-from streams.delivery import Delivery
-from streams.jetstream import EXPIRES, PullSource
-from streams.specs import TopologyConfig
-from streams.subjects import Tenant
+from events.delivery import Delivery
+from events.subjects import Tenant
+from streams.jetstream import topology
+from streams.jetstream.broker import Broker
+from streams.jetstream.pull_source import EXPIRES, PullSource
+from streams.jetstream.specs import TopologyConfig
 from tests.contract.memory_source import MemoryLog, MemorySource
 from tests.sources import PATIENCE, SUBJECT, Reader, ack_all, connected, eventually, pull_source
 

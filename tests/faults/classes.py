@@ -12,7 +12,7 @@ from typing import Final
 import asyncpg
 from nats.js.errors import NotFoundError
 
-from streams.subjects import HISTORICAL
+from events.subjects import HISTORICAL
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
 from tests.acceptance.worker import Worker
 from tests.faults.compare import deliveries

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
-from demo.evidence import Evidence, Given, Row
-from demo.model import Published, Version
-from streams.subjects import HISTORICAL
+from events.subjects import HISTORICAL
+from testkit.final_places import Evidence, Given, Row
+from testkit.oracle import Published, Version
 from tests.acceptance.site import REALTIME_STREAM
 
 BEHIND: Final = 3_000_000_000

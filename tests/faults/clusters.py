@@ -11,11 +11,11 @@ from typing import Any, Final
 import nats
 import psutil
 
-from demo.evidence import Evidence
-from demo.model import Published
-from demo.servers import NatsServer, ServerError
-from streams.specs import TopologyConfig
-from streams.specs import streams as specified
+from streams.jetstream.specs import TopologyConfig
+from streams.jetstream.specs import streams as specified
+from testkit.final_places import Evidence
+from testkit.oracle import Published
+from testkit.servers import NatsServer, ServerError
 from tests.acceptance.site import DLQ_STREAM
 from tests.acceptance.worker import Worker
 from tests.faults.clock import SlowClock

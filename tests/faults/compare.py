@@ -11,12 +11,12 @@ import asyncpg
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from demo.accounting import EXHAUSTED, MISSING, STORED, WAITING, Accounting, Report
-from demo.evidence import Evidence, gather
-from demo.model import Published, Version, in_order
-from streams.subjects import HISTORICAL, REALTIME
+from events.subjects import HISTORICAL, REALTIME
+from testkit.accounting import EXHAUSTED, MISSING, STORED, WAITING, Accounting, Report
+from testkit.final_places import Evidence, gather
+from testkit.oracle import Published, Version, in_order
 
-# Words of `demo.accounting`; what has none of them is a wrong value.
+# Words of `testkit.accounting`; what has none of them is a wrong value.
 _LOST: Final = ("has neither a row", "not in the stream")
 _DOUBLED: Final = ("as well", "instead of one", "carried by")
 _SHOWN: Final = 10

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from demo.evidence import Evidence, backlog
+from testkit.final_places import Evidence, backlog
 from tests.acceptance.worker import Worker, logged
 from tests.faults.catalogue import FAULTS
 from tests.faults.clusters import ClusterScene, PairScene, PoolerScene

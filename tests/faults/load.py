@@ -11,9 +11,9 @@ from typing import Final
 import nats
 from nats.js import JetStreamContext
 
-from demo.ledger import Confirmed, Ledger
-from demo.model import Published
-from demo.traffic import DECK, Publication, Traffic
+from testkit.oracle import Published
+from testkit.publisher import Confirmed, Ledger
+from testkit.traffic import DECK, Publication, Traffic
 
 WINDOW: Final = 32
 _ANSWER: Final = 1.0
@@ -61,7 +61,7 @@ class Era:
 class Load:
     """Publishes the traffic of a company, until `finish`.
 
-    `without`: beginnings of the names of kinds (`demo.traffic.DECK`) to leave out;
+    `without`: beginnings of the names of kinds (`testkit.traffic.DECK`) to leave out;
     `often`: kinds that come more often than there; then without updates that come early. Without these, what is about
     one row is published in order, however long a confirmation takes.
     """

@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 import psutil
 
-from demo.servers import NatsServer, ServerError, free_port
+from testkit.servers import NatsServer, ServerError, free_port
 from tests.faults.proxy import Proxy
 
 NODES: Final = 3

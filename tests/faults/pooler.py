@@ -7,8 +7,8 @@ import signal
 import socket
 from typing import Final
 
-from demo.binaries import unprivileged_account
-from demo.server import Server
+from testkit.binaries import unprivileged_account
+from testkit.server import Server
 
 PROGRAM: Final = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 # What our sessions are set to at their start is the server's business behind a pooler.

@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 import asyncpg
 
-from demo.servers import PostgresServer, ServerError
+from testkit.servers import PostgresServer, ServerError
 
 _PATIENCE: Final = 30.0
 _POLL: Final = 0.05

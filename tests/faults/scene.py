@@ -18,12 +18,12 @@ import nats
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from demo.evidence import Evidence
-from demo.model import Published, Version
-from demo.servers import NatsServer, PostgresServer
-from streams.login import ANONYMOUS
-from streams.nats_client import NatsClient
-from streams.subjects import Tenant
+from events.subjects import Tenant
+from streams.config.credentials import ANONYMOUS
+from streams.jetstream.client import NatsClient
+from testkit.final_places import Evidence
+from testkit.oracle import Published, Version
+from testkit.servers import NatsServer, PostgresServer
 from tests.acceptance.worker import Worker
 from tests.faults.load import Load
 from tests.faults.proxy import Proxy

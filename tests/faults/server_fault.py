@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import nats
 
-from demo.ledger import Confirmed
-from demo.traffic import NUMBER_HEADER
-from streams.subjects import HISTORICAL
+from events.subjects import HISTORICAL
+from testkit.publisher import Confirmed
+from testkit.traffic import NUMBER_HEADER
 from tests.acceptance.site import HISTORY_STREAM, REALTIME_STREAM
 from tests.faults.clusters import ClusterScene
 

@@ -10,9 +10,9 @@ from typing import Final
 import pytest
 import pytest_asyncio
 
-from demo.ledger import Confirmed
-from demo.servers import PostgresServer
-from demo.traffic import Traffic
+from testkit.publisher import Confirmed
+from testkit.servers import PostgresServer
+from testkit.traffic import Traffic
 from tests.faults.clusters import ClusterScene
 from tests.faults.compare import Outcome
 from tests.faults.driver import database_for, run

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from nats.js.api import PubAck
 
-from demo.evidence import Evidence, Given, Row
-from demo.model import Published, Version
+from testkit.final_places import Evidence, Given, Row
+from testkit.oracle import Published, Version
 from tests.faults.compare import Claim, Outcome, judge
 from tests.faults.load import EARLY, Load
 from tests.faults.proxy import Proxy

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.servers import PostgresServer
+from testkit.servers import PostgresServer
 from tests.faults.catalogue import of_kind
 from tests.faults.driver import run
 from tests.faults.scene import postgres

@@ -8,9 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from demo.evidence import Evidence, Given, Row
-from demo.model import Published, Version
-from demo.traffic import Publication
+from testkit.final_places import Evidence, Given, Row
+from testkit.oracle import Published, Version
+from testkit.traffic import Publication
 from tests.acceptance.site import REALTIME_STREAM
 from tests.faults.__main__ import missing
 from tests.faults.catalogue import FAULTS, of_kind

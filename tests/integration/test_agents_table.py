@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tables.agents import AgentRow, Agents
+from tables.accounts import AgentRow, Agents
+from tables.connection.pool import Database
 from tables.errors import BadData
-from tables.pool import Database
-from tables.refusals import Refusal
-from tables.versions import Origin, Version
+from tables.last_writer_wins import Origin, Version
+from tables.write_rejection import Refusal
 
 REFS = count()
 

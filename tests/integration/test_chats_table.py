@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tables.chats import ChatPatch, ChatRow, Chats
+from tables.connection.pool import Database
 from tables.errors import BadData
-from tables.pool import Database
-from tables.refusals import Refusal
-from tables.versions import Origin, Version
+from tables.last_writer_wins import Origin, Version
+from tables.write_rejection import Refusal
 
 REFS = count()
 

@@ -11,13 +11,13 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from tables.contact_book import derived_chat_id
+from tables.connection.pool import Database
+from tables.contact_index import derived_chat_id
 from tables.contacts import ContactPatch, ContactRow, Contacts, Place
 from tables.errors import Contended
-from tables.pool import Database
+from tables.last_writer_wins import Origin, Version
 from tables.queries import load, quoted
-from tables.refusals import Refusal
-from tables.versions import Origin, Version
+from tables.write_rejection import Refusal
 
 AGENT = "agent-7f3a"
 PHONE = "6281234500011"

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from tables.agents import AgentRow, Agents
+from tables.accounts import AgentRow, Agents
 from tables.chats import ChatPatch, ChatRow, Chats
+from tables.connection.pool import Database
+from tables.last_writer_wins import Origin, Version
 from tables.messages import MessagePatch, MessageRow, Messages
-from tables.pool import Database
-from tables.refusals import Refusal
-from tables.versions import Origin, Version
+from tables.write_rejection import Refusal
 
 TODAY = datetime.datetime.now(datetime.UTC).date()
 # Not promised: when it was first and last written, and under which id.

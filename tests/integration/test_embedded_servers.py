@@ -17,17 +17,17 @@ import psutil
 import pytest
 from nats.js import JetStreamContext
 
-from demo import binaries, guard
-from demo.binaries import ServerError, unprivileged_account
-from demo.servers import NatsServer, PostgresServer, Server, embedded_servers
-from streams.subjects import Tenant
-from tables.pool import Database
+from events.subjects import Tenant
+from tables.connection.pool import Database
+from testkit import binaries, process_guard
+from testkit.binaries import ServerError, unprivileged_account
+from testkit.servers import NatsServer, PostgresServer, Server, embedded_servers
 
 ROOT = Path(__file__).parents[2]
 
 _OWNER = """
 import sys, time
-from demo.servers import embedded_servers
+from testkit.servers import embedded_servers
 with embedded_servers() as servers:
     if "paused" in sys.argv:
         servers.nats.pause()
@@ -173,7 +173,7 @@ def test_killed_owner_leaves_neither_processes_nor_data(temporary_folder: Path, 
         assert owner.stdout is not None
         pids = [int(pid) for pid in owner.stdout.readline().split()]
         assert len(pids) == 2
-        processes = [process for pid in pids for process in guard.family(pid)]
+        processes = [process for pid in pids for process in process_guard.family(pid)]
         assert any(temporary_folder.iterdir())
         owner.kill()
     until(lambda: not any(map(alive, processes)))

@@ -12,8 +12,8 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tables.connection.pool import Database
 from tables.exhausted import ExhaustedEvents, ExhaustedRow
-from tables.pool import Database
 from tables.queries import quoted
 
 WHEN = datetime.datetime(2025, 3, 4, 5, 6, 7, tzinfo=datetime.UTC)

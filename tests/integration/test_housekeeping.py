@@ -14,16 +14,16 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from streams.housekeeping import Rounds
-from streams.subjects import Tenant
-from tables import indexes, partitions, turns
+from events.subjects import Tenant
+from streams.lifecycle.schema_upkeep import Rounds
+from tables.connection.pool import Database
 from tables.errors import BadData, Expired, Failed, StorageError
-from tables.message_keys import fill_message_keys
-from tables.partitions import ensure_partitions, make_partitions
-from tables.pool import Database
-from tables.publication import publish_changes
 from tables.queries import quoted
-from tables.schema import _Migration, migrate
+from tables.schema import advisory_locks, indexes, partitions
+from tables.schema.key_backfill import fill_message_keys
+from tables.schema.migrations import _Migration, migrate
+from tables.schema.partitions import ensure_partitions, make_partitions
+from tables.schema.publication import publish_changes
 
 Date = datetime.date
 NOVEMBER, DECEMBER = Date(2025, 11, 1), Date(2025, 12, 1)
@@ -116,9 +116,9 @@ async def test_a_migration_waits_briefly_and_says_for_whom(
     """A new version alters a table that a dump reads."""
     schema = tenant.schema
     await migrate(database, schema, today=NOVEMBER)
-    monkeypatch.setattr("tables.schema._TRIED_FOR", 1.0)
+    monkeypatch.setattr("tables.schema.migrations._TRIED_FOR", 1.0)
     change = "ALTER TABLE {schema}.chats ADD COLUMN IF NOT EXISTS news text"
-    monkeypatch.setattr("tables.schema._migrations", lambda: (_Migration("9999_news", change),))
+    monkeypatch.setattr("tables.schema.migrations._migrations", lambda: (_Migration("9999_news", change),))
 
     async with left_open(database_dsn, f"SELECT FROM {quoted(schema)}.chats"):
         starting = asyncio.create_task(migrate(database, schema, today=NOVEMBER))
@@ -180,7 +180,7 @@ async def test_a_company_whose_tables_are_in_use_holds_up_no_other(
 async def test_a_failed_task_comes_again_soon_and_only_for_its_company(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streams.housekeeping.FIRST_DELAY", 0.01)
+    monkeypatch.setattr("streams.lifecycle.schema_upkeep.FIRST_DELAY", 0.01)
     clock = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: clock)
     asked: list[str] = []
@@ -379,8 +379,8 @@ async def test_a_build_that_an_old_transaction_holds_up_is_tried_again(
 async def test_nobody_waits_long_for_another_workers_turn(
     database: Database, database_dsn: str, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turns, "TURN_WAIT", 100)
-    monkeypatch.setattr("tables.schema._TRIED_FOR", 0.0)
+    monkeypatch.setattr(advisory_locks, "TURN_WAIT", 100)
+    monkeypatch.setattr("tables.schema.migrations._TRIED_FOR", 0.0)
     lock = f"SELECT pg_advisory_xact_lock(hashtextextended('daisi schema {tenant.schema}', 0))"
     async with left_open(database_dsn, lock):
         with pytest.raises(StorageError, match=r"migration of"):

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Iterator
 import nats
 import pytest
 
-from demo.servers import NatsServer
-from streams import topology
-from streams.advisories import MaxDeliverWatch
-from streams.broker import Broker
-from streams.delivery import Delivery
-from streams.specs import TopologyConfig
-from streams.subjects import Tenant
+from events.delivery import Delivery
+from events.subjects import Tenant
+from streams.jetstream import topology
+from streams.jetstream.broker import Broker
+from streams.jetstream.max_deliveries import MaxDeliverWatch
+from streams.jetstream.specs import TopologyConfig
+from testkit.servers import NatsServer
 from tests.sources import PATIENCE, SUBJECT, Reader, connected, pull_source
 
 CONFIG = TopologyConfig(realtime_ack_wait=0.5)

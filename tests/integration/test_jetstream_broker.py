@@ -10,12 +10,12 @@ import pytest
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from demo.servers import NatsServer, free_port
-from streams.broker import Broker, Unusable
-from streams.delivery import TooLarge
-from streams.errors import BrokerFailed
-from streams.link import wire_size
-from streams.stored import ApiError
+from events.delivery import TooLarge
+from events.errors import BrokerFailed
+from streams.jetstream.broker import Broker, Unusable
+from streams.jetstream.link import wire_size
+from streams.jetstream.stream_reader import ApiError
+from testkit.servers import NatsServer, free_port
 from tests.sources import PATIENCE, connected, eventually
 
 
@@ -64,7 +64,7 @@ async def test_a_stop_before_it_ever_connected_returns() -> None:
 
 
 async def test_a_server_without_jetstream_is_named_as_the_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streams.broker.JETSTREAM_PATIENCE", 0.1)
+    monkeypatch.setattr("streams.jetstream.broker.JETSTREAM_PATIENCE", 0.1)
     accounts = 'accounts { A { users: [{user: "a", password: "b"}] } }'
     with NatsServer(settings=accounts) as server:
         broker = Broker(urls=[server.url.replace("//", "//a:b@")], name="tests")
@@ -76,7 +76,7 @@ async def test_a_server_without_jetstream_is_named_as_the_problem(monkeypatch: p
 
 
 async def test_an_old_server_is_named_as_the_problem(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streams.broker.OLDEST_SERVER", (99, 0))
+    monkeypatch.setattr("streams.jetstream.broker.OLDEST_SERVER", (99, 0))
     broker = Broker(urls=[nats_url], name="tests")
     await broker.start()
     with pytest.raises(Unusable, match=r"2\.10 is needed"):

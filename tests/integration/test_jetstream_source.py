@@ -11,14 +11,15 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from demo.servers import NatsServer
-from streams import jetstream, topology
-from streams.broker import Broker
-from streams.delivery import Batch
-from streams.jetstream import EXPIRES, PullSource
-from streams.specs import TopologyConfig
-from streams.stored import nanoseconds
-from streams.subjects import Tenant
+from events.delivery import Batch
+from events.subjects import Tenant
+from streams.jetstream import pull_source as pull_sources
+from streams.jetstream import topology
+from streams.jetstream.broker import Broker
+from streams.jetstream.pull_source import EXPIRES, PullSource
+from streams.jetstream.specs import TopologyConfig
+from streams.jetstream.stream_reader import nanoseconds
+from testkit.servers import NatsServer
 from tests.sources import PATIENCE, SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 # What is held on a busy machine must not come again, but for the test in which it has to.
@@ -434,7 +435,7 @@ async def test_a_stream_made_anew_between_two_pulls_is_never_taken_for_the_old_o
     first_seq: int,
 ) -> None:
     """Whether its sequences begin anew or go on: while the agent is busy no request of ours waits for the news."""
-    monkeypatch.setattr(jetstream, "UNWATCHED", 0.05)
+    monkeypatch.setattr(pull_sources, "UNWATCHED", 0.05)
     await topology.reconcile(broker, CONFIG, [tenant])
     source = pull_source(broker, tenant, CONFIG, reader, batch_size=1)
     await source.start()
@@ -470,7 +471,7 @@ async def test_a_stream_made_anew_is_noticed_though_another_replica_read_its_fir
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Then neither the stream's nor the consumer's sequences begin anew for us."""
-    monkeypatch.setattr(jetstream, "UNWATCHED", 0.05)
+    monkeypatch.setattr(pull_sources, "UNWATCHED", 0.05)
     await topology.reconcile(broker, CONFIG, [tenant])
     source = pull_source(broker, tenant, CONFIG, reader, batch_size=1)
     await source.start()

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from asyncpg.connection import LoggedQuery
 
+from tables.connection.pool import Database
 from tables.errors import BadData
+from tables.last_writer_wins import Origin, Version
 from tables.messages import MessagePatch, MessageRow
-from tables.pool import Database
-from tables.refusals import Refusal
 from tables.tenant import TenantTables
-from tables.versions import Origin, Version
+from tables.write_rejection import Refusal
 
 EPOCH = datetime.date(1970, 1, 1)
 TODAY = datetime.datetime.now(datetime.UTC).date()

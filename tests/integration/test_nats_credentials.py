@@ -9,9 +9,9 @@ from pathlib import Path
 import nkeys  # type: ignore[import-untyped]
 import pytest
 
-from streams.broker import Broker
-from streams.errors import BrokerFailed
-from streams.login import Login
+from events.errors import BrokerFailed
+from streams.config.credentials import Login
+from streams.jetstream.broker import Broker
 from tests.nats_jwt import Realm, pair, seed
 from tests.nats_servers import ChangingNats
 from tests.sources import eventually

@@ -14,14 +14,14 @@ import pytest
 from nats.aio.client import Server
 from nats.aio.msg import Msg
 
-from demo.servers import NatsServer, free_port
-from streams import topology
-from streams.broker import Broker, Unusable
-from streams.errors import BrokerFailed
-from streams.nodes import AVOIDED_FOR, Nodes
-from streams.specs import TopologyConfig, streams
-from streams.stored import ApiError
-from streams.subjects import Tenant
+from events.errors import BrokerFailed
+from events.subjects import Tenant
+from streams.jetstream import topology
+from streams.jetstream.broker import Broker, Unusable
+from streams.jetstream.nodes import AVOIDED_FOR, Nodes
+from streams.jetstream.specs import TopologyConfig, streams
+from streams.jetstream.stream_reader import ApiError
+from testkit.servers import NatsServer, free_port
 from tests.faults.proxy import Proxy
 from tests.nats_servers import ChangingNats, rights
 from tests.sources import SUBJECT, Reader, ack_all, eventually, pull_source
@@ -130,7 +130,7 @@ async def test_a_node_that_only_tells_of_its_streams_is_left(
 async def test_a_first_node_without_jetstream_does_not_end_the_start_while_others_are_untried(
     nodes: tuple[ChangingNats, ChangingNats], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streams.broker.JETSTREAM_PATIENCE", 0.5)
+    monkeypatch.setattr("streams.jetstream.broker.JETSTREAM_PATIENCE", 0.5)
     first, second = nodes
     first.reconfigure(WITHOUT.format("disabled"))
     async with begun(first.at("a:a"), second.at("a:a")) as broker:
@@ -142,7 +142,7 @@ async def test_a_first_node_without_jetstream_does_not_end_the_start_while_other
 async def test_the_start_ends_when_no_node_has_jetstream_for_the_account(
     nodes: tuple[ChangingNats, ChangingNats], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streams.broker.JETSTREAM_PATIENCE", 0.5)
+    monkeypatch.setattr("streams.jetstream.broker.JETSTREAM_PATIENCE", 0.5)
     for node in nodes:
         node.reconfigure(WITHOUT.format("disabled"))
     async with begun(*(node.at("a:a") for node in nodes), leave_after=0.5) as broker:
@@ -154,7 +154,7 @@ async def test_the_start_ends_when_no_node_has_jetstream_for_the_account(
 async def test_a_cluster_whose_jetstream_nodes_are_down_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streams.broker.JETSTREAM_PATIENCE", 0.2)
+    monkeypatch.setattr("streams.jetstream.broker.JETSTREAM_PATIENCE", 0.2)
     ports = [free_port(), free_port()]
     cluster = 'cluster {{ name: C, listen: "127.0.0.1:{}", routes: [ "nats://127.0.0.1:{}" ] }}\n'
     bare = cluster.format(ports[0], ports[1]) + "jetstream: disabled"

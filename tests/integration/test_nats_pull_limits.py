@@ -11,12 +11,12 @@ from typing import Any
 import nats
 import pytest
 
-from demo.servers import NatsServer
-from streams import topology
-from streams.broker import Broker
-from streams.pull_limits import PullLimits, Status
-from streams.specs import TopologyConfig
-from streams.subjects import Tenant
+from events.subjects import Tenant
+from streams.jetstream import topology
+from streams.jetstream.broker import Broker
+from streams.jetstream.pull_limits import PullLimits, Status
+from streams.jetstream.specs import TopologyConfig
+from testkit.servers import NatsServer
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = TopologyConfig()

@@ -12,13 +12,13 @@ import nats
 import pytest
 from nats.aio.client import Client
 
-from streams import topology
-from streams.advisories import MaxDeliverWatch
-from streams.broker import Broker
-from streams.errors import BrokerFailed
-from streams.jetstream import PullSource
-from streams.specs import TopologyConfig
-from streams.subjects import Tenant
+from events.errors import BrokerFailed
+from events.subjects import Tenant
+from streams.jetstream import topology
+from streams.jetstream.broker import Broker
+from streams.jetstream.max_deliveries import MaxDeliverWatch
+from streams.jetstream.pull_source import PullSource
+from streams.jetstream.specs import TopologyConfig
 from tests.nats_servers import ChangingNats, rights
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 

@@ -12,12 +12,12 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from tables.attribution import Incoming, Touch
+from tables.connection.pool import Database
 from tables.contacts import ContactPatch, ContactRow, Contacts
-from tables.first_contact import Incoming, Touch
+from tables.last_writer_wins import Origin, Version
 from tables.onboarding import OnboardingTables, Outcome
-from tables.pool import Database
 from tables.queries import quoted
-from tables.versions import Origin, Version
 
 AGENT = "agent-7f3a"
 PHONE = "6281234500011"

@@ -17,10 +17,10 @@ import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
 
-from streams import page, web
-from streams.metrics import Metrics
-from streams.samples import Samples
-from streams.subjects import Tenant
+from events.subjects import Tenant
+from streams.monitoring import http, status_page
+from streams.monitoring.metrics import Metrics
+from streams.monitoring.metrics_history import Samples
 
 FIFTY: Final = tuple(f"Toko{number:02d}Nusantara" for number in range(50))
 
@@ -52,7 +52,7 @@ class Worker:
         self.reasons: dict[str, str] = {}
         self.agents = {"routing": True, "dlq": True, "onboarding": True}
         self.asked = 0
-        self.status = page.Status(
+        self.status = status_page.Status(
             version="1.2.3",
             companies=companies,
             sources=self.sources,
@@ -76,15 +76,15 @@ class Worker:
 class App(faust.App):
     """With the worker's own web server."""
 
-    def _new_web(self) -> web.Web:
-        return web.Web(self)
+    def _new_web(self) -> http.Web:
+        return http.Web(self)
 
 
 @asynccontextmanager
 async def served(worker: Worker) -> AsyncIterator[ClientSession]:
     app = App("tiny", autodiscover=False)
-    web.register(app, metrics=worker.metrics, readiness=worker.readiness, version="1.2.3")
-    page.register(app, worker.status)
+    http.register(app, metrics=worker.metrics, readiness=worker.readiness, version="1.2.3")
+    status_page.register(app, worker.status)
     async with TestServer(await app.web.wsgi()) as server, ClientSession(server.make_url("/")) as client:
         yield client
 
@@ -222,7 +222,7 @@ async def test_readiness_that_cannot_be_told_still_gives_a_page_and_no_secret() 
 
 
 async def test_many_viewers_cost_the_database_one_question(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "FRESH", 3600.0)
+    monkeypatch.setattr(status_page, "FRESH", 3600.0)
     worker = Worker("KopiNusa01")
     async with served(worker) as client:
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tables.pool import Database
+from tables.connection.pool import Database
 from tables.queries import load
 
 _STATEMENTS = [

@@ -10,15 +10,15 @@ from dataclasses import replace
 import pytest
 
 from agents.batch_writer import BatchWriter
-from agents.event_writes import EventWrites
-from agents.work import Source, Unit, Work, plan
-from demo.servers import PostgresServer
-from streams.subjects import Tenant
-from tables import pool
+from agents.event_sink import EventWrites
+from agents.received_event import Source, Unit, Work, plan
+from events.subjects import Tenant
+from tables.connection import pool
+from tables.connection.pool import Database
 from tables.errors import Unavailable
-from tables.pool import Database
+from tables.last_writer_wins import Version
 from tables.tenant import TenantTables
-from tables.versions import Version
+from testkit.servers import PostgresServer
 from tests import builders
 from tests.faults.proxy import Proxy
 from tests.unit.fakes import STORED_NS, FakeDelivery

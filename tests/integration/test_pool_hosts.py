@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from demo.servers import PostgresServer, free_port
-from tables import hosts, pool
+from tables.connection import hosts, pool
+from tables.connection.pool import Database
 from tables.errors import StorageError, Unavailable
-from tables.pool import Database
+from testkit.servers import PostgresServer, free_port
 from tests.standby import StandbyServer
 
 

@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from demo.servers import PostgresServer
-from tables.dsn import parse
+from tables.connection.dsn import parse
+from tables.connection.hosts import Connector, HostConnection
+from tables.connection.pool import Database
+from tables.connection.session import require_prepared
 from tables.errors import Unavailable
-from tables.hosts import Connector, HostConnection
-from tables.pool import Database
-from tables.schema import migrate
-from tables.session import require_prepared
+from tables.schema.migrations import migrate
 from tables.tenant import TenantTables
+from testkit.servers import PostgresServer
 from tests.pooler import IGNORED, KEEPS_PREPARED, Pooler, version
 
 SESSION, TRANSACTION = "pool_mode = session", "pool_mode = transaction"

@@ -12,9 +12,9 @@ import asyncpg
 import pytest
 
 from agents.post_scan import PostScan
-from streams.subjects import Tenant
+from events.subjects import Tenant
 from tables import post_scan
-from tables.pool import Database
+from tables.connection.pool import Database
 from tables.post_scan import LEASE, PostScanJobs
 from tables.queries import quoted
 

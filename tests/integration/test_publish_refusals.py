@@ -11,9 +11,9 @@ import nats
 import pytest
 from nats.js.api import StorageType
 
-from demo.servers import NatsServer
-from streams.broker import Broker
-from streams.errors import BrokerFailed
+from events.errors import BrokerFailed
+from streams.jetstream.broker import Broker
+from testkit.servers import NatsServer
 
 _ACCOUNT = """accounts {{ A: {{ jetstream: {{ {0} }}, users: [{{user: a, password: a}}] }} }}
 no_auth_user: a"""

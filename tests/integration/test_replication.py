@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Iterator
 import asyncpg
 import pytest
 
-from demo.servers import PostgresServer
-from tables.pool import Database
-from tables.replication import durability_warnings
+from tables.connection.pool import Database
+from tables.connection.replication import durability_warnings
+from testkit.servers import PostgresServer
 from tests.standby import NAME, StandbyServer, run
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from streams.subjects import Tenant
-from tables import indexes
-from tables.message_keys import message_keys_complete
-from tables.pool import Database
+from events.subjects import Tenant
+from tables.connection.pool import Database
 from tables.queries import quoted
-from tables.schema import migrate
+from tables.schema import indexes
+from tables.schema.key_backfill import message_keys_complete
+from tables.schema.migrations import migrate
 
 _EXISTING = Path(__file__).parent / "existing_service.sql"
 _TABLES = ("messages", "chats", "contacts", "agents", "onboarding_log", "exhausted_events")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import tables.schema
-from streams.subjects import Tenant
-from tables.pool import Database
-from tables.schema import SHARED_TABLES, SchemaProblem, foreign_company, migrate
+import tables.schema.migrations
+from events.subjects import Tenant
+from tables.connection.pool import Database
+from tables.schema.migrations import SHARED_TABLES, SchemaProblem, foreign_company, migrate
 
-_FILES = sorted((Path(tables.schema.__file__).parent / "sql" / "migrations").glob("*.sql"))
+_FILES = sorted((Path(tables.schema.migrations.__file__).parent / "sql" / "migrations").glob("*.sql"))
 MIGRATIONS = [file.stem for file in _FILES]
 
 # name, type, nullable, default, in the order of the contract

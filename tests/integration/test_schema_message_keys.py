@@ -7,10 +7,10 @@ import datetime
 
 import pytest
 
-from tables.message_keys import fill_message_keys, message_keys_complete
-from tables.pool import Database
+from tables.connection.pool import Database
 from tables.queries import quoted
-from tables.schema import migrate
+from tables.schema.key_backfill import fill_message_keys, message_keys_complete
+from tables.schema.migrations import migrate
 
 Date = datetime.date
 Row = tuple[str | None, Date]

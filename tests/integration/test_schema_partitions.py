@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.subjects import Tenant
-from tables.partitions import ensure_partitions, months, months_ahead
-from tables.pool import Database
+from events.subjects import Tenant
+from tables.connection.pool import Database
 from tables.queries import quoted
-from tables.schema import migrate
+from tables.schema.migrations import migrate
+from tables.schema.partitions import ensure_partitions, months, months_ahead
 
 Date = datetime.date
 

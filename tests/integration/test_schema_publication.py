@@ -7,12 +7,12 @@ import datetime
 
 import pytest
 
-from streams.subjects import Tenant
+from events.subjects import Tenant
+from tables.connection.pool import Database
 from tables.errors import StorageError
-from tables.partitions import ensure_partitions
-from tables.pool import Database
-from tables.publication import publish_changes
-from tables.schema import migrate
+from tables.schema.migrations import migrate
+from tables.schema.partitions import ensure_partitions
+from tables.schema.publication import publish_changes
 
 TODAY = datetime.date(2025, 11, 1)
 

@@ -14,9 +14,9 @@ import nkeys  # type: ignore[import-untyped]
 import pytest
 import trustme
 
-from demo.servers import NatsServer, free_port
-from streams.broker import Broker
-from streams.login import Login
+from streams.config.credentials import Login
+from streams.jetstream.broker import Broker
+from testkit.servers import NatsServer, free_port
 from tests import builders
 from tests.acceptance.conftest import visited
 from tests.acceptance.worker import Worker

@@ -16,8 +16,8 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 import trustme
 
+from tables.connection.pool import Database
 from tables.errors import Unavailable
-from tables.pool import Database
 
 _TLS_WANTED: Final = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from demo.servers import free_port
+from testkit.servers import free_port
 from tests.acceptance.worker import Worker
 
 ELSEWHERE = "127.0.0.2"

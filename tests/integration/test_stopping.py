@@ -18,7 +18,7 @@ from tests.acceptance.worker import ROOT
 _SETUP = """
     import asyncio, os, signal, sys, time
     from streams import logs
-    from streams.stopping import StopDeadline
+    from streams.worker.shutdown import StopDeadline
 
     logs.configure()
     failure = []

@@ -16,8 +16,8 @@ import asyncpg
 import pytest
 from nats.aio.client import Client
 
-from streams.subjects import Tenant
-from streams.variables import companies
+from events.subjects import Tenant
+from streams.config.variables import companies
 from tables.queries import load
 from tests import builders
 from tests.acceptance.conftest import visited

@@ -12,13 +12,13 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy
 
-from demo.servers import NatsServer
-from streams import topology
-from streams.broker import Broker
-from streams.specs import ConsumerSpec, TopologyConfig, consumers
-from streams.standing import Standings
-from streams.subjects import Tenant
-from streams.topology import TopologyError, reconcile
+from events.subjects import Tenant
+from streams.jetstream import topology
+from streams.jetstream.broker import Broker
+from streams.jetstream.consumer_state import Standings
+from streams.jetstream.specs import ConsumerSpec, TopologyConfig, consumers
+from streams.jetstream.topology import TopologyError, reconcile
+from testkit.servers import NatsServer
 from tests.sources import Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = TopologyConfig()

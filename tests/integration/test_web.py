@@ -16,7 +16,7 @@ from pathlib import Path
 
 import aiohttp
 
-from demo.ports import free_port
+from testkit.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 30.0
@@ -29,7 +29,7 @@ WORKER = """
     from faust.app.base import BootStrategy
 
     from streams import logs, web
-    from streams.metrics import Metrics
+    from streams.monitoring.metrics import Metrics
 
     logs.configure("info")
 

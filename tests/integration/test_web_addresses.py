@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from demo.servers import free_port
-from streams.web import PortTaken, Web
+from streams.monitoring.http import PortTaken, Web
+from testkit.servers import free_port
 from tests.acceptance.worker import ROOT, Worker
 
 _V4, _V6 = "127.0.0.1", "::1"

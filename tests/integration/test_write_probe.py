@@ -12,20 +12,21 @@ import asyncpg
 import pytest
 
 from agents.batch_writer import BatchWriter
-from agents.event_writes import EventWrites
-from agents.work import Source, Unit, Work, plan
-from demo.servers import PostgresServer
-from streams import errors
-from streams.subjects import Tenant
-from tables import pool, write_probe
+from agents.event_sink import EventWrites
+from agents.received_event import Source, Unit, Work, plan
+from events import errors
+from events.subjects import Tenant
+from tables import write_probe
+from tables.attribution import Incoming
+from tables.connection import pool
+from tables.connection.pool import Database
+from tables.connection.session import SETTINGS
 from tables.errors import BadData, Expired, StorageError, Unavailable
-from tables.first_contact import Incoming
-from tables.pool import Database
-from tables.schema import migrate
-from tables.session import SETTINGS
+from tables.last_writer_wins import Origin, Version
+from tables.schema.migrations import migrate
 from tables.tenant import TenantTables
-from tables.versions import Origin, Version
 from tables.write_probe import Like
+from testkit.servers import PostgresServer
 from tests import builders
 from tests.unit.fakes import STORED_NS, FakeDelivery, RecordingMeter
 

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
-import demo.prometheus
+import testkit.prometheus
 
 # Between two scrapes; short, so that a few seconds of traffic are enough samples for `rate`.
 _INTERVAL: Final = "1s"
@@ -38,7 +38,7 @@ class Sample(NamedTuple):
     value: float
 
 
-class Prometheus(demo.prometheus.Prometheus):
+class Prometheus(testkit.prometheus.Prometheus):
     """The demo's, asked the tests' questions; `jobs` are targets by job name, `rules` files."""
 
     def __init__(self, jobs: Mapping[str, Sequence[str]], rules: Sequence[Path] = ()) -> None:

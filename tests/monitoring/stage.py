@@ -17,12 +17,12 @@ from typing import Final
 import asyncpg
 import nats
 
-from demo.ledger import Publisher
-from demo.servers import free_port
-from demo.traffic import Traffic, merged
-from streams import envelope
-from streams.envelope import Letter
-from streams.subjects import Tenant
+from events import envelope
+from events.envelope import Letter
+from events.subjects import Tenant
+from testkit.publisher import Publisher
+from testkit.servers import free_port
+from testkit.traffic import Traffic, merged
 from tests import builders
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, Site, comes_to
 from tests.acceptance.worker import ROOT, Scrape, Worker

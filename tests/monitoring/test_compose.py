@@ -16,9 +16,9 @@ import asyncpg
 import pytest
 from jsonschema.validators import validator_for
 
-from demo.binaries import nats_server
-from demo.servers import PostgresServer, free_port
-from streams.config import Settings, variables
+from streams.config.settings import Settings, variables
+from testkit.binaries import nats_server
+from testkit.servers import PostgresServer, free_port
 from tests.acceptance.worker import ROOT
 from tests.monitoring.composed import DEV, DOCKER, LOADTEST, Node, compose, mounts, services
 

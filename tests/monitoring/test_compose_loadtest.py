@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 import yaml
 
-from streams.config import variables
+from streams.config.settings import variables
 from tests.acceptance.worker import ROOT
 from tests.monitoring.composed import DOCKER, LOADTEST, Node, mounts, services
 

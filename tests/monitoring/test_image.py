@@ -24,9 +24,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from demo.servers import free_port
-from streams.config import variables
+from streams.config.settings import variables
 from streams.version import VERSION
+from testkit.servers import free_port
 from tests.acceptance.worker import ROOT, START, STOP, environment
 
 DOCKERFILE: Final = ROOT / "docker" / "Dockerfile"

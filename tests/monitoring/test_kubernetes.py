@@ -13,8 +13,8 @@ import pytest
 import yaml
 from jsonschema.validators import validator_for
 
-from streams.config import Settings, variables
-from streams.metrics import Metrics
+from streams.config.settings import Settings, variables
+from streams.monitoring.metrics import Metrics
 from streams.version import VERSION
 from tests.acceptance.worker import ROOT
 

@@ -16,8 +16,8 @@ import nats
 import pytest
 from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
-from demo.servers import NatsServer, PostgresServer
-from streams.subjects import Tenant
+from events.subjects import Tenant
+from testkit.servers import NatsServer, PostgresServer
 from tests import builders
 from tests.acceptance.worker import Worker
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from streams.subjects import EVENT_TYPES, consumer_type
+from events.subjects import EVENT_TYPES, consumer_type
 from tests.monitoring import guide
 from tests.monitoring.dashboards import (
     DEAD_LETTERS,

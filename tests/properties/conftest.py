@@ -13,10 +13,10 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from demo.servers import PostgresServer
-from streams.subjects import Tenant
-from tables.pool import Database
-from tables.schema import migrate
+from events.subjects import Tenant
+from tables.connection.pool import Database
+from tables.schema.migrations import migrate
+from testkit.servers import PostgresServer
 from tests.conftest import _administer
 from tests.properties.replicas import Complaints, DeadLetterStream, Replica
 from tests.properties.worlds import COMPANY

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from streams.subjects import Tenant
+from events.subjects import Tenant
 from tables.queries import quoted
 from tests.properties.model import Adopted, Expected
 from tests.properties.stored import Stored, differences

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agents.batch_writer import BatchWriter
-from agents.dead_letters import DeadLetters
-from agents.dlq import DeadLetterRetry
+from agents.dead_letter_publisher import DeadLetters
+from agents.dead_letter_replay import DeadLetterRetry
 from agents.onboarding import Job, Onboarding
-from agents.policy import Limits
+from agents.retry_policy import Limits
 from agents.routing import Routing
-from streams.delivery import Batch, Provenance, Role
-from streams.subjects import Tenant, consumer_type
-from tables.pool import Database
+from events.delivery import Batch, Provenance, Role
+from events.subjects import Tenant, consumer_type
+from tables.connection.pool import Database
 from tables.tenant import TenantTables
 
 LIMITS: Final[dict[Role, Limits]] = {

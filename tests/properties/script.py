@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 
 from nats.aio.msg import Msg
 
-from demo.ledger import stored_version
-from streams import envelope
-from streams.stored import nanoseconds
+from events import envelope
+from streams.jetstream.stream_reader import nanoseconds
+from testkit.publisher import stored_version
 from tests.acceptance.site import HISTORY_STREAM, REALTIME_STREAM, Site, stream_of
 from tests.properties.model import Event, Expected, Version, expected
 from tests.properties.worlds import ROUNDS, Builder, Built

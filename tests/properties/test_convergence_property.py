@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, note
 from hypothesis import strategies as st
 
-from streams.subjects import HISTORICAL
+from events.subjects import HISTORICAL
 from tables.queries import quoted
 from tests.properties.conftest import Stage, cases, takes_long
 from tests.properties.model import Adopted, Expected, expected

@@ -26,10 +26,10 @@ import pytest
 from hypothesis import given
 from nats.js.errors import NotFoundError
 
-from demo.servers import PostgresServer
-from streams.subjects import Tenant
-from tables.pool import Database
-from tables.schema import migrate
+from events.subjects import Tenant
+from tables.connection.pool import Database
+from tables.schema.migrations import migrate
+from testkit.servers import PostgresServer
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, Site, comes_to
 from tests.conftest import _administer
 from tests.properties.conftest import SOAK, cases, takes_long

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams import envelope
-from streams.cleaning import clean
-from streams.subjects import HISTORICAL
+from events import envelope
+from events.sanitize import clean
+from events.subjects import HISTORICAL
 from tables.queries import quoted
 from tests import builders
 from tests.properties.bodies import CORPUS, bodies

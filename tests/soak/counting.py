@@ -6,8 +6,8 @@ from typing import Final
 
 import asyncpg
 
-from streams import specs
-from streams.subjects import Tenant
+from events.subjects import Tenant
+from streams.jetstream import specs
 from tests.bench.scene import Scene
 from tests.soak.traffic import RENAMED
 

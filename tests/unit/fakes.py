@@ -12,13 +12,13 @@ from typing import Any, cast
 
 import pytest
 
-from agents.policy import Limits
-from streams.delivery import Batch, Delivery, Provenance, Role
-from streams.errors import BrokerFailed
-from streams.subjects import Tenant
+from agents.retry_policy import Limits
+from events.delivery import Batch, Delivery, Provenance, Role
+from events.errors import BrokerFailed
+from events.subjects import Tenant
 from tables.exhausted import ExhaustedRow
-from tables.refusals import Refusal
 from tables.tenant import Change, TenantTables
+from tables.write_rejection import Refusal
 from tests import builders
 
 TENANT = Tenant(builders.COMPANY)

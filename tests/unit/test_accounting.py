@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import pytest
 
-from demo.accounting import Accounting, Report
-from demo.evidence import Backlog, Evidence, Given, Row
-from demo.items import Item, refused
-from demo.ledger import stored_version
-from demo.model import Expected, Model, Published, Version
 from demo.progress import read_metrics
-from demo.traffic import Traffic
+from testkit.accounting import Accounting, Report
+from testkit.final_places import Backlog, Evidence, Given, Row
+from testkit.items import Item, refused
+from testkit.oracle import Expected, Model, Published, Version
+from testkit.publisher import stored_version
+from testkit.traffic import Traffic
 
 COMPANY = "KopiNusa01"
 START = 1_795_500_000

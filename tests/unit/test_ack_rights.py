@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
-from streams.ack_rights import AckRight
-from streams.broker import Broker
+from streams.jetstream.ack_permission import AckRight
+from streams.jetstream.broker import Broker
 
 
 class Server:

@@ -10,15 +10,15 @@ import pytest
 
 from agents.backoff import Backoff
 from agents.batch_writer import BatchWriter
-from agents.breaker import IN_A_ROW
-from agents.event_writes import EventWrites
-from agents.work import Unit
-from streams import errors
+from agents.circuit_breaker import IN_A_ROW
+from agents.event_sink import EventWrites
+from agents.received_event import Unit
+from events import errors
 from tables import errors as db
-from tables.agents import AgentRow
-from tables.refusals import Refusal
+from tables.accounts import AgentRow
+from tables.last_writer_wins import Origin
 from tables.tenant import Change
-from tables.versions import Origin
+from tables.write_rejection import Refusal
 from tests.unit.fakes import TENANT, FakeTables, RecordingMeter, quicken, until
 
 

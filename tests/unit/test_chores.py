@@ -9,13 +9,13 @@ from typing import Any, cast
 
 import pytest
 
-from streams.chores import Chores
-from streams.errors import BrokerFailed
-from streams.metrics import Metrics
-from streams.specs import TopologyConfig
-from streams.standing import Standings
-from streams.stored import ApiError
-from streams.subjects import Tenant
+from events.errors import BrokerFailed
+from events.subjects import Tenant
+from streams.jetstream.consumer_state import Standings
+from streams.jetstream.specs import TopologyConfig
+from streams.jetstream.stream_reader import ApiError
+from streams.lifecycle.periodic_tasks import Chores
+from streams.monitoring.metrics import Metrics
 from tables.errors import Failed, StorageError, Unavailable
 from tests.unit.test_metrics import label_values, value
 
@@ -70,7 +70,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Site:
     async def ahead(*_: object) -> int:
         return 2
 
-    monkeypatch.setattr("streams.chores.months_ahead", ahead)
+    monkeypatch.setattr("streams.lifecycle.periodic_tasks.months_ahead", ahead)
     metrics, api, tables = Metrics(COMPANIES, version="1"), FakeApi(), FakeTables()
     chores = Chores(
         database=cast(Any, None),
@@ -133,7 +133,7 @@ async def test_tables_of_one_company_that_are_refused_hide_no_other_companys_fig
             raise Unavailable("permission denied", "42501")
         return 2
 
-    monkeypatch.setattr("streams.chores.months_ahead", refused)
+    monkeypatch.setattr("streams.lifecycle.periodic_tasks.months_ahead", refused)
     with pytest.raises(Unavailable):
         await site.chores.measure_tables()
     assert label_values(site.metrics, "daisi_partition_months_ahead", "company_id") == {COMPANIES[1]}

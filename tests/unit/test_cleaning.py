@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streams.cleaning import clean
+from events.sanitize import clean
 
 # Fragments from which broken and whole escapes come together.
 NULS = ["\\", "\\\\", "\\u", "u", "0", "00", "0000", "\\u0000", "u0000"]

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from streams.company_starts import CompanyStarts
-from streams.retrying import Fatal
-from streams.specs import ConsumerSpec, TopologyConfig, consumers
-from streams.subjects import Tenant
+from events.subjects import Tenant
+from streams.jetstream.specs import ConsumerSpec, TopologyConfig, consumers
+from streams.lifecycle.company_startup import CompanyStarts
+from streams.lifecycle.retrying import Fatal
 from tests.unit.fakes import until
 
 CONFIG = TopologyConfig()
@@ -21,8 +21,8 @@ SPECS = [spec for tenant in (ONE, TWO) for spec in consumers(CONFIG, tenant)]
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streams.retrying.FIRST_WAIT", 0.001)
-    monkeypatch.setattr("streams.retrying.LONGEST_WAIT", 0.002)
+    monkeypatch.setattr("streams.lifecycle.retrying.FIRST_WAIT", 0.001)
+    monkeypatch.setattr("streams.lifecycle.retrying.LONGEST_WAIT", 0.002)
 
 
 class Readiness:
@@ -135,7 +135,7 @@ async def test_a_refused_consumer_holds_up_nothing_else() -> None:
 async def test_what_neither_works_nor_fails_is_not_waited_for_by_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streams.company_starts.PATIENCE", 0.02)
+    monkeypatch.setattr("streams.lifecycle.company_startup.PATIENCE", 0.02)
     server = Server()
     server.hangs.add("One")
     async with running(server):

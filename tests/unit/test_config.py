@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from streams.config import Settings, SettingsError, variables
-from streams.subjects import HISTORICAL, REALTIME, Tenant
+from events.subjects import HISTORICAL, REALTIME, Tenant
+from streams.config.settings import Settings, SettingsError, variables
 
 NEEDED = {"COMPANY_ID": "KopiNusa", "POSTGRES_DSN": "postgres://app:hunter2@db:5432/wa"}
 

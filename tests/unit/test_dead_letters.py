@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from agents import dead_letters as module
+from agents import dead_letter_publisher as module
 from agents.dead_letter import message_id
-from agents.dead_letters import DeadLetters
-from agents.work import Source, Work, plan
-from streams import envelope, errors
-from streams.delivery import TooLarge
-from streams.errors import BrokerFailed, EventError
-from streams.subjects import Tenant
+from agents.dead_letter_publisher import DeadLetters
+from agents.received_event import Source, Work, plan
+from events import envelope, errors
+from events.delivery import TooLarge
+from events.errors import BrokerFailed, EventError
+from events.subjects import Tenant
 from tables.errors import BadData, Unavailable
-from tables.versions import Version
+from tables.last_writer_wins import Version
 from tests import builders
 from tests.unit.fakes import (
     LIMITS,

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from agents.batch_writer import BatchWriter
-from agents.dead_letters import DeadLetters
-from agents.dlq import DeadLetterRetry
+from agents.dead_letter_publisher import DeadLetters
+from agents.dead_letter_replay import DeadLetterRetry
 from agents.onboarding import Job
 from agents.routing import Routing
-from streams import errors
-from streams.delivery import Batch
-from streams.subjects import Tenant
+from events import errors
+from events.delivery import Batch
+from events.subjects import Tenant
 from tables import errors as db
 from tables.chats import ChatRow
-from tables.refusals import Refusal
-from tables.versions import Version
+from tables.last_writer_wins import Version
+from tables.write_rejection import Refusal
 from tests import builders
 from tests.builders import ABSENT, COMPANY
 from tests.unit.fakes import (
@@ -217,7 +217,7 @@ async def test_an_unexpected_exception_while_replaying_is_a_failed_replay(
     def fail(*_: object) -> None:
         raise LookupError("a fault of ours")
 
-    monkeypatch.setattr("agents.dlq.plan", fail)
+    monkeypatch.setattr("agents.dead_letter_replay.plan", fail)
     clinic, delivery = Clinic(), letter()
     await clinic.handle(delivery)
     assert delivery.outcome == "nak"

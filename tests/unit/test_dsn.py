@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streams.config import Settings, SettingsError
-from tables.dsn import Dsn, DsnError, Host, parse
+from streams.config.settings import Settings, SettingsError
+from tables.connection.dsn import Dsn, DsnError, Host, parse
 
 DB = Host("db", 5432)
 PLAIN = Dsn(hosts=(DB,), user="app", password="secret", database="wa")

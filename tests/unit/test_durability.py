@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from streams.durability import weaknesses
-from streams.specs import TopologyConfig, streams
+from streams.jetstream.durability import weaknesses
+from streams.jetstream.specs import TopologyConfig, streams
 
 
 @pytest.mark.parametrize(

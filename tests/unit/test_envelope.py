@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streams import envelope
-from streams.cleaning import clean
-from streams.envelope import Letter
-from streams.errors import Malformed
+from events import envelope
+from events.envelope import Letter
+from events.errors import Malformed
+from events.sanitize import clean
 from tests import builders
 from tests.builders import ABSENT, body
 

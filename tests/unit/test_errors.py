@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from streams import errors
-from streams.errors import EventError
+from events import errors
+from events.errors import EventError
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from streams import events, fields
-from streams.cleaning import clean
-from streams.errors import EventError, Invalid, Malformed
-from streams.subjects import EVENT_TYPES, HISTORICAL, REALTIME
+from events import fields, models
+from events.errors import EventError, Invalid, Malformed
+from events.sanitize import clean
+from events.subjects import EVENT_TYPES, HISTORICAL, REALTIME
 from tests import builders
 from tests.builders import ABSENT, COMPANY, SENT_AT, body
 
@@ -54,13 +54,13 @@ def of(table: Mapping[str, tuple[str, ...]]) -> list[tuple[str, str]]:
 
 
 def decode(event_type: str, **changes: Any) -> Any:
-    return events.decode(event_type, body(builders.BUILDERS[event_type](**changes)), COMPANY)
+    return models.decode(event_type, body(builders.BUILDERS[event_type](**changes)), COMPANY)
 
 
 def raw(event_type: str, field: str, value: str, **changes: Any) -> Any:
     """Decode with `value`, JSON text, as the field."""
     rest = body(builders.BUILDERS[event_type](**{field: ABSENT, **changes}))
-    return events.decode(event_type, b'{"%s":%s,' % (field.encode(), value.encode()) + rest[1:], COMPANY)
+    return models.decode(event_type, b'{"%s":%s,' % (field.encode(), value.encode()) + rest[1:], COMPANY)
 
 
 # ---------------------------------------------------------------- each field
@@ -69,7 +69,7 @@ def raw(event_type: str, field: str, value: str, **changes: Any) -> Any:
 @pytest.mark.parametrize("event_type", REALTIME)
 def test_a_complete_event_is_taken_with_all_its_fields(event_type: str) -> None:
     payload = builders.BUILDERS[event_type]()
-    event = events.decode(event_type, body(payload), COMPANY)
+    event = models.decode(event_type, body(payload), COMPANY)
     for name, value in payload.items():
         held = getattr(event, name)
         if isinstance(held, msgspec.Raw):
@@ -89,7 +89,7 @@ def test_a_required_field_must_be_there_and_not_be_empty(event_type: str, field:
 @pytest.mark.parametrize("event_type", REALTIME)
 def test_all_failing_fields_are_named_in_one_error(event_type: str) -> None:
     with pytest.raises(Invalid) as caught:
-        events.decode(event_type, b'{"company_id":"SomebodyElse"}', COMPANY)
+        models.decode(event_type, b'{"company_id":"SomebodyElse"}', COMPANY)
     for field in (*REQUIRED[event_type], "company_id"):
         assert f"{field} is" in str(caught.value)
 
@@ -313,7 +313,7 @@ def test_other_descriptions_of_the_fields_do_not_count(
 ) -> None:
     """Contract 2.10: `id` is no key, groups need their phone number, chats their agent."""
     with pytest.raises(Invalid, match=f"{missing} is required"):
-        events.decode(event_type, body(payload), COMPANY)
+        models.decode(event_type, body(payload), COMPANY)
 
 
 def test_old_names_of_phones_and_unknown_fields_are_ignored() -> None:
@@ -358,7 +358,7 @@ def test_old_names_of_phones_and_unknown_fields_are_ignored() -> None:
 )
 def test_what_is_no_json_object_is_malformed(event_type: str, text: bytes) -> None:
     with pytest.raises(Malformed):
-        events.decode(event_type, text, COMPANY)
+        models.decode(event_type, text, COMPANY)
 
 
 @pytest.mark.parametrize("event_type", EVENT_TYPES)
@@ -368,13 +368,13 @@ def test_twenty_thousand_levels_are_malformed(event_type: str, field: str, brack
     opening, closing = ("[", "]") if brackets == "[]" else ('{"a":', "}")
     text = f'{{"{field}":{opening * 20_000}1{closing * 20_000}}}'
     with pytest.raises(Malformed):
-        events.decode(event_type, text.encode(), COMPANY)
+        models.decode(event_type, text.encode(), COMPANY)
 
 
 @pytest.mark.parametrize("event_type", REALTIME)
 def test_null_counts_as_an_empty_object(event_type: str) -> None:
     with pytest.raises(Invalid):
-        events.decode(event_type, b" null\n", COMPANY)
+        models.decode(event_type, b" null\n", COMPANY)
 
 
 def test_the_last_of_repeated_fields_wins() -> None:
@@ -394,7 +394,7 @@ def test_nul_is_removed_and_half_a_surrogate_pair_replaced() -> None:
 
 def test_bytes_that_are_no_text_are_replaced() -> None:
     text = body(builders.chat(push_name="Sari?")).replace(b"?", b"\xff")
-    assert events.decode("v1.chats.upsert", text, COMPANY).push_name == "Sari\ufffd"  # type: ignore[union-attr]
+    assert models.decode("v1.chats.upsert", text, COMPANY).push_name == "Sari\ufffd"  # type: ignore[union-attr]
 
 
 def test_an_id_of_nul_alone_is_missing() -> None:
@@ -451,7 +451,7 @@ def test_an_invalid_event_names_its_agent(event_type: str) -> None:
 
 def test_an_invalid_event_without_an_agent_names_none() -> None:
     with pytest.raises(Invalid) as caught:
-        events.decode("v1.messages.upsert", b"{}", COMPANY)
+        models.decode("v1.messages.upsert", b"{}", COMPANY)
     assert (caught.value.agent_id, caught.value.jid) == ("", "")
 
 
@@ -464,17 +464,17 @@ ITEMS: dict[str, Any] = {
 }
 
 
-def history(event_type: str, items: Any, **more: Any) -> events.History:
+def history(event_type: str, items: Any, **more: Any) -> models.History:
     field = event_type.rpartition(".")[2]
-    batch = events.decode(event_type, body({field: items, **more}), COMPANY)
-    assert isinstance(batch, events.History)
+    batch = models.decode(event_type, body({field: items, **more}), COMPANY)
+    assert isinstance(batch, models.History)
     return batch
 
 
 @pytest.mark.parametrize("event_type", HISTORICAL)
 def test_every_item_of_a_batch_is_an_event(event_type: str) -> None:
-    batch = events.decode(event_type, body(builders.BUILDERS[event_type]()), COMPANY)
-    assert isinstance(batch, events.History)
+    batch = models.decode(event_type, body(builders.BUILDERS[event_type]()), COMPANY)
+    assert isinstance(batch, models.History)
     assert batch.field == event_type.rpartition(".")[2]
     assert not [item for item in batch.items if isinstance(item.event, EventError)]
 
@@ -483,8 +483,8 @@ def test_every_item_of_a_batch_is_an_event(event_type: str) -> None:
 @pytest.mark.parametrize("text", [b"{}", b"null", b'{"F":null}', b'{"F":[]}', b'{"F":[ ],"other":1}'])
 def test_a_batch_without_items_is_no_error(event_type: str, text: bytes) -> None:
     text = text.replace(b"F", event_type.rpartition(".")[2].encode())
-    batch = events.decode(event_type, text, COMPANY)
-    assert isinstance(batch, events.History)
+    batch = models.decode(event_type, text, COMPANY)
+    assert isinstance(batch, models.History)
     assert batch.items == []
 
 
@@ -506,7 +506,7 @@ def test_a_bad_item_carries_its_own_error_and_its_text(event_type: str) -> None:
     assert [json.loads(item.raw) for item in batch.items] == [good, *bad, good]
 
 
-def _seen(item: events.Item) -> tuple[bytes, type, bytes]:
+def _seen(item: models.Item) -> tuple[bytes, type, bytes]:
     event = item.event
     return (
         item.raw,
@@ -520,10 +520,10 @@ def _seen(item: events.Item) -> tuple[bytes, type, bytes]:
 def test_a_batch_unpacked_in_pieces_is_the_one_unpacked_at_once(event_type: str, count: int) -> None:
     items = [ITEMS[event_type](), None, "text", ITEMS[event_type](agent_id=7), {}, ITEMS[event_type](), 1]
     text = body({event_type.rpartition(".")[2]: items})
-    whole = events.decode(event_type, text, COMPANY)
-    batch = events.begin(event_type, text, COMPANY)
-    assert isinstance(whole, events.History)
-    assert isinstance(batch, events.History)
+    whole = models.decode(event_type, text, COMPANY)
+    batch = models.begin(event_type, text, COMPANY)
+    assert isinstance(whole, models.History)
+    assert isinstance(batch, models.History)
     pieces = []
     while not batch.unpacked:
         pieces.append(batch.unpack(count))
@@ -545,7 +545,7 @@ def test_only_a_messages_batch_asks_for_the_later_look() -> None:
 
 def test_a_number_out_of_range_in_an_item_spoils_only_that_item() -> None:
     batch = history("v1.history.chats", [builders.chat(unread_count=2**40), builders.chat()])
-    assert [type(item.event) for item in batch.items] == [Malformed, events.ChatUpsert]
+    assert [type(item.event) for item in batch.items] == [Malformed, models.ChatUpsert]
 
 
 def test_an_item_of_a_cleaned_batch_is_clean() -> None:

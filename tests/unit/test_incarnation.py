@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from streams.delivery import Provenance
-from streams.errors import BrokerFailed
-from streams.held import Held
-from streams.incarnation import Incarnation, IncarnationWatch, StoreClock
-from streams.stored import ApiError
+from events.delivery import Provenance
+from events.errors import BrokerFailed
+from streams.jetstream.in_flight import Held
+from streams.jetstream.incarnation import Incarnation, IncarnationWatch, StoreClock
+from streams.jetstream.stream_reader import ApiError
 
 FIRST, SECOND = "2026-11-24T07:15:30.123456789Z", "2026-11-24T08:00:00Z"
 FIRST_NS, SECOND_NS = 1_795_504_530_123_456_789, 1_795_507_200_000_000_000

@@ -35,8 +35,8 @@ def test_no_service_of_the_worker_is_kafkas() -> None:
 
     assert done.returncode == 0, done.stderr
     services = done.stdout.splitlines()
-    assert "streams.broker Broker" in services
-    assert "streams.web Web" in services
+    assert "streams.jetstream.broker Broker" in services
+    assert "streams.monitoring.http Web" in services
     for service in services:
         assert not service.startswith(("faust.transport", "faust.tables", "aiokafka")), services
         assert "kafka" not in service.lower(), services

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from demo.load_metrics import Counts, LoadError, Tally, page
-from streams.subjects import EVENT_TYPES
+from events.subjects import EVENT_TYPES
 
 NAMES = {
     "loadgen_messages_attempted_total",

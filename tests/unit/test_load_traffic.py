@@ -7,10 +7,10 @@ from collections import Counter
 import pytest
 
 from demo.load_traffic import DEFAULT_MIX, LoadTraffic, Mix, mix
-from demo.traffic import Publication
-from streams.errors import EventError
-from streams.events import History, decode
-from streams.subjects import EVENT_TYPES
+from events.errors import EventError
+from events.models import History, decode
+from events.subjects import EVENT_TYPES
+from testkit.traffic import Publication
 
 NOW = 1_795_500_000.0
 

@@ -6,7 +6,7 @@ import nkeys  # type: ignore[import-untyped]
 import pytest
 import trustme
 
-from streams.config import Settings, SettingsError
+from streams.config.settings import Settings, SettingsError
 
 NEEDED = {"COMPANY_ID": "KopiNusa", "POSTGRES_DSN": "postgres://app:hunter2@db:5432/wa"}
 SEED = bytes(nkeys.encode_seed(bytes(range(32)), nkeys.PREFIX_BYTE_USER)).decode()

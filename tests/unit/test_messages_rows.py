@@ -10,9 +10,9 @@ import pytest
 
 from agents import messages
 from agents.messages import message_date
-from agents.work import change
-from streams import events
-from tables.versions import Origin, Version
+from agents.received_event import change
+from events import models
+from tables.last_writer_wins import Origin, Version
 from tests import builders
 from tests.builders import ABSENT, COMPANY, SENT_AT, body
 
@@ -22,8 +22,8 @@ STORED_NS = int(datetime.datetime(2026, 11, 25, 23, 59, 59, tzinfo=datetime.UTC)
 
 
 def row(event_type: str, **changes: Any) -> dict[str, Any]:
-    event = events.decode(event_type, body(builders.BUILDERS[event_type](**changes)), COMPANY)
-    assert not isinstance(event, events.History)
+    event = models.decode(event_type, body(builders.BUILDERS[event_type](**changes)), COMPANY)
+    assert not isinstance(event, models.History)
     held = change(3, event, ORIGIN, STORED_NS)._asdict()
     assert (held.pop("ref"), held.pop("origin")) == (3, ORIGIN)
     return held
@@ -142,7 +142,7 @@ def test_a_day_outside_1970_to_2199_is_that_of_the_store_time(sent_at: int, day:
 
 
 def test_the_day_is_the_same_on_every_redelivery() -> None:
-    event = events.decode("v1.messages.upsert", body(builders.message(message_timestamp=0)), COMPANY)
-    assert isinstance(event, events.MessageUpsert)
+    event = models.decode("v1.messages.upsert", body(builders.message(message_timestamp=0)), COMPANY)
+    assert isinstance(event, models.MessageUpsert)
     first, second = (messages.row(ref, event, ORIGIN, STORED_NS) for ref in (1, 2))
     assert first.message_date == second.message_date == STORED

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from streams.metrics import AGENT_LIMIT, CONTENT_TYPE, Metrics
+from streams.monitoring.metrics import AGENT_LIMIT, CONTENT_TYPE, Metrics
 from tests.unit.documented_metrics import (
     ACTIONS,
     DOCUMENTED,

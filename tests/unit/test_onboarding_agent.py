@@ -14,13 +14,13 @@ import pytest
 from agents.backoff import Backoff
 from agents.onboarding import Job, Onboarding, Results, Task, wants_onboarding
 from agents.onboarding_queue import KnownPairs
-from streams.errors import EventError, Rejected, Unstored
-from streams.fields import Campaign
-from streams.subjects import Tenant
+from events.errors import EventError, Rejected, Unstored
+from events.fields import Campaign
+from events.subjects import Tenant
+from tables.attribution import Incoming, Touch
 from tables.errors import BadData, Contended, Expired, Failed, StorageError, Unavailable
-from tables.first_contact import Incoming, Touch
+from tables.last_writer_wins import Origin, Version
 from tables.onboarding import Outcome, Pair
-from tables.versions import Origin, Version
 
 TENANT = Tenant("KopiNusa01")
 

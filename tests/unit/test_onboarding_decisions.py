@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tables.contact_book import Book, clean_phone, derived_chat_id
+from tables.attribution import Incoming, Log, Logs, Touch, onboard
+from tables.contact_index import Book, clean_phone, derived_chat_id
 from tables.contacts import ContactPatch, ContactRow, rename, upsert
-from tables.first_contact import Incoming, Log, Logs, Touch, onboard
-from tables.versions import Origin, Version, parse
+from tables.last_writer_wins import Origin, Version, parse
 
 COMPANY = "KopiNusa01"
 AGENT = "agent-7f3a"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from agents.onboarding_queue import TASK_BYTES, KnownPairs, Load, TaskQueue
-from streams.subjects import Tenant
-from tables.versions import Version
+from events.subjects import Tenant
+from tables.last_writer_wins import Version
 
 # Of ten tasks with bodies of 100 bytes each.
 SHARE = 10 * (100 + TASK_BYTES)

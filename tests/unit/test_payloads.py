@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.received_event import Source, Work, plan
 from agents.senders import onboarding_task
-from agents.work import Source, Work, plan
-from streams.fields import Beside
-from streams.payloads import Jid, is_to_many, jid
+from events.fields import Beside
+from events.senders import Jid, is_to_many, jid
+from tables.last_writer_wins import Version
 from tables.messages import MessageRow
-from tables.versions import Version
 from tests import builders
 from tests.builders import ABSENT, PHONE
 from tests.unit.fakes import STORED_NS, TENANT, FakeDelivery

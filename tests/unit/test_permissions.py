@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from streams.permissions import PUBLISH, Denial, Permissions
+from streams.jetstream.permissions import PUBLISH, Denial, Permissions
 
 SUBJECT = "$JS.API.CONSUMER.CREATE.s.c"
 DENIAL = Denial(PUBLISH, SUBJECT, f'Permissions Violation for Publish to "{SUBJECT}"')

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from agents import policy
-from agents.policy import Decision, Limits
-from streams import errors
-from streams.errors import EventError
+from agents import retry_policy
+from agents.retry_policy import Decision, Limits
+from events import errors
+from events.errors import EventError
 
 REALTIME = Limits(5, 1.0, 30.0)
 HISTORICAL = Limits(3, 2.0, 60.0)
@@ -23,7 +23,7 @@ PASSING = [errors.Unstored, errors.TimedOut, errors.BrokerFailed]
 def test_what_may_pass_is_tried_again_with_growing_delays_then_given_up(
     kind: type[EventError], limits: Limits, delays: list[float]
 ) -> None:
-    tries = [policy.decide(kind(), attempt, limits) for attempt in range(1, limits.max_deliver + 3)]
+    tries = [retry_policy.decide(kind(), attempt, limits) for attempt in range(1, limits.max_deliver + 3)]
     assert tries == [
         *(Decision("nak", delay) for delay in delays),
         *[Decision("dead_letter")] * 3,
@@ -33,13 +33,13 @@ def test_what_may_pass_is_tried_again_with_growing_delays_then_given_up(
 @pytest.mark.parametrize("attempt", [1, 4, 5, 9])
 @pytest.mark.parametrize("kind", FATAL)
 def test_what_cannot_pass_is_given_up_at_any_delivery(kind: type[EventError], attempt: int) -> None:
-    assert policy.decide(kind(), attempt, REALTIME) == Decision("dead_letter")
+    assert retry_policy.decide(kind(), attempt, REALTIME) == Decision("dead_letter")
 
 
 @pytest.mark.parametrize("attempt", [1, 5, 100])
 def test_success_is_acknowledged_at_any_delivery(attempt: int) -> None:
-    assert policy.decide(None, attempt, REALTIME) == Decision("ack")
-    assert policy.decide_replay(None, 5, attempt, DLQ) == Decision("ack")
+    assert retry_policy.decide(None, attempt, REALTIME) == Decision("ack")
+    assert retry_policy.decide_replay(None, 5, attempt, DLQ) == Decision("ack")
 
 
 def test_a_delay_never_exceeds_its_maximum() -> None:
@@ -49,14 +49,14 @@ def test_a_delay_never_exceeds_its_maximum() -> None:
 
 @pytest.mark.parametrize("limits", [REALTIME, HISTORICAL])
 def test_an_event_is_lost_after_twice_its_deliveries(limits: Limits) -> None:
-    assert not policy.lost(2 * limits.max_deliver, limits)
-    assert policy.lost(2 * limits.max_deliver + 1, limits)
+    assert not retry_policy.lost(2 * limits.max_deliver, limits)
+    assert retry_policy.lost(2 * limits.max_deliver + 1, limits)
 
 
 def test_the_envelope_counts_the_deliveries_but_for_a_missing_row() -> None:
-    assert policy.envelope_retry_count(errors.Unstored(), 5) == 5
-    assert policy.envelope_retry_count(errors.Invalid(), 1) == 1
-    assert policy.envelope_retry_count(errors.NotFound(), 5) == 1
+    assert retry_policy.envelope_retry_count(errors.Unstored(), 5) == 5
+    assert retry_policy.envelope_retry_count(errors.Invalid(), 1) == 1
+    assert retry_policy.envelope_retry_count(errors.NotFound(), 5) == 1
 
 
 @pytest.mark.parametrize(
@@ -66,23 +66,23 @@ def test_the_envelope_counts_the_deliveries_but_for_a_missing_row() -> None:
 )
 def test_a_dead_letter_is_given_up_at_its_fifth_try_in_all(retry_count: int, last: int) -> None:
     outcomes = [
-        policy.decide_replay(errors.Invalid(), retry_count, d, DLQ).outcome for d in range(1, last + 1)
+        retry_policy.decide_replay(errors.Invalid(), retry_count, d, DLQ).outcome for d in range(1, last + 1)
     ]
     assert outcomes == ["nak"] * (last - 1) + ["dead_letter"]
 
 
 def test_a_dead_letter_is_given_up_at_its_last_delivery() -> None:
     limits = Limits(2, 1.0, 1.0)
-    assert policy.decide_replay(errors.Unstored(), 1, 1, limits).outcome == "nak"
-    assert policy.decide_replay(errors.Unstored(), 1, 2, limits).outcome == "dead_letter"
+    assert retry_policy.decide_replay(errors.Unstored(), 1, 1, limits).outcome == "nak"
+    assert retry_policy.decide_replay(errors.Unstored(), 1, 2, limits).outcome == "dead_letter"
 
 
 def test_an_error_that_may_pass_is_given_up_like_any_other() -> None:
-    assert policy.decide_replay(errors.Unstored(), 5, 1, DLQ) == Decision("dead_letter")
+    assert retry_policy.decide_replay(errors.Unstored(), 5, 1, DLQ) == Decision("dead_letter")
 
 
 def test_delays_of_dead_letters_are_spread_by_a_fifth_both_ways() -> None:
-    decide = policy.decide_replay
+    decide = retry_policy.decide_replay
     assert decide(errors.Invalid(), 1, 1, DLQ, spread=lambda low, _: low).delay == pytest.approx(240)
     assert decide(errors.Invalid(), 1, 1, DLQ, spread=lambda _, high: high).delay == pytest.approx(360)
     delays = {decide(errors.Invalid(), 1, 1, DLQ).delay for _ in range(50)}

@@ -11,12 +11,12 @@ from typing import Final
 
 import pytest
 
-from demo import ports
+from testkit import ports
 from tests.acceptance.worker import ROOT
 
 _MANY: Final = 40
 _ASK: Final = (
-    f"from demo.ports import free_port\nprint(*(free_port() for _ in range({_MANY})), flush=True); input()"
+    f"from testkit.ports import free_port\nprint(*(free_port() for _ in range({_MANY})), flush=True); input()"
 )
 
 needs_room = pytest.mark.skipif(

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from agents import precedence
-from agents.precedence import LONGEST_REST, QUIET, RESTS, Precedence
+from agents import history_throttle
+from agents.history_throttle import LONGEST_REST, QUIET, RESTS, Precedence
 
 AGES = 3600.0
 # Seconds until what waits for ever counts as failed.
@@ -31,7 +31,7 @@ def _rests(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr("agents.precedence.asyncio.sleep", sleep)
+    monkeypatch.setattr("agents.history_throttle.asyncio.sleep", sleep)
     return slept
 
 
@@ -93,7 +93,7 @@ async def test_an_import_takes_all_the_time_again_once_real_time_events_are_over
 async def test_an_import_waits_until_no_real_time_event_is_being_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(precedence, "LONGEST_REST", AGES)
+    monkeypatch.setattr(history_throttle, "LONGEST_REST", AGES)
     clock = Clock()
     order = Precedence(clock)
     with order.realtime():
@@ -106,7 +106,7 @@ async def test_an_import_waits_until_no_real_time_event_is_being_stored(
 
 
 async def test_an_import_gets_on_however_long_real_time_events_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precedence, "LONGEST_REST", 0.01)
+    monkeypatch.setattr(history_throttle, "LONGEST_REST", 0.01)
     clock = Clock()
     order = Precedence(clock)
     async with asyncio.timeout(PATIENCE):
@@ -115,7 +115,7 @@ async def test_an_import_gets_on_however_long_real_time_events_take(monkeypatch:
 
 
 async def test_beside_real_time_events_imports_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precedence, "LONGEST_TURN", AGES)
+    monkeypatch.setattr(history_throttle, "LONGEST_TURN", AGES)
     order = Precedence(Clock())
     _at_work(order)
     begun: list[str] = []
@@ -136,7 +136,7 @@ async def test_beside_real_time_events_imports_take_turns(monkeypatch: pytest.Mo
 
 
 async def test_an_import_that_is_stuck_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precedence, "LONGEST_TURN", 0.01)
+    monkeypatch.setattr(history_throttle, "LONGEST_TURN", 0.01)
     clock = Clock()
     order = Precedence(clock)
     _at_work(order)

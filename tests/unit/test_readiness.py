@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from streams.readiness import FETCH_SILENCE, NO_PROGRESS, REFUSED_SILENCE, Readiness
+from streams.lifecycle.readiness import FETCH_SILENCE, NO_PROGRESS, REFUSED_SILENCE, Readiness
 from tables.errors import Unavailable
 
 
@@ -98,7 +98,7 @@ async def test_a_database_that_does_not_answer_is_told_with_its_reason(error: Ex
 async def test_a_database_that_hangs_costs_one_connection_however_often_it_is_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streams.readiness.PING_TIMEOUT", 0.01)
+    monkeypatch.setattr("streams.lifecycle.readiness.PING_TIMEOUT", 0.01)
     asked, awake = 0, asyncio.Event()
 
     async def hangs() -> None:

@@ -9,10 +9,10 @@ from typing import Final
 
 import pytest
 
-from streams import commands
-from streams.collectors import ONBOARDING_STATUSES, OPERATIONS, PARTS
-from streams.config import variables
-from streams.metrics import Metrics
+from streams.cli import commands
+from streams.config.settings import variables
+from streams.monitoring.collectors import ONBOARDING_STATUSES, OPERATIONS, PARTS
+from streams.monitoring.metrics import Metrics
 from streams.version import VERSION
 from tests.unit.documented_metrics import ACTIONS, ERROR_TYPES
 

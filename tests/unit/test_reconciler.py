@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from streams.changes import TopologyError
-from streams.errors import BrokerFailed
-from streams.reconciler import Reconciler
-from streams.specs import TopologyConfig, consumers
-from streams.standing import Standings
-from streams.stored import ApiError
-from streams.subjects import Tenant
+from events.errors import BrokerFailed
+from events.subjects import Tenant
+from streams.jetstream.changes import TopologyError
+from streams.jetstream.consumer_state import Standings
+from streams.jetstream.reconciler import Reconciler
+from streams.jetstream.specs import TopologyConfig, consumers
+from streams.jetstream.stream_reader import ApiError
 
 CONFIG = TopologyConfig()
 SPECS = consumers(CONFIG, Tenant("Kopi"))

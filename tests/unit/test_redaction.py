@@ -12,9 +12,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from streams import envelope, events, logs
-from streams.errors import EventError, Rejected, Unstored
-from streams.redaction import redacted, redacted_value
+from events import envelope, models
+from events.errors import EventError, Rejected, Unstored
+from events.redaction import redacted, redacted_value
+from streams import logs
 from tables.errors import translate
 from tests import builders
 
@@ -129,17 +130,17 @@ def test_the_reason_of_a_refused_event_holds_no_value_of_it(event_type: str, val
 @pytest.mark.parametrize("body", [f'{{"apikey":"{SECRET}"', f'"{SECRET}"', f'{{"message_id":{SECRET}}}'])
 def test_the_reason_of_what_is_no_json_holds_nothing_of_it(body: str) -> None:
     with pytest.raises(EventError) as caught:
-        events.decode("v1.messages.upsert", body.encode(), builders.COMPANY)
+        models.decode("v1.messages.upsert", body.encode(), builders.COMPANY)
 
     assert SECRET not in str(caught.value)
 
 
 def _told(event_type: str, payload: dict[str, Any]) -> str:
     try:
-        event = events.decode(event_type, builders.body(payload), builders.COMPANY)
+        event = models.decode(event_type, builders.body(payload), builders.COMPANY)
     except EventError as error:
         return str(error)
-    items = event.items if isinstance(event, events.History) else []
+    items = event.items if isinstance(event, models.History) else []
     return " ".join(str(item.event) for item in items if isinstance(item.event, EventError))
 
 

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from agents.batch_writer import BatchWriter
-from agents.dead_letters import DeadLetters
+from agents.dead_letter_publisher import DeadLetters
+from agents.history_throttle import QUIET, Precedence
 from agents.onboarding import Job
-from agents.precedence import QUIET, Precedence
 from agents.routing import ITEMS_A_TURN, ROWS_A_TURN, Routing
-from streams import errors
-from streams.delivery import Batch, Role, TooLarge
-from streams.errors import BrokerFailed, EventError
+from events import errors
+from events.delivery import Batch, Role, TooLarge
+from events.errors import BrokerFailed, EventError
 from tables import errors as db
 from tables.chats import ChatRow
-from tables.refusals import Refusal
 from tables.tenant import Change
+from tables.write_rejection import Refusal
 from tests import builders
 from tests.builders import AGENT, COMPANY, JID
 from tests.unit.fakes import (

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from streams.collectors import PROCESSING_BUCKETS
-from streams.metrics import Metrics
-from streams.samples import EVERY, REACH, Rates, Sample, Samples, percentile, rates
+from streams.monitoring.collectors import PROCESSING_BUCKETS
+from streams.monitoring.metrics import Metrics
+from streams.monitoring.metrics_history import EVERY, REACH, Rates, Sample, Samples, percentile, rates
 
 COMPANIES = ("KopiNusa01", "WarungSari")
 

@@ -7,13 +7,13 @@ from typing import Any, cast
 import pytest
 from mode import Service
 
-from streams.broker import Broker
-from streams.delivery import Delivery
-from streams.errors import BrokerFailed
-from streams.reconciler import Reconciler
-from streams.serving import Serving
-from streams.specs import ConsumerSpec, TopologyConfig, consumers
-from streams.subjects import Tenant
+from events.delivery import Delivery
+from events.errors import BrokerFailed
+from events.subjects import Tenant
+from streams.jetstream.broker import Broker
+from streams.jetstream.reconciler import Reconciler
+from streams.jetstream.specs import ConsumerSpec, TopologyConfig, consumers
+from streams.lifecycle.serving import Serving
 
 SPEC = consumers(TopologyConfig(), Tenant("Kopi"))[0]
 

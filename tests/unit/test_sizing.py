@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from streams.config import variables
-from streams.specs import TopologyConfig, consumers
-from streams.subjects import Tenant
+from events.subjects import Tenant
+from streams.config.settings import variables
+from streams.jetstream.specs import TopologyConfig, consumers
 from tools.sizing import check, formulas, scenarios
 from tools.sizing import plan as planning
 from tools.sizing.__main__ import main

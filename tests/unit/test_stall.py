@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from streams.stall import STALE, SUSPICIOUS, Activity, StallWatch
-from streams.standing import Standings
-from streams.subjects import Tenant
+from events.subjects import Tenant
+from streams.jetstream.consumer_state import Standings
+from streams.lifecycle.watchdog import STALE, SUSPICIOUS, Activity, StallWatch
 
 LIMIT = 300.0
 

@@ -7,11 +7,11 @@ from urllib.parse import urlparse
 
 import pytest
 
-from streams.changes import refused
-from streams.cluster import node_count
-from streams.specs import StreamSpec, TopologyConfig, replicas, streams
-from streams.stored import ApiError
-from streams.stream_changes import compare_stream, describe, room_limit
+from streams.jetstream.changes import refused
+from streams.jetstream.cluster import node_count
+from streams.jetstream.specs import StreamSpec, TopologyConfig, replicas, streams
+from streams.jetstream.stream_changes import compare_stream, describe, room_limit
+from streams.jetstream.stream_reader import ApiError
 
 SPEC = StreamSpec("events", ("v1.a.*", "v1.b.*"), 0, replicas=3, max_consumers=10_000)
 

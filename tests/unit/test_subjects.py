@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streams.subjects import (
+from events.subjects import (
     EVENT_TYPES,
     HISTORICAL,
     REALTIME,

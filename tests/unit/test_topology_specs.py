@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from streams.held import parse_reply
-from streams.specs import MOST_BYTES_AT_ONCE, TopologyConfig, byte_share, consumers, covers, share, streams
-from streams.stored import nanoseconds
-from streams.subjects import Tenant
+from events.subjects import Tenant
+from streams.jetstream.in_flight import parse_reply
+from streams.jetstream.specs import (
+    MOST_BYTES_AT_ONCE,
+    TopologyConfig,
+    byte_share,
+    consumers,
+    covers,
+    share,
+    streams,
+)
+from streams.jetstream.stream_reader import nanoseconds
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from itertools import islice
 
 import pytest
 
-from demo.items import cleaned
-from demo.traffic import MAX_PAYLOAD, MESSAGE_ID_HEADER, NUMBER_HEADER, Publication, Traffic, merged
-from streams.errors import EventError
-from streams.events import History, decode
-from streams.subjects import EVENT_TYPES
+from events.errors import EventError
+from events.models import History, decode
+from events.subjects import EVENT_TYPES
+from testkit.items import cleaned
+from testkit.traffic import MAX_PAYLOAD, MESSAGE_ID_HEADER, NUMBER_HEADER, Publication, Traffic, merged
 
 START = 1_795_500_000
 

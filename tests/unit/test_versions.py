@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tables.versions import Draft, Origin, Version, newer, parse, remembered, settle, stamped, watermark
+from tables.last_writer_wins import (
+    Draft,
+    Origin,
+    Version,
+    newer,
+    parse,
+    remembered,
+    settle,
+    stamped,
+    watermark,
+)
 
 
 def realtime(ns: int, sequence: int = 1) -> Origin:

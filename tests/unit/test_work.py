@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from agents import work as module
-from agents.work import Source, Work, advance, metadata, plan, remainder
-from streams import errors, events
-from streams.delivery import Provenance
+from agents import received_event as module
+from agents.received_event import Source, Work, advance, metadata, plan, remainder
+from events import errors, models
+from events.delivery import Provenance
 from tables.chats import ChatRow
+from tables.last_writer_wins import Version
 from tables.messages import MessageRow
 from tables.post_scan import PostScanRequest
-from tables.versions import Version
 from tests import builders
 from tests.unit.fakes import STORED_NS, TENANT, FakeDelivery
 
@@ -109,7 +109,7 @@ def test_a_history_batch_is_forgotten_in_steps(count: int) -> None:
     while not work.forget(count):
         steps += 1
     assert steps == math.ceil(4 / count)
-    assert isinstance(work.event, events.History)
+    assert isinstance(work.event, models.History)
     assert (work.units, work.event.items) == ([], [])
 
 
@@ -205,7 +205,7 @@ def test_the_text_of_very_many_bad_items_stays_short() -> None:
 
 
 def test_only_a_realtime_message_is_an_incoming_one() -> None:
-    assert isinstance(planned("v1.messages.upsert").incoming, events.MessageUpsert)
+    assert isinstance(planned("v1.messages.upsert").incoming, models.MessageUpsert)
     for event_type in ("v1.history.messages", "v1.messages.update", "v1.chats.upsert"):
         assert planned(event_type).incoming is None
 

@@ -1,0 +1,86 @@
+"""What the routing writes in batches: the changes of events, to the tables of one company."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from agents.received_event import Unit
+from events.errors import Crashed, EventError, Invalid, NotFound, Rejected, TimedOut, Unstored
+from tables.errors import BadData, Expired, StorageError
+from tables.post_scan import PostScanRequest
+from tables.tenant import Change, TenantTables
+from tables.write_probe import kind_of
+from tables.write_rejection import Refusal
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EventWrites:
+    """A `Target` for units; each one that is not stored gets its error.
+
+    `bulk` marks a history import. A replay of a dead letter was blamed before: it does not count for the breaker.
+    """
+
+    company: str
+    tables: TenantTables
+    bulk: bool = False
+    replayed: bool = False
+
+    async def write(self, items: Sequence[Unit]) -> bool:
+        """Write the changes; whether any was taken. Raises `StorageError`."""
+        refusals = await self.tables.write([unit.change for unit in items], bulk=self.bulk)
+        _refuse(items, refusals)
+        return len(refusals) < len(items)
+
+    async def probe(self, item: Unit) -> None:
+        """Store a test row in the table of this unit. Raises `StorageError`."""
+        await self.tables.probe.store(item.change, self.company)
+
+    def kind(self, item: Unit) -> Hashable:
+        """Its table."""
+        return kind_of(item.change)
+
+    def event(self, item: Unit) -> Hashable:
+        """Stream and sequence of its event: all items of a history batch are of one, and so are its redeliveries."""
+        if self.replayed:
+            return None
+        change = item.change
+        text = change.metadata if isinstance(change, PostScanRequest) else change.origin.metadata
+        metadata = json.loads(text)
+        return metadata.get("stream"), metadata.get("stream_sequence")
+
+    def blame(self, item: Unit, error: Exception) -> None:
+        """Give the unit its error."""
+        item.error = event_error(error)
+
+
+def event_error(error: Exception) -> EventError:
+    """What an event is told when it is to blame for `error`."""
+    if isinstance(error, BadData):
+        return Rejected(f"database: {error}")
+    if isinstance(error, Expired):
+        return TimedOut(f"database: {error}")
+    if isinstance(error, StorageError):
+        return Unstored(f"database: {error}")
+    logger.error("unexpected exception while storing an event", exc_info=error)
+    return Crashed(f"unexpected {type(error).__name__} while storing")
+
+
+def _refuse(units: Sequence[Unit], refusals: Sequence[Refusal]) -> None:
+    if not refusals:
+        return
+    by_ref = {unit.change.ref: unit for unit in units}
+    for refusal in refusals:
+        by_ref[refusal.ref].error = (
+            NotFound(f"{_entity(by_ref[refusal.ref].change)} to update not found")
+            if refusal.reason == "not_found"
+            else Invalid("validation failed: company_id is not the company of the stored row")
+        )
+
+
+def _entity(change: Change) -> str:
+    return type(change).__name__.removesuffix("Patch").removesuffix("Row").lower()

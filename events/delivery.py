@@ -1,0 +1,102 @@
+"""What an agent sees of a broker: deliveries in batches. JetStream is one implementation (design 12)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+from events.subjects import Tenant
+
+Role = Literal["realtime", "historical", "dlq"]
+
+
+class Provenance(NamedTuple):
+    """Where a delivery comes from: the facts behind `last_metadata` (contract 3.1)."""
+
+    stream: str
+    consumer: str
+    domain: str
+    stream_sequence: int
+    consumer_sequence: int
+    delivered: int  # 1 for the first delivery
+    stored_ns: int  # JetStream's store time, nanoseconds since 1970
+    pending: int
+    incarnation: int = 0  # when the stream was made, nanoseconds since 1970; 0: not known
+
+
+class Delivery(Protocol):
+    """One message in our hands. It is settled exactly once: by ack, nak or term."""
+
+    @property
+    def subject(self) -> str:
+        """The full subject it was published to."""
+        ...
+
+    @property
+    def data(self) -> bytes:
+        """The body as it came."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str] | None:
+        """The message's headers, if it has any."""
+        ...
+
+    @property
+    def provenance(self) -> Provenance:
+        """Stream, consumer, sequences and times."""
+        ...
+
+    @property
+    def received(self) -> float:
+        """When it reached this process, in seconds of `time.perf_counter()`."""
+        ...
+
+    def ack(self) -> Awaitable[None]:
+        """Settle it as done. Raises `BrokerFailed` if the broker cannot be told."""
+        ...
+
+    def nak(self, delay: float = 0.0) -> Awaitable[None]:
+        """Ask for it again after `delay` seconds. Raises `BrokerFailed`."""
+        ...
+
+    def term(self) -> Awaitable[None]:
+        """Settle it as given up. Raises `BrokerFailed`."""
+        ...
+
+
+class Publisher(Protocol):
+    """Where dead letters go."""
+
+    def publish(self, subject: str, body: bytes, headers: Mapping[str, str]) -> Awaitable[None]:
+        """Store `body` durably; a confirmation `duplicate` counts as stored.
+
+        Raises `TooLarge` when body and headers exceed the broker's limit (nothing was sent),
+        `BrokerFailed` when the broker does not confirm.
+        """
+        ...
+
+
+class TooLarge(Exception):
+    """The message is bigger than the broker takes."""
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Deliveries of one tenant from one source, in stream order: one item of a channel.
+
+    The agent calls `release` when the source may hand over the next batch; the deliveries
+    themselves are settled one by one, before or after that.
+    """
+
+    tenant: Tenant
+    role: Role
+    deliveries: Sequence[Delivery]
+    prepared: object = None  # what the source's `prepare` hook made of it while the agent was busy
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def release(self) -> None:
+        """Let the source hand over its next batch."""
+        self.released.set()

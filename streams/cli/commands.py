@@ -1,0 +1,75 @@
+"""Commands beside `worker`: `migrate`, `topology`, `version`, and those for exhausted events.
+
+They run without Faust's worker around them, so that their output is their own and their exit code is plain. Faust
+knows a command once its class is made: all of them are named here, and `streams.app` imports this module.
+"""
+
+from __future__ import annotations
+
+from faust.cli import option
+
+from streams.cli.dead_letter_commands import exhausted, exhausted_discard, exhausted_replay, exhausted_show
+from streams.cli.operations import Operations, OperatorCommand
+from streams.jetstream import topology as jetstream
+from streams.version import VERSION
+
+__all__ = [
+    "Operations",
+    "exhausted",
+    "exhausted_discard",
+    "exhausted_replay",
+    "exhausted_show",
+    "migrate",
+    "topology",
+    "version",
+]
+
+
+class migrate(OperatorCommand):  # noqa: N801 - Faust takes the command's name from the class
+    """Make or extend the schema of every company, as the worker does at its start."""
+
+    async def run(self) -> None:
+        """See the class."""
+        await self.operations.migrate()
+        for tenant in self.operations.tenants:
+            self.say(f"{tenant.schema} is up to date")
+
+
+class topology(OperatorCommand):  # noqa: N801
+    """Show the streams as they are, and what would be made or changed; nothing is touched without an option."""
+
+    options = [  # noqa: RUF012 - Faust's own way
+        option("--apply/--no-apply", default=False, help="Do it."),
+        option(
+            "--drop-old/--no-drop-old",
+            default=False,
+            help="Delete the old durables whose positions ours have taken over.",
+        ),
+    ]
+
+    async def run(self, apply: bool, drop_old: bool) -> None:
+        """See the class."""
+        operations = self.operations
+        config, tenants = operations.topology, operations.tenants
+        async with operations.connected() as broker:
+            for line in await jetstream.description(broker, config):
+                self.say(line)
+            changes = await jetstream.plan(broker, config, tenants, nodes=broker.nodes)
+            if apply:
+                await jetstream.apply(broker, changes)
+            if drop_old:
+                changes += await jetstream.drop_old(broker, config, tenants)
+        for change in changes:
+            self.say(f"{change.kind} {change.name}: {change.text}")
+        for warning in await operations.durability_warnings():
+            self.say(warning)
+        if not changes:
+            self.say("nothing to change")
+
+
+class version(OperatorCommand):  # noqa: N801
+    """Show the version of this service."""
+
+    async def run(self) -> None:
+        """See the class."""
+        self.say(VERSION)

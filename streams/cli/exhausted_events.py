@@ -1,0 +1,205 @@
+"""What operators do with exhausted events: find, read, replay and discard rows (contract 4.4, field cases E4-E8).
+
+A replay publishes the row's own envelope once more as a dead letter, so the event keeps its version and overwrites
+nothing newer. The row is resolved when the dead-letter stream has confirmed it, and not before. If the event is given
+up again, the envelope's mark leads back to its row, which is opened again (`tables.exhausted`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+import msgspec
+
+from events import envelope
+from events.delivery import TooLarge
+from events.errors import Malformed
+from events.subjects import Tenant
+from tables.connection.pool import Database
+from tables.exhausted import ORIGIN, ExhaustedEvents, FoundRow, HeldRow, Search
+
+Outcome = Literal["replayed", "duplicate", "refused", "discarded"]
+
+_JSON_STRING: Final = '"'
+
+
+class CommandFailed(Exception):
+    """The command could not do its work; the text is for the operator."""
+
+
+class Republisher(Protocol):
+    """Where replays go."""
+
+    async def publish_once(self, subject: str, body: bytes, headers: Mapping[str, str]) -> bool:
+        """Store `body`; False if the broker answers that it has stored it before. Raises as `Publisher` does."""
+        ...
+
+
+class Verdict(NamedTuple):
+    """What became of one row, in words."""
+
+    outcome: Outcome
+    text: str
+
+
+class Listed(NamedTuple):
+    """A row and whose it is."""
+
+    tenant: Tenant
+    row: FoundRow
+
+
+class Target(NamedTuple):
+    """The id of a row and whose it is."""
+
+    tenant: Tenant
+    row: int
+
+    @property
+    def name(self) -> str:
+        """How operators call it."""
+        return f"{self.tenant.company} {self.row}"
+
+
+@dataclass(frozen=True, slots=True)
+class ExhaustedDesk:
+    """The rows of some companies; `subject` is the base subject of the dead letters."""
+
+    tenants: Sequence[Tenant]
+    database: Database
+    subject: str
+
+    def of(self, company: str | None) -> Sequence[Tenant]:
+        """The company that was asked for, or all. Raises `CommandFailed` for one that is not ours."""
+        if company is None:
+            return self.tenants
+        for tenant in self.tenants:
+            if tenant.company == company:
+                return [tenant]
+        raise CommandFailed(f"--company {company!r} is not among COMPANY_ID: {self._companies}")
+
+    def one(self, company: str | None) -> Tenant:
+        """The company that ids belong to: each has its own. Raises `CommandFailed` if it is not clear."""
+        tenants = self.of(company)
+        if len(tenants) > 1:
+            raise CommandFailed(f"ids belong to one company: add --company with one of {self._companies}")
+        return tenants[0]
+
+    @property
+    def _companies(self) -> str:
+        return ", ".join(tenant.company for tenant in self.tenants)
+
+    async def find(self, tenants: Iterable[Tenant], search: Search, limit: int | None) -> list[Listed]:
+        """At most `limit` rows of all these companies together, last given up first. Raises `StorageError`."""
+        found = []
+        for tenant in tenants:
+            async with self.database.connection() as connection:
+                rows = await _events(tenant).find(connection, search, limit)
+            found += [Listed(tenant, row) for row in rows]
+        return sorted(found, key=_moment, reverse=True)[:limit]
+
+    async def read(self, target: Target) -> dict[str, Any]:
+        """All of one row. Raises `CommandFailed` if there is none, and `StorageError`."""
+        tenant, row = target
+        async with self.database.connection() as connection:
+            found = await _events(tenant).read(connection, row)
+        if found is None:
+            raise CommandFailed(f"{target.name}: there is no such row")
+        return found
+
+    async def discard(self, target: Target, *, by: str, reason: str) -> Verdict:
+        """Resolve a row without replaying it; it stays in the table. Raises `StorageError`."""
+        tenant, row = target
+        async with self.database.transaction() as connection:
+            held = await _events(tenant).hold(connection, row)
+            if held is None:
+                return Verdict("refused", f"{target.name}: there is no such row")
+            if held.resolved:
+                return Verdict("refused", f"{target.name} is resolved already")
+            await _events(tenant).resolve(connection, row, f"discarded by {by}", reason)
+        return Verdict("discarded", f"{target.name} discarded")
+
+    async def replay(
+        self, target: Target, *, by: str, publisher: Republisher, open_only: bool = False
+    ) -> Verdict:
+        """Publish a row's envelope again, and resolve the row once that is confirmed.
+
+        Raises `BrokerFailed` if it is not confirmed (then the row stays as it was), and `StorageError`.
+        """
+        tenant, row = target
+        # The row is held meanwhile: the worker may give the event up again before we have resolved the row, and
+        # must find it resolved, or the failure would be forgotten.
+        async with self.database.transaction() as connection:
+            held = await _events(tenant).hold(connection, row)
+            if held is None:
+                return Verdict("refused", f"{target.name}: there is no such row")
+            if held.resolved and open_only:
+                return Verdict("refused", f"{target.name} was resolved meanwhile")
+            verdict = await self._publish(target, held, publisher)
+            if verdict.outcome == "replayed":
+                await _events(tenant).resolve(connection, row, f"replayed by {by}")
+        return verdict
+
+    async def _publish(self, target: Target, held: HeldRow, publisher: Republisher) -> Verdict:
+        tenant, name = target.tenant, target.name
+        try:
+            body = replayable(held)
+            # Of this row after so many tries: a repeat within the stream's duplicate window is told apart from a
+            # replay of what was given up once more.
+            message_id = f"exhausted-{tenant.company}-{held.id}-{held.retry_count}"
+            stored = await publisher.publish_once(
+                tenant.subject(self.subject), body, {"Nats-Msg-Id": message_id}
+            )
+        except Malformed:
+            return Verdict("refused", f"{name} holds no envelope: it cannot be replayed")
+        except TooLarge as error:
+            return Verdict("refused", f"{name} is too big for NATS, not published: {error}")
+        if not stored:
+            return Verdict(
+                "duplicate", f"{name}: duplicate, not published: its replay is in the stream already"
+            )
+        return Verdict("replayed", f"{name} replayed")
+
+
+def replayable(held: HeldRow) -> bytes:
+    """The row's envelope, with its tries to come and a mark that leads back to the row; all else stays as it is.
+
+    Raises `Malformed` if the row holds none.
+    """
+    text = held.dlq_payload
+    if text.startswith(_JSON_STRING):
+        # What jsonb does not take is kept as text.
+        text = json.loads(text)
+    body = text.encode(errors="replace")
+    envelope.decode(body)
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    fields["retry_count"] = msgspec.Raw(b"0")
+    fields[ORIGIN] = msgspec.Raw(str(held.id).encode())
+    return msgspec.json.encode(fields)
+
+
+async def paced(targets: Iterable[Target], per_second: float) -> AsyncIterator[Target]:
+    """`targets`, each at least 1 / `per_second` seconds after the one before: what was late is not made up for."""
+    due = time.monotonic()
+    for target in targets:
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        due = max(due, time.monotonic()) + 1 / per_second
+        yield target
+
+
+def _moment(listed: Listed) -> tuple[float, int]:
+    given_up_at = listed.row.given_up_at
+    return given_up_at.timestamp() if given_up_at else 0.0, listed.row.id
+
+
+def _events(tenant: Tenant) -> ExhaustedEvents:
+    return ExhaustedEvents(tenant.schema, _unobserved)
+
+
+def _unobserved(_operation: str, _entity: str, _seconds: float, _succeeded: bool) -> None:
+    """A command has no metrics."""

@@ -1,0 +1,127 @@
+"""What every command beside `worker` stands on: the worker's parts without its services, and one way to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from faust.cli import AppCommand
+
+from events.errors import EventError
+from events.subjects import Tenant
+from streams.cli.exhausted_events import CommandFailed, ExhaustedDesk
+from streams.jetstream import topology
+from streams.jetstream.broker import Broker
+from streams.jetstream.specs import TopologyConfig
+from streams.jetstream.stream_reader import ApiError
+from streams.lifecycle.bootstrap import Preparation
+from streams.lifecycle.startup import Fatal
+from tables.connection.pool import Database
+from tables.connection.replication import durability_warnings
+from tables.errors import StorageError
+from tables.schema import indexes
+from tables.schema.partitions import make_partitions
+
+# Seconds a command waits for a server before it says that there is none; the worker waits for ever.
+PATIENCE: Final = 15.0
+
+_EXPECTED: Final = (CommandFailed, Fatal, StorageError, ApiError, EventError, topology.TopologyError)
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """What the commands need of the worker's parts."""
+
+    tenants: Sequence[Tenant]
+    database: Database
+    broker: Broker
+    topology: TopologyConfig
+    preparation: Preparation
+
+    async def migrate(self) -> None:
+        """Make or extend every tenant's schema. Raises `Fatal`, `CommandFailed` and `StorageError`."""
+        async with self.storage():
+            await self.preparation.migrate()
+            await self._finish()
+
+    async def _finish(self) -> None:
+        """What a worker leaves to its housekeeping, or to this: here the operator waits for it."""
+        today = datetime.datetime.now(datetime.UTC).date()
+        for tenant in self.tenants:
+            await make_partitions(self.database, tenant.schema, today, patient=True)
+            await indexes.build(self.database, tenant.schema)
+
+    async def durability_warnings(self) -> list[str]:
+        """What PostgreSQL may lose of what is acknowledged; that it is not there is said, and is no failure."""
+        try:
+            await self.database.open()
+            return await durability_warnings(self.database)
+        except StorageError as error:
+            return [f"PostgreSQL was not asked: {error}"]
+        finally:
+            await self.database.close()
+
+    @property
+    def desk(self) -> ExhaustedDesk:
+        """What can be done with exhausted events, while there is `storage`."""
+        return ExhaustedDesk(self.tenants, self.database, self.topology.dlq_subject)
+
+    @contextlib.asynccontextmanager
+    async def storage(self) -> AsyncIterator[None]:
+        """The database, open. Raises `Fatal` and `CommandFailed` if it cannot be opened."""
+        try:
+            await self._open()
+            yield
+        finally:
+            await self.database.close()
+
+    @contextlib.asynccontextmanager
+    async def connected(self) -> AsyncIterator[Broker]:
+        """The connection to NATS. Raises `CommandFailed` if there is none in time."""
+        await self.broker.start()
+        try:
+            await self._wait_connected()
+            yield self.broker
+        finally:
+            await self.broker.stop()
+
+    async def _open(self) -> None:
+        try:
+            await self.preparation.open_database()
+        except StorageError as error:
+            raise CommandFailed(f"POSTGRES_DSN: {error}") from error
+
+    async def _wait_connected(self) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self.preparation.connect()
+        except TimeoutError:
+            raise CommandFailed(f"NATS_URL: {self.broker.problem}") from None
+
+
+class OperatorCommand(AppCommand):
+    """A command that ends with 0, or with 1 and one line on stderr."""
+
+    abstract = True
+
+    @property
+    def operations(self) -> Operations:
+        """The parts of the app that was given with `-A`."""
+        operations: Operations = self.app.operations  # type: ignore[attr-defined]
+        return operations
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run to the end. Raises `SystemExit`."""
+        raise SystemExit(asyncio.run(self._ended(lambda: self.run(*self.args, **self.kwargs))))
+
+    async def _ended(self, run: Callable[[], Awaitable[None]]) -> int:
+        try:
+            await run()
+        except _EXPECTED as error:
+            self.say(str(error), file=self.stderr)
+            return 1
+        return 0

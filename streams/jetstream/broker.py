@@ -1,0 +1,312 @@
+"""The connection to NATS: one a process, kept for ever, and what is published through it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import mode
+import msgspec
+import nats.errors
+from nats.aio.msg import Msg
+
+from events.delivery import TooLarge
+from events.errors import BrokerFailed
+from streams.config.credentials import ANONYMOUS, Login, host
+from streams.jetstream.async_errors import Complaints
+from streams.jetstream.availability import ASK_EVERY, LEAVE_AFTER, JetStreamWatch
+from streams.jetstream.client import NatsClient, refuses_credentials
+from streams.jetstream.cluster import node_count
+from streams.jetstream.link import FAILURES, NatsLink, wire_size
+from streams.jetstream.nodes import Nodes
+from streams.jetstream.permissions import Permissions
+from streams.jetstream.stream_reader import ApiError
+
+logger = logging.getLogger(__name__)
+
+OLDEST_SERVER: Final = (2, 10)
+# The server decides after three unanswered pings that we are gone; so do we, instead of after minutes.
+PING_SECONDS: Final = 5
+# Acks that wait for the server while it restarts; over it they fail, and the messages come again.
+PENDING_BYTES: Final = 16 * 1024 * 1024
+# A server that has just started answers so for a moment, one without JetStream always.
+JETSTREAM_PATIENCE: Final = 5.0
+REQUEST_SECONDS: Final = 5.0
+CLOSE_SECONDS: Final = 2.0
+
+_MESSAGE_TOO_LARGE: Final = 10054
+
+
+class Unusable(Exception):
+    """The server cannot serve us, however long we wait: it is too old, or has no JetStream."""
+
+
+class Broker(mode.Service):
+    """Connects, reconnects for ever, publishes and asks the JetStream API.
+
+    Started it connects in the background; `wait_connected` tells when it can be used. It implements
+    `events.delivery.Publisher`. When the client gives the connection up for good (the server did not understand
+    us), `on_closed` is called, or the service crashes if there is none: the worker must end. Credentials that are
+    refused are no such case: it tries on, with what their file says by then. A server at which JetStream did not
+    work for `leave_after` seconds is left for another one. `domain`: the JetStream domain, empty for the server's own.
+    """
+
+    def __init__(
+        self,
+        *,
+        urls: Sequence[str],
+        name: str,
+        on_closed: Callable[[], None] | None = None,
+        on_reconnect: Callable[[], None] | None = None,
+        publish_timeout: float = REQUEST_SECONDS,
+        login: Login = ANONYMOUS,
+        domain: str = "",
+        ask_every: float = ASK_EVERY,
+        leave_after: float = LEAVE_AFTER,
+    ) -> None:
+        super().__init__()
+        self._urls = list(urls)
+        self._hosts = ", ".join(host(url) for url in urls)  # without their credentials
+        self._name = name
+        self._on_closed = on_closed
+        self._on_reconnect = on_reconnect
+        self._publish_timeout = publish_timeout
+        self._login = login
+        self.permissions = Permissions()
+        self._prefix = f"$JS.{domain}.API." if domain else "$JS.API."
+        self._client = NatsClient(login, self._urls)
+        self._client.on_denied = self.permissions.denied
+        self._link = NatsLink(self._client, self.permissions)
+        self._nodes = Nodes()
+        self.jetstream = JetStreamWatch(
+            client=self._client,
+            nodes=self._nodes,
+            ask=lambda timeout: self._link.ask(self.api_subject("INFO"), b"", timeout),
+            domain=domain,
+            ask_every=ask_every,
+            leave_after=leave_after,
+        )
+        self._domain = domain
+        self._up = asyncio.Event()
+        self._decided = asyncio.Event()
+        self._connecting: asyncio.Future[Any] | None = None
+        self._unusable: Unusable | None = None
+        self._complaints = Complaints("NATS is not connected yet")
+        self._watchers: list[Callable[[bool], None]] = []
+        self._closing = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether what is sent now reaches a server that can serve us."""
+        return self._up.is_set() and self._client.is_connected
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing, or not everything, can be done with NATS, for `/ready`; None while all works."""
+        if self.permissions.problem is not None:
+            return self.permissions.problem
+        return self.jetstream.problem if self.connected else self._complaints.last
+
+    @property
+    def max_payload(self) -> int:
+        """The server's limit for body and headers of one message, bytes."""
+        return self._client.max_payload
+
+    @property
+    def nodes(self) -> int:
+        """How many NATS nodes there are, as far as is known; see `streams.jetstream.cluster`."""
+        return node_count(self._client._server_info, self._client.servers)
+
+    async def wait_connected(self) -> None:
+        """Return once the server answers. Raises `Unusable`."""
+        await self._decided.wait()
+        if self._unusable is not None:
+            raise self._unusable
+        await self._up.wait()
+
+    def watch(self, callback: Callable[[bool], None]) -> None:
+        """Call `callback` with False when the connection is lost and with True when it is back."""
+        self._watchers.append(callback)
+
+    async def publish(self, subject: str, body: bytes, headers: Mapping[str, str]) -> None:
+        """See `events.delivery.Publisher`."""
+        await self.publish_once(subject, body, headers)
+
+    async def publish_once(self, subject: str, body: bytes, headers: Mapping[str, str]) -> bool:
+        """As `publish`; False if the server answers `duplicate`, and so has stored nothing now."""
+        if wire_size(body, headers) > self.max_payload:
+            raise TooLarge(f"{wire_size(body, headers)} bytes, the server takes {self.max_payload}")
+        try:
+            answer = await self._request(subject, body, self._publish_timeout, dict(headers) or None)
+        except BrokerFailed as failed:
+            if isinstance(failed.__cause__, nats.errors.NoRespondersError):
+                raise BrokerFailed("no stream has this subject") from failed
+            raise
+        confirmation = msgspec.json.decode(answer.data)
+        if (error := confirmation.get("error")) is None:
+            return not confirmation.get("duplicate", False)
+        if error.get("err_code") == _MESSAGE_TOO_LARGE:
+            raise TooLarge("the stream takes no message of this size")
+        raise BrokerFailed(f"NATS did not store it: {error.get('description')} ({error.get('err_code')})")
+
+    def api_subject(self, subject: str) -> str:
+        """Where the JetStream API listens, in the domain that is set."""
+        return self._prefix + subject
+
+    async def send(self, subject: str, payload: bytes, reply: str = "") -> None:
+        """Publish without a confirmation, as acks and pull requests are. Raises `BrokerFailed`."""
+        await self._link.send(subject, payload, reply)
+
+    async def api(self, subject: str, body: object = None) -> dict[str, Any]:
+        """The answer of the JetStream API to a request. Raises `ApiError` and `BrokerFailed`."""
+        payload = b"" if body is None else msgspec.json.encode(body)
+        answer = await self._request(self.api_subject(subject), payload, REQUEST_SECONDS)
+        reply: dict[str, Any] = msgspec.json.decode(answer.data)
+        if error := reply.get("error"):
+            raise ApiError(error.get("err_code") or error.get("code", 0), error.get("description", ""))
+        return reply
+
+    async def may_publish(self, subject: str, payload: bytes, timeout: float) -> bool:
+        """Publish, and tell whether the server let it through. Raises `BrokerFailed` without an answer in time."""
+        return await self._link.may_publish(subject, payload, timeout)
+
+    async def subscribe(
+        self, subject: str, callback: Callable[[Msg], Awaitable[None]], queue: str = ""
+    ) -> None:
+        """Have `callback` called, one message at a time, until the broker stops. See `NatsLink.subscribe`."""
+        await self._link.subscribe(subject, callback, queue)
+
+    async def subscribe_again(self, subject: str) -> None:
+        """See `NatsLink.subscribe_again`."""
+        await self._link.subscribe_again(subject)
+
+    def inbox(self) -> str:
+        """A subject of our own."""
+        return self._client.new_inbox()
+
+    async def flush(self, timeout: float = REQUEST_SECONDS) -> bool:
+        """Wait until the server has read what was sent, at most `timeout` seconds; False if it did not."""
+        return self.connected and await self._client.round_trip(timeout)
+
+    async def on_start(self) -> None:
+        """Begin to connect."""
+        self._connecting = self.add_future(self._connect())
+
+    async def on_stop(self) -> None:
+        """Send what is pending and close."""
+        self._closing = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._client.is_connected or self._client.is_reconnecting:
+            try:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._client.close()
+            except FAILURES as error:
+                logger.debug("closing the connection: %s", type(error).__name__)
+        self._up.clear()
+
+    async def _connect(self) -> None:
+        await self._client.connect(
+            self._urls,
+            name=self._name,
+            error_cb=self._errored,
+            disconnected_cb=self._disconnected,
+            reconnected_cb=self._reconnected,
+            closed_cb=self._closed,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=1,
+            reconnect_to_server_handler=self._nodes.choose,
+            ping_interval=PING_SECONDS,
+            pending_size=PENDING_BYTES,
+            **self._login.options(),
+        )
+        self._arrived()
+        self.add_future(self.jetstream.run())
+        self.add_future(self._link.restore_subscriptions())
+        try:
+            await self._verify()
+        except Unusable as error:
+            self._unusable = error
+            self._complaints.last = str(error)
+        else:
+            self._up.set()
+            logger.info("connected to NATS at %s", self._client.address)
+        self._decided.set()
+
+    async def _verify(self) -> None:
+        version = self._client.connected_server_version
+        if (version.major, version.minor) < OLDEST_SERVER:
+            raise Unusable(
+                f"NATS at {self._hosts} is version {version.major}.{version.minor}; 2.10 is needed"
+            )
+        refused_since = time.monotonic()
+        while (state := await self.jetstream.look()) not in ("works", "unavailable"):
+            # Whether a domain is reached depends on links between servers, which come and go.
+            if state != "absent" or self._domain or self.jetstream.elsewhere:
+                refused_since = time.monotonic()
+            elif time.monotonic() - refused_since > JETSTREAM_PATIENCE:
+                raise Unusable(f"NATS at {self._hosts} has no JetStream for this account")
+            if self._client.is_connected:
+                self._complaints.report(self.jetstream.complaint)
+            await asyncio.sleep(0.25)
+
+    async def _request(
+        self, subject: str, body: bytes, timeout: float, headers: dict[str, Any] | None = None
+    ) -> Msg:
+        deadline = time.monotonic() + timeout
+        try:
+            async with asyncio.timeout(timeout):
+                # What is sent while disconnected is sent later, after its sender has given it up.
+                await self._up.wait()
+            return await self._link.ask(subject, body, deadline - time.monotonic(), headers)
+        except FAILURES as error:
+            raise BrokerFailed(f"NATS did not answer: {type(error).__name__}") from error
+
+    async def _errored(self, error: Exception) -> None:
+        text = str(error).removeprefix("nats: ").strip("'")
+        where = f"NATS at {self._client.address or self._hosts}"
+        if refuses_credentials(text):
+            self._complaints.report(f"{where} refuses our credentials ({text}): {self._login.advice()}")
+        else:
+            self._complaints.report(f"{where}: {type(error).__name__}: {text}")
+
+    async def _disconnected(self) -> None:
+        self._up.clear()
+        self._nodes.lost()
+        self.permissions.forget()
+        self._tell(False)
+        if not self._closing:
+            self._complaints.lost(f"the connection to NATS at {self._client.address or self._hosts} is lost")
+
+    async def _reconnected(self) -> None:
+        self._arrived()
+        if await self.jetstream.left_again() or not self._decided.is_set() or self._unusable is not None:
+            return
+        self._up.set()
+        logger.info("connected to NATS again, at %s", self._client.address)
+        if self._on_reconnect is not None:
+            self._on_reconnect()
+        self._tell(True)
+
+    def _arrived(self) -> None:
+        self._nodes.arrived(self._client.address, self._client.server_id)
+        self.jetstream.connected()
+        self._complaints.over()
+
+    def _tell(self, up: bool) -> None:
+        for watcher in tuple(self._watchers):
+            watcher(up)
+
+    async def _closed(self) -> None:
+        if self._closing:
+            return
+        problem = f"the connection to NATS was closed: {self._client.last_error}"
+        self._complaints.last = problem
+        logger.error("%s", problem)
+        if self._on_closed is not None:
+            self._on_closed()
+        else:
+            await self.crash(ConnectionError(problem))

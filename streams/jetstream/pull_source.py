@@ -1,0 +1,346 @@
+"""Events out of JetStream: one pull consumer becomes batches on a channel (design 4)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import mode
+from nats.aio.msg import Msg
+from nats.js.api import Header
+
+from events.delivery import Batch, Role
+from events.errors import BrokerFailed
+from events.subjects import Tenant
+from streams.jetstream.ack_permission import AckRight
+from streams.jetstream.broker import Broker
+from streams.jetstream.in_flight import Held, JetDelivery
+from streams.jetstream.incarnation import Incarnation, StoreClock
+from streams.jetstream.meter import Meter
+from streams.jetstream.permissions import ACK_PREFIX, PUBLISH, SUBSCRIPTION, Denial
+from streams.jetstream.pull_limits import CROWDED_PAUSE, PullLimits, Status
+
+logger = logging.getLogger(__name__)
+
+# How long the server keeps a pull request of an idle source. Also bounds how long a stop waits for it.
+EXPIRES: Final = 1.0
+# Past its expiry a request that got no answer is lost: the server restarted, or the link is dead.
+GRACE: Final = 1.0
+# So long, in seconds, a stream may be without a pull request of ours before we ask whether it was made anew meanwhile:
+# only a request that waits is told of the deletion.
+UNWATCHED: Final = 1.0
+FIRST_PAUSE: Final = 0.1
+LONGEST_PAUSE: Final = 5.0
+# With the drain's 25 s it stays below the 30 s after which a worker is killed (contract 8.4).
+FLUSH_SECONDS: Final = 2.0
+
+# How soon a right that was denied is tried again.
+DENIED_PAUSE: Final = 2.0
+
+
+class PullSource(mode.Service):
+    """Pulls one consumer and hands batches over, one at a time, while it prepares the next.
+
+    * A batch has at most `batch_size` messages and `batch_bytes`; a message with more bytes is one by itself.
+    * `send` puts a batch on the agent's channel; the next one follows when the agent released it.
+    * `prepare`, if any, decodes a batch; its result becomes `batch.prepared`. If it raises, that stays None: no
+      message can stop a source.
+    * `restore` makes stream and consumer again when they are gone; `recovered` is called when pulling works again,
+      whoever made them.
+    * `on_stop` drains: it waits until everything handed over is settled, at most `drain_budget` seconds, so
+      it has to run while the agents live. What is left is given back.
+    """
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        tenant: Tenant,
+        role: Role,
+        stream: str,
+        durable: str,
+        batch_size: int,
+        batch_bytes: int,
+        ack_wait: float,
+        send: Callable[[Batch], Awaitable[None]],
+        prepare: Callable[[Batch], Awaitable[object]] | None,
+        restore: Callable[[], Awaitable[None]],
+        meter: Meter,
+        drain_budget: float = 25.0,
+        recovered: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__()
+        self.tenant = tenant
+        self.role: Role = role
+        self.stream = stream
+        self.durable = durable
+        self.last_fetch = time.monotonic()  # when a pull request was last answered
+        self._broker = broker
+        self._limits = PullLimits(durable, batch=batch_size, batch_bytes=batch_bytes, expires=EXPIRES)
+        self._acks = AckRight(broker, stream, durable)
+        self._wanted = batch_size
+        self._keep_alive_every = ack_wait / 8
+        self._send = send
+        self._prepare = prepare
+        self._restore = restore
+        self._recovered = recovered
+        self._meter = meter
+        self._drain_budget = drain_budget
+        self.incarnation = Incarnation(broker, stream)
+        self._held = Held(
+            publish=broker.send,
+            ack_wait=ack_wait,
+            incarnation=self.incarnation,
+            store_clock=StoreClock(stream, partial(meter.store_time_stepped_back, role)),
+        )
+        self._last_request = time.monotonic()  # when a pull request was last over
+        self._ask = broker.api_subject(f"CONSUMER.MSG.NEXT.{stream}.{durable}")
+        self._inbox = ""
+        self._requests = 0
+        self._reply = ""
+        self._arrived: list[JetDelivery] = []
+        self._status: Status | None = None
+        self._answered = asyncio.Event()
+        self._woken = asyncio.Event()
+        self._pause = FIRST_PAUSE
+        self._failing = False
+        self._draining = False
+        self._closed = False
+        self._loop_task: asyncio.Future[Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """Role and company."""
+        return f"{self.role} {self.tenant.company}"
+
+    @property
+    def held(self) -> int:
+        """How many messages are in our hands unsettled."""
+        return len(self._held)
+
+    @property
+    def moves(self) -> int:
+        """How many messages arrived and were settled, since its start."""
+        return self._held.moves
+
+    @property
+    def last_progress(self) -> float:
+        """When one was last settled or nothing was held, in `time.monotonic()` seconds."""
+        return self._held.last_progress
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is pulling."""
+        return self._loop_task is not None and not self._loop_task.done()
+
+    async def on_start(self) -> None:
+        """Begin to pull once the broker is connected. Raises `streams.jetstream.broker.Unusable`."""
+        await self._broker.wait_connected()
+        self._broker.watch(self._on_connection)
+        self._broker.permissions.listen(self._on_denied)
+        self._broker.jetstream.watch_pulls(lambda: self.last_fetch)
+        self.last_fetch = time.monotonic()
+        self._loop_task = self.add_future(self._run())
+        self.add_future(self._keep_alive())
+
+    async def on_stop(self) -> None:
+        """Drain: last pull, last batch, then all that is held; give the rest back and flush."""
+        if self._loop_task is None:
+            return
+        deadline = time.monotonic() + self._drain_budget
+        self._draining = True
+        self._woken.set()
+        if self._failing:
+            self._loop_task.cancel()
+        await asyncio.wait({self._loop_task}, timeout=self._drain_budget)
+        self._loop_task.cancel()
+        self._closed = True
+        await self._held.wait_empty(max(deadline - time.monotonic(), 0.0))
+        given_back = await self._held.give_back()
+        if given_back:
+            logger.warning("%s gave %d messages back", self.durable, given_back)
+        # The subscription stays until the connection closes: a late message can still be given back.
+        await self._broker.flush(FLUSH_SECONDS)
+
+    async def _subscribe(self) -> None:
+        """Have messages sent to an inbox of our own; waits for the right to it."""
+        self._inbox = self._broker.inbox()
+        told = ""
+        while not self._draining:
+            try:
+                return await self._broker.subscribe(f"{self._inbox}.*", self._on_message)
+            except BrokerFailed as error:
+                if str(error) != told:
+                    told = str(error)
+                    logger.warning("%s cannot receive: %s", self.durable, error)
+                await self._sleep(DENIED_PAUSE)
+
+    async def _run(self) -> None:
+        await self._subscribe()
+        previous: Batch | None = None
+        while not self._draining:
+            deliveries = await self._pull()
+            if not deliveries:
+                continue
+            await self.incarnation.settle()
+            batch = Batch(self.tenant, self.role, deliveries)
+            batch.prepared = await self._prepared(batch)
+            if previous is not None:
+                await previous.released.wait()
+            await self._send(batch)
+            self._meter.batch(self.role, self.tenant.company, len(deliveries))
+            previous = batch
+
+    async def _prepared(self, batch: Batch) -> object:
+        if self._prepare is None:
+            return None
+        try:
+            return await self._prepare(batch)
+        except Exception:
+            logger.exception("preparing a batch of %s failed", self.durable)
+            return None
+
+    async def _pull(self) -> Sequence[JetDelivery]:
+        """One request: up to a batch of messages, as soon as any are there; nothing after a while."""
+        if not self._arrived:
+            if not self._broker.connected:
+                await self._sleep(LONGEST_PAUSE)
+                return ()
+            try:
+                if not await self._may_pull():
+                    await self._sleep(DENIED_PAUSE)
+                    return ()
+            except BrokerFailed as error:
+                await self._failed(Status("", str(error)))
+                return ()
+            await self._request()
+        deliveries, self._arrived = self._arrived, []
+        status = self._status
+        too_large = not deliveries and status is not None and status.too_large
+        learned = self._limits.learn(status)
+        self._wanted = 1 if too_large else self._limits.batch
+        if deliveries or too_large or learned:
+            self._succeeded()
+        elif status is not None and (status.empty or status.crowded):
+            await self._nothing_there(status)
+        elif self._broker.connected:
+            if status is None:
+                await self._broker.subscribe_again(f"{self._inbox}.*")
+            await self._failed(status or Status("", "no answer"))
+        return deliveries
+
+    async def _may_pull(self) -> bool:
+        """Whether we may receive and acknowledge: a delivery counts, also one in vain. Raises `BrokerFailed`."""
+        if self._broker.permissions.refusal(SUBSCRIPTION, f"{self._inbox}.*") is not None:
+            return False
+        return await self._acks.granted(EXPIRES + GRACE)
+
+    async def _nothing_there(self, status: Status) -> None:
+        self._succeeded()
+        if status.crowded:
+            self._limits.crowd(status)
+            await self._sleep(CROWDED_PAUSE)
+        elif self._limits.round:
+            await self._sleep(self._limits.round)
+
+    async def _request(self) -> None:
+        if time.monotonic() - self._last_request > UNWATCHED:
+            self.incarnation.doubt()
+        self._requests += 1
+        # A reply subject for each request: a late status of an earlier one must not end this one.
+        self._reply = f"{self._inbox}.{self._requests}"
+        self._status = None
+        self._answered.clear()
+        self._meter.fetched(self.role)
+        try:
+            await self._broker.send(self._ask, self._limits.request(self._wanted), self._reply)
+            async with asyncio.timeout(EXPIRES + GRACE):
+                await self._answered.wait()
+        except BrokerFailed as error:
+            self._status = Status("", str(error))
+        except TimeoutError:
+            self._status = None
+        self._last_request = time.monotonic()
+
+    async def _on_message(self, message: Msg) -> None:
+        if message.reply.startswith(ACK_PREFIX):
+            delivery = self._held.add(message.subject, message.data, message.headers, message.reply)
+            if self._closed:
+                await delivery.nak()
+                return
+            self._acks.delivered(message.reply)
+            self._arrived.append(delivery)
+            if len(self._arrived) >= self._wanted:
+                self._answered.set()
+        elif message.subject == self._reply and message.headers:
+            text = str(message.headers.get(Header.DESCRIPTION, "")).strip()
+            self._status = Status(message.headers.get("Status", ""), text)
+            self._answered.set()
+
+    def _on_connection(self, up: bool) -> None:
+        # The server has forgotten the request in both cases.
+        self.incarnation.doubt()
+        self._answered.set()
+        self._acks.doubt()
+        if up:
+            self._pause = FIRST_PAUSE
+            self._woken.set()
+
+    def _on_denied(self, denial: Denial) -> None:
+        if denial.right == PUBLISH and denial.subject == self._ask:
+            self._status = Status("", str(denial))
+            self._answered.set()
+        elif self._acks.concerns(denial):
+            self._acks.doubt()
+
+    def _succeeded(self) -> None:
+        self.last_fetch = time.monotonic()
+        self._pause = FIRST_PAUSE
+        self._broker.permissions.allowed(PUBLISH, self._ask)
+        if self._failing:
+            self._failing = False
+            self._recovered()
+            logger.info("pulling from %s works again", self.durable)
+
+    async def _failed(self, status: Status) -> None:
+        self._meter.fetch_failed(self.role)
+        self.incarnation.doubt()
+        first, self._failing = not self._failing, True
+        if first:
+            logger.warning("pulling from %s failed: %s %s", self.durable, status.code, status.text)
+        if status.gone and not self._draining:
+            await self._try_restore(first)
+        await self._sleep(self._pause)
+        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+
+    async def _try_restore(self, first: bool) -> None:
+        try:
+            await self._restore()
+        except Exception as error:
+            logger.log(
+                logging.WARNING if first else logging.DEBUG, "cannot restore %s: %s", self.durable, error
+            )
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, but wake up when the connection is back and when the source stops."""
+        self._woken.clear()
+        if self._draining:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await asyncio.sleep(self._keep_alive_every)
+            if self._broker.connected:
+                try:
+                    await self._held.keep_alive()
+                except BrokerFailed as error:
+                    logger.debug("in-progress acks of %s failed: %s", self.durable, error)

@@ -1,0 +1,135 @@
+"""What has to be in place before the first event: connections, and each company's schema."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from events.subjects import Tenant
+from streams.config.settings import Settings
+from streams.jetstream.broker import Broker, Unusable
+from streams.lifecycle.startup import Fatal, Step
+from streams.version import VERSION
+from tables.connection.pool import Database
+from tables.connection.replication import durability_warnings
+from tables.errors import StorageError
+from tables.schema import migrations
+from tables.schema.key_backfill import message_keys_complete
+from tables.schema.publication import publish_changes
+from tables.tenant import TenantTables
+
+logger = logging.getLogger(__name__)
+
+# How many schemas are made or looked at side by side.
+SCHEMAS_AT_ONCE: Final = 4
+# Wrong password, no such role, no such database: an operator has to act.
+_HOPELESS: Final = {"28000", "28P01", "3D000"}
+
+
+class Preparation:
+    """The steps of the start, each of which can be repeated."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        database: Database,
+        broker: Broker,
+        tables: Callable[[Tenant], TenantTables],
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._broker = broker
+        # Each holds a connection; the pool has to have some left for the companies that are served already.
+        self._at_once = asyncio.Semaphore(max(1, min(SCHEMAS_AT_ONCE, settings.postgres_pool_size // 2)))
+        self._hopeless: set[Tenant] = set()
+        self._tables = tables
+
+    def steps(self) -> list[Step]:
+        """What all companies share, in the order in which it is run."""
+        return [
+            Step("start", self.announce),
+            Step("PostgreSQL", self.open_database),
+            Step("NATS", self.connect),
+        ]
+
+    async def announce(self) -> None:
+        """Say once what this worker is."""
+        logger.info(
+            "starting version %s in environment %s for %s",
+            VERSION,
+            self._settings.environment,
+            ", ".join(tenant.company for tenant in self._settings.tenants),
+        )
+
+    async def open_database(self) -> None:
+        """Connect. Raises `Fatal` for a wrong password or an unknown database."""
+        try:
+            await self._database.open()
+        except StorageError as error:
+            if error.sqlstate in _HOPELESS:
+                raise Fatal(f"POSTGRES_DSN: {error}") from error
+            raise
+        await self._warn_of_loss()
+
+    async def _warn_of_loss(self) -> None:
+        try:
+            for warning in await durability_warnings(self._database):
+                logger.warning("%s", warning)
+        except StorageError as error:
+            logger.info("PostgreSQL does not tell of its standbys: %s", error)
+
+    async def migrate(self) -> None:
+        """Make or adopt every tenant's schema. Raises `Fatal` and `StorageError`."""
+        for tenant in self._settings.tenants:
+            await self.schema(tenant)
+
+    async def schema(self, tenant: Tenant) -> None:
+        """Make or adopt a tenant's schema.
+
+        Raises `StorageError` with the schema's name, and `Fatal` where the settings are wrong: it holds another
+        spelling of the company, or no company has a schema that can be used as it is.
+        """
+        async with self._at_once:
+            try:
+                await self._migrate(tenant)
+            except migrations.SchemaProblem as error:
+                self._hopeless.add(tenant)
+                if len(self._hopeless) == len(self._settings.tenants):
+                    raise Fatal(str(error)) from error
+                raise
+            except StorageError as error:
+                raise StorageError(f"schema {tenant.schema}: {error}", error.sqlstate) from error
+        self._hopeless.discard(tenant)
+
+    async def _migrate(self, tenant: Tenant) -> None:
+        auto = self._settings.postgres_auto_migrate
+        applied = await migrations.migrate(self._database, tenant.schema, auto_migrate=auto)
+        for name in applied:
+            logger.info("migration %s applied", name, extra={"company_id": tenant.company})
+        other = await migrations.foreign_company(self._database, tenant.schema, tenant.company)
+        if other is not None:
+            raise Fatal(
+                f"COMPANY_ID {tenant.company!r}: schema {tenant.schema} holds rows of {other!r}, "
+                "which differs only in case"
+            )
+        complete = await message_keys_complete(self._database, tenant.schema)
+        self._tables(tenant).messages.keys_complete = complete
+        if auto:
+            await self._publish(tenant)
+
+    async def _publish(self, tenant: Tenant) -> None:
+        try:
+            await publish_changes(self._database, tenant.schema)
+        except StorageError as error:
+            # A server without logical WAL, or without the rights, must still work.
+            logger.warning("publication daisi_pub: %s", error, extra={"company_id": tenant.company})
+
+    async def connect(self) -> None:
+        """Wait for NATS. Raises `Fatal` if it is too old or has no JetStream."""
+        try:
+            await self._broker.wait_connected()
+        except Unusable as error:
+            raise Fatal(str(error)) from error

@@ -1,0 +1,153 @@
+"""The start behind the shared connections: each stream, schema and consumer by itself.
+
+One that is refused is tried again in the background, and holds up only what needs it: a schema its company, a stream
+the consumers on it, a consumer nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Final, Protocol
+
+from events.subjects import Tenant
+from streams.jetstream.specs import ConsumerSpec
+from streams.lifecycle.retrying import until_done
+
+# Seconds after which the others go on without what has neither worked nor failed yet.
+PATIENCE: Final = 10.0
+
+
+# Seconds that a stream lets the ones before it go first.
+IN_ORDER: Final = 1.0
+
+
+class StartReadiness(Protocol):
+    """Told what is not served, and why."""
+
+    def unserved(self, part: str, reason: str) -> None:
+        """This part is waited for."""
+        ...
+
+    def served(self, part: str) -> None:
+        """This part is there."""
+        ...
+
+
+class _Part:
+    """Something that is made once, and waited for by others."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.done = asyncio.Event()
+        self.tried = asyncio.Event()  # done, or refused at least once
+        self.reason = ""
+
+
+class CompanyStarts:
+    """Brings every company's sources to run, in any order.
+
+    * `stream` makes or extends a stream, `schema` a company's schema, `consumer` a consumer: repeated until they
+      return. If one raises `Fatal`, `run` does.
+    * `serve` starts a source; called once.
+    * `companies` lists those whose schema is there, and `prepared` is called for each that joins; `is_served` tells
+      of each consumer.
+    """
+
+    def __init__(
+        self,
+        *,
+        specs: Sequence[ConsumerSpec],
+        stream: Callable[[str], Awaitable[None]],
+        schema: Callable[[Tenant], Awaitable[None]],
+        consumer: Callable[[ConsumerSpec], Awaitable[None]],
+        serve: Callable[[ConsumerSpec], Awaitable[None]],
+        prepared: Callable[[], None],
+        readiness: StartReadiness,
+    ) -> None:
+        self._specs = specs
+        self._stream = stream
+        self._schema = schema
+        self._consumer = consumer
+        self._serve = serve
+        self._readiness = readiness
+        self._streams = {spec.stream: _Part(f"stream {spec.stream}") for spec in specs}
+        self._schemas = {spec.tenant: _Part(f"company {spec.tenant.company}") for spec in specs}
+        self._consumers = {spec: _Part(f"{spec.role} {spec.tenant.company}") for spec in specs}
+        self._prepared = prepared
+        self.companies: list[Tenant] = []
+
+    def is_served(self, spec: ConsumerSpec) -> bool:
+        """Whether this consumer's source runs."""
+        return self._consumers[spec].done.is_set()
+
+    async def run(self) -> None:
+        """Return when everything is served. Raises `Fatal`."""
+        async with asyncio.TaskGroup() as tasks:
+            earlier: _Part | None = None
+            for name, part in self._streams.items():
+                tasks.create_task(self._make_in_order(part, earlier, partial(self._stream, name)))
+                earlier = part
+            for tenant in self._schemas:
+                tasks.create_task(self._prepare(tenant))
+            for spec in self._specs:
+                tasks.create_task(self._start(spec))
+
+    async def tried(self) -> None:
+        """Return when every part is there or was refused once, or needs another that was; at most `PATIENCE`
+        seconds."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                for part in self._consumers.values():
+                    await part.tried.wait()
+        except TimeoutError:
+            for part in self._consumers.values():
+                if not part.tried.is_set():
+                    self._readiness.unserved(part.name, part.reason or "not started yet")
+
+    async def _make_in_order(
+        self, part: _Part, earlier: _Part | None, run: Callable[[], Awaitable[None]]
+    ) -> None:
+        # Where there is no room for all, real-time events are served first, dead letters last.
+        if earlier is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(IN_ORDER):
+                    await earlier.tried.wait()
+        await self._make(part, run)
+
+    async def _prepare(self, tenant: Tenant) -> None:
+        part = self._schemas[tenant]
+        await self._make(part, partial(self._schema, tenant))
+        self.companies.append(tenant)
+        self._prepared()
+
+    async def _start(self, spec: ConsumerSpec) -> None:
+        part = self._consumers[spec]
+        for needed in (self._schemas[spec.tenant], self._streams[spec.stream]):
+            await needed.tried.wait()
+            if not needed.done.is_set():
+                self._waits(part, f"waits for {needed.name}")
+                await needed.done.wait()
+        await self._make(part, partial(self._consumer, spec), partial(self._serve, spec))
+
+    async def _make(
+        self,
+        part: _Part,
+        run: Callable[[], Awaitable[None]],
+        then: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        await until_done(run, partial(self._waits, part))
+        if then is not None:
+            await then()
+        part.done.set()
+        part.tried.set()
+        self._readiness.served(part.name)
+
+    def _waits(self, part: _Part, reason: str) -> None:
+        # Its own name is told beside it.
+        reason = reason.removeprefix(f"{part.name}: ")
+        part.reason = reason
+        part.tried.set()
+        self._readiness.unserved(part.name, reason)

@@ -1,0 +1,153 @@
+"""The last resort against a worker that looks alive and does nothing (field cases A1, B2)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol
+
+from events.subjects import Tenant
+from streams.jetstream.consumer_state import Standings
+from tables.queries import Observer
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two looks.
+LOOK_EVERY: Final = 5.0
+# Seconds without progress after which `/ready` tells; the worker ends after the operator's limit.
+SUSPICIOUS: Final = 60.0
+# A standing older than this says nothing of the present.
+STALE: Final = 20.0
+
+
+class WatchedSource(Protocol):
+    """What is asked of a source."""
+
+    @property
+    def name(self) -> str:
+        """Role and company."""
+        ...
+
+    @property
+    def held(self) -> int:
+        """Deliveries not settled yet."""
+        ...
+
+    @property
+    def moves(self) -> int:
+        """How many deliveries arrived and were settled, since its start."""
+        ...
+
+    @property
+    def tenant(self) -> Tenant:
+        """Whose events it pulls."""
+        ...
+
+    @property
+    def stream(self) -> str:
+        """From where."""
+        ...
+
+    @property
+    def durable(self) -> str:
+        """By which consumer."""
+        ...
+
+
+class Activity:
+    """How many operations the database did for each company."""
+
+    def __init__(self) -> None:
+        self.operations: Counter[str] = Counter()
+
+    def observer(self, company: str, told: Observer) -> Observer:
+        """Counts for a company what it is told, and tells it on."""
+
+        def observe(operation: str, entity: str, seconds: float, succeeded: bool) -> None:
+            told(operation, entity, seconds, succeeded)
+            self.operations[company] += succeeded
+
+        return observe
+
+
+class _Mark(NamedTuple):
+    """How far a source was, and since when (`time.monotonic()`)."""
+
+    moves: int
+    operations: int
+    since: float
+
+
+class StallWatch:
+    """Ends the worker when a source has work, both servers are there, and nothing moved for `limit` seconds.
+
+    Progress is a delivery that arrived or was settled, or an operation of the database for its company: a huge
+    batch is settled only at its end. An outage that is known is waited out: `outage` tells of it, and the time
+    begins anew after it. `limit` 0: never.
+    """
+
+    def __init__(
+        self,
+        *,
+        sources: Sequence[WatchedSource],
+        standings: Standings,
+        activity: Activity,
+        limit: float,
+        outage: Callable[[], Awaitable[object]],
+        fail: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sources = sources
+        self._standings = standings
+        self._activity = activity
+        self._limit = limit
+        self._outage = outage
+        self._fail = fail
+        self._clock = clock
+        self._marks: dict[str, _Mark] = {}
+
+    async def look(self) -> bool:
+        """Compare with the last look; the body of a chore."""
+        if await self._outage():
+            self._marks.clear()
+            return False
+        for source in self._sources:
+            self._compare(source)
+        for name, (seconds, work) in self._idle().items():
+            if 0 < self._limit <= seconds:
+                self._fail(f"{name}: {work}, and no progress for {seconds:.0f} s")
+        return False
+
+    def problems(self) -> Mapping[str, str]:
+        """What `/ready` has to say, by source."""
+        return {
+            name: f"{work}, no progress for {seconds:.0f} s"
+            for name, (seconds, work) in self._idle().items()
+            if seconds >= (min(self._limit, SUSPICIOUS) or SUSPICIOUS)
+        }
+
+    def _compare(self, source: WatchedSource) -> None:
+        moves, operations = source.moves, self._activity.operations[source.tenant.company]
+        mark = self._marks.get(source.name)
+        if mark is None or mark[:2] != (moves, operations) or not self._work(source):
+            self._marks[source.name] = _Mark(moves, operations, self._clock())
+
+    def _idle(self) -> dict[str, tuple[float, str]]:
+        """Seconds without progress, and what there is to do, by source."""
+        now = self._clock()
+        return {
+            source.name: (now - mark.since, work)
+            for source in self._sources
+            if (mark := self._marks.get(source.name)) and (work := self._work(source))
+        }
+
+    def _work(self, source: WatchedSource) -> str:
+        """What a source has to do, in words; empty if nothing, or nothing that is known."""
+        if source.held:
+            return f"{source.held} deliveries under way"
+        standing = self._standings.of(source.stream, source.durable)
+        if standing is None or standing.closed or self._clock() - standing.noted > STALE:
+            return ""
+        return f"{standing.pending} events waiting" if standing.pending else ""

@@ -1,0 +1,105 @@
+"""The agents (connected WhatsApp accounts) of one tenant (contract 2.8, 3.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from tables.errors import Contended
+from tables.last_writer_wins import Draft, Origin, remembered, settle
+from tables.queries import Observer, load, operation
+from tables.write_rejection import Refusal
+
+if TYPE_CHECKING:
+    from tables.connection.pool import Connection
+
+
+class AgentRow(NamedTuple):
+    """One `connection.update`; `""` leaves what is stored."""
+
+    ref: int
+    origin: Origin
+    agent_id: str
+    company_id: str
+    qr_code: str
+    status: str
+    agent_name: str
+    phone_number: str
+    host_name: str
+    version: str
+
+
+_VERSIONED: Final = ("qr_code", "status", "agent_name", "phone_number", "host_name", "version")
+
+
+class Agents:
+    """Writes agent events; the stored row is the same whatever their order and repetition (design 5)."""
+
+    def __init__(self, schema: str, observer: Observer) -> None:
+        self._sql = load("agents", schema)
+        self._observer = observer
+
+    async def write(self, connection: Connection, rows: Sequence[AgentRow]) -> list[Refusal]:
+        """Write all rows in the caller's transaction; returns those whose stored row is another company's.
+
+        Raises `tables.errors.StorageError`.
+        """
+        groups: dict[str, list[AgentRow]] = {}
+        for row in rows:
+            groups.setdefault(row.agent_id, []).append(row)
+        if not groups:
+            return []
+        with operation(self._observer, "UpsertAgent", "Agent"):
+            new = [_new(group) for group in groups.values()]
+            written = await connection.fetch(self._sql["insert"], *zip(*new, strict=True))
+            for record in written:
+                del groups[record["agent_id"]]
+            return await self._merge(connection, groups) if groups else []
+
+    async def _merge(self, connection: Connection, groups: Mapping[str, Sequence[AgentRow]]) -> list[Refusal]:
+        """Lock the stored rows and update them with what is newer than they are."""
+        refusals: list[Refusal] = []
+        updates: list[Sequence[Any]] = []
+        records = await connection.fetch(self._sql["find"], list(groups))
+        if len(records) < len(groups):
+            raise Contended("an agent was deleted while it was looked for")
+        for record in records:
+            group = groups[record["agent_id"]]
+            if record["company_id"] in (group[0].company_id, "", None):
+                updates.append(_update(record, group))
+            else:
+                refusals += [Refusal(row.ref, "company") for row in group]
+        if updates:
+            await connection.execute(self._sql["update"], *zip(*updates, strict=True))
+        return refusals
+
+
+def _new(group: Sequence[AgentRow]) -> Sequence[Any]:
+    """The arguments of `insert` for the events of one agent."""
+    values, metadata, _ = settle(_draft(group), None, ())
+    return (
+        group[0].agent_id,
+        group[0].company_id,
+        *(values.get(column, "") for column in _VERSIONED),
+        metadata,
+    )
+
+
+def _update(record: Any, group: Sequence[AgentRow]) -> Sequence[Any]:
+    """The arguments of `update` for one stored row."""
+    stored = remembered(record["last_metadata"]) or {}
+    values, metadata, _ = settle(_draft(group), stored, record["filled"])
+    return (
+        record["id"],
+        metadata,
+        group[0].company_id,
+        *(values.get(column) for column in _VERSIONED),
+    )
+
+
+def _draft(group: Sequence[AgentRow]) -> Draft:
+    draft = Draft(group[0].origin)
+    for row in group:
+        fed = ((column, getattr(row, column)) for column in _VERSIONED)
+        draft.add(row.origin, {column: value for column, value in fed if value})
+    return draft

@@ -1,0 +1,197 @@
+"""What an incoming message means for its sender's contact and log row (contract 5.3 to 5.5; no SQL here).
+
+Messages may come late or again, so everything is decided by versions and ends the same in any order: the
+message with the lowest version is the first one and gives the origin, the highest gives `assigned_to`, tags are a
+set that grows. One tag is taken back: `Onboarded`, if it was added for a plain message and a campaign message turns
+out to have come before it, since after a campaign a plain message adds nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from tables.contact_index import Book, Contact, derived_chat_id
+from tables.last_writer_wins import Origin, Version, parse, stamped
+
+PLAIN_ORIGIN: Final = "DirectChat"
+PLAIN_TAG: Final = "Onboarded"
+_GROUP: Final = "@g.us"
+
+
+class Touch(NamedTuple):
+    """What a campaign message carries."""
+
+    tags: str
+    assigned_to: str
+    origin: str
+
+
+class Incoming(NamedTuple):
+    """An incoming message whose sender is to be onboarded; `phone` is cleaned and not empty."""
+
+    agent_id: str
+    phone: str
+    message_id: str
+    sent_at: int  # Unix seconds
+    chat_id: str
+    jid: str
+    campaign: Touch | None
+    origin: Origin
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """Who is onboarded where."""
+        return self.agent_id, self.phone
+
+    @property
+    def contact_chat_id(self) -> str:
+        """The chat_id that a contact made for it should get (OC7)."""
+        if self.jid.endswith(_GROUP):
+            return derived_chat_id(self.agent_id, self.phone)
+        return self.chat_id
+
+
+@dataclass(slots=True, eq=False)
+class Log:
+    """One row of `onboarding_log`; without `stored_id` it is new, without version it is not ours to correct."""
+
+    agent_id: str
+    phone: str
+    stored_id: int | None = None
+    version: Version | None = None
+    message_id: str = ""
+    sent_at: int = 0
+    last_metadata: str = ""
+    changed: bool = False
+
+    def take(self, message: Incoming) -> None:
+        """Name `message` as the first one."""
+        self.version = message.origin.version
+        self.message_id = message.message_id
+        self.sent_at = message.sent_at
+        self.last_metadata = stamped(message.origin.metadata, message.origin.version)
+        self.changed = True
+
+
+Logs = dict[tuple[str, str], Log]
+
+
+def onboard(book: Book, logs: Logs, company: str, message: Incoming) -> bool:
+    """Apply `message` to the contacts and logs at hand; returns whether a contact was made.
+
+    A pair that is in the log, but whose contact somebody deleted, gets no new one (contract 5.3, step 1).
+    """
+    log = logs.get(message.pair)
+    contact = book.find(company, message.agent_id, message.phone, message.contact_chat_id)
+    created = False
+    if contact is not None:
+        _update(book, contact, log, message)
+    elif log is None:
+        _create(book, company, message)
+        created = True
+    if log is None:
+        log = logs[message.pair] = Log(message.agent_id, message.phone)
+        log.take(message)
+    elif _precedes(message, log.version):
+        log.take(message)
+    return created
+
+
+def _precedes(message: Incoming, known: Version | None) -> bool:
+    version = message.origin.version
+    return version is not None and known is not None and known.supersedes(version)
+
+
+def _mark(message: Incoming) -> str:
+    return str(message.origin.version or "")
+
+
+def _create(book: Book, company: str, message: Incoming) -> None:
+    contact = book.add(company, message.agent_id, message.phone, message.contact_chat_id)
+    contact.first_message_id = message.message_id
+    contact.first_message_timestamp = message.sent_at
+    marked = ["first_message_id"]
+    if message.campaign is None:
+        contact.origin, contact.tags = PLAIN_ORIGIN, PLAIN_TAG
+        marked += ["origin", "tags"]
+    else:
+        contact.tags, contact.assigned_to, contact.origin = message.campaign
+        if contact.origin:
+            marked.append("origin")
+    version = message.origin.version
+    contact.last_metadata = stamped(message.origin.metadata, version, dict.fromkeys(marked, version))
+
+
+def _update(book: Book, contact: Contact, log: Log | None, message: Incoming) -> None:
+    book.mend(contact, message.contact_chat_id)
+    marks = contact.marks
+    before = dict(marks)
+    if log is None or _precedes(message, log.version):
+        _first_message(contact, marks, message)
+    if message.campaign is None:
+        if _takes_origin(contact, marks, log, message):
+            _plain(contact, marks, message)
+        if marks != before:
+            contact.apply(message.origin, {}, marks)
+        return
+    _campaign(contact, marks, message, message.campaign)
+    assigned_to = message.campaign.assigned_to
+    contact.apply(message.origin, {"assigned_to": assigned_to} if assigned_to else {}, marks)
+
+
+def _first_message(contact: Contact, marks: dict[str, str], message: Incoming) -> None:
+    if not contact.first_message_id:
+        # A zero timestamp leaves the column as it is (contract 5.5).
+        contact.first_message_timestamp = message.sent_at or contact.first_message_timestamp
+    elif _precedes(message, parse(marks.get("first_message_id"))):
+        contact.first_message_timestamp = message.sent_at
+    else:
+        return
+    contact.first_message_id = message.message_id
+    marks["first_message_id"] = _mark(message)
+
+
+def _takes_origin(contact: Contact, marks: dict[str, str], log: Log | None, message: Incoming) -> bool:
+    if contact.origin:
+        return _precedes(message, parse(marks.get("origin")))
+    if message.campaign is not None or log is None:
+        return True
+    # Known as onboarded: nothing more to do (contract 5.3), unless no message of ours had an origin to give.
+    return log.version is not None and "origin" not in marks
+
+
+def _plain(contact: Contact, marks: dict[str, str], message: Incoming) -> None:
+    contact.origin = PLAIN_ORIGIN
+    marks["origin"] = _mark(message)
+    tags = with_plain_tag(contact.tags)
+    if tags != contact.tags or "tags" in marks:
+        marks["tags"] = marks["origin"]
+    contact.tags = tags
+
+
+def with_plain_tag(tags: str | None) -> str:
+    """`tags` with the tag of a plain message behind them, unless it is among them."""
+    held = _split(tags)
+    if tags and PLAIN_TAG in held:
+        return tags
+    return f"{tags},{PLAIN_TAG}" if held else PLAIN_TAG
+
+
+def _campaign(contact: Contact, marks: dict[str, str], message: Incoming, campaign: Touch) -> None:
+    tags = _split(contact.tags)
+    added = _split(campaign.tags)
+    if campaign.origin and _takes_origin(contact, marks, None, message):
+        contact.origin = campaign.origin
+        marks["origin"] = _mark(message)
+        if marks.pop("tags", None) is not None:
+            tags = [tag for tag in tags if tag != PLAIN_TAG]
+            contact.tags = ",".join(tags)
+    if PLAIN_TAG in added:
+        marks.pop("tags", None)
+    if added:
+        contact.tags = ",".join(dict.fromkeys([*tags, *added]))
+
+
+def _split(tags: str | None) -> list[str]:
+    return [tag for part in (tags or "").split(",") if (tag := part.strip())]

@@ -1,0 +1,274 @@
+"""The connections of one worker: a small pool, shared by all its tenants."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
+
+import asyncpg
+
+from tables.connection.dsn import Host, parse
+from tables.connection.hosts import ONLY_HOST_TIMEOUT, Connector, HostConnection
+from tables.connection.session import (
+    LOCK_TIMEOUT,
+    SETTINGS,
+    STATEMENT_TIMEOUT,
+    is_pooled,
+    require_prepared,
+    warn_of_missing,
+)
+from tables.errors import POOLED, READ_ONLY, Expired, StorageError, Unavailable, connecting, translated
+
+__all__ = ["LOCK_TIMEOUT", "STATEMENT_TIMEOUT", "Database"]
+
+if TYPE_CHECKING:
+    from asyncpg.transaction import Transaction
+
+    Lent = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+    Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]
+    Pool = asyncpg.Pool[asyncpg.Record]
+
+logger = logging.getLogger(__name__)
+
+ACQUIRE_TIMEOUT: Final = 10.0
+# A server that does not answer to an end is not asked for longer: the connection is dropped.
+RELEASE_TIMEOUT: Final = 2.0
+# With what else an end takes it stays below the 2.5 s that a part of the worker has for its stop.
+CLOSE_TIMEOUT: Final = 1.5
+# Seconds of one loan after which the host is tried by another connection, and between two such tries.
+SUSPECT_AFTER: Final = 5.0
+# Each tenant has some dozens of statements; asyncpg's default of 100 would thrash with a few tenants.
+STATEMENT_CACHE: Final = 1000
+
+
+def _behind(lent: Any) -> HostConnection:
+    """The connection itself: the proxy is useless once it has been given back."""
+    itself: HostConnection = lent.itself
+    return itself
+
+
+async def _keep_session(_: object) -> None:
+    """Nothing to reset: every statement runs in a transaction, and settings are local to it."""
+
+
+class Database:
+    """Opens, lends and closes connections; errors leave it as `tables.errors`.
+
+    With several hosts, one that no longer answers is left within some ten seconds: all its connections are dropped.
+    """
+
+    def __init__(self, dsn: str, *, size: int = 10) -> None:
+        """Raises `DsnError` if the text is none that can be used."""
+        self._dsn = parse(dsn)
+        self._size = size
+        self._connector = Connector(
+            self._dsn,
+            {"application_name": "daisi-wa-events-processor", **self._dsn.settings, **SETTINGS},
+            statement_cache_size=STATEMENT_CACHE,
+            max_cached_statement_lifetime=0,
+            command_timeout=STATEMENT_TIMEOUT + 5,
+        )
+        self._pool: Pool | None = None
+        self._known: WeakSet[HostConnection] = WeakSet()
+        self._lent: dict[HostConnection, float] = {}
+        self._trials: dict[Host | None, asyncio.Task[None]] = {}
+        self._watcher: asyncio.Task[None] | None = None
+        self._told = False
+
+    async def open(self) -> None:
+        """Connect. Raises `Unavailable` when no server answers or a pooler is in the way; may be called again."""
+        with connecting():
+            pool = await asyncpg.create_pool(
+                connect=self._connect,
+                connection_class=HostConnection,
+                # None is kept open for its own sake: the driver would do that with stack traces in our log.
+                min_size=0,
+                init_size=1,
+                max_size=self._size,
+                reset=_keep_session,
+            )
+        try:
+            await self._inspect(pool)
+        except BaseException:
+            pool.terminate()
+            raise
+        self._pool = pool
+        if self._connector.several and self._watcher is None:
+            self._watcher = asyncio.ensure_future(self._watch())
+
+    async def close(self) -> None:
+        """Give every connection back, within some seconds; safe before `open` and when repeated."""
+        pool, self._pool = self._pool, None
+        tasks = [task for task in (self._watcher, *self._trials.values()) if task is not None]
+        self._watcher = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if pool is None:
+            return
+        closing = asyncio.ensure_future(pool.close())
+        done, _ = await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
+        if not done:
+            pool.terminate()
+            closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+
+    @property
+    def pool(self) -> Pool:
+        """The pool. Raises `Unavailable` before `open`."""
+        if self._pool is None:
+            raise Unavailable("not connected yet")
+        return self._pool
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection, outside any transaction."""
+        pool = self.pool
+        lent = await self._acquire(pool)
+        itself = _behind(lent)
+        self._lent[itself] = time.monotonic()
+        try:
+            with translated():
+                yield lent
+        except StorageError as error:
+            self._judge(itself, error)
+            raise
+        finally:
+            self._lent.pop(itself, None)
+            with translated(), suppress(TimeoutError):
+                await pool.release(lent, timeout=RELEASE_TIMEOUT)
+
+    def transaction(self) -> AbstractAsyncContextManager[Connection]:
+        """A connection in a transaction: committed on leaving, rolled back on an exception."""
+        return self._transaction(commit=True)
+
+    def undone(self) -> AbstractAsyncContextManager[Connection]:
+        """A connection in a transaction that is rolled back in any case."""
+        return self._transaction(commit=False)
+
+    @asynccontextmanager
+    async def _transaction(self, *, commit: bool) -> AsyncIterator[Connection]:
+        async with self.connection() as connection:
+            with translated():
+                transaction = connection.transaction()
+                try:
+                    # Within: a beginning that is cut short leaves a session that nobody may be lent.
+                    await transaction.start()
+                    yield connection
+                except BaseException as error:
+                    await _roll_back(connection, transaction, error)
+                    raise
+                await (transaction.commit() if commit else transaction.rollback())
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Connection]:
+        """A connection beside the pool, for work that takes minutes; closed on leaving."""
+        connection = await self._connector.connect()
+        try:
+            with translated():
+                yield connection
+        finally:
+            connection.terminate()
+
+    async def ping(self) -> None:
+        """Raises `StorageError` unless the server answers and takes writes."""
+        async with self.connection() as connection:
+            if await connection.fetchval("SELECT pg_is_in_recovery()"):
+                raise Unavailable("the server is a read-only standby", READ_ONLY)
+
+    async def _acquire(self, pool: Pool) -> Lent:
+        # Every host has its own time; what goes beyond that of one comes on top.
+        limit = ACQUIRE_TIMEOUT + max(0.0, self._connector.longest - ONLY_HOST_TIMEOUT)
+        with connecting():
+            return await pool.acquire(timeout=limit)
+
+    async def _connect(self, *_: Any, **options: Any) -> HostConnection:
+        connection = await self._connector.connect(**options)
+        try:
+            # A pooler may have been put in between, or changed, since the last one was opened.
+            if await is_pooled(connection):
+                await require_prepared(self._connector.connect)
+        except BaseException:
+            connection.terminate()
+            raise
+        self._known.add(connection)
+        return connection
+
+    async def _inspect(self, pool: Pool) -> None:
+        lent = await self._acquire(pool)
+        try:
+            await self._tell(_behind(lent))
+        finally:
+            with suppress(TimeoutError):
+                await pool.release(lent, timeout=RELEASE_TIMEOUT)
+
+    async def _tell(self, connection: HostConnection) -> None:
+        if self._told:
+            return
+        for note in self._dsn.notes:
+            logger.warning("%s", note)
+        with translated():
+            await warn_of_missing(connection)
+        self._told = True
+
+    def _judge(self, connection: HostConnection, error: StorageError) -> None:
+        """Drop a connection that an error shows to be useless, and look at its host."""
+        if error.sqlstate == READ_ONLY:
+            # After a fail-over such a session leads to the old primary for ever.
+            connection.terminate()
+            if self._connector.several:
+                self._leave(connection.host)
+        elif error.sqlstate in POOLED:
+            # What the connection takes for prepared is not.
+            connection.terminate()
+        elif isinstance(error, Expired) and error.sqlstate is None:
+            # The server's own limit is shorter: it does not even say that time is up.
+            connection.terminate()
+            self._try_host(connection.host)
+
+    def _try_host(self, host: Host | None) -> None:
+        if host not in self._trials:
+            task = self._trials[host] = asyncio.ensure_future(self._trial(host))
+            task.add_done_callback(lambda _: self._trials.pop(host, None))
+
+    async def _trial(self, host: Host | None) -> None:
+        if not await self._connector.answers(host):
+            logger.warning(
+                "PostgreSQL on %s does not answer: its connections are dropped", host or "the host"
+            )
+            self._leave(host)
+
+    def _leave(self, host: Host | None) -> None:
+        self._connector.avoid(host)
+        for connection in [each for each in self._known if each.host == host]:
+            connection.terminate()
+
+    async def _watch(self) -> None:
+        """Try the hosts of loans that last: a frozen server keeps its connections and says nothing."""
+        while True:
+            await asyncio.sleep(SUSPECT_AFTER / 5)
+            now = time.monotonic()
+            for connection, since in list(self._lent.items()):
+                if now - since > SUSPECT_AFTER:
+                    self._lent[connection] = now
+                    self._try_host(connection.host)
+
+
+async def _roll_back(connection: Connection, transaction: Transaction, error: BaseException) -> None:
+    """Undo what was done, or drop the connection, which undoes it too, if the server does not answer."""
+    if connection.is_closed():
+        return
+    if isinstance(error, TimeoutError):
+        connection.terminate()
+        return
+    try:
+        async with asyncio.timeout(RELEASE_TIMEOUT):
+            await transaction.rollback()
+    except Exception:
+        with suppress(asyncpg.InterfaceError):
+            connection.terminate()

@@ -1,0 +1,93 @@
+"""What a session must be like: its settings, and what a connection pooler between us and the server does to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from tables.errors import translated
+from tables.queries import load, quoted
+
+if TYPE_CHECKING:
+    from tables.connection.hosts import HostConnection
+    from tables.connection.pool import Connection
+
+    Connect = Callable[[], Awaitable[HostConnection]]
+
+logger = logging.getLogger(__name__)
+
+# Below the shortest ack wait (30 s), so that a statement ends before its events are delivered again.
+STATEMENT_TIMEOUT: Final = 20.0
+LOCK_TIMEOUT: Final = 10.0
+SETTINGS: Final[Mapping[str, str]] = {
+    "statement_timeout": str(int(STATEMENT_TIMEOUT * 1000)),
+    "lock_timeout": str(int(LOCK_TIMEOUT * 1000)),
+    "idle_in_transaction_session_timeout": "30000",
+    "jit": "off",
+    # Every statement takes whole batches through arrays, so no plan is better for one than for another.
+    # Five plans of each, on each connection, for each tenant and 100 partitions cost a quarter of the
+    # speed of updates.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "timezone": "UTC",
+}
+# Seconds for the pooler to find a second connection to the server.
+_SECOND: Final = 3.0
+
+
+async def missing_settings(connection: Connection) -> dict[str, str]:
+    """The settings that the session lacks, because a pooler does not hand them on."""
+    rows = await connection.fetch(load("session", "")["settings"], list(SETTINGS))
+    found = {row["name"]: row["setting"] for row in rows}
+    return {
+        name: value for name, value in SETTINGS.items() if found.get(name, value).lower() != value.lower()
+    }
+
+
+async def warn_of_missing(connection: Connection) -> None:
+    """Tell the operator which settings the role has to have instead, in statements that can be run."""
+    missing = await missing_settings(connection)
+    if missing:
+        user = quoted(await connection.fetchval("SELECT session_user"))
+        lines = [f"ALTER ROLE {user} SET {name} = '{value}'" for name, value in missing.items()]
+        logger.warning("POSTGRES_DSN: sessions lack settings; a pooler hides them? Run: %s", "; ".join(lines))
+
+
+async def is_pooled(connection: HostConnection) -> bool:
+    """Whether somebody between answers for the server: the process that was told is not the one that works."""
+    with translated():
+        async with connection.transaction():
+            return bool(await connection.fetchval(load("session", "")["pid"]) != connection.get_server_pid())
+
+
+async def require_prepared(connect: Connect) -> None:
+    """Raises `Unavailable` if a pooler forgets prepared statements between transactions."""
+    first = await connect()
+    try:
+        second = await connect()
+        try:
+            with translated():
+                await _try_prepared(first, second)
+        finally:
+            second.terminate()
+    finally:
+        first.terminate()
+
+
+async def _try_prepared(first: HostConnection, second: HostConnection) -> None:
+    pid = load("session", "")["pid"]
+    async with first.transaction():
+        home = await first.fetchval(pid)
+    await second.execute("BEGIN")
+    if await second.fetchval(pid) != home:
+        # Each has a server process of its own: sessions are not shared.
+        return
+    try:
+        # The process that knows the first one's statement is taken: another one gets it.
+        async with asyncio.timeout(_SECOND):
+            await first.fetchval(pid)
+    except TimeoutError:
+        # The pooler has no second connection: what it does is told by the first statement that fails.
+        return

@@ -1,0 +1,164 @@
+"""Indexes for adopted tables that have rows: built while others write, outside any migration."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tables.errors import Expired
+from tables.queries import load
+from tables.schema.advisory_locks import PATIENCE, briefly, limit_locks
+
+if TYPE_CHECKING:
+    from tables.connection.pool import Connection, Database
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two lines about a build that lasts.
+_TOLD_EVERY: Final = 10.0
+# Seconds of trying for the locks of a moment that a partitioned table's index needs.
+_TRIED_FOR: Final = 10.0
+# Milliseconds that a build which nobody waits for spends on transactions older than itself; 0: no limit.
+_OLD_TRANSACTIONS: Final = 60_000
+
+
+class Wanted(NamedTuple):
+    """An index that a migration noted because its table had rows."""
+
+    name: str
+    table_name: str
+    keys: str
+    is_unique: bool
+
+
+async def wanted(database: Database, schema: str, *, required: bool = False) -> list[Wanted]:
+    """The indexes not built yet; with `required` those without which nothing can be stored, the unique ones."""
+    sql = load("indexes", schema)
+    async with database.connection() as connection:
+        if not await connection.fetchval(sql["has_wanted"], schema):
+            return []
+        rows = await connection.fetch(sql["wanted"], required)
+    return [Wanted(*row) for row in rows]
+
+
+async def build(database: Database, schema: str, *, required: bool = False) -> list[str]:
+    """Build what is wanted, one after the other; returns the names. What an interrupted build left is built anew.
+
+    Takes two connections beside the pool. Writers are not held up. Raises `Expired` while another worker builds, or
+    if a transaction older than the build does not end, otherwise `StorageError`; the next call goes on.
+    """
+    names = []
+    todo = await wanted(database, schema, required=required)
+    if todo:
+        async with database.session() as keeper, database.session() as worker:
+            await _take_turn(keeper, schema)
+            await _lift_limits(worker, 0 if required else _OLD_TRANSACTIONS)
+            for index in todo:
+                await _Build(database, schema, index, worker).run()
+                names.append(index.name)
+    return names
+
+
+async def _take_turn(keeper: Connection, schema: str) -> None:
+    sql = load("indexes", schema)
+    # Ends with the connection.
+    await keeper.execute("BEGIN")
+    if not await keeper.fetchval(sql["try_turn"], f"daisi indexes {schema}"):
+        raise Expired(f"another worker builds the indexes of {schema}")
+    # Last, and without arguments: a statement that was prepared keeps its snapshot, for which the build would wait.
+    await keeper.execute(sql["stay_idle"])
+
+
+async def _lift_limits(worker: Connection, lock_timeout: int) -> None:
+    sql = load("indexes", "")
+    await worker.execute(sql["lift_limits"], str(lock_timeout))
+
+
+class _Build:
+    """One index, on its table or on each of its partitions."""
+
+    def __init__(self, database: Database, schema: str, index: Wanted, worker: Connection) -> None:
+        self._database = database
+        self._schema = schema
+        self._index = index
+        self._worker = worker
+        self._sql = load("indexes", schema)
+
+    async def run(self) -> None:
+        partitions = await self._worker.fetch(
+            self._sql["partitions"], self._schema, self._index.table_name, self._index.name
+        )
+        if partitions:
+            await self._ensure_parent()
+        for number, row in enumerate(partitions, 1):
+            if not row["attached"]:
+                logger.info("index %s: partition %d of %d", self._index.name, number, len(partitions))
+                await self._attach(row["relname"])
+        if not partitions:
+            await self._concurrently(self._index.table_name, self._index.name)
+        async with self._database.connection() as connection:
+            await connection.execute(self._sql["built"], self._index.name)
+        logger.info("index %s of %s is built", self._index.name, self._schema)
+
+    async def _ensure_parent(self) -> None:
+        """The parent's index, of no partition yet: the work of a moment, which becomes valid with the last of them."""
+
+        async def work(connection: Connection) -> None:
+            await limit_locks(connection)
+            statement = await self._create("IF NOT EXISTS", self._index.name, self._index.table_name, "ONLY")
+            await connection.execute(statement)
+
+        await briefly(self._database, self._schema, f"index {self._index.name}", work, within=_TRIED_FOR)
+
+    async def _attach(self, partition: str) -> None:
+        name = _partition_index(partition, self._index.name)
+        await self._concurrently(partition, name)
+
+        async def work(connection: Connection) -> None:
+            await limit_locks(connection)
+            statement = await connection.fetchval(
+                self._sql["write_attach"], self._schema, self._index.name, name
+            )
+            await connection.execute(statement)
+
+        await briefly(self._database, self._schema, f"index {name}", work, within=_TRIED_FOR)
+
+    async def _concurrently(self, table: str, name: str) -> None:
+        state = await self._worker.fetchrow(self._sql["state"], self._schema, name)
+        if state is not None and state["builder"] is not None:
+            raise Expired(f"index {name} of {self._schema} is being built by process {state['builder']}")
+        if state is not None and not state["indisvalid"]:
+            logger.info("index %s of %s was left unfinished: built anew", name, self._schema)
+            statement = await self._worker.fetchval(self._sql["write_drop"], self._schema, name)
+            await self._told(name, statement)
+        await self._told(name, await self._create("CONCURRENTLY IF NOT EXISTS", name, table))
+
+    async def _told(self, name: str, statement: str) -> None:
+        """Run it, and say now and then how far it is and whom it waits for."""
+        pid = self._worker.get_server_pid()
+        running: Awaitable[str] = self._worker.execute(statement, timeout=PATIENCE)
+        task = asyncio.ensure_future(running)
+        try:
+            while not (await asyncio.wait({task}, timeout=_TOLD_EVERY))[0]:
+                async with self._database.connection() as connection:
+                    told = await connection.fetchval(self._sql["progress"], pid)
+                logger.info("index %s of %s: %s", name, self._schema, told or "under way")
+            await task
+        finally:
+            task.cancel()
+
+    async def _create(self, how: str, name: str, table: str, only: str = "") -> str:
+        unique, keys = self._index.is_unique, self._index.keys
+        statement: str = await self._worker.fetchval(
+            self._sql["write_create"], unique, how, name, only, self._schema, table, keys
+        )
+        return statement
+
+
+def _partition_index(partition: str, index: str) -> str:
+    """A name of its own, in the 63 bytes of one, for an index of a partition."""
+    mark = hashlib.sha256(f"{partition} {index}".encode()).hexdigest()[:8]
+    return f"{partition.encode()[:45].decode(errors='ignore')}_{mark}_idx"

@@ -1,0 +1,139 @@
+"""The tenant's schema: made, extended and taken over from the existing service at start."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tables.connection.pool import Database
+from tables.errors import StorageError
+from tables.queries import load, quoted
+from tables.schema import indexes, partitions
+from tables.schema.advisory_locks import PATIENCE, briefly, migration_turn
+from tables.schema.statements import missing_parts
+
+if TYPE_CHECKING:
+    from tables.connection.pool import Connection
+
+logger = logging.getLogger(__name__)
+
+# Seconds of trying before the caller is told what is in the way; the caller tries again.
+_TRIED_FOR: Final = 3.0
+
+# For the shared tables auto-migrate must be on; without it they must be there (contract 6.5).
+SHARED_TABLES: Final = ("agents", "chats", "contacts", "exhausted_events", "onboarding_log")
+
+_FOLDER: Final = Path(__file__).parents[1] / "sql" / "migrations"
+_SHARED_MARK: Final = "-- auto-migrate only\n"
+
+
+class SchemaProblem(StorageError):
+    """The schema is not one that this service can work with; waiting does not help."""
+
+
+class _Migration(NamedTuple):
+    name: str
+    text: str
+
+    @property
+    def shared(self) -> bool:
+        return self.text.startswith(_SHARED_MARK)
+
+
+@cache
+def _migrations() -> tuple[_Migration, ...]:
+    files = sorted(_FOLDER.glob("[0-9][0-9][0-9][0-9]_*.sql"))
+    return tuple(_Migration(file.stem, file.read_text(encoding="utf-8")) for file in files)
+
+
+async def migrate(
+    database: Database, schema: str, *, auto_migrate: bool = True, today: datetime.date | None = None
+) -> list[str]:
+    """Make or extend the tenant's schema; returns the names of the migrations applied.
+
+    Replicas that start together do it once. Tables of the existing service are taken over as they are; indexes that
+    storing needs are built on them before this returns, while others write. `today` (default: the UTC day) decides
+    which partitions are made; a partition that cannot be made now is left to `ensure_partitions`, since the default
+    partition takes the rows. No lock that others need is waited for longer than a moment. Raises `SchemaProblem` if
+    auto-migrate is off and shared tables are missing, `Expired` that says whose lock is in the way, otherwise
+    `StorageError`; the next call goes on.
+    """
+    applied = await _migrate_tables(database, schema, auto_migrate=auto_migrate)
+    await indexes.build(database, schema, required=True)
+    await _try_partitions(database, schema, today or datetime.datetime.now(datetime.UTC).date())
+    async with database.connection() as connection:
+        await _require_shared(connection, schema)
+        if not auto_migrate:
+            await _require_columns(connection, schema)
+    return applied
+
+
+async def _try_partitions(database: Database, schema: str, today: datetime.date) -> None:
+    try:
+        await partitions.make_partitions(database, schema, today)
+    except StorageError as error:
+        logger.warning("partitions of %s are made later: %s", schema, error)
+
+
+async def _migrate_tables(database: Database, schema: str, *, auto_migrate: bool) -> list[str]:
+    async def work(connection: Connection) -> list[str]:
+        return await _extend(connection, schema, auto_migrate=auto_migrate)
+
+    return await briefly(database, schema, "migration", work, within=_TRIED_FOR)
+
+
+async def _extend(connection: Connection, schema: str, *, auto_migrate: bool) -> list[str]:
+    sql = load("schema", schema)
+    await migration_turn(connection, schema)
+    if not await connection.fetchval(sql["schema_exists"], schema):
+        await connection.execute(sql["create_schema"])
+    await connection.execute(sql["create_journal"])
+    done = {row["name"] for row in await connection.fetch(sql["applied"])}
+    pending = [m for m in _migrations() if m.name not in done and (auto_migrate or not m.shared)]
+    if pending:
+        await _apply(connection, schema, pending)
+    await connection.execute(load("message_keys", schema)["resume_fill"])
+    return [migration.name for migration in pending]
+
+
+async def _apply(connection: Connection, schema: str, pending: list[_Migration]) -> None:
+    sql = load("schema", schema)
+    await connection.execute(sql["tell_schema"], schema)
+    for name in ("create_wanted", "create_index_once", "create_index_now_or_later"):
+        await connection.execute(sql[name])
+    for migration in pending:
+        text = migration.text.replace("{schema}", quoted(schema))
+        await connection.execute(text, timeout=PATIENCE)
+    await connection.execute(sql["drop_index_once"])
+    await connection.execute(sql["record"], [migration.name for migration in pending])
+
+
+async def _require_shared(connection: Connection, schema: str) -> None:
+    rows = await connection.fetch(load("schema", schema)["missing_tables"], schema, list(SHARED_TABLES))
+    if rows:
+        names = ", ".join(row["name"] for row in rows)
+        raise SchemaProblem(
+            f"schema {schema} has no table {names}: set DATABASE_POSTGRESAUTOMIGRATE to true to have it made"
+        )
+
+
+async def _require_columns(connection: Connection, schema: str) -> None:
+    if missing := await missing_parts(connection, schema):
+        raise SchemaProblem(
+            f"schema {schema} lacks what is needed: {'; '.join(missing)}: "
+            "set DATABASE_POSTGRESAUTOMIGRATE to true to have it made"
+        )
+
+
+async def foreign_company(database: Database, schema: str, company: str) -> str | None:
+    """Another spelling of `company` among the rows of a migrated schema, or None (contract C19, OC14).
+
+    Looks at both ends of each table only, so that it costs the same whatever the size.
+    """
+    async with database.connection() as connection:
+        rows = await connection.fetch(load("schema", schema)["companies"], company)
+    spellings = (row["company_id"] for row in rows)
+    return next((found for found in sorted(spellings) if found.lower() == company.lower()), None)

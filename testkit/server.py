@@ -1,0 +1,200 @@
+"""One embedded server: a process on a port of this machine, with its data in a folder of its own.
+
+A guard process (`testkit.process_guard`) keeps it, so that nothing is left over even when the owner is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from testkit import process_guard
+from testkit.binaries import Account, ServerError
+from testkit.ports import free_port as free_port
+
+START_TIMEOUT: Final = 30.0
+_POLL: Final = 0.02
+_PORT_TAKEN: Final = "ddress already in use"
+
+
+class Server(ABC):
+    """One server process; its port and its data outlive `stop` and `kill`, and go with `close`.
+
+    Used in a `with` statement, it is started and closed.
+    """
+
+    name: str
+    stop_signal: signal.Signals
+
+    def __init__(self, account: Account | None = None) -> None:
+        self.port = 0
+        self.pid = 0
+        self._account = account
+        self._folder = Path()
+        self._keeper: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Return when the server answers, on the port and data it had before, if any. Raises `ServerError`."""
+        known = self.port
+        for last in (False, False, True):
+            self.port = known or free_port()
+            try:
+                return self._start_once()
+            except ServerError as error:
+                # Somebody else may have taken the free port; one that clients know already is not given up.
+                if last or known or _PORT_TAKEN not in str(error):
+                    raise
+
+    def stop(self) -> None:
+        """End in the orderly way; the data stays."""
+        self._order("stop")
+        self.pid = 0
+
+    def kill(self) -> None:
+        """End as in a crash (SIGKILL); the data stays as it is."""
+        self._order("kill")
+        self.pid = 0
+
+    def restart(self) -> None:
+        """Stop, then start on the same port and data."""
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """Freeze the server with all its processes: connections stay open, and nobody answers."""
+        process_guard.signal_family(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused server go on."""
+        process_guard.signal_family(self.pid, signal.SIGCONT)
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there (also while paused)."""
+        return self._keeper is not None and self._order("status") == "running"
+
+    def close(self) -> None:
+        """End the server, its guard and its data; safe when repeated."""
+        keeper, self._keeper, self.pid = self._keeper, None, 0
+        if keeper is not None:
+            keeper.communicate()
+            # Once more, in case the guard was killed.
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def _arguments(self) -> list[str]:
+        """The command line, the same at each start."""
+
+    @abstractmethod
+    def _configure(self) -> None:
+        """Write the configuration for `self.port`, and the first data."""
+
+    @abstractmethod
+    def _ready(self) -> bool:
+        """Whether this very process, not a stranger on its port, takes clients."""
+
+    def _start_once(self) -> None:
+        if self._keeper is None:
+            self._keeper = self._hire()
+        self._log.write_bytes(b"")
+        self._configure()
+        answer, _, detail = self._order("start").partition(" ")
+        if answer != "pid":
+            raise ServerError(f"{self.name} cannot be started: {detail}")
+        self.pid = int(detail)
+        try:
+            self._await_ready()
+        except BaseException:
+            self.kill()
+            raise
+
+    def _await_ready(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._ready():
+            if not self.running:
+                raise ServerError(f"{self.name} ended while starting: {self._last_words()}")
+            if time.monotonic() > deadline:
+                raise ServerError(f"{self.name} does not answer in {START_TIMEOUT:g} s: {self._last_words()}")
+            time.sleep(_POLL)
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / "server.log"
+
+    def _hire(self) -> subprocess.Popen[str]:
+        self._folder = _own_folder(self.name, self._account)
+        program = process_guard.Program(
+            arguments=self._arguments(),
+            folder=str(self._folder),
+            log=str(self._log),
+            stop_signal=self.stop_signal,
+            uid=self._account.uid if self._account else None,
+            gid=self._account.gid if self._account else None,
+        )
+        return subprocess.Popen(
+            [sys.executable, "-I", process_guard.__file__, program.to_json()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def _order(self, order: str) -> str:
+        keeper = self._keeper
+        if keeper is None or keeper.stdin is None or keeper.stdout is None:
+            raise ServerError(f"{self.name} was never started")
+        try:
+            keeper.stdin.write(f"{order}\n")
+            keeper.stdin.flush()
+            answer = keeper.stdout.readline().strip()
+        except OSError:
+            answer = ""
+        if not answer:
+            raise ServerError(f"the guard of {self.name} is gone, and the server with it")
+        return answer
+
+    def _last_words(self) -> str:
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return " | ".join(line.strip() for line in lines[-6:] if line.strip()) or "its log is empty"
+
+
+def _own_folder(name: str, account: Account | None) -> Path:
+    """A fresh folder that belongs to the server's account, at a place where that account may go."""
+    if account is None:
+        return Path(tempfile.mkdtemp(prefix=f"{name}-"))
+    places = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]
+    place = next(filter(_open_to_all, places), None)
+    if place is None:
+        raise ServerError(
+            f"{name} runs as {account.name}, which may go to none of {', '.join(map(str, places))}"
+        )
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=place))
+    os.chown(folder, account.uid, account.gid)
+    return folder
+
+
+def _open_to_all(folder: Path) -> bool:
+    return all(each.is_dir() and each.stat().st_mode & stat.S_IXOTH for each in (folder, *folder.parents))

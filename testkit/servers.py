@@ -1,0 +1,171 @@
+"""A real NATS server and a real PostgreSQL on free ports of this machine, for the demo and the tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from testkit.binaries import ServerError, nats_server, postgres_folder, unprivileged_account
+from testkit.server import Server, free_port
+
+__all__ = [
+    "NatsServer",
+    "PostgresServer",
+    "Server",
+    "ServerError",
+    "Servers",
+    "embedded_servers",
+    "free_port",
+]
+
+
+class NatsServer(Server):
+    """NATS with JetStream. `settings` are further lines of its configuration file."""
+
+    name = "nats-server"
+    stop_signal = signal.SIGTERM
+
+    def __init__(self, *, max_payload: int | None = None, settings: str = "") -> None:
+        super().__init__()
+        self._program = nats_server()
+        self._max_payload = max_payload
+        self._settings = settings
+        self._identity = f"embedded-{uuid4().hex}"
+        self.monitoring_port = 0
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def monitoring_url(self) -> str:
+        """Where the server tells about itself (`/varz`, `/jsz`)."""
+        return f"http://127.0.0.1:{self.monitoring_port}"
+
+    def reload(self, settings: str) -> None:
+        """Change the further lines of its configuration while it runs. It takes them a moment later."""
+        self._settings = settings
+        self._configure()
+        os.kill(self.pid, signal.SIGHUP)
+
+    def _arguments(self) -> list[str]:
+        return [str(self._program), "-c", str(self._folder / "nats.conf")]
+
+    def _configure(self) -> None:
+        self.monitoring_port = self.monitoring_port or free_port()
+        lines = [
+            f"server_name: {self._identity}",
+            f'listen: "127.0.0.1:{self.port}"',
+            f'http: "127.0.0.1:{self.monitoring_port}"',
+            f'jetstream {{ store_dir: "{self._folder / "jetstream"}" }}',
+        ]
+        if self._max_payload is not None:
+            lines.append(f"max_payload: {self._max_payload}")
+        text = "\n".join([*lines, self._settings, ""])
+        (self._folder / "nats.conf").write_text(text, encoding="utf-8")
+
+    def _ready(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                greeting = connection.makefile("rb").readline()
+        except OSError:
+            return False
+        if not greeting.startswith(b"INFO "):
+            return False
+        return bool(json.loads(greeting[5:])["server_name"] == self._identity)
+
+
+class PostgresServer(Server):
+    """PostgreSQL, superuser `postgres`, no passwords. `settings` go over those that we choose.
+
+    `fsync` off is for tests: faster, and `kill` still loses nothing, for the machine does not crash.
+    """
+
+    name = "postgresql"
+    stop_signal = signal.SIGINT  # "fast": ends the sessions instead of waiting for them
+
+    def __init__(self, *, fsync: bool = False, settings: dict[str, str] | None = None) -> None:
+        super().__init__(unprivileged_account())
+        self._programs = postgres_folder(self._account)
+        self._settings = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "max_connections": "200",
+            "track_commit_timestamp": "on",
+            "wal_level": "logical",
+            "fsync": "on" if fsync else "off",
+            "full_page_writes": "on" if fsync else "off",
+            **(settings or {}),
+        }
+
+    @property
+    def dsn(self) -> str:
+        """Where clients connect, to the database `postgres`."""
+        return self.dsn_of("postgres")
+
+    def dsn_of(self, database: str) -> str:
+        """Where clients connect to another database of this server."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def _data(self) -> Path:
+        return self._folder / "data"
+
+    def _arguments(self) -> list[str]:
+        return [str(self._programs / "postgres"), "-D", str(self._data)]
+
+    def _configure(self) -> None:
+        if not (self._data / "PG_VERSION").exists():
+            self._init()
+        lines = [f"{name} = '{value}'" for name, value in {**self._settings, "port": self.port}.items()]
+        (self._data / "postgresql.auto.conf").write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+    def _init(self) -> None:
+        options = ["-E", "UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
+        options += ["-U", "postgres", "--auth=trust", "--no-sync", "--no-instructions"]
+        with self._log.open("ab") as log:
+            done = subprocess.run(
+                [str(self._programs / "initdb"), "-D", str(self._data), *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                user=self._account.uid if self._account else None,
+                group=self._account.gid if self._account else None,
+                extra_groups=[] if self._account else None,
+                check=False,
+            )
+        if done.returncode != 0:
+            raise ServerError(f"initdb failed: {self._last_words()}")
+
+    def _ready(self) -> bool:
+        try:
+            lines = (self._data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return False
+        # First line: whose file it is; eighth: what that process is doing.
+        return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Both servers, running."""
+
+    nats: NatsServer
+    postgres: PostgresServer
+
+
+@contextmanager
+def embedded_servers(*, fsync: bool = False) -> Iterator[Servers]:
+    """Both servers, started on entry and gone with their data on leaving. Raises `ServerError`."""
+    with NatsServer() as nats, PostgresServer(fsync=fsync) as postgres:
+        yield Servers(nats, postgres)
