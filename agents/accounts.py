@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from events.models import ConnectionUpdate
-from tables.accounts import AgentRow
+from tables.accounts import AccountRow
 from tables.last_writer_wins import Origin
 
 
-def row(ref: int, event: ConnectionUpdate, origin: Origin) -> AgentRow:
+def row(ref: int, event: ConnectionUpdate, origin: Origin) -> AccountRow:
     """The state of an agent; empty fields leave what is stored."""
-    return AgentRow(
+    return AccountRow(
         ref=ref,
         origin=origin,
         agent_id=event.agent_id or "",

@@ -12,9 +12,9 @@ from functools import partial
 from typing import Final, Generic, Protocol, TypeVar
 
 from agents.backoff import Backoff
-from agents.circuit_breaker import Breaker
-from agents.outage_probe import Evidence
-from tables.errors import Contended, Expired, StorageError, Unavailable
+from agents.circuit_breaker import CircuitBreaker
+from agents.outage_probe import OutageProbe
+from tables.errors import QueryTimeout, SerializationFailure, StorageError, Unavailable
 
 # A sub-batch that runs into a time limit this often may be to blame itself.
 TIMEOUTS: Final = 3
@@ -39,7 +39,7 @@ class Health(Protocol):
         ...
 
 
-class Target(Protocol[Taken]):
+class Sink(Protocol[Taken]):
     """Where items are written, and what becomes of those that cannot be."""
 
     @property
@@ -110,10 +110,10 @@ class BatchWriter:
         self.backoff = backoff
         self.sleep = sleep
         self._clock = clock
-        self._judges: dict[str, tuple[Evidence, Breaker]] = {}
+        self._judges: dict[str, tuple[OutageProbe, CircuitBreaker]] = {}
         self._waiting: Counter[str] = Counter()
 
-    async def store(self, items: Sequence[Item], target: Target[Item], *, aside: Aside = nullcontext) -> None:
+    async def store(self, items: Sequence[Item], target: Sink[Item], *, aside: Aside = nullcontext) -> None:
         """Write all items, in order; returns when each one is stored or blamed.
 
         Waits for as long as the database cannot be used; `aside()` is entered for each wait.
@@ -133,10 +133,10 @@ class BatchWriter:
             del self._waiting[waiter]
             self._health.resumed(waiter)
 
-    def judges(self, company: str) -> tuple[Evidence, Breaker]:
+    def judges(self, company: str) -> tuple[OutageProbe, CircuitBreaker]:
         """What decides about the events of a company."""
         if company not in self._judges:
-            self._judges[company] = Evidence(self._clock), Breaker(self._clock)
+            self._judges[company] = OutageProbe(self._clock), CircuitBreaker(self._clock)
         return self._judges[company]
 
 
@@ -144,7 +144,7 @@ class _Run(Generic[Item]):
     """One batch on its way through a `BatchWriter`."""
 
     def __init__(
-        self, writer: BatchWriter, items: Sequence[Item], target: Target[Item], waiter: str, aside: Aside
+        self, writer: BatchWriter, items: Sequence[Item], target: Sink[Item], waiter: str, aside: Aside
     ) -> None:
         self._aside = aside
         self._writer = writer
@@ -168,9 +168,9 @@ class _Run(Generic[Item]):
             stored = await self._target.write(batch.items)
         except Unavailable as error:
             await self._wait_for_database(batch, str(error))
-        except Expired as error:
+        except QueryTimeout as error:
             await self._timed_out(batch, error)
-        except Contended as error:
+        except SerializationFailure as error:
             await self._contended(batch, error)
         except Exception as error:
             if batch.alone:
@@ -183,14 +183,14 @@ class _Run(Generic[Item]):
             if stored:
                 self._breaker.stored()
 
-    async def _timed_out(self, batch: SubBatch[Item], error: Expired) -> None:
+    async def _timed_out(self, batch: SubBatch[Item], error: QueryTimeout) -> None:
         batch.timeouts += 1
         if batch.timeouts < TIMEOUTS:
             await self._wait_for_database(batch, str(error))
         else:
             await self._judge(batch, error)
 
-    async def _contended(self, batch: SubBatch[Item], error: Contended) -> None:
+    async def _contended(self, batch: SubBatch[Item], error: SerializationFailure) -> None:
         batch.contentions += 1
         if batch.contentions > CONTENTIONS:
             return await self._judge(batch, error)

@@ -14,7 +14,7 @@ FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 30.0
 
 
-class Breaker:
+class CircuitBreaker:
     """Opens when several different events in a row were blamed, closes with the first one that is stored.
 
     While it is open, one more event is blamed after each of its growing pauses, so that a wrong deployment does not

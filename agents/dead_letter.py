@@ -7,8 +7,8 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from agents.received_event import Work, remainder
-from agents.retry_policy import Limits, envelope_retry_count
+from agents.received_event import ReceivedEvent, remainder
+from agents.retry_policy import RetryPolicy, envelope_retry_count
 from events import envelope
 from events.errors import EventError
 from tables.exhausted import ExhaustedRow
@@ -26,25 +26,25 @@ class DeadLetter:
     company: str
     subject: str
     headers: Mapping[str, str]
-    envelope: envelope.Letter
+    envelope: envelope.Envelope
     stored_at: datetime.datetime  # JetStream's store time of the event
 
     @classmethod
-    def of(cls, work: Work, error: EventError, base_subject: str, limits: Limits) -> DeadLetter:
+    def of(cls, work: ReceivedEvent, error: EventError, base_subject: str, limits: RetryPolicy) -> DeadLetter:
         """The letter of an event whose outcome is known, and which is not released yet."""
         payload, encoding = envelope.embed(_payload(work))
         return cls(
             company=work.tenant.company,
             subject=work.tenant.subject(base_subject),
             headers=_headers(work),
-            envelope=envelope.Letter(
+            envelope=envelope.Envelope(
                 source_subject=work.delivery.subject,
                 company=work.tenant.company,
                 original_payload=payload,
                 original_payload_encoding=encoding,
                 error=str(error),
                 error_type=error.error_type,
-                retry_count=envelope_retry_count(error, work.delivery.provenance.delivered),
+                retry_count=envelope_retry_count(error, work.delivery.metadata.num_delivered),
                 max_retry=limits.max_deliver,
                 ts=envelope.now(),
                 event_version=None if work.source.version is None else str(work.source.version),
@@ -84,7 +84,7 @@ def message_id(headers: Mapping[str, str] | None, sequence: int) -> str:
     return str(name).replace("\0", "").encode(errors="replace").decode()
 
 
-def _payload(work: Work) -> bytes:
+def _payload(work: ReceivedEvent) -> bytes:
     try:
         return remainder(work)
     except Exception:
@@ -93,8 +93,8 @@ def _payload(work: Work) -> bytes:
         return work.delivery.data
 
 
-def _headers(work: Work) -> dict[str, str]:
-    origin = work.delivery.provenance
+def _headers(work: ReceivedEvent) -> dict[str, str]:
+    origin = work.delivery.metadata
     return {
         # Store time as well: a stream that is made anew starts again at sequence 1.
         "Nats-Msg-Id": f"{origin.stream}-{origin.stream_sequence}-{origin.stored_ns}",

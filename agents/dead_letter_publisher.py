@@ -14,13 +14,13 @@ from typing import Final, Protocol
 from agents.backoff import Backoff
 from agents.batch_writer import Health
 from agents.dead_letter import DeadLetter, message_id
-from agents.received_event import Work
-from agents.retry_policy import Limits
+from agents.received_event import ReceivedEvent
+from agents.retry_policy import RetryPolicy
 from events.delivery import Publisher, TooLarge
-from events.errors import BrokerFailed, EventError
+from events.errors import BrokerError, EventError
 from events.models import History
 from events.subjects import Tenant
-from tables.errors import BadData, StorageError
+from tables.errors import DataError, StorageError
 from tables.exhausted import ExhaustedRow
 from tables.tenant import TenantTables
 
@@ -31,14 +31,14 @@ logger = logging.getLogger(__name__)
 PATIENT: Final = 1000
 PATIENT_BYTES: Final = 64 * 1024 * 1024
 
-Ended = Callable[[Work, str, EventError], None]
+Ended = Callable[[ReceivedEvent, str, EventError], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _GivenUp:
     """A delivery that ends once its letter is safe. Nothing is asked of its event any more."""
 
-    work: Work
+    work: ReceivedEvent
     error: EventError
     letter: DeadLetter
 
@@ -58,7 +58,7 @@ class DeadLetterMeter(Protocol):
         ...
 
 
-class DeadLetters:
+class DeadLetterPublisher:
     """Publishes dead letters until they are confirmed, then settles their events.
 
     A letter is fixed when it is given up: the event may be released as soon as `give_up` or `exhaust` returns.
@@ -96,18 +96,20 @@ class DeadLetters:
         """How many events are given up, but cannot be put where they are safe."""
         return len(self._waiting)
 
-    async def give_up(self, work: Work, error: EventError, limits: Limits) -> None:
+    async def dead_letter(self, work: ReceivedEvent, error: EventError, limits: RetryPolicy) -> None:
         """Put the event where it is safe (confirmed by JetStream, or committed) and settle it.
 
         If that does not work now, the letter is kept and tried again in the background, and routing goes on.
         """
         await self._patiently(self._publish, work, error, limits)
 
-    async def exhaust(self, work: Work, error: EventError, limits: Limits) -> None:
+    async def park(self, work: ReceivedEvent, error: EventError, limits: RetryPolicy) -> None:
         """Store the event in `exhausted_events` and end it, as patiently: for what no dead letter can carry."""
         await self._patiently(self._keep, work, error, limits)
 
-    async def _patiently(self, step: Step, work: Work, error: EventError, limits: Limits) -> None:
+    async def _patiently(
+        self, step: Step, work: ReceivedEvent, error: EventError, limits: RetryPolicy
+    ) -> None:
         try:
             letter = DeadLetter.of(work, error, self._subject, limits)
         except Exception:
@@ -116,7 +118,7 @@ class DeadLetters:
             return await work.delivery.nak(limits.maximum)
         # The items of a history batch are released in turns, by routing.
         if not isinstance(work.event, History):
-            work.lighten()
+            work.release()
         given_up = _GivenUp(work, error, letter)
         try:
             await step(given_up)
@@ -125,7 +127,7 @@ class DeadLetters:
 
     async def _keep_trying(self, step: Step, given_up: _GivenUp, trouble: Exception) -> None:
         work, size = given_up.work, given_up.letter.size
-        expected = isinstance(trouble, BrokerFailed | StorageError)
+        expected = isinstance(trouble, BrokerError | StorageError)
         if not expected:
             logger.warning("unexpected exception with a dead letter", extra=context(work), exc_info=trouble)
         action = "nak_dlq_publish_fail" if expected else "nak_dlq_marshal_fail"
@@ -173,7 +175,7 @@ class DeadLetters:
 
     def _tell(self, given_up: _GivenUp, trouble: Exception) -> None:
         company = given_up.letter.company
-        if isinstance(trouble, BrokerFailed):
+        if isinstance(trouble, BrokerError):
             said = f"{self._stream} takes nothing on {given_up.letter.subject}: {trouble.args[0]}"
         elif isinstance(trouble, StorageError):
             said = f"exhausted_events takes no row: {trouble}"
@@ -216,7 +218,7 @@ async def store_exhausted(tables: TenantTables, row: ExhaustedRow) -> None:
     """
     try:
         await _save(tables, row)
-    except BadData:
+    except DataError:
         await _save(
             tables,
             row._replace(
@@ -232,19 +234,19 @@ async def _save(tables: TenantTables, row: ExhaustedRow) -> None:
         await tables.exhausted.save(connection, row)
 
 
-async def _told(work: Work, settling: Awaitable[None]) -> bool:
+async def _told(work: ReceivedEvent, settling: Awaitable[None]) -> bool:
     """Whether the broker knows; if not, the event comes again, and is stored again without effect."""
     try:
         await settling
-    except BrokerFailed as error:
+    except BrokerError as error:
         logger.warning("event is safe, but the broker was not told: %s", error, extra=context(work))
         return False
     return True
 
 
-def context(work: Work) -> dict[str, object]:
+def context(work: ReceivedEvent) -> dict[str, object]:
     """The log fields that say which event it is (contract 8.5); never its payload."""
-    origin = work.delivery.provenance
+    origin = work.delivery.metadata
     return {
         "company_id": work.tenant.company,
         "subject": work.delivery.subject,

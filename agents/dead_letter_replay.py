@@ -15,15 +15,15 @@ from agents import retry_policy
 from agents.backoff import Backoff
 from agents.batch_writer import Aside
 from agents.dead_letter_publisher import store_exhausted
-from agents.received_event import Work, plan
+from agents.received_event import ReceivedEvent, plan
 from agents.replays import exhausted_row, replayed, stranger, unreadable
-from agents.retry_policy import Limits
+from agents.retry_policy import RetryPolicy
 from agents.routing import Routing
-from agents.slots import Place
+from agents.slots import Slot
 from events import envelope
 from events.delivery import Batch, Delivery
-from events.envelope import Letter
-from events.errors import BrokerFailed, Crashed, EventError, Malformed, Undelivered
+from events.envelope import Envelope
+from events.errors import BrokerError, EventError, Malformed, MaxDeliveriesExceeded, UnexpectedError
 from events.subjects import Tenant
 from tables.errors import StorageError
 from tables.exhausted import ExhaustedRow
@@ -63,7 +63,7 @@ class DlqMeter(Protocol):
         ...
 
 
-class DeadLetterRetry:
+class DeadLetterReplayer:
     """Replays through the routing code, a few at a time; a delayed one waits in JetStream, not here.
 
     Each company has its own queue, and a replay that waits for an outage to end leaves its place to others: no company
@@ -75,7 +75,7 @@ class DeadLetterRetry:
         *,
         routing: Routing,
         tables: Callable[[Tenant], TenantTables],
-        limits: Limits,
+        limits: RetryPolicy,
         workers: int,
         meter: DlqMeter,
     ) -> None:
@@ -133,15 +133,15 @@ class DeadLetterRetry:
     async def _work(self, tenant: Tenant, queue: asyncio.Queue[Delivery]) -> None:
         while True:
             delivery = await queue.get()
-            async with Place(self._places) as place:
+            async with Slot(self._places) as place:
                 await self._attend(tenant, delivery, place)
 
-    async def _attend(self, tenant: Tenant, delivery: Delivery, place: Place) -> None:
+    async def _attend(self, tenant: Tenant, delivery: Delivery, place: Slot) -> None:
         started = time.perf_counter()
         self._active += 1
         try:
             await self.handle(tenant, delivery, aside=partial(self._aside, place))
-        except BrokerFailed as error:
+        except BrokerError as error:
             logger.warning("dead letter not settled, it comes again: %s", error)
             self._meter.dlq_ack_failed(tenant.company)
         except Exception:
@@ -152,7 +152,7 @@ class DeadLetterRetry:
             self._meter.dlq_finished(tenant.company, time.perf_counter() - started)
 
     @asynccontextmanager
-    async def _aside(self, place: Place) -> AsyncIterator[None]:
+    async def _aside(self, place: Slot) -> AsyncIterator[None]:
         self._active -= 1
         try:
             async with place.left():
@@ -177,9 +177,9 @@ class DeadLetterRetry:
             return await self._exhaust(tenant, delivery, unreadable(delivery), error, aside)
         if (refused := stranger(tenant, letter)) is not None:
             return await self._exhaust(tenant, delivery, letter, refused, aside)
-        attempt = delivery.provenance.delivered
-        if retry_policy.lost(attempt, self._limits):
-            return await self._exhaust(tenant, delivery, letter, Undelivered(), aside)
+        attempt = delivery.metadata.num_delivered
+        if retry_policy.is_poison(attempt, self._limits):
+            return await self._exhaust(tenant, delivery, letter, MaxDeliveriesExceeded(), aside)
         outcome = await self._replay(tenant, delivery, letter, aside)
         decision = retry_policy.decide_replay(outcome, letter.retry_count, attempt, self._limits)
         if outcome is None:
@@ -191,9 +191,9 @@ class DeadLetterRetry:
         else:
             await self._exhaust(tenant, delivery, letter, outcome, aside)
 
-    async def abandon(self, tenant: Tenant, delivery: Delivery) -> None:
+    async def on_max_deliveries(self, tenant: Tenant, delivery: Delivery) -> None:
         """Store an envelope that the server will not deliver again (contract C14, OC13). Raises `BrokerFailed`."""
-        error = Undelivered("the consumer's own limit of deliveries (max_deliver) was reached")
+        error = MaxDeliveriesExceeded("the consumer's own limit of deliveries (max_deliver) was reached")
         try:
             letter = envelope.decode(delivery.data)
         except Malformed:
@@ -201,30 +201,30 @@ class DeadLetterRetry:
         await self._exhaust(tenant, delivery, letter, error)
 
     async def _replay(
-        self, tenant: Tenant, delivery: Delivery, letter: Letter, aside: Aside
+        self, tenant: Tenant, delivery: Delivery, letter: Envelope, aside: Aside
     ) -> EventError | None:
         try:
-            work = Work(tenant, delivery, replayed(delivery, letter))
+            work = ReceivedEvent(tenant, delivery, replayed(delivery, letter))
             plan(work, envelope.original(letter), itertools.count())
             return await self._routing.replay(work, aside=aside)
         except EventError as error:
             return error.kept()
         except Exception as error:
             logger.exception("unexpected exception while replaying a dead letter")
-            return Crashed(f"unexpected {type(error).__name__} while replaying")
+            return UnexpectedError(f"unexpected {type(error).__name__} while replaying")
 
     async def _exhaust(
         self,
         tenant: Tenant,
         delivery: Delivery,
-        letter: Letter,
+        letter: Envelope,
         error: EventError,
         aside: Aside = nullcontext,
     ) -> None:
         """Store the row, then end the envelope; while that fails it is put off, at the last delivery it is kept."""
         row = exhausted_row(tenant, delivery, letter, error)
-        if not await self._stored(tenant, row, delivery.provenance.delivered, aside):
-            await delivery.nak(self._limits.delay(delivery.provenance.delivered))
+        if not await self._stored(tenant, row, delivery.metadata.num_delivered, aside):
+            await delivery.nak(self._limits.delay(delivery.metadata.num_delivered))
             self._meter.dlq_ack_failed(tenant.company)
             return
         await delivery.term()

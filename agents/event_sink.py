@@ -7,19 +7,19 @@ import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from agents.received_event import Unit
-from events.errors import Crashed, EventError, Invalid, NotFound, Rejected, TimedOut, Unstored
-from tables.errors import BadData, Expired, StorageError
+from agents.received_event import PendingWrite
+from events.errors import DatabaseError, EventError, Invalid, NotFound, Rejected, TimedOut, UnexpectedError
+from tables.errors import DataError, QueryTimeout, StorageError
 from tables.post_scan import PostScanRequest
-from tables.tenant import Change, TenantTables
+from tables.tenant import Mutation, TenantTables
 from tables.write_probe import kind_of
-from tables.write_rejection import Refusal
+from tables.write_rejection import WriteRejection
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class EventWrites:
+class EventSink:
     """A `Target` for units; each one that is not stored gets its error.
 
     `bulk` marks a history import. A replay of a dead letter was blamed before: it does not count for the breaker.
@@ -30,21 +30,21 @@ class EventWrites:
     bulk: bool = False
     replayed: bool = False
 
-    async def write(self, items: Sequence[Unit]) -> bool:
+    async def write(self, items: Sequence[PendingWrite]) -> bool:
         """Write the changes; whether any was taken. Raises `StorageError`."""
         refusals = await self.tables.write([unit.change for unit in items], bulk=self.bulk)
         _refuse(items, refusals)
         return len(refusals) < len(items)
 
-    async def probe(self, item: Unit) -> None:
+    async def probe(self, item: PendingWrite) -> None:
         """Store a test row in the table of this unit. Raises `StorageError`."""
         await self.tables.probe.store(item.change, self.company)
 
-    def kind(self, item: Unit) -> Hashable:
+    def kind(self, item: PendingWrite) -> Hashable:
         """Its table."""
         return kind_of(item.change)
 
-    def event(self, item: Unit) -> Hashable:
+    def event(self, item: PendingWrite) -> Hashable:
         """Stream and sequence of its event: all items of a history batch are of one, and so are its redeliveries."""
         if self.replayed:
             return None
@@ -53,24 +53,24 @@ class EventWrites:
         metadata = json.loads(text)
         return metadata.get("stream"), metadata.get("stream_sequence")
 
-    def blame(self, item: Unit, error: Exception) -> None:
+    def blame(self, item: PendingWrite, error: Exception) -> None:
         """Give the unit its error."""
         item.error = event_error(error)
 
 
 def event_error(error: Exception) -> EventError:
     """What an event is told when it is to blame for `error`."""
-    if isinstance(error, BadData):
+    if isinstance(error, DataError):
         return Rejected(f"database: {error}")
-    if isinstance(error, Expired):
+    if isinstance(error, QueryTimeout):
         return TimedOut(f"database: {error}")
     if isinstance(error, StorageError):
-        return Unstored(f"database: {error}")
+        return DatabaseError(f"database: {error}")
     logger.error("unexpected exception while storing an event", exc_info=error)
-    return Crashed(f"unexpected {type(error).__name__} while storing")
+    return UnexpectedError(f"unexpected {type(error).__name__} while storing")
 
 
-def _refuse(units: Sequence[Unit], refusals: Sequence[Refusal]) -> None:
+def _refuse(units: Sequence[PendingWrite], refusals: Sequence[WriteRejection]) -> None:
     if not refusals:
         return
     by_ref = {unit.change.ref: unit for unit in units}
@@ -82,5 +82,5 @@ def _refuse(units: Sequence[Unit], refusals: Sequence[Refusal]) -> None:
         )
 
 
-def _entity(change: Change) -> str:
+def _entity(change: Mutation) -> str:
     return type(change).__name__.removesuffix("Patch").removesuffix("Row").lower()

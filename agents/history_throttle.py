@@ -19,7 +19,7 @@ RESTS: Final = 3
 LONGEST_TURN: Final = 0.1
 
 
-class Precedence:
+class HistoryThrottle:
     """Shared by all sources of a worker; `clock` gives seconds.
 
     While there are real-time events, imports take turns. Each turn begins when no event is being stored, and is
@@ -64,14 +64,14 @@ class Precedence:
             self._none_left.set()
 
     @property
-    def undisturbed(self) -> bool:
+    def idle(self) -> bool:
         """Whether there have been no real-time events for a while."""
         return not self._storing and self._clock() - self._last > QUIET
 
     @asynccontextmanager
     async def history(self) -> AsyncIterator[None]:
         """In an `async with` statement: a turn of an import."""
-        if self.undisturbed:
+        if self.idle:
             await asyncio.sleep(0)
             yield
             return

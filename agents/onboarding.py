@@ -18,13 +18,13 @@ from typing import Final, NamedTuple, Protocol
 from agents.backoff import Backoff
 from agents.batch_writer import BatchWriter, Health
 from agents.onboarding_queue import KnownPairs, Load, TaskQueue
-from agents.onboarding_sink import Ledger, Probe, Tables, TaskWrites
-from agents.slots import Place
+from agents.onboarding_sink import OnboardingSink, Probe, Tables, TaskOutcomes
+from agents.slots import Slot
 from events.errors import EventError
 from events.fields import Campaign
 from events.senders import is_to_many
 from events.subjects import Tenant
-from tables.attribution import Incoming, Touch
+from tables.attribution import CampaignAttribution, Incoming
 from tables.contact_index import clean_phone
 from tables.last_writer_wins import Origin
 
@@ -35,7 +35,7 @@ QUEUE_SIZE: Final = 10_000
 MAX_BLOCK: Final = 1.0
 
 
-class Task(NamedTuple):
+class OnboardingTask(NamedTuple):
     """One incoming message; `message_timestamp` in Unix seconds."""
 
     agent_id: str
@@ -52,7 +52,7 @@ Results = Sequence[EventError | None]
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class OnboardingJob:
     """One channel item: the incoming messages of one routing batch, or of one replayed envelope.
 
     `done` is called once, with an entry for each task: None when its outcome is settled (also when it is
@@ -61,7 +61,7 @@ class Job:
     """
 
     tenant: Tenant
-    tasks: list[Task]
+    tasks: list[OnboardingTask]
     done: Callable[[Results], Awaitable[None]]
     submitted: float
     bodies: int = 0
@@ -99,7 +99,7 @@ class Onboarding:
         tables: Callable[[Tenant], Tables],
         probe: Callable[[Tenant], Probe],
         meter: OnboardingMeter,
-        send: Callable[[Job], Awaitable[None]],
+        send: Callable[[OnboardingJob], Awaitable[None]],
         pool_size: int = POOL_SIZE,
         queue_size: int = QUEUE_SIZE,
         max_block: float = MAX_BLOCK,
@@ -123,7 +123,7 @@ class Onboarding:
         """Tasks that no worker has taken yet (contract 9, row 22)."""
         return self._queue.waiting
 
-    async def submit(self, job: Job) -> None:
+    async def submit(self, job: OnboardingJob) -> None:
         """Offer a job; returns once it is queued. A full queue is waited for, with a warning after `max_block`."""
         self._meter.onboarding_submitted(job.tenant.company, len(job.tasks))
         await self._queue.enter(job.load)
@@ -133,7 +133,7 @@ class Onboarding:
             self._queue.leave(job.load)
             raise
 
-    async def run(self, stream: AsyncIterable[Job]) -> AsyncIterator[int]:
+    async def run(self, stream: AsyncIterable[OnboardingJob]) -> AsyncIterator[int]:
         """The agent's body. Nothing that happens to a job may leave the loop."""
         try:
             async for job in stream:
@@ -147,18 +147,18 @@ class Onboarding:
             for worker in self._running:
                 worker.cancel()
 
-    async def _take_turn(self, job: Job) -> None:
+    async def _take_turn(self, job: OnboardingJob) -> None:
         async with AsyncExitStack() as turn:
             try:
                 # Jobs of one company would only wait for each other's locks, each with a connection in hand.
                 await turn.enter_async_context(self._turns[job.tenant])
-                place = await turn.enter_async_context(Place(self._slots))
+                place = await turn.enter_async_context(Slot(self._slots))
             finally:
                 self._queue.leave(job.load)
             await self._work(job, place)
 
-    async def _work(self, job: Job, place: Place) -> None:
-        ledger = Ledger([None] * len(job.tasks))
+    async def _work(self, job: OnboardingJob, place: Slot) -> None:
+        ledger = TaskOutcomes([None] * len(job.tasks))
         try:
             await self._handle(job, ledger, place)
         except Exception:
@@ -171,7 +171,7 @@ class Onboarding:
         except Exception:
             logger.exception("unexpected exception while settling onboarded messages; they come again")
 
-    async def _handle(self, job: Job, ledger: Ledger, taken: Place) -> None:
+    async def _handle(self, job: OnboardingJob, ledger: TaskOutcomes, taken: Slot) -> None:
         messages = [_incoming(task) for task in job.tasks]
         places = []
         for place, message in enumerate(messages):
@@ -180,7 +180,7 @@ class Onboarding:
             else:
                 ledger.statuses[place] = "error_other"
                 logger.warning("message names no agent, or no phone that is left after cleaning")
-        writes = TaskWrites(
+        writes = OnboardingSink(
             tenant=job.tenant,
             messages=messages,
             ledger=ledger,
@@ -193,11 +193,11 @@ class Onboarding:
         await self._writer.store(places, writes, aside=taken.left)
 
 
-def _incoming(task: Task) -> Incoming:
+def _incoming(task: OnboardingTask) -> Incoming:
     campaign = task.campaign
     touch = None
     if campaign is not None and campaign.is_campaign:
-        touch = Touch(campaign.tags or "", campaign.assigned_to or "", campaign.origin or "")
+        touch = CampaignAttribution(campaign.tags or "", campaign.assigned_to or "", campaign.origin or "")
     return Incoming(
         task.agent_id,
         clean_phone(task.from_phone),

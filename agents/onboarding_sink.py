@@ -44,7 +44,7 @@ class Probe(Protocol):
 
 
 @dataclass(slots=True)
-class Ledger:
+class TaskOutcomes:
     """How each task of a job ended."""
 
     statuses: list[Status | None]
@@ -55,12 +55,12 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskWrites:
+class OnboardingSink:
     """A `Target` for the tasks of a job, by their places in it; the ledger gets each one's outcome."""
 
     tenant: Tenant
     messages: Sequence[Incoming]
-    ledger: Ledger
+    ledger: TaskOutcomes
     known: KnownPairs
     tables: Tables
     tenant_probe: Probe

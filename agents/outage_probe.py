@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Final, NamedTuple
 
-from tables.errors import BadData, StorageError
+from tables.errors import DataError, StorageError
 
 # Seconds for which the answer to a probe counts, for all events of its kind that are refused alike: so long a flood
 # of them costs one probe.
@@ -23,7 +23,7 @@ class _Answer(NamedTuple):
     error: Exception | None
 
 
-class Evidence:
+class OutageProbe:
     """The latest probes of one company, by kind of event and refusal."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
@@ -72,6 +72,6 @@ async def _error(probe: Callable[[], Awaitable[None]]) -> Exception | None:
 
 def _is_about_another_row(probed: Exception, error: Exception) -> bool:
     """Whether both were refused for their data, and not for the same reason."""
-    if not (isinstance(probed, BadData) and isinstance(error, BadData)):
+    if not (isinstance(probed, DataError) and isinstance(error, DataError)):
         return False
     return (probed.sqlstate, probed.objects) != (error.sqlstate, error.objects)

@@ -12,12 +12,12 @@ from typing import Final
 
 from agents import accounts, chats, contacts, messages
 from events import models
-from events.delivery import Delivery, Provenance
-from events.errors import Crashed, EventError
+from events.delivery import Delivery, MessageMetadata
+from events.errors import EventError, UnexpectedError
 from events.subjects import Tenant
 from tables.last_writer_wins import Origin, Version
 from tables.post_scan import PostScanRequest
-from tables.tenant import Change
+from tables.tenant import Mutation
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ NAMED: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class EventMetadata:
     """What a row remembers of its event, whether it came live or out of a dead letter."""
 
     event_type: str
@@ -38,23 +38,23 @@ class Source:
 
 
 @dataclass(slots=True, eq=False)
-class Unit:
+class PendingWrite:
     """What is stored or refused as one: a real-time event, or one item of a history batch."""
 
-    change: Change
+    change: Mutation
     index: int = 0
     error: EventError | None = None
 
 
 @dataclass(slots=True, eq=False)
-class Work:
+class ReceivedEvent:
     """One delivery: its event, the units it is made of, and what became of it."""
 
     tenant: Tenant
     delivery: Delivery
-    source: Source
+    source: EventMetadata
     event: models.Event | models.History | None = None
-    units: list[Unit] = field(default_factory=list)
+    units: list[PendingWrite] = field(default_factory=list)
     error: EventError | None = None
     routing_seconds: float = 0.0
 
@@ -74,9 +74,9 @@ class Work:
     def fail(self, error: EventError) -> None:
         """Give it up as a whole: nothing of it is stored, and its dead letter carries all of it."""
         self.error = error
-        self.lighten()
+        self.release()
 
-    def lighten(self) -> None:
+    def release(self) -> None:
         """Forget what was made of the body: thousands may wait for onboarding, and a dead letter has the body."""
         self.event = None
         self.units = []
@@ -112,7 +112,7 @@ def _bare(error: EventError) -> str:
     return str(error).partition(": ")[2]
 
 
-def plan(work: Work, body: bytes, refs: Iterator[int]) -> Work:
+def plan(work: ReceivedEvent, body: bytes, refs: Iterator[int]) -> ReceivedEvent:
     """Decode and check the event of `work`, and lay out the rows it asks for; its own errors go into it.
 
     `refs` numbers the rows, over all the works that are stored together.
@@ -121,7 +121,7 @@ def plan(work: Work, body: bytes, refs: Iterator[int]) -> Work:
     return work
 
 
-def advance(work: Work, body: bytes, refs: Iterator[int], items: int | None = None) -> bool:
+def advance(work: ReceivedEvent, body: bytes, refs: Iterator[int], items: int | None = None) -> bool:
     """What `plan` does, but at most so many items of a history batch; returns whether none are left."""
     try:
         if work.event is None:
@@ -131,16 +131,16 @@ def advance(work: Work, body: bytes, refs: Iterator[int], items: int | None = No
             work.units += _history(event, work.source, refs, items)
             return event.unpacked
         origin = Origin(work.source.version, work.source.metadata)
-        work.units = [Unit(change(next(refs), event, origin, work.source.stored_ns))]
+        work.units = [PendingWrite(change(next(refs), event, origin, work.source.stored_ns))]
     except EventError as error:
         work.fail(error.kept())
     except Exception as error:
         logger.exception("unexpected exception while decoding an event")
-        work.fail(Crashed(f"unexpected {type(error).__name__} while decoding"))
+        work.fail(UnexpectedError(f"unexpected {type(error).__name__} while decoding"))
     return True
 
 
-def change(ref: int, event: models.Event, origin: Origin, stored_ns: int) -> Change:
+def change(ref: int, event: models.Event, origin: Origin, stored_ns: int) -> Mutation:
     """The row or patch for one event."""
     match event:
         case models.MessageUpsert():
@@ -160,19 +160,21 @@ def change(ref: int, event: models.Event, origin: Origin, stored_ns: int) -> Cha
 
 
 def _history(
-    history: models.History, source: Source, refs: Iterator[int], count: int | None
-) -> Iterator[Unit]:
+    history: models.History, source: EventMetadata, refs: Iterator[int], count: int | None
+) -> Iterator[PendingWrite]:
     start = len(history.items)
     for index, item in enumerate(history.unpack(count), start):
         if not isinstance(item.event, EventError):
             origin = Origin(_item_version(item.event, source), source.metadata, history=True)
-            yield Unit(change(next(refs), item.event, origin, source.stored_ns), index)
+            yield PendingWrite(change(next(refs), item.event, origin, source.stored_ns), index)
     if history.unpacked and history.is_last_batch and history.agent_id:
         stored = datetime.datetime.fromtimestamp(source.stored_ns / 1e9, datetime.UTC)
-        yield Unit(PostScanRequest(next(refs), history.agent_id, stored, source.metadata), len(history.items))
+        yield PendingWrite(
+            PostScanRequest(next(refs), history.agent_id, stored, source.metadata), len(history.items)
+        )
 
 
-def _item_version(event: models.Event, source: Source) -> Version:
+def _item_version(event: models.Event, source: EventMetadata) -> Version:
     """A history item's own time, at most its store time (design 5); the batch's sequence breaks ties."""
     match event:
         case models.MessageUpsert():
@@ -184,7 +186,7 @@ def _item_version(event: models.Event, source: Source) -> Version:
     return Version(max(0, min(seconds * 1_000_000_000, source.stored_ns)), source.sequence)
 
 
-def metadata(origin: Provenance, message_id: str, subject: str, processed_at: str) -> str:
+def metadata(origin: MessageMetadata, message_id: str, subject: str, processed_at: str) -> str:
     """`last_metadata` of contract 3.1 as JSON text."""
     return (
         f'{{"stream":{_quoted(origin.stream)},"consumer":{_quoted(origin.consumer)}'
@@ -194,7 +196,7 @@ def metadata(origin: Provenance, message_id: str, subject: str, processed_at: st
     )
 
 
-def remainder(work: Work) -> bytes:
+def remainder(work: ReceivedEvent) -> bytes:
     """The payload of the dead letter: the event as it came, or the history batch with only its bad items (B1)."""
     if not isinstance(work.event, models.History):
         return work.delivery.data

@@ -7,11 +7,11 @@ from contextlib import suppress
 
 from agents import retry_policy
 from agents.dead_letter import message_id
-from agents.received_event import Source, metadata
+from agents.received_event import EventMetadata, metadata
 from agents.routing import UnknownSubject
 from events import envelope
 from events.delivery import Delivery
-from events.envelope import Letter
+from events.envelope import Envelope
 from events.errors import EventError, Invalid
 from events.fields import INT32_MAX
 from events.subjects import Tenant, event_type
@@ -19,13 +19,13 @@ from tables.exhausted import ExhaustedRow
 from tables.last_writer_wins import parse
 
 
-def replayed(delivery: Delivery, letter: Letter) -> Source:
+def replayed(delivery: Delivery, letter: Envelope) -> EventMetadata:
     """The source of a replayed event: its own version and subject, the dead letter's stream (contract B9)."""
-    origin = delivery.provenance
+    origin = delivery.metadata
     version = parse(letter.event_version)
     original_id = (delivery.headers or {}).get("Original-Nats-Msg-Id")
     name = original_id or message_id(delivery.headers, origin.stream_sequence)
-    return Source(
+    return EventMetadata(
         event_type=event_type(letter.source_subject) or "",
         metadata=metadata(origin, name, letter.source_subject, envelope.now()),
         stored_ns=version.ns if version else origin.stored_ns,
@@ -34,7 +34,7 @@ def replayed(delivery: Delivery, letter: Letter) -> Source:
     )
 
 
-def stranger(tenant: Tenant, letter: Letter) -> EventError | None:
+def stranger(tenant: Tenant, letter: Envelope) -> EventError | None:
     """Why a dead letter is never replayed: it is another company's, or of no known event type (contract 4.3).
 
     The existing service wrote full subjects; a bare base subject names no company, and counts as ours.
@@ -49,9 +49,9 @@ def stranger(tenant: Tenant, letter: Letter) -> EventError | None:
     return None
 
 
-def unreadable(delivery: Delivery) -> Letter:
+def unreadable(delivery: Delivery) -> Envelope:
     """What can be said of a dead letter that is no envelope (contract 4.4)."""
-    return Letter(
+    return Envelope(
         source_subject=delivery.subject,
         company="",
         original_payload=None,
@@ -64,7 +64,7 @@ def unreadable(delivery: Delivery) -> Letter:
     )
 
 
-def exhausted_row(tenant: Tenant, delivery: Delivery, letter: Letter, error: EventError) -> ExhaustedRow:
+def exhausted_row(tenant: Tenant, delivery: Delivery, letter: Envelope, error: EventError) -> ExhaustedRow:
     """The row of contract 4.4."""
     payload, _ = envelope.embed(delivery.data)
     return ExhaustedRow(
@@ -72,7 +72,8 @@ def exhausted_row(tenant: Tenant, delivery: Delivery, letter: Letter, error: Eve
         source_subject=letter.source_subject or delivery.subject,
         last_error=str(error),
         retry_count=min(
-            max(0, retry_policy.tries(letter.retry_count, delivery.provenance.delivered)), INT32_MAX
+            max(0, retry_policy.total_attempts(letter.retry_count, delivery.metadata.num_delivered)),
+            INT32_MAX,
         ),
         event_timestamp=_moment(letter.ts),
         dlq_payload=payload.decode(),

@@ -13,7 +13,7 @@ REPLAY_LIMIT: Final = 5
 JITTER: Final = 0.2
 
 
-class Limits(NamedTuple):
+class RetryPolicy(NamedTuple):
     """How often and how late an event is tried again; seconds."""
 
     max_deliver: int
@@ -33,7 +33,7 @@ class Decision(NamedTuple):
     delay: float = 0.0
 
 
-def decide(error: EventError | None, attempt: int, limits: Limits) -> Decision:
+def decide(error: EventError | None, attempt: int, limits: RetryPolicy) -> Decision:
     """The outcome of delivery number `attempt` (contract 3.9).
 
     A row that is not there yet is waited for like a passing failure: another replica may be about to make it.
@@ -46,7 +46,7 @@ def decide(error: EventError | None, attempt: int, limits: Limits) -> Decision:
     return Decision("dead_letter")
 
 
-def lost(attempt: int, limits: Limits) -> bool:
+def is_poison(attempt: int, limits: RetryPolicy) -> bool:
     """Whether an event came so often without an outcome that handling it seems to kill its worker (design 4)."""
     return attempt > 2 * limits.max_deliver
 
@@ -56,7 +56,7 @@ def envelope_retry_count(error: EventError, attempt: int) -> int:
     return 1 if isinstance(error, NotFound) else attempt
 
 
-def tries(retry_count: int, attempt: int) -> int:
+def total_attempts(retry_count: int, attempt: int) -> int:
     """k of contract 4.3: the tries of an event so far, in its own queue and as a dead letter."""
     return retry_count + attempt - 1
 
@@ -65,13 +65,13 @@ def decide_replay(
     error: EventError | None,
     retry_count: int,
     attempt: int,
-    limits: Limits,
+    limits: RetryPolicy,
     *,
     spread: Callable[[float, float], float] = random.uniform,
 ) -> Decision:
     """The outcome of a dead letter's delivery number `attempt` (contract 4.3); its delay has +-20 % jitter."""
     if error is None:
         return Decision("ack")
-    if tries(retry_count, attempt) >= REPLAY_LIMIT or attempt >= limits.max_deliver:
+    if total_attempts(retry_count, attempt) >= REPLAY_LIMIT or attempt >= limits.max_deliver:
         return Decision("dead_letter")
     return Decision("nak", limits.delay(attempt) * spread(1 - JITTER, 1 + JITTER))

@@ -15,16 +15,16 @@ from typing import Final, Protocol, cast
 from agents import retry_policy
 from agents.batch_writer import Aside, BatchWriter
 from agents.dead_letter import message_id
-from agents.dead_letter_publisher import DeadLetters, context
-from agents.event_sink import EventWrites
-from agents.history_throttle import Precedence
-from agents.onboarding import Job, Task
-from agents.received_event import Source, Unit, Work, advance, metadata
-from agents.retry_policy import Limits
+from agents.dead_letter_publisher import DeadLetterPublisher, context
+from agents.event_sink import EventSink
+from agents.history_throttle import HistoryThrottle
+from agents.onboarding import OnboardingJob, OnboardingTask
+from agents.received_event import EventMetadata, PendingWrite, ReceivedEvent, advance, metadata
+from agents.retry_policy import RetryPolicy
 from agents.senders import named_agent, onboarding_task
 from events import envelope, models
-from events.delivery import Batch, Delivery, Role
-from events.errors import BrokerFailed, Crashed, EventError, Undelivered
+from events.delivery import Batch, ConsumerType, Delivery
+from events.errors import BrokerError, EventError, MaxDeliveriesExceeded, UnexpectedError
 from events.subjects import Tenant, event_type
 from tables.last_writer_wins import Version
 from tables.tenant import TenantTables
@@ -73,9 +73,9 @@ class Routing:
         *,
         tables: Callable[[Tenant], TenantTables],
         writer: BatchWriter,
-        dead_letters: DeadLetters,
-        onboard: Callable[[Job], Awaitable[None]],
-        limits: Mapping[Role, Limits],
+        dead_letters: DeadLetterPublisher,
+        onboard: Callable[[OnboardingJob], Awaitable[None]],
+        limits: Mapping[ConsumerType, RetryPolicy],
         meter: RoutingMeter,
     ) -> None:
         self._tables = tables
@@ -84,7 +84,7 @@ class Routing:
         self._onboard = onboard
         self._limits = limits
         self._meter = meter
-        self._precedence = Precedence()
+        self._precedence = HistoryThrottle()
 
     async def run(self, stream: AsyncIterable[Batch]) -> AsyncIterator[int]:
         """The agent's body: one channel item is a batch. Nothing that happens to one may leave the loop.
@@ -118,7 +118,7 @@ class Routing:
             with suppress(Exception):
                 await delivery.nak(self._limits[batch.role].base)
 
-    async def prepare(self, batch: Batch) -> list[Work]:
+    async def prepare(self, batch: Batch) -> list[ReceivedEvent]:
         """Decode and check a batch; the source calls it while the agent is busy with the one before.
 
         Other companies, and this one's real-time events, take their turns in between.
@@ -143,7 +143,7 @@ class Routing:
             async with self._precedence.history():
                 over = step()
 
-    def _note(self, tenant: Tenant, works: Sequence[Work]) -> None:
+    def _note(self, tenant: Tenant, works: Sequence[ReceivedEvent]) -> None:
         for kind, count in Counter(work.source.event_type for work in works).items():
             self._meter.received(tenant.company, kind, count)
         for work in works:
@@ -153,7 +153,7 @@ class Routing:
 
     async def handle(self, batch: Batch) -> None:
         """Store a batch and settle each delivery, or hand it on to onboarding, which then settles it."""
-        works = cast("list[Work]", batch.prepared) if batch.prepared else await self.prepare(batch)
+        works = cast("list[ReceivedEvent]", batch.prepared) if batch.prepared else await self.prepare(batch)
         limits = self._limits[batch.role]
         started = time.perf_counter()
         await self._store(works, bulk=batch.role == "historical")
@@ -170,24 +170,24 @@ class Routing:
             for work in works:
                 await self._in_turns(partial(work.forget, FORGOTTEN_A_TURN))
 
-    async def _hand_on(self, job: Job) -> None:
+    async def _hand_on(self, job: OnboardingJob) -> None:
         try:
             await self._onboard(job)
         except Exception as error:
             logger.exception("unexpected exception while handing messages to onboarding")
-            crashed = Crashed(f"unexpected {type(error).__name__} while handing over to onboarding")
+            crashed = UnexpectedError(f"unexpected {type(error).__name__} while handing over to onboarding")
             await job.done([crashed] * len(job.tasks))
 
-    async def abandon(self, tenant: Tenant, role: Role, delivery: Delivery) -> None:
+    async def on_max_deliveries(self, tenant: Tenant, role: ConsumerType, delivery: Delivery) -> None:
         """Dead-letter an event that the server will not deliver again (contract C14, OC13)."""
         limits = self._limits[role]
         work = self._receive(tenant, limits, envelope.now(), delivery)
         _decode(work, itertools.count())
         self._note(tenant, [work])
-        work.fail(Undelivered("the consumer's own limit of deliveries (max_deliver) was reached"))
+        work.fail(MaxDeliveriesExceeded("the consumer's own limit of deliveries (max_deliver) was reached"))
         await self._settle([work], limits)
 
-    async def replay(self, work: Work, *, aside: Aside = nullcontext) -> EventError | None:
+    async def replay(self, work: ReceivedEvent, *, aside: Aside = nullcontext) -> EventError | None:
         """Handle a dead letter's event like a live one, onboarding included; returns what went wrong.
 
         `aside()` is entered while it waits for others.
@@ -201,38 +201,45 @@ class Routing:
                 outcome.set_result(results[0])
 
             async with aside():
-                await self._onboard(Job(work.tenant, [task], done, time.perf_counter(), replayed=True))
+                await self._onboard(
+                    OnboardingJob(work.tenant, [task], done, time.perf_counter(), replayed=True)
+                )
                 work.error = await outcome
         return work.error
 
     @staticmethod
-    def _receive(tenant: Tenant, limits: Limits, processed_at: str, delivery: Delivery) -> Work:
-        origin = delivery.provenance
+    def _receive(tenant: Tenant, limits: RetryPolicy, processed_at: str, delivery: Delivery) -> ReceivedEvent:
+        origin = delivery.metadata
         kind = event_type(delivery.subject)
         name = message_id(delivery.headers, origin.stream_sequence)
-        source = Source(
+        source = EventMetadata(
             event_type=kind or UNKNOWN,
             metadata=metadata(origin, name, delivery.subject, processed_at),
             stored_ns=origin.stored_ns,
             sequence=origin.stream_sequence,
             version=Version(origin.stored_ns, origin.stream_sequence, origin.incarnation),
         )
-        work = Work(tenant, delivery, source)
+        work = ReceivedEvent(tenant, delivery, source)
         if kind is None or delivery.subject != tenant.subject(kind):
             work.error = UnknownSubject()
-        elif retry_policy.lost(origin.delivered, limits):
-            work.error = Undelivered()
+        elif retry_policy.is_poison(origin.num_delivered, limits):
+            work.error = MaxDeliveriesExceeded()
         return work
 
     async def _store(
-        self, works: Sequence[Work], *, bulk: bool, replayed: bool = False, aside: Aside = nullcontext
+        self,
+        works: Sequence[ReceivedEvent],
+        *,
+        bulk: bool,
+        replayed: bool = False,
+        aside: Aside = nullcontext,
     ) -> None:
         if not works:
             return
         units = [unit for work in works for unit in work.units]
         try:
             tenant = works[0].tenant
-            writes = EventWrites(tenant.company, self._tables(tenant), bulk=bulk, replayed=replayed)
+            writes = EventSink(tenant.company, self._tables(tenant), bulk=bulk, replayed=replayed)
             if bulk:
                 await self._store_in_turns(units, writes, aside)
             else:
@@ -241,7 +248,7 @@ class Routing:
         except Exception as error:
             logger.exception("unexpected exception while storing a batch")
             for unit in units:
-                unit.error = unit.error or Crashed(f"unexpected {type(error).__name__} while storing")
+                unit.error = unit.error or UnexpectedError(f"unexpected {type(error).__name__} while storing")
 
     @asynccontextmanager
     async def _held_up(self, aside: Aside) -> AsyncIterator[None]:
@@ -249,16 +256,18 @@ class Routing:
             with self._precedence.held_up():
                 yield
 
-    async def _store_in_turns(self, units: Sequence[Unit], writes: EventWrites, aside: Aside) -> None:
+    async def _store_in_turns(self, units: Sequence[PendingWrite], writes: EventSink, aside: Aside) -> None:
         start = 0
         while start < len(units):
             async with self._precedence.history():
                 # A third faster, but others would wait for its commit.
-                end = len(units) if self._precedence.undisturbed else start + ROWS_A_TURN
+                end = len(units) if self._precedence.idle else start + ROWS_A_TURN
                 await self._writer.store(units[start:end], writes, aside=aside)
             start = end
 
-    def _job(self, tenant: Tenant, tasks: Sequence[tuple[Work, Task]], limits: Limits) -> Job:
+    def _job(
+        self, tenant: Tenant, tasks: Sequence[tuple[ReceivedEvent, OnboardingTask]], limits: RetryPolicy
+    ) -> OnboardingJob:
         works = [work for work, _ in tasks]
 
         async def done(results: Sequence[EventError | None]) -> None:
@@ -267,42 +276,42 @@ class Routing:
             await self._settle(works, limits)
 
         for work in works:
-            work.lighten()
+            work.release()
         bodies = sum(len(work.delivery.data) for work in works)
-        return Job(tenant, [task for _, task in tasks], done, time.perf_counter(), bodies)
+        return OnboardingJob(tenant, [task for _, task in tasks], done, time.perf_counter(), bodies)
 
-    async def _settle(self, works: Sequence[Work], limits: Limits) -> None:
-        failed: list[Work] = []
+    async def _settle(self, works: Sequence[ReceivedEvent], limits: RetryPolicy) -> None:
+        failed: list[ReceivedEvent] = []
         for work in works:
             if work.error is not None:
                 failed.append(work)
                 continue
             try:
                 await work.delivery.ack()
-            except BrokerFailed:
+            except BrokerError:
                 # It comes again, and is stored again without effect.
                 logger.warning("event is stored, but its ack was not sent", extra=context(work))
                 continue
             self.ended(work, "ack_success", None)
         await asyncio.gather(*(self._settle_failed(work, limits) for work in failed))
 
-    async def _settle_failed(self, work: Work, limits: Limits) -> None:
+    async def _settle_failed(self, work: ReceivedEvent, limits: RetryPolicy) -> None:
         error = cast(EventError, work.error)
         try:
             if isinstance(error, UnknownSubject):
-                await self._dead_letters.exhaust(work, error, limits)
+                await self._dead_letters.park(work, error, limits)
                 return
-            decision = retry_policy.decide(error, work.delivery.provenance.delivered, limits)
+            decision = retry_policy.decide(error, work.delivery.metadata.num_delivered, limits)
             if decision.outcome == "nak":
                 await work.delivery.nak(decision.delay)
                 self.ended(work, "nack_retryable", error)
             else:
                 logger.warning("event given up: %s", error, extra=context(work))
-                await self._dead_letters.give_up(work, error, limits)
-        except BrokerFailed as trouble:
+                await self._dead_letters.dead_letter(work, error, limits)
+        except BrokerError as trouble:
             logger.warning("event not settled, it comes again: %s", trouble, extra=context(work))
 
-    def ended(self, work: Work, action: str, error: EventError | None) -> None:
+    def ended(self, work: ReceivedEvent, action: str, error: EventError | None) -> None:
         """Count a delivery that came to its end."""
         self._meter.settled(
             work.tenant.company,
@@ -314,7 +323,7 @@ class Routing:
         )
 
 
-def _decode(work: Work, refs: Iterator[int], items: int | None = None) -> bool:
+def _decode(work: ReceivedEvent, refs: Iterator[int], items: int | None = None) -> bool:
     """Decode at most so many items of a history batch; returns whether none are left."""
     if work.error is not None:
         return True

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from agents.onboarding import Task, wants_onboarding
-from agents.received_event import Work
+from agents.onboarding import OnboardingTask, wants_onboarding
+from agents.received_event import ReceivedEvent
 from events import models
 from events.errors import EventError
 from events.senders import sender_phone
 from tables.last_writer_wins import Origin
 
 
-def onboarding_task(work: Work) -> Task | None:
+def onboarding_task(work: ReceivedEvent) -> OnboardingTask | None:
     """What onboarding has to do for this event, if anything (contract 5.1)."""
     message = work.incoming
     if message is None or message.flow != "IN":
@@ -18,7 +18,7 @@ def onboarding_task(work: Work) -> Task | None:
     phone = sender_phone(message.from_phone or "", message.jid or "", message, message.key)
     if not wants_onboarding(message.flow, phone, message.jid or ""):
         return None
-    return Task(
+    return OnboardingTask(
         agent_id=message.agent_id or "",
         from_phone=phone,
         message_id=message.message_id or "",

@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 
 
-class Place:
+class Slot:
     """One of the places that `places` counts, in an `async with` statement."""
 
     def __init__(self, places: asyncio.Semaphore) -> None:
         self._places = places
         self._held = False
 
-    async def __aenter__(self) -> Place:
+    async def __aenter__(self) -> Slot:
         """Wait for a place."""
         await self._places.acquire()
         self._held = True

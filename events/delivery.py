@@ -9,10 +9,10 @@ from typing import Literal, NamedTuple, Protocol
 
 from events.subjects import Tenant
 
-Role = Literal["realtime", "historical", "dlq"]
+ConsumerType = Literal["realtime", "historical", "dlq"]
 
 
-class Provenance(NamedTuple):
+class MessageMetadata(NamedTuple):
     """Where a delivery comes from: the facts behind `last_metadata` (contract 3.1)."""
 
     stream: str
@@ -20,9 +20,9 @@ class Provenance(NamedTuple):
     domain: str
     stream_sequence: int
     consumer_sequence: int
-    delivered: int  # 1 for the first delivery
+    num_delivered: int  # 1 for the first delivery
     stored_ns: int  # JetStream's store time, nanoseconds since 1970
-    pending: int
+    num_pending: int
     incarnation: int = 0  # when the stream was made, nanoseconds since 1970; 0: not known
 
 
@@ -45,7 +45,7 @@ class Delivery(Protocol):
         ...
 
     @property
-    def provenance(self) -> Provenance:
+    def metadata(self) -> MessageMetadata:
         """Stream, consumer, sequences and times."""
         ...
 
@@ -92,7 +92,7 @@ class Batch:
     """
 
     tenant: Tenant
-    role: Role
+    role: ConsumerType
     deliveries: Sequence[Delivery]
     prepared: object = None  # what the source's `prepare` hook made of it while the agent was busy
     released: asyncio.Event = field(default_factory=asyncio.Event)

@@ -10,13 +10,13 @@ from typing import Final
 import msgspec
 
 from events.errors import Malformed
-from events.sanitize import clean
+from events.sanitize import sanitize
 
 NULL: Final = b"null"
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class Envelope:
     """One envelope. `original_payload` is JSON text, or None when the envelope had none."""
 
     source_subject: str
@@ -31,7 +31,7 @@ class Letter:
     original_payload_encoding: str | None = None
 
 
-class _Envelope(msgspec.Struct, omit_defaults=True):
+class _WireEnvelope(msgspec.Struct, omit_defaults=True):
     source_subject: str | None = None
     company: str | None = None
     original_payload: msgspec.Raw = msgspec.Raw(b"")
@@ -44,7 +44,7 @@ class _Envelope(msgspec.Struct, omit_defaults=True):
     ts: str | None = None
 
 
-_decode = msgspec.json.Decoder(_Envelope).decode
+_decode = msgspec.json.Decoder(_WireEnvelope).decode
 _encoder = msgspec.json.Encoder()
 
 
@@ -53,7 +53,7 @@ def embed(payload: bytes) -> tuple[bytes, str | None]:
 
     Valid JSON stays as it is; other text becomes a JSON string; what is no text, or has NUL, base64.
     """
-    cleaned = clean(payload)
+    cleaned = sanitize(payload)
     try:
         msgspec.json.decode(cleaned, type=msgspec.Raw)
         return cleaned, None
@@ -68,10 +68,10 @@ def embed(payload: bytes) -> tuple[bytes, str | None]:
     return _encoder.encode(text), None
 
 
-def encode(letter: Letter) -> bytes:
+def encode(letter: Envelope) -> bytes:
     """The envelope as it is published; `original_payload` must be JSON text (see `embed`)."""
     return _encoder.encode(
-        _Envelope(
+        _WireEnvelope(
             source_subject=letter.source_subject,
             company=letter.company,
             original_payload=msgspec.Raw(letter.original_payload or NULL),
@@ -86,17 +86,17 @@ def encode(letter: Letter) -> bytes:
     )
 
 
-def decode(body: bytes) -> Letter:
+def decode(body: bytes) -> Envelope:
     """Read an envelope, also one from the existing service (no version) or with fields missing.
 
     Raises `Malformed` when it is not JSON or a field has the wrong type.
     """
     try:
-        raw = _decode(clean(body))
+        raw = _decode(sanitize(body))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise Malformed(f"dead letter is not an envelope: {error}") from error
     payload = bytes(raw.original_payload)
-    return Letter(
+    return Envelope(
         source_subject=raw.source_subject or "",
         company=raw.company or "",
         original_payload=payload if payload and payload != NULL else None,
@@ -110,7 +110,7 @@ def decode(body: bytes) -> Letter:
     )
 
 
-def original(letter: Letter) -> bytes:
+def original(letter: Envelope) -> bytes:
     """The event's body as it was first published, as far as the envelope can tell.
 
     Raises `Malformed` when the payload is not in the encoding that the envelope names.

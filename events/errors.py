@@ -78,7 +78,7 @@ class Rejected(EventError):
     label = "database"
 
 
-class Unstored(EventError):
+class DatabaseError(EventError):
     """The database failed on this event."""
 
     label = "database"
@@ -92,18 +92,18 @@ class TimedOut(EventError):
     retryable = True
 
 
-class BrokerFailed(EventError):
+class BrokerError(EventError):
     """NATS did not confirm what was published."""
 
     label = "nats"
     retryable = True
 
 
-class Crashed(EventError):
+class UnexpectedError(EventError):
     """An unexpected exception ended the handling of this event."""
 
     label = "panic"
 
 
-class Undelivered(EventError):
+class MaxDeliveriesExceeded(EventError):
     """Every delivery so far ended without an outcome."""

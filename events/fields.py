@@ -39,7 +39,7 @@ def _also(name: str) -> msgspec.Raw:
     return msgspec.field(default=NOTHING, name=name)
 
 
-class Beside(msgspec.Struct):
+class AlternateAddresses(msgspec.Struct):
     """Further addresses of a sender, which some gateways put beside the contract's fields (see `events.senders`).
 
     Raw, because outside the contract nothing is of a wrong type.
@@ -104,7 +104,7 @@ class Beside(msgspec.Struct):
         )
 
 
-class Key(Beside):
+class Key(AlternateAddresses):
     """WhatsApp's own key of a message; snake_case members are accepted as well (OC3)."""
 
     id: str | None = None

@@ -10,11 +10,21 @@ from typing import Any, Final, NamedTuple, cast
 import msgspec
 
 from events.errors import EventError, Invalid, Malformed
-from events.fields import INT32_MAX, Beside, Campaign, Key, Number, Timestamp, check_object, integer, seconds
-from events.sanitize import clean
+from events.fields import (
+    INT32_MAX,
+    AlternateAddresses,
+    Campaign,
+    Key,
+    Number,
+    Timestamp,
+    check_object,
+    integer,
+    seconds,
+)
+from events.sanitize import sanitize
 
 
-class MessageUpsert(Beside):
+class MessageUpsert(AlternateAddresses):
     """`v1.messages.upsert`, and an item of `v1.history.messages` (contract 2.2)."""
 
     message_id: str | None = None
@@ -267,7 +277,7 @@ def decode(event_type: str, body: bytes, company: str) -> Event | History:
 
 def begin(event_type: str, body: bytes, company: str) -> Event | History:
     """What `decode` does, but a history batch is still to be unpacked: a megabyte takes some ten milliseconds."""
-    body = clean(body)
+    body = sanitize(body)
     if event_type in _HISTORICAL:
         return _history(event_type, body, company)
     event: Event = _parse(_REALTIME[event_type], body)

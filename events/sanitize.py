@@ -23,7 +23,7 @@ def _mend(match: re.Match[bytes]) -> bytes:
     return match[0]
 
 
-def clean(body: bytes) -> bytes:
+def sanitize(body: bytes) -> bytes:
     """`body` as valid UTF-8; where it is JSON without escaped NUL, lone surrogates replaced by U+FFFD.
 
     Whether it is JSON at all is for the decoder to say; text without these oddities comes back unchanged.

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from events.fields import NOTHING, Beside, Key
+from events.fields import NOTHING, AlternateAddresses, Key
 
 # Servers whose users are phone numbers, and servers whose users are opaque ids.
 _PHONES: Final = frozenset(("s.whatsapp.net", "c.us", "hosted"))
@@ -47,7 +47,7 @@ def is_to_many(address: str) -> bool:
     return address.endswith(_TO_MANY)
 
 
-def sender_phone(from_phone: str, address: str, message: Beside, key: Key | None) -> str:
+def sender_phone(from_phone: str, address: str, message: AlternateAddresses, key: Key | None) -> str:
     """The phone to onboard the sender of a message with, not cleaned; empty when it names none.
 
     `from_phone` counts, without a device. If it is empty, or no phone but a linked id, the first number among the
@@ -73,7 +73,7 @@ def sender_phone(from_phone: str, address: str, message: Beside, key: Key | None
     return next(_numbers(_alternatives(chats, message, key, linked=bool(opaque)), opaque), "")
 
 
-def _opaque(from_phone: str, chats: Iterable[str], *sides: Beside) -> Iterator[str]:
+def _opaque(from_phone: str, chats: Iterable[str], *sides: AlternateAddresses) -> Iterator[str]:
     """The users of all linked ids that are named anywhere."""
     beside = (field for side in sides for field in (*side.chats, *side.persons))
     for address in (from_phone, *chats, *_texts(beside)):
@@ -94,7 +94,7 @@ def _bare(phone: str) -> str:
     return _SEPARATORS.sub("", phone)
 
 
-def _alternatives(chats: list[str], message: Beside, key: Key, *, linked: bool) -> Iterator[str]:
+def _alternatives(chats: list[str], message: AlternateAddresses, key: Key, *, linked: bool) -> Iterator[str]:
     """Where the number may stand. In a group the sender is the participant; elsewhere the other side of the chat.
 
     The chat's own addresses count only beside a linked id: without any, an empty `from_phone` means nobody.

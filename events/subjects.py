@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-ConsumerType = Literal["realtime", "historical"]
+EventConsumerType = Literal["realtime", "historical"]
 
 REALTIME: Final = (
     "v1.connection.update",
@@ -32,7 +32,7 @@ def event_type(subject: str) -> str | None:
     return base if dot and base in EVENT_TYPES else None
 
 
-def consumer_type(event: str) -> ConsumerType:
+def consumer_type(event: str) -> EventConsumerType:
     """Which of the two consumers carries this event type."""
     return "historical" if event in HISTORICAL else "realtime"
 

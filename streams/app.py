@@ -10,31 +10,31 @@ from functools import partial
 from typing import Any
 
 from agents.batch_writer import BatchWriter
-from agents.dead_letter_publisher import DeadLetters
-from agents.dead_letter_replay import DeadLetterRetry
+from agents.dead_letter_publisher import DeadLetterPublisher
+from agents.dead_letter_replay import DeadLetterReplayer
 from agents.onboarding import Onboarding
 from agents.post_scan import PostScan
-from agents.retry_policy import Limits
+from agents.retry_policy import RetryPolicy
 from agents.routing import Routing
-from events.delivery import Delivery, Role
+from events.delivery import ConsumerType, Delivery
 from events.subjects import Tenant
 from streams import logs
 from streams.cli.commands import Operations
 from streams.config.settings import Settings, SettingsError
 from streams.jetstream.broker import Broker
-from streams.jetstream.consumer_state import Standings
+from streams.jetstream.consumer_state import ConsumerStates
 from streams.jetstream.incarnation import IncarnationWatch
 from streams.jetstream.pull_source import PullSource
 from streams.jetstream.reconciler import Reconciler
 from streams.jetstream.specs import ConsumerSpec, byte_share, consumers, share, topology_config
-from streams.lifecycle.bootstrap import Preparation
+from streams.lifecycle.bootstrap import Bootstrap
 from streams.lifecycle.company_startup import CompanyStarts
-from streams.lifecycle.periodic_tasks import FIGURES_EVERY, Chores
+from streams.lifecycle.periodic_tasks import GAUGES_EVERY, PeriodicTasks
 from streams.lifecycle.readiness import Readiness
-from streams.lifecycle.scheduler import Chore, Maintenance
+from streams.lifecycle.scheduler import PeriodicTask, Scheduler
 from streams.lifecycle.serving import Serving
-from streams.lifecycle.startup import Intake
-from streams.lifecycle.watchdog import LOOK_EVERY, Activity, StallWatch
+from streams.lifecycle.startup import Startup
+from streams.lifecycle.watchdog import LOOK_EVERY, Activity, Watchdog
 from streams.monitoring import http, status_page
 from streams.monitoring.metrics import Metrics
 from streams.monitoring.metrics_history import EVERY
@@ -47,7 +47,7 @@ from tables.connection.pool import Database
 from tables.tenant import TenantTables
 
 
-class Assembly:
+class Container:
     """The parts of one worker. `app` is the Faust application around them."""
 
     def __init__(self, settings: Settings) -> None:
@@ -59,7 +59,7 @@ class Assembly:
             jid_limit=settings.metrics_jid_limit,
             version=VERSION,
         )
-        self.standings = Standings()
+        self.consumer_states = ConsumerStates()
         self.activity = Activity()
         self.database = Database(settings.postgres_dsn, size=settings.postgres_pool_size)
         self.tables = {tenant: self._tables_of(tenant) for tenant in settings.tenants}
@@ -74,7 +74,10 @@ class Assembly:
             domain=settings.nats_jetstream_domain or "",
         )
         self.reconciler = Reconciler(
-            api=self.broker, config=self.topology, standings=self.standings, readiness=self.readiness
+            api=self.broker,
+            config=self.topology,
+            consumer_states=self.consumer_states,
+            readiness=self.readiness,
         )
         self._agents()
         self._services()
@@ -83,7 +86,7 @@ class Assembly:
             database=self.database,
             broker=self.broker,
             topology=self.topology,
-            preparation=self.preparation,
+            bootstrap=self.bootstrap,
         )
 
     def _tables_of(self, tenant: Tenant) -> TenantTables:
@@ -122,7 +125,7 @@ class Assembly:
             max_block=settings.onboarding_max_block,
             health=self.readiness,
         )
-        self.dead_letters = DeadLetters(
+        self.dead_letters = DeadLetterPublisher(
             publisher=self.broker,
             stream=settings.dlq_stream,
             subject=settings.dlq_subject,
@@ -139,7 +142,7 @@ class Assembly:
             limits=limits(settings),
             meter=self.metrics,
         )
-        self.dlq = DeadLetterRetry(
+        self.dlq = DeadLetterReplayer(
             routing=self.routing,
             tables=tables,
             limits=limits(settings)["dlq"],
@@ -166,10 +169,10 @@ class Assembly:
             sources=self.sources,
             given_up=self._given_up,
             # Not the app: it stops its services one after the other, each within seconds.
-            run=lambda service: self.intake.add_runtime_dependency(service),
-            drop=lambda service: self.intake.remove_dependency(service),
+            run=lambda service: self.startup.add_runtime_dependency(service),
+            drop=lambda service: self.startup.remove_dependency(service),
         )
-        self.preparation = Preparation(
+        self.bootstrap = Bootstrap(
             settings=settings,
             database=self.database,
             broker=self.broker,
@@ -178,33 +181,33 @@ class Assembly:
         self.companies = CompanyStarts(
             specs=specs,
             stream=self.reconciler.stream,
-            schema=self.preparation.schema,
+            schema=self.bootstrap.schema,
             consumer=self.serving.consumer,
             serve=self.serving.serve,
-            prepared=lambda: self.maintenance.hurry(),
+            prepared=lambda: self.scheduler.hurry(),
             readiness=self.readiness,
         )
         self.readiness.broker_problem = lambda: self.broker.problem
         self.readiness.ping_database = self.database.ping
         self.readiness.dead_agents = self.app.dead_agents
         self.readiness.sources = self.serving.started
-        self.stall_watch = StallWatch(
+        self.watchdog = Watchdog(
             sources=self.serving.started,
-            standings=self.standings,
+            consumer_states=self.consumer_states,
             activity=self.activity,
             limit=settings.stall_timeout,
             outage=self.readiness.outage,
             fail=self.app.fail,
         )
-        self.readiness.stalled = self.stall_watch.problems
+        self.readiness.stalled = self.watchdog.problems
         self.metrics.watch_readiness(self.readiness.reasons)
         self.app.connections = [
             self.broker,
             Connections("the connections to PostgreSQL", self.database.close),
         ]
-        self.maintenance = Maintenance(self._chores(), self.ready)
-        self.intake = Intake(
-            steps=self.preparation.steps(),
+        self.scheduler = Scheduler(self._chores(), self.ready)
+        self.startup = Startup(
+            steps=self.bootstrap.steps(),
             companies=self.companies,
             sources=self.serving.started,
             readiness=self.readiness,
@@ -212,17 +215,17 @@ class Assembly:
             fail=self.app.fail,
             after=self.dead_letters.stop,
         )
-        self.app.intake = [self.maintenance, self.intake]
+        self.app.startup = [self.scheduler, self.startup]
 
-    def _chores(self) -> list[Chore]:
-        chores = Chores(
+    def _chores(self) -> list[PeriodicTask]:
+        chores = PeriodicTasks(
             database=self.database,
             tenants=self.companies.companies,
             tables=self.tables.__getitem__,
             api=self.broker,
             config=self.topology,
             meter=self.metrics,
-            standings=self.standings,
+            consumer_states=self.consumer_states,
             post_scan=self.post_scan.run_due,
             served=self.companies.is_served,
             publish=self.settings.postgres_auto_migrate,
@@ -231,8 +234,8 @@ class Assembly:
         return [
             *chores.all(),
             *self._page(list(self.sources.values())),
-            Chore("stall watch", LOOK_EVERY, self.stall_watch.look),
-            Chore("incarnations of streams", FIGURES_EVERY, incarnations.look),
+            PeriodicTask("stall watch", LOOK_EVERY, self.watchdog.look),
+            PeriodicTask("incarnations of streams", GAUGES_EVERY, incarnations.look),
         ]
 
     def _source(self, spec: ConsumerSpec) -> PullSource:
@@ -254,7 +257,7 @@ class Assembly:
             recovered=partial(self.readiness.answered, f"{spec.role} {spec.tenant.company}"),
         )
 
-    def _page(self, sources: Sequence[PullSource]) -> list[Chore]:
+    def _page(self, sources: Sequence[PullSource]) -> list[PeriodicTask]:
         """Put the page for people on the web server; the chore fills its charts. Not without metrics."""
         if not self.settings.metrics_enabled:
             return []
@@ -267,24 +270,26 @@ class Assembly:
             readiness=self.readiness.reasons,
             collectors=self.metrics.collectors,
         )
-        return [Chore("samples for the page", EVERY, samples.take)]
+        return [PeriodicTask("samples for the page", EVERY, samples.take)]
 
     async def _given_up(self, spec: ConsumerSpec, delivery: Delivery) -> None:
         if spec.role == "dlq":
-            await self.dlq.abandon(spec.tenant, delivery)
+            await self.dlq.on_max_deliveries(spec.tenant, delivery)
         else:
-            await self.routing.abandon(spec.tenant, spec.role, delivery)
+            await self.routing.on_max_deliveries(spec.tenant, spec.role, delivery)
 
 
-def limits(settings: Settings) -> dict[Role, Limits]:
+def limits(settings: Settings) -> dict[ConsumerType, RetryPolicy]:
     """How often and how late each kind of event is tried again; seconds."""
     of = settings
     return {
-        "realtime": Limits(of.realtime_max_deliver, of.realtime_nak_base_delay, of.realtime_nak_max_delay),
-        "historical": Limits(
+        "realtime": RetryPolicy(
+            of.realtime_max_deliver, of.realtime_nak_base_delay, of.realtime_nak_max_delay
+        ),
+        "historical": RetryPolicy(
             of.historical_max_deliver, of.historical_nak_base_delay, of.historical_nak_max_delay
         ),
-        "dlq": Limits(of.dlq_max_deliver, of.dlq_base_delay_minutes * 60, of.dlq_max_delay_minutes * 60),
+        "dlq": RetryPolicy(of.dlq_max_deliver, of.dlq_base_delay_minutes * 60, of.dlq_max_delay_minutes * 60),
     }
 
 
@@ -293,7 +298,7 @@ def build(environ: Mapping[str, str]) -> EventsApp:
     settings = Settings.from_env(environ)
     logs.configure(settings.log_level)
     use_fast_loop()
-    return Assembly(settings).app
+    return Container(settings).app
 
 
 def __getattr__(name: str) -> Any:

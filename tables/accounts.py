@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from tables.errors import Contended
-from tables.last_writer_wins import Draft, Origin, remembered, settle
+from tables.errors import SerializationFailure
+from tables.last_writer_wins import Origin, PendingMerge, merge, remembered
 from tables.queries import Observer, load, operation
-from tables.write_rejection import Refusal
+from tables.write_rejection import WriteRejection
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
 
 
-class AgentRow(NamedTuple):
+class AccountRow(NamedTuple):
     """One `connection.update`; `""` leaves what is stored."""
 
     ref: int
@@ -32,19 +32,19 @@ class AgentRow(NamedTuple):
 _VERSIONED: Final = ("qr_code", "status", "agent_name", "phone_number", "host_name", "version")
 
 
-class Agents:
+class Accounts:
     """Writes agent events; the stored row is the same whatever their order and repetition (design 5)."""
 
     def __init__(self, schema: str, observer: Observer) -> None:
         self._sql = load("agents", schema)
         self._observer = observer
 
-    async def write(self, connection: Connection, rows: Sequence[AgentRow]) -> list[Refusal]:
+    async def write(self, connection: Connection, rows: Sequence[AccountRow]) -> list[WriteRejection]:
         """Write all rows in the caller's transaction; returns those whose stored row is another company's.
 
         Raises `tables.errors.StorageError`.
         """
-        groups: dict[str, list[AgentRow]] = {}
+        groups: dict[str, list[AccountRow]] = {}
         for row in rows:
             groups.setdefault(row.agent_id, []).append(row)
         if not groups:
@@ -56,27 +56,29 @@ class Agents:
                 del groups[record["agent_id"]]
             return await self._merge(connection, groups) if groups else []
 
-    async def _merge(self, connection: Connection, groups: Mapping[str, Sequence[AgentRow]]) -> list[Refusal]:
+    async def _merge(
+        self, connection: Connection, groups: Mapping[str, Sequence[AccountRow]]
+    ) -> list[WriteRejection]:
         """Lock the stored rows and update them with what is newer than they are."""
-        refusals: list[Refusal] = []
+        refusals: list[WriteRejection] = []
         updates: list[Sequence[Any]] = []
         records = await connection.fetch(self._sql["find"], list(groups))
         if len(records) < len(groups):
-            raise Contended("an agent was deleted while it was looked for")
+            raise SerializationFailure("an agent was deleted while it was looked for")
         for record in records:
             group = groups[record["agent_id"]]
             if record["company_id"] in (group[0].company_id, "", None):
                 updates.append(_update(record, group))
             else:
-                refusals += [Refusal(row.ref, "company") for row in group]
+                refusals += [WriteRejection(row.ref, "company") for row in group]
         if updates:
             await connection.execute(self._sql["update"], *zip(*updates, strict=True))
         return refusals
 
 
-def _new(group: Sequence[AgentRow]) -> Sequence[Any]:
+def _new(group: Sequence[AccountRow]) -> Sequence[Any]:
     """The arguments of `insert` for the events of one agent."""
-    values, metadata, _ = settle(_draft(group), None, ())
+    values, metadata, _ = merge(_draft(group), None, ())
     return (
         group[0].agent_id,
         group[0].company_id,
@@ -85,10 +87,10 @@ def _new(group: Sequence[AgentRow]) -> Sequence[Any]:
     )
 
 
-def _update(record: Any, group: Sequence[AgentRow]) -> Sequence[Any]:
+def _update(record: Any, group: Sequence[AccountRow]) -> Sequence[Any]:
     """The arguments of `update` for one stored row."""
     stored = remembered(record["last_metadata"]) or {}
-    values, metadata, _ = settle(_draft(group), stored, record["filled"])
+    values, metadata, _ = merge(_draft(group), stored, record["filled"])
     return (
         record["id"],
         metadata,
@@ -97,8 +99,8 @@ def _update(record: Any, group: Sequence[AgentRow]) -> Sequence[Any]:
     )
 
 
-def _draft(group: Sequence[AgentRow]) -> Draft:
-    draft = Draft(group[0].origin)
+def _draft(group: Sequence[AccountRow]) -> PendingMerge:
+    draft = PendingMerge(group[0].origin)
     for row in group:
         fed = ((column, getattr(row, column)) for column in _VERSIONED)
         draft.add(row.origin, {column: value for column, value in fed if value})

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from tables.contact_index import Book, Contact, derived_chat_id
+from tables.contact_index import Contact, ContactIndex, derived_chat_id
 from tables.last_writer_wins import Origin, Version, parse, stamped
 
 PLAIN_ORIGIN: Final = "DirectChat"
@@ -19,7 +19,7 @@ PLAIN_TAG: Final = "Onboarded"
 _GROUP: Final = "@g.us"
 
 
-class Touch(NamedTuple):
+class CampaignAttribution(NamedTuple):
     """What a campaign message carries."""
 
     tags: str
@@ -36,7 +36,7 @@ class Incoming(NamedTuple):
     sent_at: int  # Unix seconds
     chat_id: str
     jid: str
-    campaign: Touch | None
+    campaign: CampaignAttribution | None
     origin: Origin
 
     @property
@@ -77,7 +77,7 @@ class Log:
 Logs = dict[tuple[str, str], Log]
 
 
-def onboard(book: Book, logs: Logs, company: str, message: Incoming) -> bool:
+def onboard(book: ContactIndex, logs: Logs, company: str, message: Incoming) -> bool:
     """Apply `message` to the contacts and logs at hand; returns whether a contact was made.
 
     A pair that is in the log, but whose contact somebody deleted, gets no new one (contract 5.3, step 1).
@@ -107,7 +107,7 @@ def _mark(message: Incoming) -> str:
     return str(message.origin.version or "")
 
 
-def _create(book: Book, company: str, message: Incoming) -> None:
+def _create(book: ContactIndex, company: str, message: Incoming) -> None:
     contact = book.add(company, message.agent_id, message.phone, message.contact_chat_id)
     contact.first_message_id = message.message_id
     contact.first_message_timestamp = message.sent_at
@@ -123,8 +123,8 @@ def _create(book: Book, company: str, message: Incoming) -> None:
     contact.last_metadata = stamped(message.origin.metadata, version, dict.fromkeys(marked, version))
 
 
-def _update(book: Book, contact: Contact, log: Log | None, message: Incoming) -> None:
-    book.mend(contact, message.contact_chat_id)
+def _update(book: ContactIndex, contact: Contact, log: Log | None, message: Incoming) -> None:
+    book.repair(contact, message.contact_chat_id)
     marks = contact.marks
     before = dict(marks)
     if log is None or _precedes(message, log.version):
@@ -178,7 +178,9 @@ def with_plain_tag(tags: str | None) -> str:
     return f"{tags},{PLAIN_TAG}" if held else PLAIN_TAG
 
 
-def _campaign(contact: Contact, marks: dict[str, str], message: Incoming, campaign: Touch) -> None:
+def _campaign(
+    contact: Contact, marks: dict[str, str], message: Incoming, campaign: CampaignAttribution
+) -> None:
     tags = _split(contact.tags)
     added = _split(campaign.tags)
     if campaign.origin and _takes_origin(contact, marks, None, message):

@@ -6,19 +6,19 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from tables.errors import Contended
+from tables.errors import SerializationFailure
 from tables.last_writer_wins import (
     CLOCK_STEP_NS,
-    Draft,
     Origin,
+    PendingMerge,
     Version,
+    merge,
     remembered,
-    settle,
     stamped,
     watermark,
 )
 from tables.queries import Observer, load, operation
-from tables.write_rejection import Refusal
+from tables.write_rejection import WriteRejection
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
@@ -120,7 +120,7 @@ class Chats:
 
     async def write(
         self, connection: Connection, changes: Sequence[Change], *, bulk: bool = False
-    ) -> list[Refusal]:
+    ) -> list[WriteRejection]:
         """Write all changes in the caller's transaction; returns the ones that no row would take.
 
         `bulk` only labels the measurements. Raises `tables.errors.StorageError`.
@@ -173,19 +173,19 @@ class Chats:
         groups: Mapping[str, Sequence[Change]],
         stored: Mapping[str, Any],
         upsert: str,
-    ) -> list[Refusal]:
+    ) -> list[WriteRejection]:
         """Update locked rows with what is newer than they are. Raises `Contended` if a row has just gone."""
-        refusals: list[Refusal] = []
+        refusals: list[WriteRejection] = []
         updates: dict[str, list[_Update]] = {upsert: [], "UpdateChat": []}
         for key, group in groups.items():
             record = stored.get(key)
             label = upsert if any(isinstance(change, ChatRow) for change in group) else "UpdateChat"
             if record is None and label == upsert:
-                raise Contended("a chat was deleted while it was looked for")
+                raise SerializationFailure("a chat was deleted while it was looked for")
             if record is None:
-                refusals += [Refusal(change.ref, "not_found") for change in group]
+                refusals += [WriteRejection(change.ref, "not_found") for change in group]
             elif record["company_id"] not in (group[0].company_id, "", None):
-                refusals += [Refusal(change.ref, "company") for change in group]
+                refusals += [WriteRejection(change.ref, "company") for change in group]
             else:
                 updates[label].append(_update(record, group))
         for label, updated in updates.items():
@@ -216,7 +216,7 @@ def _new(group: Sequence[Change]) -> _New | None:
     rows = [change for change in group if isinstance(change, ChatRow)]
     if not rows:
         return None
-    values, metadata, held = settle(_draft(group), None, ())
+    values, metadata, held = merge(_draft(group), None, ())
     steps = _steps(group, held.get("unread_count"), None)
     row = rows[0]._replace(
         **_fixed(rows),
@@ -231,7 +231,7 @@ def _new(group: Sequence[Change]) -> _New | None:
 
 def _update(record: Mapping[str, Any], group: Sequence[Change]) -> _Update:
     stored = remembered(record["last_metadata"]) or {}
-    values, metadata, held = settle(_draft(group), stored, record["filled"])
+    values, metadata, held = merge(_draft(group), stored, record["filled"])
     fixed = _fixed([change for change in group if isinstance(change, ChatRow)])
     absolute = held.get("unread_count")
     return _Update(
@@ -250,8 +250,8 @@ def _update(record: Mapping[str, Any], group: Sequence[Change]) -> _Update:
     )
 
 
-def _draft(group: Sequence[Change]) -> Draft:
-    draft = Draft(group[0].origin)
+def _draft(group: Sequence[Change]) -> PendingMerge:
+    draft = PendingMerge(group[0].origin)
     for change in group:
         draft.add(change.origin, _fed(change))
     return draft

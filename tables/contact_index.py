@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from uuid import uuid4
 
-from tables.last_writer_wins import Draft, Origin, remembered, settle
+from tables.last_writer_wins import Origin, PendingMerge, merge, remembered
 
 _PUNCTUATION: Final = str.maketrans("", "", "+ ()")
 _NEWEST_WINS: Final = ("push_name", "assigned_to")
@@ -67,8 +67,8 @@ class Contact:
         if marks is not None:
             stored = {**(stored or {}), "versions": marks}
         filled = [column for column in _NEWEST_WINS if getattr(self, column)]
-        draft = Draft(origin, [(origin, values)])
-        settled = settle(draft, stored, filled, _MARKED)
+        draft = PendingMerge(origin, [(origin, values)])
+        settled = merge(draft, stored, filled, _MARKED)
         for column, value in settled.values.items():
             setattr(self, column, value)
         self.last_metadata = settled.metadata
@@ -86,7 +86,7 @@ class Row(Protocol):
         ...
 
 
-class Book:
+class ContactIndex:
     """The contacts found for one batch, and those it adds."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
@@ -136,7 +136,7 @@ class Book:
         if chat_id not in self._holders and contact.chat_id in replaceable:
             self._hold(contact, chat_id)
 
-    def mend(self, contact: Contact, chat_id: str = "") -> None:
+    def repair(self, contact: Contact, chat_id: str = "") -> None:
         """Give a row that the existing service left without id an id, and a chat_id or NULL (contract C1)."""
         if contact.id:
             return

@@ -7,11 +7,11 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from tables.contact_index import Book, Contact, derived_chat_id, identity
-from tables.errors import Contended
+from tables.contact_index import Contact, ContactIndex, derived_chat_id, identity
+from tables.errors import SerializationFailure
 from tables.last_writer_wins import Origin
 from tables.queries import Observer, load, operation
-from tables.write_rejection import Refusal
+from tables.write_rejection import WriteRejection
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
@@ -57,7 +57,7 @@ class ContactPatch(NamedTuple):
     push_name: str
 
 
-class Place(NamedTuple):
+class ContactLookup(NamedTuple):
     """What a contact is looked up by: its pair, and a chat_id it may hold or want."""
 
     agent_id: str
@@ -76,7 +76,7 @@ class Contacts:
 
     async def write(
         self, connection: Connection, changes: Sequence[ContactRow | ContactPatch], *, bulk: bool = False
-    ) -> list[Refusal]:
+    ) -> list[WriteRejection]:
         """Write `changes`; returns those that no row would take (contract 3.5).
 
         A repeated pair makes one contact. Raises `Contended` when another program changed a contact meanwhile.
@@ -94,7 +94,7 @@ class Contacts:
         await self.update(connection, [item for item in book.changed if id(item) not in upserted])
         return refusals
 
-    async def look_up(self, connection: Connection, places: Iterable[Place]) -> Book:
+    async def look_up(self, connection: Connection, places: Iterable[ContactLookup]) -> ContactIndex:
         """Lock these places against every other writer until the transaction ends, and read their contacts."""
         pairs, chat_ids = set[tuple[str, str]](), set[str]()
         for place in places:
@@ -104,7 +104,7 @@ class Contacts:
         agents, phones = zip(*sorted(pairs), strict=True) if pairs else ((), ())
         with operation(self._observer, "FindContact", _ENTITY):
             await connection.fetchval(self._sql["lock"], self._lock_keys(chat_ids))
-            return Book(await connection.fetch(self._sql["find"], agents, phones, sorted(chat_ids)))
+            return ContactIndex(await connection.fetch(self._sql["find"], agents, phones, sorted(chat_ids)))
 
     async def insert(self, connection: Connection, contacts: Sequence[Contact], name: str) -> None:
         """Insert new contacts. Raises `Contended` when another program took a chat_id meanwhile."""
@@ -126,35 +126,35 @@ class Contacts:
         arrays: list[list[Any]] = [[getattr(item, column) for item in contacts] for column in columns]
         status = await connection.execute(self._sql[statement], *arrays)
         if int(status.rpartition(" ")[2]) != len(contacts):
-            raise Contended("another program changed a contact meanwhile")
+            raise SerializationFailure("another program changed a contact meanwhile")
 
     def _lock_keys(self, chat_ids: Iterable[str]) -> list[int]:
         # The derived chat_id stands for the pair, so a pair and a chat_id that usually agree share a key.
         return sorted({self._first_key + zlib.crc32(item.encode()) % SLOTS for item in chat_ids})
 
 
-def _place(change: ContactRow | ContactPatch) -> Place:
+def _place(change: ContactRow | ContactPatch) -> ContactLookup:
     chat_id = change.chat_id if isinstance(change, ContactRow) else ""
-    return Place(change.agent_id, change.phone_number, chat_id)
+    return ContactLookup(change.agent_id, change.phone_number, chat_id)
 
 
-def upsert(book: Book, row: ContactRow) -> Contact:
+def upsert(book: ContactIndex, row: ContactRow) -> Contact:
     """Apply `row` to the contacts at hand; returns the contact it made or found (contract 3.5)."""
     contact = book.find(row.company_id, row.agent_id, row.phone_number, row.chat_id)
     if contact is None:
         contact = book.add(row.company_id, row.agent_id, row.phone_number, row.chat_id)
-    book.mend(contact, row.chat_id)
+    book.repair(contact, row.chat_id)
     book.offer_chat_id(contact, row.chat_id)
     contact.apply(row.origin, {"push_name": row.push_name} if row.push_name else {})
     return contact
 
 
-def rename(book: Book, patch: ContactPatch) -> Refusal | None:
+def rename(book: ContactIndex, patch: ContactPatch) -> WriteRejection | None:
     """Apply `patch` to the contacts at hand; a refusal when no contact of its company is there."""
     contact = book.find(patch.company_id, patch.agent_id, patch.phone_number)
     if contact is None:
         known = book.held_elsewhere(patch.agent_id, patch.phone_number)
-        return Refusal(patch.ref, "company" if known else "not_found")
-    book.mend(contact)
+        return WriteRejection(patch.ref, "company" if known else "not_found")
+    book.repair(contact)
     contact.apply(patch.origin, {"push_name": patch.push_name} if patch.push_name else {})
     return None

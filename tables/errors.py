@@ -43,7 +43,7 @@ class StorageError(Exception):
 
     def in_full(self) -> str:
         """The text with the server's own message; only for what holds no values of an event."""
-        if self.sqlstate and self.server_text and isinstance(self, BadData | Failed):
+        if self.sqlstate and self.server_text and isinstance(self, DataError | DatabaseError):
             return _text(self.sqlstate, self.server_text, self.objects)
         return str(self)
 
@@ -52,19 +52,19 @@ class Unavailable(StorageError):
     """The database cannot be used now."""
 
 
-class Expired(StorageError):
+class QueryTimeout(StorageError):
     """A time limit ran out."""
 
 
-class Contended(StorageError):
+class SerializationFailure(StorageError):
     """Another transaction was in the way."""
 
 
-class BadData(StorageError):
+class DataError(StorageError):
     """The data is not acceptable."""
 
 
-class Failed(StorageError):
+class DatabaseError(StorageError):
     """The statement failed."""
 
 
@@ -72,28 +72,28 @@ READ_ONLY: Final = "25006"
 # A SQLSTATE, or a class of them; the longer one counts. What is in neither is `Failed`.
 KINDS: Final[Mapping[str, type[StorageError]]] = {
     "08": Unavailable,
-    "0A000": Contended,
-    "21": BadData,
-    "22": BadData,
+    "0A000": SerializationFailure,
+    "21": DataError,
+    "22": DataError,
     "2200H": Unavailable,
-    "23": BadData,
+    "23": DataError,
     "25": Unavailable,
-    "25P03": Expired,
-    "25P04": Expired,
+    "25P03": QueryTimeout,
+    "25P04": QueryTimeout,
     "26": Unavailable,
     "28": Unavailable,
     "3D": Unavailable,
     "3F": Unavailable,
-    "40001": Contended,
-    "40P01": Contended,
+    "40001": SerializationFailure,
+    "40P01": SerializationFailure,
     "40003": Unavailable,
     "42": Unavailable,
     "53": Unavailable,
-    "54": BadData,
+    "54": DataError,
     "55": Unavailable,
-    "55P03": Expired,
+    "55P03": QueryTimeout,
     "57": Unavailable,
-    "57014": Expired,
+    "57014": QueryTimeout,
     "58": Unavailable,
     "F0": Unavailable,
 }
@@ -109,7 +109,7 @@ _POOLER_ADVICE: Final = (
 
 def kind_of(state: str) -> type[StorageError]:
     """What kind of error a SQLSTATE of a statement is."""
-    return KINDS.get(state) or KINDS.get(state[:2]) or Failed
+    return KINDS.get(state) or KINDS.get(state[:2]) or DatabaseError
 
 
 def translate(error: BaseException) -> StorageError | None:
@@ -117,7 +117,7 @@ def translate(error: BaseException) -> StorageError | None:
     if isinstance(error, asyncpg.PostgresError):
         return _of_server(error)
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
-        return Expired("the database took too long")
+        return QueryTimeout("the database took too long")
     if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
         return Unavailable(f"{type(error).__name__}: {error}")
     return None
@@ -130,7 +130,7 @@ def _of_server(error: asyncpg.PostgresError) -> StorageError:
     text = error.message or ""
     # Never `detail`: PostgreSQL puts the row's values into it. The texts of errors about data hold values as well,
     # and those of errors we do not know (an operator's own trigger) may.
-    told = "" if issubclass(kind, BadData | Failed) else text
+    told = "" if issubclass(kind, DataError | DatabaseError) else text
     if state.startswith(_POOLER):
         told = f"{told}: {_POOLER_ADVICE}"
     message = _text(state, told or type(error).__name__, objects)
@@ -175,7 +175,7 @@ def connecting() -> Iterator[None]:
     try:
         with translated():
             yield
-    except Expired as error:
+    except QueryTimeout as error:
         raise Unavailable("no connection to the database in time", error.sqlstate) from error
     except StorageError as error:
         if error.sqlstate is None:

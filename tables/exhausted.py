@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import msgspec
 
-from tables.errors import BadData, translated
+from tables.errors import DataError, translated
 from tables.queries import Observer, load, operation
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class ExhaustedEvents:
                 await connection.execute(self._sql["lock_row"], origin)
             try:
                 return await self._keep(connection, clean, origin)
-            except BadData:
+            except DataError:
                 return await self._keep(connection, _as_strings(clean), origin)
 
     async def unresolved(self, connection: Connection) -> int:

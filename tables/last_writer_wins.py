@@ -90,7 +90,7 @@ class Origin(NamedTuple):
     metadata: str
     history: bool = False
 
-    def beats(self, stored: Version | None) -> bool:
+    def supersedes(self, stored: Version | None) -> bool:
         """Whether a value of this event replaces one of version `stored`.
 
         A value without version is older than any real-time event, and newer than any history item. The same
@@ -107,11 +107,11 @@ def newer(first: Origin, second: Origin) -> Origin:
         return second
     if second.version is not None and second.version.lacks(first.version):
         return first
-    return second if second.beats(first.version) else first
+    return second if second.supersedes(first.version) else first
 
 
 @dataclass(slots=True)
-class Draft:
+class PendingMerge:
     """What the events of one batch want of one row, in the order in which they came."""
 
     newest: Origin
@@ -123,7 +123,7 @@ class Draft:
         self.events.append((origin, values))
 
 
-class Settled(NamedTuple):
+class MergeResult(NamedTuple):
     """What to write: the columns that change, and the row's new `last_metadata` as JSON text.
 
     `held` is the version of each column that is not empty afterwards.
@@ -178,12 +178,12 @@ def watermark(stored: Mapping[str, Any] | None) -> tuple[str, int] | None:
     return (stream, sequence) if stream and isinstance(sequence, int) else None
 
 
-def settle(
-    draft: Draft,
+def merge(
+    draft: PendingMerge,
     stored: Mapping[str, Any] | None,
     filled: Collection[str],
     explicit: Collection[str] = (),
-) -> Settled:
+) -> MergeResult:
     """Decide between `draft` and the stored row.
 
     `stored` is the row's `last_metadata` (None for a new row), `filled` the versioned columns that are not
@@ -196,15 +196,17 @@ def settle(
     unversioned = {column for column, mark in held.items() if mark is None}
     unversioned.update((known.get("adopted") or {}).get("columns", ()))
     values = _fold(draft, held, unversioned)
-    if row is None or draft.newest.beats(row):
+    if row is None or draft.newest.supersedes(row):
         version, metadata = _fuller(draft.newest.version, row), draft.newest.metadata
     else:
         version, metadata = row, _json({name: known[name] for name in known if name not in _OURS})
     differing = {column: mark for column, mark in held.items() if mark != version or column in explicit}
-    return Settled(values, stamped(metadata, version, differing, _adopted(stored, held, unversioned)), held)
+    return MergeResult(
+        values, stamped(metadata, version, differing, _adopted(stored, held, unversioned)), held
+    )
 
 
-def _fold(draft: Draft, held: dict[str, Version | None], unversioned: set[str]) -> dict[str, Any]:
+def _fold(draft: PendingMerge, held: dict[str, Version | None], unversioned: set[str]) -> dict[str, Any]:
     """Apply the events one by one, as if each came alone; returns the values that change.
 
     A column that once had a value without version is closed to history for good: were it open after the next
@@ -214,7 +216,7 @@ def _fold(draft: Draft, held: dict[str, Version | None], unversioned: set[str]) 
     for origin, fed in draft.events:
         for column, value in fed.items():
             if column in held and (
-                not origin.beats(held[column]) or (origin.history and column in unversioned)
+                not origin.supersedes(held[column]) or (origin.history and column in unversioned)
             ):
                 continue
             values[column] = value

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from tables.errors import Contended
-from tables.last_writer_wins import Draft, Origin, remembered, settle, stamped
+from tables.errors import SerializationFailure
+from tables.last_writer_wins import Origin, PendingMerge, merge, remembered, stamped
 from tables.queries import Observer, load, operation
-from tables.write_rejection import Refusal
+from tables.write_rejection import WriteRejection
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
@@ -101,7 +101,7 @@ class Messages:
 
     async def write(
         self, connection: Connection, changes: Sequence[Change], *, bulk: bool = False
-    ) -> list[Refusal]:
+    ) -> list[WriteRejection]:
         """Write all changes in the caller's transaction; returns the ones that no row would take.
 
         `bulk` only labels the measurements. Raises `tables.errors.StorageError`.
@@ -119,7 +119,7 @@ class Messages:
 
     async def merge(
         self, connection: Connection, changes: Sequence[Change], *, bulk: bool = False
-    ) -> list[Refusal]:
+    ) -> list[WriteRejection]:
         """Write changes that `insert` left, in the caller's transaction; returns the ones that no row would take."""
         pending = _grouped(changes)
         stored = await self._find(connection, pending)
@@ -195,7 +195,7 @@ class Messages:
             await connection.execute(self._sql["drop_keys"], list(lost))
         written = await self._insert(connection, lost, label)
         if len(written) < len(lost):
-            raise Contended("a message changed while it was looked for")
+            raise SerializationFailure("a message changed while it was looked for")
         return written
 
     async def _merge(
@@ -204,18 +204,18 @@ class Messages:
         groups: Mapping[str, Sequence[Change]],
         stored: Mapping[str, Any],
         upsert: str,
-    ) -> list[Refusal]:
+    ) -> list[WriteRejection]:
         """Update locked rows with what is newer than they are."""
-        refusals: list[Refusal] = []
+        refusals: list[WriteRejection] = []
         updates: dict[str, list[Sequence[Any]]] = {upsert: [], "UpdateMessageStatus": []}
         for key, group in groups.items():
             record = stored.get(key)
             if record is None:
-                refusals += [Refusal(change.ref, "not_found") for change in group]
+                refusals += [WriteRejection(change.ref, "not_found") for change in group]
                 continue
             owner = record["company_id"]
             refusals += [
-                Refusal(change.ref, "company")
+                WriteRejection(change.ref, "company")
                 for change in group
                 if owner not in (change.company_id, "", None)
             ]
@@ -252,7 +252,7 @@ def _new(group: Sequence[Change]) -> _New:
         # Nearly every message: no folding, no dictionaries.
         return _New(first, None, None, stamped(first.origin.metadata, first.origin.version))
     rows = [change for change in group if isinstance(change, MessageRow)]
-    values, metadata, _ = settle(_draft(group), None, (), _EXPLICIT)
+    values, metadata, _ = merge(_draft(group), None, (), _EXPLICIT)
     empty = {column: None if column == "message_obj" else "" for column in _ROW_VERSIONED}
     fed = {column: values[column] for column in _ROW_VERSIONED if column in values}
     row = rows[0]._replace(**(_fixed(rows) | empty | fed))
@@ -262,7 +262,7 @@ def _new(group: Sequence[Change]) -> _New:
 def _update(record: Mapping[str, Any], group: Sequence[Change]) -> Sequence[Any]:
     """The arguments of `update` for one stored row."""
     stored = remembered(record["last_metadata"]) or {}
-    values, metadata, _ = settle(_draft(group), stored, record["filled"], _EXPLICIT)
+    values, metadata, _ = merge(_draft(group), stored, record["filled"], _EXPLICIT)
     rows = [change for change in group if isinstance(change, MessageRow)]
     fixed = _fixed(rows) if record["gaps"] else {}
     return (
@@ -274,8 +274,8 @@ def _update(record: Mapping[str, Any], group: Sequence[Change]) -> Sequence[Any]
     )
 
 
-def _draft(group: Sequence[Change]) -> Draft:
-    draft = Draft(group[0].origin)
+def _draft(group: Sequence[Change]) -> PendingMerge:
+    draft = PendingMerge(group[0].origin)
     for change in group:
         columns, of = _ROW if isinstance(change, MessageRow) else _PATCH
         fed = zip(columns, of(change), strict=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tables.attribution import Incoming, Log, Logs, onboard
 from tables.connection.pool import Database
-from tables.contacts import Contacts, Place
+from tables.contacts import ContactLookup, Contacts
 from tables.last_writer_wins import Version, parse
 from tables.queries import Observer, load, operation
 
@@ -95,7 +95,7 @@ class OnboardingTables:
         self, connection: Connection, messages: Sequence[Incoming], *, company: str
     ) -> list[Outcome]:
         """What `onboard` does, in the caller's transaction."""
-        places = [Place(*message.pair, message.contact_chat_id) for message in messages]
+        places = [ContactLookup(*message.pair, message.contact_chat_id) for message in messages]
         book = await self._contacts.look_up(connection, places)
         logs = await self._logs.find(connection, company, [message.pair for message in messages])
         created = [onboard(book, logs, company, message) for message in messages]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tables.attribution import PLAIN_ORIGIN, Log, Logs, with_plain_tag
 from tables.connection.pool import Database
-from tables.contact_index import Book, Contact, clean_phone
-from tables.contacts import Contacts, Place
+from tables.contact_index import Contact, ContactIndex, clean_phone
+from tables.contacts import ContactLookup, Contacts
 from tables.onboarding import OnboardingLogs
 from tables.queries import Observer, load, operation
 
@@ -120,7 +120,9 @@ class PostScanJobs:
         phones = {row["id"]: row["phone_number"] for row in page if _is_person(row["phone_number"])}
         if not phones:
             return 0
-        book = await self._contacts.look_up(connection, [Place(agent_id, it, "") for it in phones.values()])
+        book = await self._contacts.look_up(
+            connection, [ContactLookup(agent_id, it, "") for it in phones.values()]
+        )
         logs = await self._logs.find(
             connection, company, [(agent_id, clean_phone(it)) for it in phones.values()]
         )
@@ -155,12 +157,14 @@ def _is_person(phone: str | None) -> bool:
     return bool(clean_phone(bare)) and len(bare) <= _LONGEST_PHONE
 
 
-def _give_origin(book: Book, contact: Contact, logs: Logs, firsts: dict[str, First], note: str) -> bool:
+def _give_origin(
+    book: ContactIndex, contact: Contact, logs: Logs, firsts: dict[str, First], note: str
+) -> bool:
     phone = clean_phone(contact.phone_number or "")
     first = firsts.get(phone)
     if first is None or (contact.agent_id, phone) in logs:
         return False
-    book.mend(contact)
+    book.repair(contact)
     contact.origin = PLAIN_ORIGIN
     contact.tags = with_plain_tag(contact.tags)
     contact.first_message_id, contact.first_message_timestamp = first.message_id, first.sent_at

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, cast
 
-from tables.accounts import AgentRow, Agents
+from tables.accounts import AccountRow, Accounts
 from tables.chats import ChatPatch, ChatRow, Chats
 from tables.connection.pool import Database
 from tables.contacts import ContactPatch, ContactRow, Contacts
@@ -17,14 +17,14 @@ from tables.onboarding import OnboardingTables
 from tables.post_scan import DELAY, PostScanJobs, PostScanRequest
 from tables.queries import Observer
 from tables.write_probe import WriteProbe
-from tables.write_rejection import Refusal
+from tables.write_rejection import WriteRejection
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
 
 
-Change = (
-    MessageRow | MessagePatch | ChatRow | ChatPatch | ContactRow | ContactPatch | AgentRow | PostScanRequest
+Mutation = (
+    MessageRow | MessagePatch | ChatRow | ChatPatch | ContactRow | ContactPatch | AccountRow | PostScanRequest
 )
 
 
@@ -39,7 +39,7 @@ class TenantTables:
         self.messages = Messages(schema, observer)
         self.chats = Chats(schema, observer)
         self.contacts = Contacts(schema, observer)
-        self.agents = Agents(schema, observer)
+        self.agents = Accounts(schema, observer)
         self.exhausted = ExhaustedEvents(schema, observer)
         self.onboarding = OnboardingTables(database, schema, observer)
         self.post_scan = PostScanJobs(database, schema, observer, delay=post_scan_delay)
@@ -49,7 +49,7 @@ class TenantTables:
         """A connection in a transaction: committed on leaving, rolled back on an exception."""
         return self._database.transaction()
 
-    async def write(self, changes: Sequence[Change], *, bulk: bool = False) -> list[Refusal]:
+    async def write(self, changes: Sequence[Mutation], *, bulk: bool = False) -> list[WriteRejection]:
         """Write all changes; returns the ones that no row would take. `bulk` marks a history import.
 
         Raises `tables.errors.StorageError`; then nothing is written, or some new messages, and all may be repeated.
@@ -65,11 +65,11 @@ class TenantTables:
         async with self._database.transaction() as connection:
             return await self.messages.merge(connection, known, bulk=bulk)
 
-    async def _write(self, changes: Sequence[Change], *, bulk: bool) -> list[Refusal]:
-        refusals: list[Refusal] = []
+    async def _write(self, changes: Sequence[Mutation], *, bulk: bool) -> list[WriteRejection]:
+        refusals: list[WriteRejection] = []
         # The order is the same for every replica, so that no two wait for each other.
         async with self._database.transaction() as connection:
-            if agents := [change for change in changes if isinstance(change, AgentRow)]:
+            if agents := [change for change in changes if isinstance(change, AccountRow)]:
                 refusals += await self.agents.write(connection, agents)
             if chats := [change for change in changes if isinstance(change, (ChatRow, ChatPatch))]:
                 refusals += await self.chats.write(connection, chats, bulk=bulk)

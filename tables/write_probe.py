@@ -8,12 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from tables.accounts import AgentRow, Agents
-from tables.attribution import Incoming, Touch
+from tables.accounts import AccountRow, Accounts
+from tables.attribution import CampaignAttribution, Incoming
 from tables.chats import ChatPatch, ChatRow, Chats
 from tables.connection.pool import Database
 from tables.contacts import ContactPatch, ContactRow, Contacts
-from tables.errors import BadData, Expired, StorageError, translated
+from tables.errors import DataError, QueryTimeout, StorageError, translated
 from tables.last_writer_wins import Origin
 from tables.messages import MessagePatch, MessageRow, Messages
 from tables.onboarding import OnboardingTables
@@ -30,7 +30,7 @@ Like = (
     | ChatPatch
     | ContactRow
     | ContactPatch
-    | AgentRow
+    | AccountRow
     | PostScanRequest
     | Incoming
 )
@@ -50,7 +50,7 @@ _KINDS: Final[dict[type, str]] = {
     ChatPatch: "chats",
     ContactRow: "contacts",
     ContactPatch: "contacts",
-    AgentRow: "agents",
+    AccountRow: "agents",
     PostScanRequest: "post_scan_jobs",
     Incoming: "onboarding_log",
 }
@@ -75,7 +75,7 @@ class WriteProbe:
         self._messages = Messages(schema, _unobserved)
         self._chats = Chats(schema, _unobserved)
         self._contacts = Contacts(schema, _unobserved)
-        self._agents = Agents(schema, _unobserved)
+        self._agents = Accounts(schema, _unobserved)
         self._onboarding = OnboardingTables(database, schema, _unobserved)
         self._post_scan = PostScanJobs(database, schema, _unobserved)
 
@@ -91,7 +91,7 @@ class WriteProbe:
                 await connection.fetchrow(self._sql["limit"], str(int(self._limit * 1000)))
                 agent_id = await connection.fetchval(self._sql["known_agent"]) or ""
                 await self._write(connection, like, company, agent_id)
-        except BadData as error:
+        except DataError as error:
             # A constraint that only the probe's row meets says nothing of a commit, which may be refused to all.
             refusal = None if error.sqlstate == _FOREIGN_KEY else error
         async with self._database.connection() as connection:
@@ -115,7 +115,7 @@ class WriteProbe:
                 return _chats(name, company, agent_id), self._chats.write
             case ContactRow() | ContactPatch():
                 return _contacts(company, agent_id), self._contacts.write
-            case AgentRow():
+            case AccountRow():
                 return _agents(name, company), self._agents.write
             case Incoming():
                 return _incoming(name, agent_id), partial(self._onboarding.write, company=company)
@@ -131,10 +131,10 @@ class WriteProbe:
             with translated():
                 # A commit that waits for a standby is ended by no `statement_timeout`.
                 await connection.execute(self._sql["commit"], timeout=self._limit)
-        except Expired as error:
+        except QueryTimeout as error:
             # The driver has asked the server to give the wait up. With a code the connection is kept until that is
             # through: the server process of one that is dropped waits for the standby for ever.
-            raise Expired(str(error), error.sqlstate or _CANCELED) from error
+            raise QueryTimeout(str(error), error.sqlstate or _CANCELED) from error
         except StorageError as error:
             if error.sqlstate not in _NO_COMMIT:
                 raise
@@ -212,8 +212,8 @@ def _contacts(company: str, agent_id: str) -> Sequence[ContactRow | ContactPatch
     return row, ContactPatch(0, _ORIGIN, phone, company, agent_id, "b")
 
 
-def _agents(name: str, company: str) -> Sequence[AgentRow]:
-    row = AgentRow(0, _ORIGIN, name, company, "", "connected", "", "", "", "")
+def _agents(name: str, company: str) -> Sequence[AccountRow]:
+    row = AccountRow(0, _ORIGIN, name, company, "", "connected", "", "", "", "")
     return row, row
 
 
@@ -221,4 +221,4 @@ def _incoming(name: str, agent_id: str) -> Sequence[Incoming]:
     phone = _phone()
     jid = f"{phone}@s.whatsapp.net"
     plain = Incoming(agent_id, phone, name, 0, f"{agent_id}_{phone}", jid, None, _ORIGIN)
-    return plain, plain._replace(campaign=Touch("a", "", ""))
+    return plain, plain._replace(campaign=CampaignAttribution("a", "", ""))

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from events.delivery import Batch, Delivery, Role
+from events.delivery import Batch, ConsumerType, Delivery
 from events.subjects import Tenant
 from streams.jetstream import topology
 from streams.jetstream.broker import Broker
@@ -28,16 +28,16 @@ class Counters:
         self.sizes: list[int] = []
         self.seconds_back = 0.0
 
-    def fetched(self, role: Role) -> None:
+    def fetched(self, role: ConsumerType) -> None:
         self.count[f"fetched {role}"] += 1
 
-    def fetch_failed(self, role: Role) -> None:
+    def fetch_failed(self, role: ConsumerType) -> None:
         self.count[f"failed {role}"] += 1
 
-    def batch(self, role: Role, company: str, size: int) -> None:
+    def batch(self, role: ConsumerType, company: str, size: int) -> None:
         self.sizes.append(size)
 
-    def store_time_stepped_back(self, role: Role, seconds: float) -> None:
+    def store_time_stepped_back(self, role: ConsumerType, seconds: float) -> None:
         self.count[f"steps back {role}"] += 1
         self.seconds_back += seconds
 

@@ -10,9 +10,9 @@ from typing import Final
 
 from faust.cli import argument, option
 
-from events.errors import BrokerFailed
+from events.errors import BrokerError
 from streams.cli import formatting
-from streams.cli.exhausted_events import CommandFailed, ExhaustedDesk, Outcome, Target, Verdict, paced
+from streams.cli.exhausted_events import CommandFailed, ExhaustedEventService, Outcome, Result, Target, paced
 from streams.cli.operations import OperatorCommand
 from streams.config.variables import duration
 from tables.exhausted import Search
@@ -129,14 +129,14 @@ class exhausted_replay(OperatorCommand):  # noqa: N801
             await self._replay(desk, targets, rate, by=who, open_only=everything)
 
     async def _replay(
-        self, desk: ExhaustedDesk, targets: Sequence[Target], rate: float, *, by: str, open_only: bool
+        self, desk: ExhaustedEventService, targets: Sequence[Target], rate: float, *, by: str, open_only: bool
     ) -> None:
         report = _Report(self, "replayed", len(targets))
         async with self.operations.connected() as broker:
             async for target in paced(targets, rate):
                 try:
                     report.add(await desk.replay(target, by=by, publisher=broker, open_only=open_only))
-                except BrokerFailed as error:
+                except BrokerError as error:
                     raise CommandFailed(
                         f"{target.name} is not confirmed and stays as it is, like those after it: {error}"
                     ) from error
@@ -182,7 +182,7 @@ class _Report:
         self._alone = rows == 1
         self._counts: Counter[str] = Counter()
 
-    def add(self, verdict: Verdict) -> None:
+    def add(self, verdict: Result) -> None:
         """Say it. Raises `CommandFailed` if nothing else is to come and it is not what was wanted."""
         self._counts[verdict.outcome] += 1
         as_wanted = verdict.outcome == self._wanted
@@ -199,7 +199,7 @@ class _Report:
             self._command.say(summary)
 
 
-def _targets(desk: ExhaustedDesk, company: str | None, ids: Iterable[int]) -> list[Target]:
+def _targets(desk: ExhaustedEventService, company: str | None, ids: Iterable[int]) -> list[Target]:
     """The rows, each once. Raises `CommandFailed` for what cannot be an id, or if it is not clear whose it is."""
     rows = list(dict.fromkeys(ids))
     if not rows:

@@ -40,7 +40,7 @@ class Republisher(Protocol):
         ...
 
 
-class Verdict(NamedTuple):
+class Result(NamedTuple):
     """What became of one row, in words."""
 
     outcome: Outcome
@@ -67,7 +67,7 @@ class Target(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class ExhaustedDesk:
+class ExhaustedEventService:
     """The rows of some companies; `subject` is the base subject of the dead letters."""
 
     tenants: Sequence[Tenant]
@@ -112,21 +112,21 @@ class ExhaustedDesk:
             raise CommandFailed(f"{target.name}: there is no such row")
         return found
 
-    async def discard(self, target: Target, *, by: str, reason: str) -> Verdict:
+    async def discard(self, target: Target, *, by: str, reason: str) -> Result:
         """Resolve a row without replaying it; it stays in the table. Raises `StorageError`."""
         tenant, row = target
         async with self.database.transaction() as connection:
             held = await _events(tenant).hold(connection, row)
             if held is None:
-                return Verdict("refused", f"{target.name}: there is no such row")
+                return Result("refused", f"{target.name}: there is no such row")
             if held.resolved:
-                return Verdict("refused", f"{target.name} is resolved already")
+                return Result("refused", f"{target.name} is resolved already")
             await _events(tenant).resolve(connection, row, f"discarded by {by}", reason)
-        return Verdict("discarded", f"{target.name} discarded")
+        return Result("discarded", f"{target.name} discarded")
 
     async def replay(
         self, target: Target, *, by: str, publisher: Republisher, open_only: bool = False
-    ) -> Verdict:
+    ) -> Result:
         """Publish a row's envelope again, and resolve the row once that is confirmed.
 
         Raises `BrokerFailed` if it is not confirmed (then the row stays as it was), and `StorageError`.
@@ -137,15 +137,15 @@ class ExhaustedDesk:
         async with self.database.transaction() as connection:
             held = await _events(tenant).hold(connection, row)
             if held is None:
-                return Verdict("refused", f"{target.name}: there is no such row")
+                return Result("refused", f"{target.name}: there is no such row")
             if held.resolved and open_only:
-                return Verdict("refused", f"{target.name} was resolved meanwhile")
+                return Result("refused", f"{target.name} was resolved meanwhile")
             verdict = await self._publish(target, held, publisher)
             if verdict.outcome == "replayed":
                 await _events(tenant).resolve(connection, row, f"replayed by {by}")
         return verdict
 
-    async def _publish(self, target: Target, held: HeldRow, publisher: Republisher) -> Verdict:
+    async def _publish(self, target: Target, held: HeldRow, publisher: Republisher) -> Result:
         tenant, name = target.tenant, target.name
         try:
             body = replayable(held)
@@ -156,14 +156,14 @@ class ExhaustedDesk:
                 tenant.subject(self.subject), body, {"Nats-Msg-Id": message_id}
             )
         except Malformed:
-            return Verdict("refused", f"{name} holds no envelope: it cannot be replayed")
+            return Result("refused", f"{name} holds no envelope: it cannot be replayed")
         except TooLarge as error:
-            return Verdict("refused", f"{name} is too big for NATS, not published: {error}")
+            return Result("refused", f"{name} is too big for NATS, not published: {error}")
         if not stored:
-            return Verdict(
+            return Result(
                 "duplicate", f"{name}: duplicate, not published: its replay is in the stream already"
             )
-        return Verdict("replayed", f"{name} replayed")
+        return Result("replayed", f"{name} replayed")
 
 
 def replayable(held: HeldRow) -> bytes:

@@ -13,12 +13,12 @@ from faust.cli import AppCommand
 
 from events.errors import EventError
 from events.subjects import Tenant
-from streams.cli.exhausted_events import CommandFailed, ExhaustedDesk
+from streams.cli.exhausted_events import CommandFailed, ExhaustedEventService
 from streams.jetstream import topology
 from streams.jetstream.broker import Broker
 from streams.jetstream.specs import TopologyConfig
 from streams.jetstream.stream_reader import ApiError
-from streams.lifecycle.bootstrap import Preparation
+from streams.lifecycle.bootstrap import Bootstrap
 from streams.lifecycle.startup import Fatal
 from tables.connection.pool import Database
 from tables.connection.replication import durability_warnings
@@ -40,12 +40,12 @@ class Operations:
     database: Database
     broker: Broker
     topology: TopologyConfig
-    preparation: Preparation
+    bootstrap: Bootstrap
 
     async def migrate(self) -> None:
         """Make or extend every tenant's schema. Raises `Fatal`, `CommandFailed` and `StorageError`."""
         async with self.storage():
-            await self.preparation.migrate()
+            await self.bootstrap.migrate()
             await self._finish()
 
     async def _finish(self) -> None:
@@ -66,9 +66,9 @@ class Operations:
             await self.database.close()
 
     @property
-    def desk(self) -> ExhaustedDesk:
+    def desk(self) -> ExhaustedEventService:
         """What can be done with exhausted events, while there is `storage`."""
-        return ExhaustedDesk(self.tenants, self.database, self.topology.dlq_subject)
+        return ExhaustedEventService(self.tenants, self.database, self.topology.dlq_subject)
 
     @contextlib.asynccontextmanager
     async def storage(self) -> AsyncIterator[None]:
@@ -91,14 +91,14 @@ class Operations:
 
     async def _open(self) -> None:
         try:
-            await self.preparation.open_database()
+            await self.bootstrap.open_database()
         except StorageError as error:
             raise CommandFailed(f"POSTGRES_DSN: {error}") from error
 
     async def _wait_connected(self) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
-                await self.preparation.connect()
+                await self.bootstrap.connect()
         except TimeoutError:
             raise CommandFailed(f"NATS_URL: {self.broker.problem}") from None
 

@@ -15,7 +15,7 @@ _IN_PROGRESS: Final = b"+WPI"
 _NO_EVENT: Final = "1.0.0.0.0"
 
 
-class AckRight:
+class AckPermission:
     """Asked before a consumer is pulled. In doubt (at the start, on a new connection, after a denial) it is tried
     with an in-progress ack for no event."""
 
@@ -36,7 +36,7 @@ class AckRight:
         """Whether it is our acks that the server refused."""
         return denial.right == PUBLISH and ack_prefix(denial.subject) == self._prefix
 
-    def delivered(self, reply: str) -> None:
+    def num_delivered(self, reply: str) -> None:
         """Remember the form in which this server wants acks."""
         if not reply.startswith(f"{self._prefix}."):
             self._prefix = ack_prefix(reply)

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 LOG_EVERY: Final = 60.0
 
 
-class Complaints:
+class AsyncErrors:
     """The last complaint, and when each was logged last."""
 
     def __init__(self, first: str, clock: Callable[[], float] = time.monotonic) -> None:

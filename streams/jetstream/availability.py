@@ -16,7 +16,7 @@ import msgspec
 import nats.errors
 from nats.aio.msg import Msg
 
-from events.errors import BrokerFailed
+from events.errors import BrokerError
 from streams.jetstream.client import NatsClient
 from streams.jetstream.nodes import Nodes
 
@@ -34,7 +34,7 @@ UNAVAILABLE: Final = 10008
 State = Literal["works", "absent", "unavailable", "silent"]
 
 
-class JetStreamWatch:
+class AvailabilityCheck:
     """Asks from time to time, and leaves a server after `leave_after` seconds without an answer.
 
     * `ask` requests the account's information. It raises `BrokerFailed` when a right is denied, and errors of
@@ -107,7 +107,7 @@ class JetStreamWatch:
             # Of a node that has JetStream, or whose neighbours may, it means that the cluster is not complete yet.
             incomplete = (self._client.offers_jetstream or self._client.clustered) and not self._domain
             return self._failed("unavailable" if incomplete else "absent", "nobody serves its API")
-        except BrokerFailed as error:
+        except BrokerError as error:
             # Which rights we have says nothing of the server.
             self.connected()
             return self._failed("silent", str(error))

@@ -14,10 +14,10 @@ import nats.errors
 from nats.aio.msg import Msg
 
 from events.delivery import TooLarge
-from events.errors import BrokerFailed
+from events.errors import BrokerError
 from streams.config.credentials import ANONYMOUS, Login, host
-from streams.jetstream.async_errors import Complaints
-from streams.jetstream.availability import ASK_EVERY, LEAVE_AFTER, JetStreamWatch
+from streams.jetstream.async_errors import AsyncErrors
+from streams.jetstream.availability import ASK_EVERY, LEAVE_AFTER, AvailabilityCheck
 from streams.jetstream.client import NatsClient, refuses_credentials
 from streams.jetstream.cluster import node_count
 from streams.jetstream.link import FAILURES, NatsLink, wire_size
@@ -81,7 +81,7 @@ class Broker(mode.Service):
         self._client.on_denied = self.permissions.denied
         self._link = NatsLink(self._client, self.permissions)
         self._nodes = Nodes()
-        self.jetstream = JetStreamWatch(
+        self.jetstream = AvailabilityCheck(
             client=self._client,
             nodes=self._nodes,
             ask=lambda timeout: self._link.ask(self.api_subject("INFO"), b"", timeout),
@@ -94,7 +94,7 @@ class Broker(mode.Service):
         self._decided = asyncio.Event()
         self._connecting: asyncio.Future[Any] | None = None
         self._unusable: Unusable | None = None
-        self._complaints = Complaints("NATS is not connected yet")
+        self._complaints = AsyncErrors("NATS is not connected yet")
         self._watchers: list[Callable[[bool], None]] = []
         self._closing = False
 
@@ -141,16 +141,16 @@ class Broker(mode.Service):
             raise TooLarge(f"{wire_size(body, headers)} bytes, the server takes {self.max_payload}")
         try:
             answer = await self._request(subject, body, self._publish_timeout, dict(headers) or None)
-        except BrokerFailed as failed:
+        except BrokerError as failed:
             if isinstance(failed.__cause__, nats.errors.NoRespondersError):
-                raise BrokerFailed("no stream has this subject") from failed
+                raise BrokerError("no stream has this subject") from failed
             raise
         confirmation = msgspec.json.decode(answer.data)
         if (error := confirmation.get("error")) is None:
             return not confirmation.get("duplicate", False)
         if error.get("err_code") == _MESSAGE_TOO_LARGE:
             raise TooLarge("the stream takes no message of this size")
-        raise BrokerFailed(f"NATS did not store it: {error.get('description')} ({error.get('err_code')})")
+        raise BrokerError(f"NATS did not store it: {error.get('description')} ({error.get('err_code')})")
 
     def api_subject(self, subject: str) -> str:
         """Where the JetStream API listens, in the domain that is set."""
@@ -263,7 +263,7 @@ class Broker(mode.Service):
                 await self._up.wait()
             return await self._link.ask(subject, body, deadline - time.monotonic(), headers)
         except FAILURES as error:
-            raise BrokerFailed(f"NATS did not answer: {type(error).__name__}") from error
+            raise BrokerError(f"NATS did not answer: {type(error).__name__}") from error
 
     async def _errored(self, error: Exception) -> None:
         text = str(error).removeprefix("nats: ").strip("'")

@@ -57,7 +57,7 @@ class TopologyError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class TopologyChange:
     """One thing to do, or to say. `request` is the API call that does it."""
 
     kind: Kind

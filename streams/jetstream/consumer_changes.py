@@ -5,29 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from streams.jetstream.changes import Action, Change, TopologyError, look_up
-from streams.jetstream.consumer_state import Standings
+from streams.jetstream.changes import Action, TopologyChange, TopologyError, look_up
+from streams.jetstream.consumer_state import ConsumerStates
 from streams.jetstream.specs import ConsumerSpec
 from streams.jetstream.stream_reader import Api
 
 
-async def plan_consumer(api: Api, spec: ConsumerSpec, standings: Standings | None = None) -> list[Change]:
+async def plan_consumer(
+    api: Api, spec: ConsumerSpec, consumer_states: ConsumerStates | None = None
+) -> list[TopologyChange]:
     """What to do about one of our consumers. Raises `TopologyError` and `BrokerFailed`.
 
-    `standings`: where one that is missing now begins again, if it stood somewhere before.
+    `consumer_states`: where one that is missing now begins again, if it stood somewhere before.
     """
     found = await look_up(api, "consumer", spec.stream, spec.durable)
     if found is None:
-        return [await _create(api, spec, standings)]
+        return [await _create(api, spec, consumer_states)]
     return _compare(spec, found)
 
 
-async def _create(api: Api, spec: ConsumerSpec, standings: Standings | None) -> Change:
+async def _create(api: Api, spec: ConsumerSpec, consumer_states: ConsumerStates | None) -> TopologyChange:
     """The new consumer begins where it stood itself, else where its predecessor stands, if there is one."""
     config = spec.config()
     action: Action = "create"
     text = "create, from the start of the stream"
-    begin = None if standings is None else await standings.beginning(api, spec.stream, spec.durable)
+    begin = (
+        None if consumer_states is None else await consumer_states.beginning(api, spec.stream, spec.durable)
+    )
     if begin is not None:
         text = f"create, at sequence {begin}: all before it is settled"
     elif spec.predecessor != spec.durable:
@@ -38,7 +42,7 @@ async def _create(api: Api, spec: ConsumerSpec, standings: Standings | None) -> 
     if begin is not None:
         config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": begin}
     request = {"stream_name": spec.stream, "config": config, "action": "create"}
-    return Change(
+    return TopologyChange(
         "consumer",
         spec.durable,
         action,
@@ -47,7 +51,7 @@ async def _create(api: Api, spec: ConsumerSpec, standings: Standings | None) -> 
     )
 
 
-def _compare(spec: ConsumerSpec, found: Mapping[str, Any]) -> list[Change]:
+def _compare(spec: ConsumerSpec, found: Mapping[str, Any]) -> list[TopologyChange]:
     config = found["config"]
     _refuse(spec, config)
     changes = []
@@ -56,7 +60,7 @@ def _compare(spec: ConsumerSpec, found: Mapping[str, Any]) -> list[Change]:
         kept = {name: value for name, value in config.items() if name not in ("filter_subject", "backoff")}
         request = {"stream_name": spec.stream, "config": {**kept, **spec.numbers()}, "action": "update"}
         changes.append(
-            Change(
+            TopologyChange(
                 "consumer",
                 spec.durable,
                 "update",
@@ -68,7 +72,7 @@ def _compare(spec: ConsumerSpec, found: Mapping[str, Any]) -> list[Change]:
         text = (
             f"max_deliver is {config['max_deliver']}: left as it is; no limit is needed, ours is counted here"
         )
-        changes.append(Change("consumer", spec.durable, "warning", text))
+        changes.append(TopologyChange("consumer", spec.durable, "warning", text))
     return changes
 
 

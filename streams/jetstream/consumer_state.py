@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from streams.jetstream.changes import NO_STREAM, refused
-from streams.jetstream.stream_reader import Api, ApiError, nanoseconds, read
+from streams.jetstream.stream_reader import Api, ApiError, get_message, nanoseconds
 
 
-class Standing(NamedTuple):
+class ConsumerState(NamedTuple):
     """What the server said of a consumer.
 
     All up to stream sequence `floor` is settled, by whichever replica. `pending` are not delivered yet;
@@ -22,32 +22,32 @@ class Standing(NamedTuple):
     unsettled ones. `told_ns`: the server's clock, Unix time; `noted`: ours, `time.monotonic()`.
     """
 
-    floor: int
+    ack_floor: int
     pending: int
     closed: bool
     told_ns: int
     noted: float
 
 
-class Standings:
-    """The last standing of each consumer, by stream and durable."""
+class ConsumerStates:
+    """The last consumer_state of each consumer, by stream and durable."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._known: dict[tuple[str, str], Standing] = {}
+        self._known: dict[tuple[str, str], ConsumerState] = {}
 
     def note(self, stream: str, durable: str, info: Mapping[str, Any]) -> None:
         """Keep what `CONSUMER.INFO` answered."""
         limit = info["config"].get("max_ack_pending", -1)
-        self._known[stream, durable] = Standing(
-            floor=info["ack_floor"]["stream_seq"],
+        self._known[stream, durable] = ConsumerState(
+            ack_floor=info["ack_floor"]["stream_seq"],
             pending=info["num_pending"],
             closed=bool(info.get("paused")) or 0 < limit <= info["num_ack_pending"],
             told_ns=nanoseconds(info["ts"]) if "ts" in info else 0,
             noted=self._clock(),
         )
 
-    def of(self, stream: str, durable: str) -> Standing | None:
+    def of(self, stream: str, durable: str) -> ConsumerState | None:
         """The last one, however old; None if there was none yet."""
         return self._known.get((stream, durable))
 
@@ -62,12 +62,12 @@ class Standings:
         from the beginning would deliver the whole stream once more.
         """
         known = self._known.get((stream, durable))
-        if known is None or not known.floor:
+        if known is None or not known.ack_floor:
             return None
         try:
-            last = await read(api, stream, known.floor)
+            last = await get_message(api, stream, known.ack_floor)
         except ApiError as error:
             if error.code == NO_STREAM:
                 return None
             raise refused("stream", stream, stream, error) from error
-        return known.floor + 1 if last is not None and last.stored_ns <= known.told_ns else None
+        return known.ack_floor + 1 if last is not None and last.stored_ns <= known.told_ns else None

@@ -7,8 +7,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from events.delivery import Provenance
-from events.errors import BrokerFailed
+from events.delivery import MessageMetadata
+from events.errors import BrokerError
 from streams.jetstream.incarnation import Incarnation, StoreClock
 from streams.jetstream.permissions import ACK_PREFIX
 
@@ -21,7 +21,7 @@ _IN_PROGRESS: Final = b"+WPI"
 _SHORT_TOKENS: Final = 9
 
 
-def parse_reply(reply: str, incarnation: int = 0) -> Provenance:
+def parse_reply(reply: str, incarnation: int = 0) -> MessageMetadata:
     """The facts in a delivery's reply subject, and the stream's incarnation. Raises `ValueError` if it is none.
 
     `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`; newer servers put
@@ -34,7 +34,7 @@ def parse_reply(reply: str, incarnation: int = 0) -> Provenance:
     if len(tokens) > _SHORT_TOKENS:
         domain, start = ("" if tokens[2] == "_" else tokens[2]), 4
     stream, consumer, delivered, sequence, own_sequence, stored, pending = tokens[start : start + 7]
-    return Provenance(
+    return MessageMetadata(
         stream,
         consumer,
         domain,
@@ -57,15 +57,15 @@ class JetDelivery:
         "_settled",
         "data",
         "headers",
-        "orphaned",
         "received",
+        "stale",
         "subject",
         "touched",
     )
 
     def __init__(
         self,
-        held: Held,
+        held: InFlight,
         subject: str,
         data: bytes,
         headers: Mapping[str, str] | None,
@@ -76,14 +76,14 @@ class JetDelivery:
         self.data = data
         self.headers = headers
         self.received = self.touched = time.perf_counter()
-        self.orphaned = False  # its stream is gone, and nothing can be said of it any more
+        self.stale = False  # its stream is gone, and nothing can be said of it any more
         self._held = held
         self._reply = reply
         self._settled = False
         self._provenance = parse_reply(reply, incarnation)
 
     @property
-    def provenance(self) -> Provenance:
+    def metadata(self) -> MessageMetadata:
         """Stream, consumer, sequences and times."""
         return self._provenance
 
@@ -114,11 +114,11 @@ class JetDelivery:
     async def in_progress(self) -> None:
         """Start its ack wait anew. Raises `BrokerFailed`."""
         self.touched = time.perf_counter()
-        if not self.orphaned:
+        if not self.stale:
             await self._held.publish(self._reply, _IN_PROGRESS)
 
 
-class Held:
+class InFlight:
     """The unsettled deliveries of one source.
 
     What is not told to the broker in time comes again: `keep_alive` has to run several times an ack wait.
@@ -132,9 +132,9 @@ class Held:
         self._store_clock = store_clock
         self._ack_wait = ack_wait
         self._open: dict[JetDelivery, None] = {}
-        self._newest: Provenance | None = None
+        self._newest: MessageMetadata | None = None
         self._progress = time.monotonic()
-        self.moves = 0  # how many came and were settled
+        self.progress_count = 0  # how many came and were settled
         self._emptied = asyncio.Event()
         self._emptied.set()
 
@@ -151,22 +151,22 @@ class Held:
         delivery = JetDelivery(self, subject, data, headers, reply, self._incarnation.value)
         self._disown_the_past(delivery)
         self._incarnation.arrived(delivery)
-        self._store_clock.note(delivery.provenance)
+        self._store_clock.note(delivery.metadata)
         if not self._open:
             self._emptied.clear()
             self._progress = time.monotonic()
         self._open[delivery] = None
-        self.moves += 1
+        self.progress_count += 1
         return delivery
 
     async def settle(self, delivery: JetDelivery, reply: str, payload: bytes) -> None:
         """Tell the broker the outcome. Raises `BrokerFailed`: then it comes again after its ack wait."""
         del self._open[delivery]
         self._progress = time.monotonic()
-        self.moves += 1
+        self.progress_count += 1
         if not self._open:
             self._emptied.set()
-        if not delivery.orphaned:
+        if not delivery.stale:
             await self.publish(reply, payload)
 
     def _disown_the_past(self, arrived: JetDelivery) -> None:
@@ -175,13 +175,13 @@ class Held:
         A stream that was deleted and made anew counts from 1 again, and the server goes by the sequence alone.
         It shows in a younger event with a sequence that was already given out.
         """
-        newest, self._newest = self._newest, arrived.provenance
-        if newest is None or arrived.provenance.stored_ns <= newest.stored_ns:
-            self._newest = newest or arrived.provenance
-        elif arrived.provenance.stream_sequence <= newest.stream_sequence:
+        newest, self._newest = self._newest, arrived.metadata
+        if newest is None or arrived.metadata.stored_ns <= newest.stored_ns:
+            self._newest = newest or arrived.metadata
+        elif arrived.metadata.stream_sequence <= newest.stream_sequence:
             self._incarnation.doubt()
             for delivery in self._open:
-                delivery.orphaned = True
+                delivery.stale = True
 
     async def keep_alive(self) -> None:
         """Renew the ack wait of all that used up half of it. Raises `BrokerFailed`."""
@@ -199,12 +199,12 @@ class Held:
             return False
         return True
 
-    async def give_back(self) -> int:
+    async def nak_all(self) -> int:
         """Ask for all that is left to be delivered again at once; how many those were."""
         left = list(self._open)
         for delivery in left:
             try:
                 await delivery.nak()
-            except BrokerFailed:
+            except BrokerError:
                 continue  # not connected: the server gives it out again after its ack wait
         return len(left)

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from events.delivery import Provenance
-from events.errors import BrokerFailed
+from events.delivery import MessageMetadata
+from events.errors import BrokerError
 from streams.jetstream.stream_reader import Api, ApiError, nanoseconds
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Stamped(Protocol):
     """A delivery that can be told its incarnation."""
 
     @property
-    def provenance(self) -> Provenance:
+    def metadata(self) -> MessageMetadata:
         """Stream, sequences and times."""
         ...
 
@@ -50,7 +50,7 @@ async def known(api: Api, stream: str) -> int:
     """As `created`, but 0 where that cannot be told."""
     try:
         return await created(api, stream)
-    except (ApiError, BrokerFailed):
+    except (ApiError, BrokerError):
         return 0
 
 
@@ -96,7 +96,7 @@ class Incarnation:
 
     def arrived(self, delivery: Stamped) -> None:
         """Note a delivery, which has `value` as its incarnation."""
-        sequence = delivery.provenance.consumer_sequence
+        sequence = delivery.metadata.consumer_sequence
         if sequence <= self._consumer_sequence:  # a consumer made anew counts from 1
             self.doubt()
         self._consumer_sequence = sequence
@@ -122,7 +122,7 @@ class Incarnation:
                 async with asyncio.timeout(TRY_SECONDS):
                     self.value = await created(self._api, self.stream)
                 break
-            except (ApiError, BrokerFailed, TimeoutError) as error:
+            except (ApiError, BrokerError, TimeoutError) as error:
                 if self._clock() + pause > deadline:
                     self._failed(error)
                     return
@@ -152,11 +152,11 @@ class StoreClock:
     def __init__(self, stream: str, report: Callable[[float], None]) -> None:
         self._stream = stream
         self._report = report
-        self._latest: Provenance | None = None
+        self._latest: MessageMetadata | None = None
 
-    def note(self, arrived: Provenance) -> None:
+    def note(self, arrived: MessageMetadata) -> None:
         """Look at a delivery. First deliveries of one consumer come in the order of their sequences."""
-        if arrived.delivered != 1:
+        if arrived.num_delivered != 1:
             return
         latest = self._latest
         if latest is None or arrived.stream_sequence > latest.stream_sequence:
@@ -166,7 +166,7 @@ class StoreClock:
         elif arrived.stored_ns > latest.stored_ns:  # sequences are given out again
             self._latest = arrived
 
-    def _stepped_back(self, before: Provenance, after: Provenance) -> None:
+    def _stepped_back(self, before: MessageMetadata, after: MessageMetadata) -> None:
         seconds = (before.stored_ns - after.stored_ns) / 1e9
         self._report(seconds)
         if seconds > LOUD_STEP:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import nats.errors
 from nats.aio.msg import Msg
 
-from events.errors import BrokerFailed
+from events.errors import BrokerError
 from streams.jetstream.client import NatsClient
 from streams.jetstream.permissions import ANY, PUBLISH, SUBSCRIPTION, Denial, Permissions
 
@@ -38,14 +38,14 @@ class NatsLink:
         try:
             await self._client.publish(subject, payload, reply)
         except FAILURES as error:
-            raise BrokerFailed(f"NATS took nothing: {type(error).__name__}") from error
+            raise BrokerError(f"NATS took nothing: {type(error).__name__}") from error
 
     async def may_publish(self, subject: str, payload: bytes, timeout: float) -> bool:
         """See `streams.jetstream.broker.Broker.may_publish`."""
         asked = time.monotonic()
         await self.send(subject, payload)
         if not await self._client.round_trip(timeout):
-            raise BrokerFailed("NATS did not answer")
+            raise BrokerError("NATS did not answer")
         if self._permissions.refused_since(PUBLISH, subject, asked) is not None:
             return False
         self._permissions.allowed(PUBLISH, subject)
@@ -57,7 +57,7 @@ class NatsLink:
         """The answer to a request. Raises `BrokerFailed` as soon as a right is denied, and errors of nats-py."""
         inbox = self._client.answers_subject
         if inbox and (denial := self._permissions.refusal(SUBSCRIPTION, inbox)) is not None:
-            raise BrokerFailed(str(denial))
+            raise BrokerError(str(denial))
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
@@ -65,7 +65,7 @@ class NatsLink:
                     answer = await self._client.request(subject, body, timeout=timeout, headers=headers)
         except TimeoutError:
             if (denial := self._permissions.ended(limit)) is not None:
-                raise BrokerFailed(str(denial)) from None
+                raise BrokerError(str(denial)) from None
             raise
         self._permissions.allowed(PUBLISH, subject)
         return answer
@@ -86,9 +86,9 @@ class NatsLink:
                 await self._client.round_trip(ANSWER_SECONDS)
                 if (denial := self._outcome(subject, asked)) is not None:
                     await subscription.unsubscribe()
-                    raise BrokerFailed(str(denial))
+                    raise BrokerError(str(denial))
             except FAILURES as error:
-                raise BrokerFailed(f"cannot subscribe: {type(error).__name__}") from error
+                raise BrokerError(f"cannot subscribe: {type(error).__name__}") from error
 
     async def subscribe_again(self, subject: str) -> None:
         """Bring back a subscription that the server may have dropped at a limit when the connection began."""

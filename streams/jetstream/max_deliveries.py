@@ -15,11 +15,11 @@ import mode
 import msgspec
 from nats.aio.msg import Msg
 
-from events.delivery import Delivery, Provenance
-from events.errors import BrokerFailed
+from events.delivery import Delivery, MessageMetadata
+from events.errors import BrokerError
 from streams.jetstream.broker import Broker
 from streams.jetstream.incarnation import known
-from streams.jetstream.stream_reader import ApiError, Stored, read
+from streams.jetstream.stream_reader import ApiError, RawStreamMessage, get_message
 
 logger = logging.getLogger(__name__)
 
@@ -34,26 +34,26 @@ class _Advisory(msgspec.Struct):
     deliveries: int = 0
 
 
-class GivenUp:
+class MaxDeliveriesMessage:
     """A message that will not be delivered any more; implements `events.delivery.Delivery`.
 
     Nobody is told how it was settled, but after a nak it is handed over once more.
     """
 
-    def __init__(self, message: Stored, advisory: _Advisory, incarnation: int = 0) -> None:
+    def __init__(self, message: RawStreamMessage, advisory: _Advisory, incarnation: int = 0) -> None:
         self.subject: str = message.subject
         self.data: bytes = message.data
         self.headers: Mapping[str, str] | None = message.headers
         self.received: float = time.perf_counter()
-        self.provenance = Provenance(
+        self.metadata = MessageMetadata(
             stream=advisory.stream,
             consumer=advisory.consumer,
             domain="",
             stream_sequence=message.sequence,
             consumer_sequence=0,
-            delivered=advisory.deliveries,
+            num_delivered=advisory.deliveries,
             stored_ns=message.stored_ns,
-            pending=0,
+            num_pending=0,
             incarnation=incarnation,
         )
         self._settled: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
@@ -79,7 +79,7 @@ class GivenUp:
             self._settled.set_result(again_after)
 
 
-class MaxDeliverWatch(mode.Service):
+class MaxDeliveriesListener(mode.Service):
     """Hands each message that reached the durable's limit to `given_up`, until one is settled by ack or term.
 
     Replicas share the advisories: each goes to one of them.
@@ -113,9 +113,9 @@ class MaxDeliverWatch(mode.Service):
         pause = FIRST_PAUSE
         while True:
             try:
-                message = await read(self._broker, advisory.stream, advisory.stream_seq)
+                message = await get_message(self._broker, advisory.stream, advisory.stream_seq)
                 incarnation = await known(self._broker, advisory.stream)
-            except (ApiError, BrokerFailed) as error:
+            except (ApiError, BrokerError) as error:
                 logger.warning("message %d reached its limit: %s", advisory.stream_seq, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
@@ -123,7 +123,7 @@ class MaxDeliverWatch(mode.Service):
             if message is None:
                 logger.warning("message %d reached its limit, and is gone", advisory.stream_seq)
                 return
-            delivery = GivenUp(message, advisory, incarnation)
+            delivery = MaxDeliveriesMessage(message, advisory, incarnation)
             await self._given_up(delivery)
             again_after = await delivery.settled()
             if again_after is None:

@@ -13,12 +13,12 @@ import mode
 from nats.aio.msg import Msg
 from nats.js.api import Header
 
-from events.delivery import Batch, Role
-from events.errors import BrokerFailed
+from events.delivery import Batch, ConsumerType
+from events.errors import BrokerError
 from events.subjects import Tenant
-from streams.jetstream.ack_permission import AckRight
+from streams.jetstream.ack_permission import AckPermission
 from streams.jetstream.broker import Broker
-from streams.jetstream.in_flight import Held, JetDelivery
+from streams.jetstream.in_flight import InFlight, JetDelivery
 from streams.jetstream.incarnation import Incarnation, StoreClock
 from streams.jetstream.meter import Meter
 from streams.jetstream.permissions import ACK_PREFIX, PUBLISH, SUBSCRIPTION, Denial
@@ -60,7 +60,7 @@ class PullSource(mode.Service):
         *,
         broker: Broker,
         tenant: Tenant,
-        role: Role,
+        role: ConsumerType,
         stream: str,
         durable: str,
         batch_size: int,
@@ -75,13 +75,13 @@ class PullSource(mode.Service):
     ) -> None:
         super().__init__()
         self.tenant = tenant
-        self.role: Role = role
+        self.role: ConsumerType = role
         self.stream = stream
         self.durable = durable
         self.last_fetch = time.monotonic()  # when a pull request was last answered
         self._broker = broker
         self._limits = PullLimits(durable, batch=batch_size, batch_bytes=batch_bytes, expires=EXPIRES)
-        self._acks = AckRight(broker, stream, durable)
+        self._acks = AckPermission(broker, stream, durable)
         self._wanted = batch_size
         self._keep_alive_every = ack_wait / 8
         self._send = send
@@ -91,7 +91,7 @@ class PullSource(mode.Service):
         self._meter = meter
         self._drain_budget = drain_budget
         self.incarnation = Incarnation(broker, stream)
-        self._held = Held(
+        self._held = InFlight(
             publish=broker.send,
             ack_wait=ack_wait,
             incarnation=self.incarnation,
@@ -123,9 +123,9 @@ class PullSource(mode.Service):
         return len(self._held)
 
     @property
-    def moves(self) -> int:
+    def progress_count(self) -> int:
         """How many messages arrived and were settled, since its start."""
-        return self._held.moves
+        return self._held.progress_count
 
     @property
     def last_progress(self) -> float:
@@ -160,7 +160,7 @@ class PullSource(mode.Service):
         self._loop_task.cancel()
         self._closed = True
         await self._held.wait_empty(max(deadline - time.monotonic(), 0.0))
-        given_back = await self._held.give_back()
+        given_back = await self._held.nak_all()
         if given_back:
             logger.warning("%s gave %d messages back", self.durable, given_back)
         # The subscription stays until the connection closes: a late message can still be given back.
@@ -173,7 +173,7 @@ class PullSource(mode.Service):
         while not self._draining:
             try:
                 return await self._broker.subscribe(f"{self._inbox}.*", self._on_message)
-            except BrokerFailed as error:
+            except BrokerError as error:
                 if str(error) != told:
                     told = str(error)
                     logger.warning("%s cannot receive: %s", self.durable, error)
@@ -214,7 +214,7 @@ class PullSource(mode.Service):
                 if not await self._may_pull():
                     await self._sleep(DENIED_PAUSE)
                     return ()
-            except BrokerFailed as error:
+            except BrokerError as error:
                 await self._failed(Status("", str(error)))
                 return ()
             await self._request()
@@ -260,7 +260,7 @@ class PullSource(mode.Service):
             await self._broker.send(self._ask, self._limits.request(self._wanted), self._reply)
             async with asyncio.timeout(EXPIRES + GRACE):
                 await self._answered.wait()
-        except BrokerFailed as error:
+        except BrokerError as error:
             self._status = Status("", str(error))
         except TimeoutError:
             self._status = None
@@ -272,7 +272,7 @@ class PullSource(mode.Service):
             if self._closed:
                 await delivery.nak()
                 return
-            self._acks.delivered(message.reply)
+            self._acks.num_delivered(message.reply)
             self._arrived.append(delivery)
             if len(self._arrived) >= self._wanted:
                 self._answered.set()
@@ -342,5 +342,5 @@ class PullSource(mode.Service):
             if self._broker.connected:
                 try:
                     await self._held.keep_alive()
-                except BrokerFailed as error:
+                except BrokerError as error:
                     logger.debug("in-progress acks of %s failed: %s", self.durable, error)

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from events.errors import BrokerFailed
-from streams.jetstream.changes import Change, TopologyError
-from streams.jetstream.consumer_state import Standings
+from events.errors import BrokerError
+from streams.jetstream.changes import TopologyChange, TopologyError
+from streams.jetstream.consumer_state import ConsumerStates
 from streams.jetstream.specs import ConsumerSpec, TopologyConfig, streams
 from streams.jetstream.topology import apply, plan_consumer, plan_stream
 
@@ -47,11 +47,16 @@ class Reconciler:
     """Brings single streams and consumers to what we need; see `streams.jetstream.topology`."""
 
     def __init__(
-        self, *, api: ClusterApi, config: TopologyConfig, standings: Standings, readiness: SourceReadiness
+        self,
+        *,
+        api: ClusterApi,
+        config: TopologyConfig,
+        consumer_states: ConsumerStates,
+        readiness: SourceReadiness,
     ) -> None:
         self._api = api
         self._config = config
-        self._standings = standings
+        self._standings = consumer_states
         self._readiness = readiness
         self._told: set[tuple[str, str]] = set()
         # The server counts what it is asked to make at once against no limit.
@@ -68,7 +73,7 @@ class Reconciler:
         plan = partial(plan_consumer, self._api, spec, self._standings)
         await self._ensure(f"consumers of {spec.stream}", plan)
 
-    async def _ensure(self, turn: str, plan: Callable[[], Awaitable[list[Change]]]) -> None:
+    async def _ensure(self, turn: str, plan: Callable[[], Awaitable[list[TopologyChange]]]) -> None:
         # Asked for beside the turns: what does not answer must not hold up the others.
         changes = await plan()
         if any(change.request for change in changes):
@@ -83,12 +88,12 @@ class Reconciler:
         try:
             await self.stream(spec.stream)
             await self.consumer(spec)
-        except (TopologyError, BrokerFailed) as error:
+        except (TopologyError, BrokerError) as error:
             self._readiness.unanswered(source, str(error))
         else:
             self._readiness.answered(source)
 
-    def _tell(self, warnings: Sequence[Change]) -> None:
+    def _tell(self, warnings: Sequence[TopologyChange]) -> None:
         for change in warnings:
             if (told := (change.name, change.text)) not in self._told:
                 self._told.add(told)

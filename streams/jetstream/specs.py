@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Final
 
-from events.delivery import Role
+from events.delivery import ConsumerType
 from events.subjects import HISTORICAL, REALTIME, Tenant
 from streams.config.settings import Settings
 
@@ -48,7 +48,7 @@ MOST_AT_ONCE: Final = 10_000
 LEAST_SHARE: Final = 50
 # What the requests of all tenants of a worker may bring at once: NATS cuts a client off that 64 MB wait for (its
 # `max_pending`), and what it was sent then comes again after the ack wait, until it has no deliveries left.
-MOST_BYTES_AT_ONCE: Final[Mapping[Role, int]] = {
+MOST_BYTES_AT_ONCE: Final[Mapping[ConsumerType, int]] = {
     "realtime": 32 * 1024 * 1024,
     "historical": 12 * 1024 * 1024,
     "dlq": 4 * 1024 * 1024,
@@ -86,7 +86,7 @@ class StreamSpec:
 class ConsumerSpec:
     """One of our pull consumers, and the older durable whose position it takes over."""
 
-    role: Role
+    role: ConsumerType
     tenant: Tenant
     stream: str
     durable: str
@@ -158,7 +158,7 @@ def share(batch_size: int, tenants: int) -> int:
     return min(batch_size, max(LEAST_SHARE, MOST_AT_ONCE // tenants))
 
 
-def byte_share(role: Role, tenants: int) -> int:
+def byte_share(role: ConsumerType, tenants: int) -> int:
     """The bytes that a batch of one of so many tenants may have; a single message may have more."""
     return MOST_BYTES_AT_ONCE[role] // tenants
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from streams.jetstream.changes import Change
+from streams.jetstream.changes import TopologyChange
 from streams.jetstream.durability import weaknesses
 from streams.jetstream.specs import StreamSpec, covers
 
@@ -14,7 +14,9 @@ _LIMITED_SINCE: Final = (2, 15)
 DEFAULT_CONSUMERS: Final = 1000
 
 
-def compare_stream(spec: StreamSpec, found: Mapping[str, Any] | None, missing: int = 0) -> list[Change]:
+def compare_stream(
+    spec: StreamSpec, found: Mapping[str, Any] | None, missing: int = 0
+) -> list[TopologyChange]:
     """What to do about a stream; `found` is the server's answer about it, None if it is not there.
 
     `missing` is how many consumers are still to be made on it.
@@ -25,7 +27,7 @@ def compare_stream(spec: StreamSpec, found: Mapping[str, Any] | None, missing: i
             f"create with {', '.join(spec.subjects)}; replicas {spec.replicas}, "
             f"max_consumers {spec.max_consumers}"
         )
-        return [Change("stream", spec.name, "create", text, request)]
+        return [TopologyChange("stream", spec.name, "create", text, request)]
     config = found["config"]
     changes = []
     lacking = _lacking(spec, config)
@@ -35,9 +37,10 @@ def compare_stream(spec: StreamSpec, found: Mapping[str, Any] | None, missing: i
             {**config, "subjects": _joined(config.get("subjects") or [], lacking)},
         )
         text = f"add subjects {', '.join(lacking)}"
-        changes.append(Change("stream", spec.name, "add_subjects", text, request))
+        changes.append(TopologyChange("stream", spec.name, "add_subjects", text, request))
     return changes + [
-        Change("stream", spec.name, "warning", text) for text in _warnings(spec, found, lacking, missing)
+        TopologyChange("stream", spec.name, "warning", text)
+        for text in _warnings(spec, found, lacking, missing)
     ]
 
 

@@ -27,7 +27,7 @@ class Api(Protocol):
         ...
 
 
-class Stored(NamedTuple):
+class RawStreamMessage(NamedTuple):
     """A message as its stream holds it."""
 
     subject: str
@@ -37,7 +37,9 @@ class Stored(NamedTuple):
     data: bytes
 
 
-async def read(api: Api, stream: str, sequence: int, subject: str | None = None) -> Stored | None:
+async def get_message(
+    api: Api, stream: str, sequence: int, subject: str | None = None
+) -> RawStreamMessage | None:
     """The message of this sequence, or the first at or after it on `subject`; None if there is none.
 
     Raises `ApiError` and `BrokerFailed`.
@@ -51,7 +53,7 @@ async def read(api: Api, stream: str, sequence: int, subject: str | None = None)
         if error.code == _NO_SUCH_MESSAGE:
             return None
         raise
-    return Stored(
+    return RawStreamMessage(
         message["subject"],
         message["seq"],
         nanoseconds(message["time"]),

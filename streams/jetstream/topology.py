@@ -15,16 +15,16 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from events.subjects import Tenant
-from streams.jetstream.changes import EXISTS, Change, TopologyError, look_up, refused
+from streams.jetstream.changes import EXISTS, TopologyChange, TopologyError, look_up, refused
 from streams.jetstream.consumer_changes import plan_consumer
-from streams.jetstream.consumer_state import Standings
+from streams.jetstream.consumer_state import ConsumerStates
 from streams.jetstream.specs import NANOSECONDS, ConsumerSpec, StreamSpec, TopologyConfig, consumers, streams
 from streams.jetstream.stream_changes import compare_stream, describe
-from streams.jetstream.stream_reader import Api, ApiError, read
+from streams.jetstream.stream_reader import Api, ApiError, get_message
 
 __all__ = [
-    "Change",
     "Lag",
+    "TopologyChange",
     "TopologyError",
     "apply",
     "description",
@@ -57,29 +57,29 @@ async def plan(
     api: Api,
     config: TopologyConfig,
     tenants: Iterable[Tenant],
-    standings: Standings | None = None,
+    consumer_states: ConsumerStates | None = None,
     nodes: int = 1,
-) -> list[Change]:
+) -> list[TopologyChange]:
     """What `apply` has to do. Raises `TopologyError` and `BrokerFailed`.
 
-    `standings`: where a consumer that is missing now begins again, if it stood somewhere before.
+    `consumer_states`: where a consumer that is missing now begins again, if it stood somewhere before.
     `nodes`: how many NATS nodes there are, for the replicas of streams that are made.
     """
-    ours: list[Change] = []
+    ours: list[TopologyChange] = []
     missing: Counter[str] = Counter()
     for tenant in tenants:
         for consumer in consumers(config, tenant):
-            changes = await plan_consumer(api, consumer, standings)
+            changes = await plan_consumer(api, consumer, consumer_states)
             missing[consumer.stream] += sum(change.action in ("create", "take_over") for change in changes)
             ours += changes
-    theirs: list[Change] = []
+    theirs: list[TopologyChange] = []
     for stream in streams(config, nodes):
         found = await look_up(api, "stream", stream.name)
         theirs += compare_stream(stream, found, missing[stream.name])
     return theirs + ours
 
 
-async def apply(api: Api, changes: Sequence[Change]) -> None:
+async def apply(api: Api, changes: Sequence[TopologyChange]) -> None:
     """Do what was planned and log it. Raises `TopologyError` and `BrokerFailed`."""
     for change in changes:
         if change.request is None:
@@ -100,21 +100,21 @@ async def reconcile(
     api: Api,
     config: TopologyConfig,
     tenants: Iterable[Tenant],
-    standings: Standings | None = None,
+    consumer_states: ConsumerStates | None = None,
     nodes: int = 1,
-) -> list[Change]:
+) -> list[TopologyChange]:
     """Plan and apply; what was planned. Raises `TopologyError` and `BrokerFailed`."""
-    changes = await plan(api, config, tenants, standings, nodes)
+    changes = await plan(api, config, tenants, consumer_states, nodes)
     await apply(api, changes)
     return changes
 
 
-async def plan_stream(api: Api, spec: StreamSpec) -> list[Change]:
+async def plan_stream(api: Api, spec: StreamSpec) -> list[TopologyChange]:
     """What to do about one stream. Raises `TopologyError` and `BrokerFailed`."""
     return compare_stream(spec, await look_up(api, "stream", spec.name))
 
 
-async def drop_old(api: Api, config: TopologyConfig, tenants: Iterable[Tenant]) -> list[Change]:
+async def drop_old(api: Api, config: TopologyConfig, tenants: Iterable[Tenant]) -> list[TopologyChange]:
     """Delete the old durables of the tenants whose successors exist; the shared one of the DLQ stays.
 
     Raises `TopologyError` if a successor is missing, and `BrokerFailed`.
@@ -132,7 +132,9 @@ async def drop_old(api: Api, config: TopologyConfig, tenants: Iterable[Tenant]) 
                     "which is not there yet: start the worker first"
                 )
             request = (f"CONSUMER.DELETE.{spec.stream}.{spec.predecessor}", None)
-            changes.append(Change("consumer", spec.predecessor, "delete", "delete the old durable", request))
+            changes.append(
+                TopologyChange("consumer", spec.predecessor, "delete", "delete the old durable", request)
+            )
     await apply(api, changes)
     return changes
 
@@ -143,14 +145,14 @@ async def has_limit(api: Api, spec: ConsumerSpec) -> bool:
     return found is not None and found["config"].get("max_deliver", -1) > 0
 
 
-async def lag(api: Api, stream: str, durable: str, standings: Standings | None = None) -> Lag:
-    """Messages not delivered yet, and delivered but not settled; also noted in `standings`.
+async def lag(api: Api, stream: str, durable: str, consumer_states: ConsumerStates | None = None) -> Lag:
+    """Messages not delivered yet, and delivered but not settled; also noted in `consumer_states`.
 
     Raises `ApiError` and `BrokerFailed`.
     """
     info = await api.api(f"CONSUMER.INFO.{stream}.{durable}")
-    if standings is not None:
-        standings.note(stream, durable, info)
+    if consumer_states is not None:
+        consumer_states.note(stream, durable, info)
     return Lag(info["num_pending"], info["num_ack_pending"])
 
 
@@ -162,5 +164,5 @@ async def oldest_age(api: Api, stream: str, durable: str, subject: str) -> float
     info = await api.api(f"CONSUMER.INFO.{stream}.{durable}")
     if not info["num_pending"] + info["num_ack_pending"]:
         return 0.0
-    oldest = await read(api, stream, info["ack_floor"]["stream_seq"] + 1, subject)
+    oldest = await get_message(api, stream, info["ack_floor"]["stream_seq"] + 1, subject)
     return 0.0 if oldest is None else max(time.time() - oldest.stored_ns / NANOSECONDS, 0.0)

@@ -10,7 +10,7 @@ from typing import Final
 from events.subjects import Tenant
 from streams.config.settings import Settings
 from streams.jetstream.broker import Broker, Unusable
-from streams.lifecycle.startup import Fatal, Step
+from streams.lifecycle.startup import Fatal, StartupStep
 from streams.version import VERSION
 from tables.connection.pool import Database
 from tables.connection.replication import durability_warnings
@@ -28,7 +28,7 @@ SCHEMAS_AT_ONCE: Final = 4
 _HOPELESS: Final = {"28000", "28P01", "3D000"}
 
 
-class Preparation:
+class Bootstrap:
     """The steps of the start, each of which can be repeated."""
 
     def __init__(
@@ -47,12 +47,12 @@ class Preparation:
         self._hopeless: set[Tenant] = set()
         self._tables = tables
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[StartupStep]:
         """What all companies share, in the order in which it is run."""
         return [
-            Step("start", self.announce),
-            Step("PostgreSQL", self.open_database),
-            Step("NATS", self.connect),
+            StartupStep("start", self.announce),
+            StartupStep("PostgreSQL", self.open_database),
+            StartupStep("NATS", self.connect),
         ]
 
     async def announce(self) -> None:

@@ -7,16 +7,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, NamedTuple, Protocol
 
-from events.errors import BrokerFailed
+from events.errors import BrokerError
 from events.subjects import Tenant
 from streams.jetstream import topology
-from streams.jetstream.consumer_state import Standings
+from streams.jetstream.consumer_state import ConsumerStates
 from streams.jetstream.specs import ConsumerSpec, TopologyConfig, consumers
 from streams.jetstream.stream_reader import Api
-from streams.lifecycle.scheduler import Chore
+from streams.lifecycle.scheduler import PeriodicTask
 from streams.lifecycle.schema_upkeep import LOOK_EVERY, Rounds
 from tables.connection.pool import Database
-from tables.errors import Contended, Expired, StorageError, Unavailable
+from tables.errors import QueryTimeout, SerializationFailure, StorageError, Unavailable
 from tables.schema import indexes
 from tables.schema.key_backfill import fill_message_keys
 from tables.schema.partitions import ensure_partitions, months_ahead
@@ -28,12 +28,12 @@ PARTITIONS_EVERY: Final = 3600.0
 KEYS_EVERY: Final = 3600.0
 INDEXES_EVERY: Final = 3600.0
 POST_SCAN_EVERY: Final = 5.0
-FIGURES_EVERY: Final = 5.0
+GAUGES_EVERY: Final = 5.0
 # SQLSTATE classes of rights, names and sequences.
 _OF_ONE_COMPANY: Final = ("22", "42", "3F")
 
 
-class FiguresMeter(Protocol):
+class GaugeMeter(Protocol):
     """Where the figures go; None takes a figure away."""
 
     def lag(self, company: str, consumer: str, pending: int | None, unacknowledged: int | None) -> None:
@@ -60,7 +60,7 @@ class _Task(NamedTuple):
     failed: Callable[[], None] = lambda: None
 
 
-class Chores:
+class PeriodicTasks:
     """Makes the chores for all tenants of a worker.
 
     `tenants` may grow: a company joins when its schema is there. `served` tells which consumers are there.
@@ -74,8 +74,8 @@ class Chores:
         tables: Callable[[Tenant], TenantTables],
         api: Api,
         config: TopologyConfig,
-        meter: FiguresMeter,
-        standings: Standings,
+        meter: GaugeMeter,
+        consumer_states: ConsumerStates,
         post_scan: Callable[[Tenant], Awaitable[int]],
         served: Callable[[ConsumerSpec], bool] = lambda _: True,
         publish: bool = False,
@@ -87,19 +87,19 @@ class Chores:
         self._api = api
         self._config = config
         self._meter = meter
-        self._standings = standings
+        self._standings = consumer_states
         self._post_scan = post_scan
         self._served = served
         self._publishes = publish
         self._published: set[Tenant] = set()
 
-    def all(self) -> list[Chore]:
+    def all(self) -> list[PeriodicTask]:
         """Every chore with its interval."""
         return [
-            *(Chore(what, LOOK_EVERY, rounds.run) for what, rounds in self._housekeeping()),
-            Chore("post-scan sync", POST_SCAN_EVERY, self.sync_contacts),
-            Chore("lag figures", FIGURES_EVERY, self.measure_lag),
-            Chore("figures of the tables", FIGURES_EVERY, self.measure_tables),
+            *(PeriodicTask(what, LOOK_EVERY, rounds.run) for what, rounds in self._housekeeping()),
+            PeriodicTask("post-scan sync", POST_SCAN_EVERY, self.sync_contacts),
+            PeriodicTask("lag figures", GAUGES_EVERY, self.measure_lag),
+            PeriodicTask("figures of the tables", GAUGES_EVERY, self.measure_tables),
         ]
 
     def _housekeeping(self) -> list[tuple[str, Rounds]]:
@@ -123,7 +123,7 @@ class Chores:
         """Once: a lock passes and is waited for; a right that is missing was told at the start."""
         try:
             await publish_changes(self._database, tenant.schema)
-        except (Expired, Contended, Unavailable) as error:
+        except (QueryTimeout, SerializationFailure, Unavailable) as error:
             if error.sqlstate is None or not error.sqlstate.startswith("42"):
                 raise
         except StorageError:
@@ -155,7 +155,7 @@ class Chores:
             for spec in consumers(self._config, tenant)
             if self._served(spec)
         ]
-        await _do_all(readings, lost=lambda error: isinstance(error, BrokerFailed))
+        await _do_all(readings, lost=lambda error: isinstance(error, BrokerError))
         return False
 
     async def measure_tables(self) -> bool:

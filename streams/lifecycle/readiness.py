@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol
 
-from streams.lifecycle.wait_reasons import Waits
+from streams.lifecycle.wait_reasons import WaitReasons
 
 # Seconds without an answered pull request, or without any settled delivery while some are held, after which
 # a source counts as stuck.
@@ -54,9 +54,9 @@ class Readiness:
 
     def __init__(self) -> None:
         self._starting = "starting"
-        self._unserved = Waits("waiting: {name}: {reason}", "no longer waiting: {name}")
-        self._paused = Waits("{name} waits: {reason}", "{name} works again")
-        self._unanswered = Waits("{name}: {reason}", "{name} is there again")
+        self._unserved = WaitReasons("waiting: {name}: {reason}", "no longer waiting: {name}")
+        self._paused = WaitReasons("{name} waits: {reason}", "{name} works again")
+        self._unanswered = WaitReasons("{name}: {reason}", "{name} is there again")
         self.sources: Sequence[WatchedSource] = ()
         self.broker_problem: Callable[[], str | None] = lambda: "not connected yet"
         self.ping_database: Callable[[], Awaitable[None]] | None = None

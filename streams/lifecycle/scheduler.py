@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 STOP_SECONDS: Final = 1.0
 
 
-class Chore(NamedTuple):
+class PeriodicTask(NamedTuple):
     """Something to do every `interval` seconds; `run` returns True to be called again at once."""
 
     name: str
@@ -22,10 +22,10 @@ class Chore(NamedTuple):
     run: Callable[[], Awaitable[bool]]
 
 
-class Maintenance(Service):
+class Scheduler(Service):
     """Runs the chores once `ready` is set, each in a loop of its own."""
 
-    def __init__(self, chores: Sequence[Chore], ready: asyncio.Event) -> None:
+    def __init__(self, chores: Sequence[PeriodicTask], ready: asyncio.Event) -> None:
         super().__init__()
         self._chores = chores
         self._ready = ready
@@ -48,7 +48,7 @@ class Maintenance(Service):
         if self._loops:
             await asyncio.wait(self._loops, timeout=STOP_SECONDS)
 
-    async def _repeat(self, chore: Chore) -> None:
+    async def _repeat(self, chore: PeriodicTask) -> None:
         await self._ready.wait()
         while not self.should_stop:
             try:

@@ -9,7 +9,7 @@ from mode import Service
 
 from events.delivery import Delivery
 from streams.jetstream.broker import Broker
-from streams.jetstream.max_deliveries import MaxDeliverWatch
+from streams.jetstream.max_deliveries import MaxDeliveriesListener
 from streams.jetstream.pull_source import PullSource
 from streams.jetstream.reconciler import Reconciler
 from streams.jetstream.specs import ConsumerSpec
@@ -48,7 +48,7 @@ class Serving:
             await self._listen(spec)
 
     async def _listen(self, spec: ConsumerSpec) -> None:
-        watch = MaxDeliverWatch(
+        watch = MaxDeliveriesListener(
             broker=self._broker,
             stream=spec.stream,
             durable=spec.durable,

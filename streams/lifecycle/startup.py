@@ -13,9 +13,9 @@ from mode import Service
 from streams.lifecycle.company_startup import CompanyStarts
 from streams.lifecycle.readiness import Readiness
 from streams.lifecycle.retrying import Fatal, until_done
-from streams.lifecycle.wait_reasons import Waits
+from streams.lifecycle.wait_reasons import WaitReasons
 
-__all__ = ["Fatal", "Intake", "Step"]
+__all__ = ["Fatal", "Startup", "StartupStep"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,14 +23,14 @@ logger = logging.getLogger(__name__)
 CANCEL_SECONDS: Final = 2.0
 
 
-class Step(NamedTuple):
+class StartupStep(NamedTuple):
     """One step of the start. `run` raises `Fatal` to end the worker; after anything else it is tried again."""
 
     name: str
     run: Callable[[], Awaitable[None]]
 
 
-class Intake(Service):
+class Startup(Service):
     """Runs the steps in order, each until it works, then all companies; stops the sources first of all.
 
     It all runs in the background, so that `/health` and `/ready` answer meanwhile. `ready` is set when every company
@@ -40,7 +40,7 @@ class Intake(Service):
     def __init__(
         self,
         *,
-        steps: Sequence[Step],
+        steps: Sequence[StartupStep],
         companies: CompanyStarts,
         sources: Sequence[Service],
         readiness: Readiness,
@@ -57,7 +57,7 @@ class Intake(Service):
         self._ready = ready
         self._fail = fail
         self._after = after
-        self._waits = Waits("waiting: {name}: {reason}", "no longer waiting: {name}")
+        self._waits = WaitReasons("waiting: {name}: {reason}", "no longer waiting: {name}")
         self._beginning: asyncio.Task[None] | None = None
 
     async def on_started(self) -> None:
@@ -95,7 +95,7 @@ class Intake(Service):
             self._ready.set()
         logger.info("consumers are running")
 
-    def _waiting(self, step: Step, reason: str) -> None:
+    def _waiting(self, step: StartupStep, reason: str) -> None:
         self._readiness.starting(f"{step.name}: {reason}")
         self._waits.begin(step.name, reason)
 

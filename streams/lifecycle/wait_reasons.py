@@ -21,7 +21,7 @@ class _Wait:
     told: set[str] = field(default_factory=set)
 
 
-class Waits:
+class WaitReasons:
     """The waits of one kind. `begun` and `ended` are the log lines, with `{name}` and `{reason}`."""
 
     def __init__(self, begun: str, ended: str) -> None:

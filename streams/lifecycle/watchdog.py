@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from events.subjects import Tenant
-from streams.jetstream.consumer_state import Standings
+from streams.jetstream.consumer_state import ConsumerStates
 from tables.queries import Observer
 
 logger = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 LOOK_EVERY: Final = 5.0
 # Seconds without progress after which `/ready` tells; the worker ends after the operator's limit.
 SUSPICIOUS: Final = 60.0
-# A standing older than this says nothing of the present.
+# A consumer_state older than this says nothing of the present.
 STALE: Final = 20.0
 
 
@@ -36,7 +36,7 @@ class WatchedSource(Protocol):
         ...
 
     @property
-    def moves(self) -> int:
+    def progress_count(self) -> int:
         """How many deliveries arrived and were settled, since its start."""
         ...
 
@@ -75,12 +75,12 @@ class Activity:
 class _Mark(NamedTuple):
     """How far a source was, and since when (`time.monotonic()`)."""
 
-    moves: int
+    progress_count: int
     operations: int
     since: float
 
 
-class StallWatch:
+class Watchdog:
     """Ends the worker when a source has work, both servers are there, and nothing moved for `limit` seconds.
 
     Progress is a delivery that arrived or was settled, or an operation of the database for its company: a huge
@@ -92,7 +92,7 @@ class StallWatch:
         self,
         *,
         sources: Sequence[WatchedSource],
-        standings: Standings,
+        consumer_states: ConsumerStates,
         activity: Activity,
         limit: float,
         outage: Callable[[], Awaitable[object]],
@@ -100,7 +100,7 @@ class StallWatch:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sources = sources
-        self._standings = standings
+        self._standings = consumer_states
         self._activity = activity
         self._limit = limit
         self._outage = outage
@@ -129,7 +129,7 @@ class StallWatch:
         }
 
     def _compare(self, source: WatchedSource) -> None:
-        moves, operations = source.moves, self._activity.operations[source.tenant.company]
+        moves, operations = source.progress_count, self._activity.operations[source.tenant.company]
         mark = self._marks.get(source.name)
         if mark is None or mark[:2] != (moves, operations) or not self._work(source):
             self._marks[source.name] = _Mark(moves, operations, self._clock())
@@ -147,7 +147,7 @@ class StallWatch:
         """What a source has to do, in words; empty if nothing, or nothing that is known."""
         if source.held:
             return f"{source.held} deliveries under way"
-        standing = self._standings.of(source.stream, source.durable)
-        if standing is None or standing.closed or self._clock() - standing.noted > STALE:
+        consumer_state = self._standings.of(source.stream, source.durable)
+        if consumer_state is None or consumer_state.closed or self._clock() - consumer_state.noted > STALE:
             return ""
-        return f"{standing.pending} events waiting" if standing.pending else ""
+        return f"{consumer_state.pending} events waiting" if consumer_state.pending else ""

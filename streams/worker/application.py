@@ -17,7 +17,7 @@ from mode import Service, ServiceT
 
 from streams import logs
 from streams.monitoring.http import Web
-from streams.worker.shutdown import EXIT_CUT, StopDeadline
+from streams.worker.shutdown import EXIT_CUT, ShutdownDeadline
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Boot(BootStrategy):
             *app.connections,
             *self.web_server(),
             *self.agents(),
-            *app.intake,
+            *app.startup,
         ]
 
 
@@ -94,14 +94,14 @@ class EventsApp(faust.App):
     BootStrategy = Boot
 
     connections: Sequence[ServiceT] = ()
-    intake: Sequence[ServiceT] = ()
+    startup: Sequence[ServiceT] = ()
     operations: object = None
     failure: str = ""
 
     def __init__(self, *args: Any, stop_timeout: float, **options: Any) -> None:
         """`stop_timeout` is the time for the whole stop, in seconds; the rest is Faust's."""
         super().__init__(*args, **options)
-        self.deadline = StopDeadline(stop_timeout, self._unstopped, failed=lambda: bool(self.failure))
+        self.deadline = ShutdownDeadline(stop_timeout, self._unstopped, failed=lambda: bool(self.failure))
         self.left_behind: list[str] = []
         self._stopping = ""
 
@@ -116,7 +116,7 @@ class EventsApp(faust.App):
         for child in reversed(self._children):
             self._stopping = child.label
             # The last of intake hands back what was fetched, and bounds that itself.
-            bound = self.deadline.seconds if child in self.intake[-1:] else PART_SECONDS
+            bound = self.deadline.seconds if child in self.startup[-1:] else PART_SECONDS
             stop = asyncio.ensure_future(child.stop())
             done, _ = await asyncio.wait({stop}, timeout=bound)
             if not done:

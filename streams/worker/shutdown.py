@@ -33,7 +33,7 @@ def drain_budget(seconds: float) -> float:
     return seconds - min(AFTER_DRAIN, seconds / 2)
 
 
-class StopDeadline:
+class ShutdownDeadline:
     """Ends the process at the latest `seconds` after its stop began, and at once at a second signal.
 
     What was not settled by then comes again from JetStream, and what was not committed is not stored.

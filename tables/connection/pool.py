@@ -22,7 +22,7 @@ from tables.connection.session import (
     require_prepared,
     warn_of_missing,
 )
-from tables.errors import POOLED, READ_ONLY, Expired, StorageError, Unavailable, connecting, translated
+from tables.errors import POOLED, READ_ONLY, QueryTimeout, StorageError, Unavailable, connecting, translated
 
 __all__ = ["LOCK_TIMEOUT", "STATEMENT_TIMEOUT", "Database"]
 
@@ -226,7 +226,7 @@ class Database:
         elif error.sqlstate in POOLED:
             # What the connection takes for prepared is not.
             connection.terminate()
-        elif isinstance(error, Expired) and error.sqlstate is None:
+        elif isinstance(error, QueryTimeout) and error.sqlstate is None:
             # The server's own limit is shorter: it does not even say that time is up.
             connection.terminate()
             self._try_host(connection.host)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from tables.errors import Contended, Expired, StorageError
+from tables.errors import QueryTimeout, SerializationFailure, StorageError
 from tables.queries import load
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _LONGEST_PAUSE: Final = 2.0
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 
 
-async def migration_turn(connection: Connection, schema: str) -> None:
+async def migration_lock(connection: Connection, schema: str) -> None:
     """Wait for the turn to change the tables of `schema`; the transaction then holds it, and waits briefly for locks.
 
     Raises `Expired` (of the driver's) if another worker holds it for long.
@@ -35,7 +35,7 @@ async def migration_turn(connection: Connection, schema: str) -> None:
     await _wait(connection, f"schema {schema}")
 
 
-async def publication_turn(connection: Connection) -> None:
+async def publication_lock(connection: Connection) -> None:
     """The same for the publication, over all tenants."""
     await _wait(connection, "publication")
 
@@ -63,12 +63,12 @@ async def briefly(
         try:
             async with database.transaction() as connection:
                 return await work(connection)
-        except (Expired, Contended) as error:
-            if error.sqlstate != _LOCK_NOT_AVAILABLE and not isinstance(error, Contended):
+        except (QueryTimeout, SerializationFailure) as error:
+            if error.sqlstate != _LOCK_NOT_AVAILABLE and not isinstance(error, SerializationFailure):
                 raise
             if time.monotonic() >= deadline:
                 holder = await _holder(database, schema)
-                raise Expired(f"{what} of {schema}: waits for a lock{holder}", error.sqlstate) from error
+                raise QueryTimeout(f"{what} of {schema}: waits for a lock{holder}", error.sqlstate) from error
         await asyncio.sleep(pause * random.uniform(0.5, 1.5))
         pause = min(pause * 2, _LONGEST_PAUSE)
 

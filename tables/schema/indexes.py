@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tables.errors import Expired
+from tables.errors import QueryTimeout
 from tables.queries import load
 from tables.schema.advisory_locks import PATIENCE, briefly, limit_locks
 
@@ -67,7 +67,7 @@ async def _take_turn(keeper: Connection, schema: str) -> None:
     # Ends with the connection.
     await keeper.execute("BEGIN")
     if not await keeper.fetchval(sql["try_turn"], f"daisi indexes {schema}"):
-        raise Expired(f"another worker builds the indexes of {schema}")
+        raise QueryTimeout(f"another worker builds the indexes of {schema}")
     # Last, and without arguments: a statement that was prepared keeps its snapshot, for which the build would wait.
     await keeper.execute(sql["stay_idle"])
 
@@ -129,7 +129,7 @@ class _Build:
     async def _concurrently(self, table: str, name: str) -> None:
         state = await self._worker.fetchrow(self._sql["state"], self._schema, name)
         if state is not None and state["builder"] is not None:
-            raise Expired(f"index {name} of {self._schema} is being built by process {state['builder']}")
+            raise QueryTimeout(f"index {name} of {self._schema} is being built by process {state['builder']}")
         if state is not None and not state["indisvalid"]:
             logger.info("index %s of %s was left unfinished: built anew", name, self._schema)
             statement = await self._worker.fetchval(self._sql["write_drop"], self._schema, name)

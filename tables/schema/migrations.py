@@ -12,7 +12,7 @@ from tables.connection.pool import Database
 from tables.errors import StorageError
 from tables.queries import load, quoted
 from tables.schema import indexes, partitions
-from tables.schema.advisory_locks import PATIENCE, briefly, migration_turn
+from tables.schema.advisory_locks import PATIENCE, briefly, migration_lock
 from tables.schema.statements import missing_parts
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ async def _migrate_tables(database: Database, schema: str, *, auto_migrate: bool
 
 async def _extend(connection: Connection, schema: str, *, auto_migrate: bool) -> list[str]:
     sql = load("schema", schema)
-    await migration_turn(connection, schema)
+    await migration_lock(connection, schema)
     if not await connection.fetchval(sql["schema_exists"], schema):
         await connection.execute(sql["create_schema"])
     await connection.execute(sql["create_journal"])

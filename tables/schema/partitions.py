@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from tables.connection.pool import Database
-from tables.errors import Failed
+from tables.errors import DatabaseError
 from tables.queries import load
 from tables.schema import publication
-from tables.schema.advisory_locks import PATIENCE, briefly, migration_turn
+from tables.schema.advisory_locks import PATIENCE, briefly, migration_lock
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
@@ -54,7 +54,7 @@ async def make_partitions(
         else:
             made += await _make(database, schema, batch[0], patient=patient)
     if large:
-        raise Failed(
+        raise DatabaseError(
             f"messages_default of {schema} holds more than {_MOVED_AT_ONCE} rows of {', '.join(large)}: "
             "they stay there until the command migrate moves them, while writers of that partition wait"
         )
@@ -90,7 +90,7 @@ async def _make(
     sql = load("partitions", schema)
 
     async def work(connection: Connection) -> list[str]:
-        await migration_turn(connection, schema)
+        await migration_lock(connection, schema)
         missing = await connection.fetch(sql["make"], schema, wanted)
         if missing:
             await connection.execute(sql["limit"], "0" if patient else str(_LIMIT))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tables.connection.pool import Database
 from tables.queries import load
-from tables.schema.advisory_locks import briefly, limit_locks, publication_turn
+from tables.schema.advisory_locks import briefly, limit_locks, publication_lock
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
@@ -22,13 +22,13 @@ async def publish_changes(database: Database, schema: str) -> None:
     sql = load("publication", schema)
 
     async def make(connection: Connection) -> list[str]:
-        await publication_turn(connection)
+        await publication_lock(connection)
         if not await connection.fetchval(sql["exists"]):
             await connection.execute(sql["create"])
         return [row["ddl"] for row in await connection.fetch(sql["identities"], schema)]
 
     async def add(connection: Connection) -> None:
-        await publication_turn(connection)
+        await publication_lock(connection)
         for row in await connection.fetch(sql["additions"], schema):
             await connection.execute(row["ddl"])
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from events.delivery import Role
+from events.delivery import ConsumerType
 from streams.jetstream import specs
 from testkit import process_guard
 from tests.acceptance.worker import ROOT, Worker
@@ -35,7 +35,7 @@ class Contestant:
     pid: int
     prefix: str
     schemas: list[str]
-    consumers: dict[Role, list[tuple[str, str]]]
+    consumers: dict[ConsumerType, list[tuple[str, str]]]
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
@@ -46,11 +46,13 @@ class Contestant:
         finally:
             process_guard.signal_family(self.pid, signal.SIGCONT)
 
-    async def backlog(self, scene: Scene, role: Role) -> int:
+    async def backlog(self, scene: Scene, role: ConsumerType) -> int:
         """How many events are not settled yet: waiting in the stream, or unacknowledged."""
         return sum([await _unsettled(scene, *consumer) for consumer in self.consumers[role]])
 
-    async def drained(self, scene: Scene, role: Role, look: Callable[[], None] = lambda: None) -> None:
+    async def drained(
+        self, scene: Scene, role: ConsumerType, look: Callable[[], None] = lambda: None
+    ) -> None:
         """Return when every event is settled; `look` is called often. Raises `BenchError` when nothing moves."""
         for consumer in self.consumers[role]:
             left, moved = -1, time.monotonic()
@@ -96,7 +98,7 @@ def launch(scene: Scene, place: Place, folder: Path) -> Worker:
 
 def contestant(process: Worker, place: Place) -> Contestant:
     """A worker as what is measured."""
-    found: dict[Role, list[tuple[str, str]]] = {"realtime": [], "historical": [], "dlq": []}
+    found: dict[ConsumerType, list[tuple[str, str]]] = {"realtime": [], "historical": [], "dlq": []}
     for tenant in place.tenants:
         for spec in specs.consumers(specs.TopologyConfig(), tenant):
             found[spec.role].append((spec.stream, spec.durable))
@@ -130,7 +132,7 @@ async def bare(scene: Scene, place: Place) -> AsyncIterator[Contestant]:
         assert process.stdout is not None
         if await asyncio.to_thread(process.stdout.readline) != "ready\n":
             raise BenchError("the bare pipeline does not start")
-        consumers: dict[Role, list[tuple[str, str]]] = {
+        consumers: dict[ConsumerType, list[tuple[str, str]]] = {
             "realtime": [(BARE_STREAM, durable(schema)) for schema in place.schemas]
         }
         yield Contestant("bare", process.pid, BARE_PREFIX, place.schemas, consumers)

@@ -13,7 +13,7 @@ from uuid import uuid4
 import msgspec
 
 from events import envelope
-from events.delivery import Role
+from events.delivery import ConsumerType
 from tests import builders
 
 # Rows of a history batch, rows of one that NATS barely takes (1 MB), and agents of a run.
@@ -53,7 +53,7 @@ class Load:
     made of the rows of the `counted` tables."""
 
     name: str
-    role: Role
+    role: ConsumerType
     agents: list[str]
     events: list[Event] = field(default_factory=list)
     seeds: list[Event] = field(default_factory=list)
@@ -247,7 +247,7 @@ def _named(events: Sequence[Event], word: str) -> Iterator[Event]:
 
 def _letter(event: Event) -> Event:
     company = event.subject.rpartition(".")[2]
-    letter = envelope.Letter(
+    letter = envelope.Envelope(
         source_subject=event.subject,
         company=company,
         original_payload=event.body,

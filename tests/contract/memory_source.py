@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 
-from events.delivery import Batch, Provenance
+from events.delivery import Batch, MessageMetadata
 from events.subjects import Tenant
 
 
@@ -18,7 +18,7 @@ class MemoryDelivery:
         self.subject, self.data, self._stored = log.messages[sequence]
         self.headers: Mapping[str, str] | None = None
         self.received = time.perf_counter()
-        self.provenance = Provenance(
+        self.metadata = MessageMetadata(
             "memory", "memory", "", sequence, sequence, delivered, self._stored, len(log.waiting)
         )
         self._log = log
@@ -36,7 +36,7 @@ class MemoryDelivery:
     def _settle(self, again_after: float | None) -> None:
         if not self.settled.is_set():
             self.settled.set()
-            self._log.settle(self.provenance, again_after)
+            self._log.settle(self.metadata, again_after)
 
 
 class MemoryLog:
@@ -54,11 +54,11 @@ class MemoryLog:
         self.messages[sequence] = (subject, data, time.time_ns())
         self._offer(sequence, 0)
 
-    def settle(self, provenance: Provenance, again_after: float | None) -> None:
+    def settle(self, provenance: MessageMetadata, again_after: float | None) -> None:
         self.handed_out.discard(provenance.stream_sequence)
         if again_after is not None:
             loop = asyncio.get_running_loop()
-            loop.call_later(again_after, self._offer, provenance.stream_sequence, provenance.delivered)
+            loop.call_later(again_after, self._offer, provenance.stream_sequence, provenance.num_delivered)
 
     def pull(self, count: int) -> list[MemoryDelivery]:
         taken = [self.waiting.popleft() for _ in range(min(count, len(self.waiting)))]
@@ -68,7 +68,7 @@ class MemoryLog:
     def expire(self, delivery: MemoryDelivery) -> None:
         """Its holder is gone: it comes again after the ack wait."""
         asyncio.get_running_loop().call_later(
-            self.ack_wait, self._offer, delivery.provenance.stream_sequence, delivery.provenance.delivered
+            self.ack_wait, self._offer, delivery.metadata.stream_sequence, delivery.metadata.num_delivered
         )
 
     def _offer(self, sequence: int, delivered: int) -> None:

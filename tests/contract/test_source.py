@@ -180,7 +180,7 @@ async def test_keeps_the_order_of_the_stream(rig: Rig, reader: Reader) -> None:
     await rig.open(reader)
     taken = await reader.take(100)
     assert [delivery.data for delivery in taken] == numbers(100)
-    sequences = [delivery.provenance.stream_sequence for delivery in taken]
+    sequences = [delivery.metadata.stream_sequence for delivery in taken]
     assert sequences == sorted(set(sequences))
     await ack_all(taken)
 
@@ -208,8 +208,8 @@ async def test_a_message_comes_as_it_was_published(rig: Rig, reader: Reader, ten
     assert delivery.subject == tenant.subject(SUBJECT)
     assert delivery.data == b'{"a": 1}'
     assert not delivery.headers
-    assert delivery.provenance.delivered == 1
-    assert before - 10**9 < delivery.provenance.stored_ns < time.time_ns() + 10**9
+    assert delivery.metadata.num_delivered == 1
+    assert before - 10**9 < delivery.metadata.stored_ns < time.time_ns() + 10**9
     await delivery.ack()
 
 
@@ -275,7 +275,7 @@ async def test_a_nak_without_delay_comes_again_at_once(rig: Rig, reader: Reader)
     await rig.open(reader)
     await (await reader.take(1))[0].nak()
     (again,) = await reader.take(1, within=_LONG_ACK_WAIT / 2)
-    assert again.provenance.delivered == 2
+    assert again.metadata.num_delivered == 2
     await again.ack()
 
 
@@ -287,8 +287,8 @@ async def test_the_delay_of_a_nak_is_respected(rig: Rig, reader: Reader) -> None
     await delivery.nak(1.5)
     (again,) = await reader.take(1)
     assert time.monotonic() - naked >= 1.45
-    assert again.provenance.delivered == 2
-    assert again.provenance.stored_ns == delivery.provenance.stored_ns
+    assert again.metadata.num_delivered == 2
+    assert again.metadata.stored_ns == delivery.metadata.stored_ns
     await again.ack()
 
 
@@ -374,7 +374,7 @@ async def test_a_clean_stop_leaves_nothing_unsettled_and_nothing_comes_again(
     rest = Reader()
     await rig.open(rest)
     left = await rest.take(400 - len(handled)) if len(handled) < 400 else []
-    assert {delivery.provenance.delivered for delivery in left} <= {1}
+    assert {delivery.metadata.num_delivered for delivery in left} <= {1}
     assert sorted(handled + [delivery.data for delivery in left]) == sorted(numbers(400))
     await ack_all(left)
 
@@ -408,7 +408,7 @@ async def test_a_stop_gives_back_at_once_what_is_not_settled_in_its_time(rig: Ri
     other = Reader()
     await rig.open(other)
     (again,) = await other.take(1, within=_LONG_ACK_WAIT / 2)
-    assert again.provenance.delivered == 2
+    assert again.metadata.num_delivered == 2
     await again.ack()
     await unfinished.ack()
 

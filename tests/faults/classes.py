@@ -70,7 +70,7 @@ async def _nothing_came_twice(scene: Scene) -> None:
         info = await scene.js.consumer_info(stream, durable)
         state = (await scene.js.stream_info(stream, subjects_filter=f"{subjects}.{scene.company}")).state
         there = sum((state.subjects or {}).values())
-        delivered = info.delivered.consumer_seq if info.delivered else 0
+        delivered = info.num_delivered.consumer_seq if info.num_delivered else 0
         if delivered != there:
             scene.complain(f"{durable}: {delivered} deliveries of {there} events")
 
@@ -168,8 +168,8 @@ async def _stands(scene: Scene) -> tuple[int, int]:
     while True:
         info = await scene.js.consumer_info(REALTIME_STREAM, f"wa_realtime_{scene.company}")
         assert info.ack_floor is not None
-        assert info.delivered is not None
-        stands = info.ack_floor.stream_seq, info.delivered.stream_seq
+        assert info.num_delivered is not None
+        stands = info.ack_floor.stream_seq, info.num_delivered.stream_seq
         if stands == before:
             return stands
         before = stands

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tables.accounts import AgentRow, Agents
+from tables.accounts import AccountRow, Accounts
 from tables.connection.pool import Database
-from tables.errors import BadData
+from tables.errors import DataError
 from tables.last_writer_wins import Origin, Version
-from tables.write_rejection import Refusal
+from tables.write_rejection import WriteRejection
 
 REFS = count()
 
@@ -22,9 +22,9 @@ def at(ns: int) -> Origin:
     return Origin(Version(ns, ns), json.dumps({"stream": "wa_events_stream", "stream_sequence": ns}))
 
 
-def row(origin: Origin, agent_id: str = "A1", company_id: str = "Kopi", **changes: str) -> AgentRow:
+def row(origin: Origin, agent_id: str = "A1", company_id: str = "Kopi", **changes: str) -> AccountRow:
     values = dict.fromkeys(("qr_code", "status", "agent_name", "phone_number", "host_name", "version"), "")
-    return AgentRow(next(REFS), origin, agent_id, company_id, **{**values, **changes})
+    return AccountRow(next(REFS), origin, agent_id, company_id, **{**values, **changes})
 
 
 class Store:
@@ -34,9 +34,9 @@ class Store:
         self.database = database
         self.schema = schema
         self.operations: list[tuple[str, str, bool]] = []
-        self.table = Agents(schema, lambda name, entity, _, ok: self.operations.append((name, entity, ok)))
+        self.table = Accounts(schema, lambda name, entity, _, ok: self.operations.append((name, entity, ok)))
 
-    async def write(self, *rows: AgentRow) -> list[Refusal]:
+    async def write(self, *rows: AccountRow) -> list[WriteRejection]:
         async with self.database.transaction() as connection:
             return await self.table.write(connection, rows)
 
@@ -66,7 +66,7 @@ async def test_a_new_agent_has_every_column(store: Store) -> None:
     )
     assert await store.write(new) == []
     stored = await store.row()
-    for column in AgentRow._fields[2:]:
+    for column in AccountRow._fields[2:]:
         assert stored[column] == getattr(new, column), column
     assert stored["created_at"] == stored["updated_at"]
     assert json.loads(stored["last_metadata"]) == {**json.loads(at(5).metadata), "version": "5-5"}
@@ -118,12 +118,12 @@ async def test_an_adopted_row_is_older_than_any_event(store: Store) -> None:
 async def test_a_row_of_another_company_refuses_every_event(store: Store) -> None:
     await store.write(row(at(1), status="connected"))
     changes = [row(at(5), company_id="KOPI", status="x"), row(at(6), company_id="KOPI")]
-    assert await store.write(*changes) == [Refusal(change.ref, "company") for change in changes]
+    assert await store.write(*changes) == [WriteRejection(change.ref, "company") for change in changes]
     assert (await store.row())["status"] == "connected"
 
 
 async def test_a_failed_write_is_reported(store: Store) -> None:
-    with pytest.raises(BadData):
+    with pytest.raises(DataError):
         await store.write(row(at(1), status="\0"))
     assert store.operations == [("UpsertAgent", "Agent", False)]
 

@@ -11,9 +11,9 @@ import pytest
 
 from tables.chats import ChatPatch, ChatRow, Chats
 from tables.connection.pool import Database
-from tables.errors import BadData
+from tables.errors import DataError
 from tables.last_writer_wins import Origin, Version
-from tables.write_rejection import Refusal
+from tables.write_rejection import WriteRejection
 
 REFS = count()
 
@@ -51,7 +51,7 @@ class Store:
         self.operations: list[tuple[str, str, bool]] = []
         self.table = Chats(schema, lambda name, entity, _, ok: self.operations.append((name, entity, ok)))
 
-    async def write(self, *changes: ChatRow | ChatPatch, bulk: bool = False) -> list[Refusal]:
+    async def write(self, *changes: ChatRow | ChatPatch, bulk: bool = False) -> list[WriteRejection]:
         async with self.database.transaction() as connection:
             return await self.table.write(connection, changes, bulk=bulk)
 
@@ -228,7 +228,7 @@ async def test_the_count_stays_in_its_range(store: Store) -> None:
 
 async def test_an_update_without_its_chat_is_refused_and_the_rest_is_written(store: Store) -> None:
     lost = patch(at(5), chat_id="nowhere")
-    assert await store.write(row(at(1)), lost, patch(at(2))) == [Refusal(lost.ref, "not_found")]
+    assert await store.write(row(at(1)), lost, patch(at(2))) == [WriteRejection(lost.ref, "not_found")]
     assert await store.unread() == 1
     assert await store.steps() == [2]
 
@@ -236,7 +236,7 @@ async def test_an_update_without_its_chat_is_refused_and_the_rest_is_written(sto
 async def test_a_row_of_another_company_refuses_every_change(store: Store) -> None:
     await store.write(row(at(1), unread_count=3))
     changes: list[ChatRow | ChatPatch] = [patch(at(5), company_id="KOPI"), row(at(6), company_id="KOPI")]
-    assert await store.write(*changes) == [Refusal(change.ref, "company") for change in changes]
+    assert await store.write(*changes) == [WriteRejection(change.ref, "company") for change in changes]
     assert await store.unread() == 3
     assert await store.steps() == []
 
@@ -321,7 +321,7 @@ async def test_each_operation_has_its_documented_label(store: Store) -> None:
 
 async def test_a_failed_write_is_reported_and_leaves_nothing(store: Store) -> None:
     await store.write(row(at(1)))
-    with pytest.raises(BadData):
+    with pytest.raises(DataError):
         await store.write(patch(at(2)), patch(at(3), last_message="{broken"))
     assert store.operations[-1] == ("UpdateChat", "Chat", False)
     assert await store.unread() == 0

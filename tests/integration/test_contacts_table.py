@@ -13,11 +13,11 @@ import pytest
 
 from tables.connection.pool import Database
 from tables.contact_index import derived_chat_id
-from tables.contacts import ContactPatch, ContactRow, Contacts, Place
-from tables.errors import Contended
+from tables.contacts import ContactLookup, ContactPatch, ContactRow, Contacts
+from tables.errors import SerializationFailure
 from tables.last_writer_wins import Origin, Version
 from tables.queries import load, quoted
-from tables.write_rejection import Refusal
+from tables.write_rejection import WriteRejection
 
 AGENT = "agent-7f3a"
 PHONE = "6281234500011"
@@ -52,7 +52,7 @@ class Stage:
         }  # fmt: skip
         return ContactPatch(**{**given, **fields})
 
-    async def write(self, *changes: ContactRow | ContactPatch, bulk: bool = False) -> list[Refusal]:
+    async def write(self, *changes: ContactRow | ContactPatch, bulk: bool = False) -> list[WriteRejection]:
         async with self.database.transaction() as connection:
             return await self.contacts.write(connection, changes, bulk=bulk)
 
@@ -155,13 +155,13 @@ async def test_an_update_finds_the_upsert_of_its_own_batch(stage: Stage) -> None
 
 async def test_an_update_without_row_is_refused_and_the_others_are_written(stage: Stage) -> None:
     refusals = await stage.write(stage.patch(7, phone_number="999"), stage.row(8))
-    assert refusals == [Refusal(7, "not_found")]
+    assert refusals == [WriteRejection(7, "not_found")]
     assert len(await stage.rows()) == 1
 
 
 async def test_an_update_of_another_companys_row_is_refused(stage: Stage) -> None:
     await stage.seed(company_id="other")
-    assert await stage.write(stage.patch(7)) == [Refusal(7, "company")]
+    assert await stage.write(stage.patch(7)) == [WriteRejection(7, "company")]
 
 
 async def test_an_upsert_beside_another_companys_row_makes_its_own(stage: Stage) -> None:
@@ -269,12 +269,12 @@ async def test_a_change_by_another_program_in_between_is_never_undone(stage: Sta
     """Contract C6: it is seen, and the batch is done again."""
     await stage.seed(tags="vip")
     async with stage.database.transaction() as connection:
-        book = await stage.contacts.look_up(connection, [Place(AGENT, PHONE, CHAT)])
+        book = await stage.contacts.look_up(connection, [ContactLookup(AGENT, PHONE, CHAT)])
         await stage.execute("UPDATE {table} SET tags = 'changed'")
         contact = book.stored("c-1")
         assert contact is not None
         contact.apply(origin(1), {"push_name": "Sari"})
-        with pytest.raises(Contended):
+        with pytest.raises(SerializationFailure):
             await stage.contacts.update(connection, book.changed)
     await stage.write(stage.row(1))
     assert (await stage.only())["tags"] == "changed"

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from tables.accounts import AgentRow, Agents
+from tables.accounts import AccountRow, Accounts
 from tables.chats import ChatPatch, ChatRow, Chats
 from tables.connection.pool import Database
 from tables.last_writer_wins import Origin, Version
 from tables.messages import MessagePatch, MessageRow, Messages
-from tables.write_rejection import Refusal
+from tables.write_rejection import WriteRejection
 
 TODAY = datetime.datetime.now(datetime.UTC).date()
 # Not promised: when it was first and last written, and under which id.
@@ -29,7 +29,7 @@ NOT_COMPARED = {"id", "created_at", "updated_at"}
 MOST_ORDERS = 720
 
 Event = Any  # a row or patch; its key and ref are replaced for each order
-Write = Callable[[Any, Sequence[Any]], Awaitable[list[Refusal]]]
+Write = Callable[[Any, Sequence[Any]], Awaitable[list[WriteRejection]]]
 Batches = list[list[Event]]
 
 
@@ -69,9 +69,9 @@ def chat_update(origin: Origin, unread_count: int, **changes: Any) -> ChatPatch:
     return ChatPatch(0, origin, "", unread_count=unread_count, **{**values, **changes})
 
 
-def agent(origin: Origin, **changes: str) -> AgentRow:
+def agent(origin: Origin, **changes: str) -> AccountRow:
     values = dict.fromkeys(("qr_code", "status", "agent_name", "phone_number", "host_name", "version"), "")
-    return AgentRow(0, origin, "", "Kopi", **{**values, **changes})
+    return AccountRow(0, origin, "", "Kopi", **{**values, **changes})
 
 
 MESSAGE_EVENTS: dict[str, list[Event]] = {
@@ -320,7 +320,7 @@ async def test_an_agent_ends_the_same_in_every_order(database: Database, schema:
     chance = random.Random(12)
     plays = {f"A{n:03d}": way(order, chance) for n, order in enumerate(orders(AGENT_EVENTS, 6))}
     async with database.transaction() as connection:
-        await play(connection, Agents(schema, ignored).write, "agent_id", plays)
+        await play(connection, Accounts(schema, ignored).write, "agent_id", plays)
         (row,) = await outcomes(connection, schema, "agents", "agent_id")
     for column in ("qr_code", "status", "agent_name", "phone_number", "host_name", "version"):
         assert row[column] == (newest(AGENT_EVENTS, column) or "")

@@ -17,7 +17,7 @@ import pytest
 from events.subjects import Tenant
 from streams.lifecycle.schema_upkeep import Rounds
 from tables.connection.pool import Database
-from tables.errors import BadData, Expired, Failed, StorageError
+from tables.errors import DatabaseError, DataError, QueryTimeout, StorageError
 from tables.queries import quoted
 from tables.schema import advisory_locks, indexes, partitions
 from tables.schema.key_backfill import fill_message_keys
@@ -92,7 +92,9 @@ async def test_a_start_needs_no_partition_and_holds_up_no_writer(
         await written_all_the_while(database_dsn, schema, starting)
         assert await starting == []
         assert "messages_y2026m02" not in await names(database, schema)
-        with pytest.raises(Expired, match=r"is in use by process \d+ \(pg_dump, idle in transaction, for"):
+        with pytest.raises(
+            QueryTimeout, match=r"is in use by process \d+ \(pg_dump, idle in transaction, for"
+        ):
             await ensure_partitions(database, schema, DECEMBER)
 
     assert await ensure_partitions(database, schema, DECEMBER) == ["messages_y2026m02"]
@@ -123,7 +125,7 @@ async def test_a_migration_waits_briefly_and_says_for_whom(
     async with left_open(database_dsn, f"SELECT FROM {quoted(schema)}.chats"):
         starting = asyncio.create_task(migrate(database, schema, today=NOVEMBER))
         await written_all_the_while(database_dsn, schema, starting)
-        with pytest.raises(Expired, match=r"migration of .* chats is in use by process"):
+        with pytest.raises(QueryTimeout, match=r"migration of .* chats is in use by process"):
             await starting
 
     assert await migrate(database, schema, today=NOVEMBER) == ["9999_news"]
@@ -138,7 +140,7 @@ async def test_publishing_waits_briefly_and_is_made_up_for(
     async with left_open(database_dsn, f"SELECT FROM {quoted(schema)}.messages"):
         publishing = asyncio.create_task(publish_changes(database, schema))
         await written_all_the_while(database_dsn, schema, publishing)
-        with pytest.raises(Expired, match=r"publication of .* is in use by process"):
+        with pytest.raises(QueryTimeout, match=r"publication of .* is in use by process"):
             await publishing
 
     await publish_changes(database, schema)
@@ -152,7 +154,7 @@ async def test_filling_keys_waits_briefly_for_the_row_of_its_progress(
 ) -> None:
     statement = f"UPDATE {quoted(schema)}.message_keys_fill SET complete = false"
     async with left_open(database_dsn, statement) as other:
-        with pytest.raises(Expired, match="keys of"):
+        with pytest.raises(QueryTimeout, match="keys of"):
             await fill_message_keys(database, schema)
         await other.execute("COMMIT")
 
@@ -188,7 +190,7 @@ async def test_a_failed_task_comes_again_soon_and_only_for_its_company(
     async def task(each: Tenant) -> bool:
         asked.append(each.company)
         if each.company == "Kopi":
-            raise Expired("waits for a lock")
+            raise QueryTimeout("waits for a lock")
         return False
 
     rounds = Rounds("partitions", [Tenant("Kopi"), Tenant("Teh")], 3600, task)
@@ -213,7 +215,7 @@ async def test_a_month_with_many_rows_in_the_way_is_moved_by_the_command_only(
             " SELECT 'm' || n, '2026-02-01' FROM generate_series(1, 11) AS n"
         )
 
-    with pytest.raises(Failed, match=r"more than 10 rows of 2026-02: .*migrate"):
+    with pytest.raises(DatabaseError, match=r"more than 10 rows of 2026-02: .*migrate"):
         await make_partitions(database, schema, DECEMBER)
     assert await make_partitions(database, schema, DECEMBER, patient=True) == ["messages_y2026m02"]
     async with database.connection() as connection:
@@ -238,7 +240,7 @@ async def test_a_month_whose_rows_take_too_long_is_given_up_in_time(
 
     making = asyncio.create_task(make_partitions(database, schema, DECEMBER))
     await written_all_the_while(database_dsn, schema, making)
-    with pytest.raises(Expired):
+    with pytest.raises(QueryTimeout):
         await making
 
 
@@ -328,7 +330,7 @@ async def until_a_build_waits(database: Database, starting: asyncio.Task[Any]) -
 async def test_an_interrupted_build_is_begun_anew(database: Database, bare: str) -> None:
     async with database.connection() as connection:
         await connection.execute(f"INSERT INTO {quoted(bare)}.chats (chat_id) VALUES ('twice'), ('twice')")
-    with pytest.raises(BadData, match="23505"):
+    with pytest.raises(DataError, match="23505"):
         await migrate(database, bare, today=NOVEMBER)
     with pytest.raises(AssertionError, match="unfinished"):
         await valid(database, bare)
@@ -344,7 +346,7 @@ async def test_replicas_build_an_index_once(database: Database, bare: str) -> No
     async def start() -> None:
         async with asyncio.timeout(60):
             while True:
-                with contextlib.suppress(Expired):
+                with contextlib.suppress(QueryTimeout):
                     await migrate(database, bare, today=NOVEMBER)
                     await indexes.build(database, bare)
                     return
@@ -370,7 +372,7 @@ async def test_a_build_that_an_old_transaction_holds_up_is_tried_again(
     monkeypatch.setattr(indexes, "_OLD_TRANSACTIONS", 300)
     old = f"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT FROM {quoted(bare)}.contacts"
     async with left_open(database_dsn, old):
-        with pytest.raises(Expired):
+        with pytest.raises(QueryTimeout):
             await indexes.build(database, bare)
     await indexes.build(database, bare)
     await until_built(database, bare)

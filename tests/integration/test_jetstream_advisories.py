@@ -12,7 +12,7 @@ from events.delivery import Delivery
 from events.subjects import Tenant
 from streams.jetstream import topology
 from streams.jetstream.broker import Broker
-from streams.jetstream.max_deliveries import MaxDeliverWatch
+from streams.jetstream.max_deliveries import MaxDeliveriesListener
 from streams.jetstream.specs import TopologyConfig
 from testkit.servers import NatsServer
 from tests.sources import PATIENCE, SUBJECT, Reader, connected, pull_source
@@ -57,7 +57,7 @@ async def test_a_message_at_its_limit_is_handed_over_with_its_payload(
     own_server: NatsServer, broker: Broker
 ) -> None:
     got: asyncio.Queue[Delivery] = asyncio.Queue()
-    watch = MaxDeliverWatch(
+    watch = MaxDeliveriesListener(
         broker=broker, stream="wa_events_stream", durable="wa_realtime_Acme", given_up=got.put
     )
     await watch.start()
@@ -66,16 +66,16 @@ async def test_a_message_at_its_limit_is_handed_over_with_its_payload(
     assert delivery.data == b"hopeless"
     assert delivery.subject == ACME.subject(SUBJECT)
     assert delivery.headers == {"Nats-Msg-Id": "wa-1"}
-    assert delivery.provenance.stream_sequence == 1
-    assert delivery.provenance.delivered == 2
-    assert delivery.provenance.stored_ns > 1_600_000_000 * 10**9
+    assert delivery.metadata.stream_sequence == 1
+    assert delivery.metadata.num_delivered == 2
+    assert delivery.metadata.stored_ns > 1_600_000_000 * 10**9
     await delivery.ack()
     await watch.stop()
 
 
 async def test_after_a_nak_it_is_handed_over_again(own_server: NatsServer, broker: Broker) -> None:
     got: asyncio.Queue[Delivery] = asyncio.Queue()
-    watch = MaxDeliverWatch(
+    watch = MaxDeliveriesListener(
         broker=broker, stream="wa_events_stream", durable="wa_realtime_Acme", given_up=got.put
     )
     await watch.start()
@@ -90,7 +90,7 @@ async def test_after_a_nak_it_is_handed_over_again(own_server: NatsServer, broke
 async def test_replicas_share_the_advisories(own_server: NatsServer, broker: Broker) -> None:
     got: asyncio.Queue[Delivery] = asyncio.Queue()
     watches = [
-        MaxDeliverWatch(
+        MaxDeliveriesListener(
             broker=broker, stream="wa_events_stream", durable="wa_realtime_Acme", given_up=got.put
         )
         for _ in range(2)

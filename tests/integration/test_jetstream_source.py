@@ -390,7 +390,7 @@ async def test_what_is_held_of_a_deleted_stream_never_settles_an_event_of_the_ne
     await topology.reconcile(broker, CONFIG, [tenant])
     await publish(own_server, tenant, b"new 1", b"new 2")
     new = await reader.take(2)
-    assert [one.provenance.stream_sequence for one in (*old, *new)] == [1, 2, 1, 2]
+    assert [one.metadata.stream_sequence for one in (*old, *new)] == [1, 2, 1, 2]
     assert [one.data for one in new] == [b"new 1", b"new 2"]
     await ack_all(old)
     # The server takes acks in their order: had the old ones counted, none would be left after this one.
@@ -421,7 +421,7 @@ async def test_deliveries_say_when_their_stream_was_made(
 ) -> None:
     await publish(own_server, tenant, b"1", b"2")
     taken = await reader.take(2)
-    assert {one.provenance.incarnation for one in taken} == {await made_at(broker)}
+    assert {one.metadata.incarnation for one in taken} == {await made_at(broker)}
     await ack_all(taken)
 
 
@@ -453,7 +453,7 @@ async def test_a_stream_made_anew_between_two_pulls_is_never_taken_for_the_old_o
     first.release()
     later = await reader.take(3)
     assert [one.data for one in later] == [b"old 2", b"new 1", b"new 2"]
-    assert [one.provenance.incarnation for one in (*first.deliveries, *later)] == [
+    assert [one.metadata.incarnation for one in (*first.deliveries, *later)] == [
         old_made,
         old_made,
         new_made,
@@ -494,9 +494,9 @@ async def test_a_stream_made_anew_is_noticed_though_another_replica_read_its_fir
     first.release()
     (_, new) = later = await reader.take(2)
     assert new.data == b"new"
-    assert new.provenance.stream_sequence > 2
-    assert new.provenance.consumer_sequence > 2
-    assert new.provenance.incarnation == new_made
+    assert new.metadata.stream_sequence > 2
+    assert new.metadata.consumer_sequence > 2
+    assert new.metadata.incarnation == new_made
     await ack_all([*first.deliveries, *later])
     await source.stop()
 
@@ -509,8 +509,8 @@ async def test_a_stream_made_anew_while_a_pull_waits_is_noticed(
     new_made = await make_anew(broker, tenant, first_seq=1000)
     await publish(own_server, tenant, b"new")
     await ack_all(new := await reader.take(1))
-    assert [one.provenance.incarnation for one in new] == [new_made]
-    assert old[0].provenance.incarnation < new_made
+    assert [one.metadata.incarnation for one in new] == [new_made]
+    assert old[0].metadata.incarnation < new_made
 
 
 async def test_a_stream_keeps_its_incarnation_over_a_restart_of_the_server(
@@ -522,7 +522,7 @@ async def test_a_stream_keeps_its_incarnation_over_a_restart_of_the_server(
     own_server.start()
     await publish(own_server, tenant, b"after")
     await ack_all(after := await reader.take(1))
-    assert after[0].provenance.incarnation == before[0].provenance.incarnation > 0
+    assert after[0].metadata.incarnation == before[0].metadata.incarnation > 0
 
 
 async def test_redelivered_events_are_settled_like_any_other(
@@ -532,6 +532,6 @@ async def test_redelivered_events_are_settled_like_any_other(
     first, *others = await reader.take(3)
     await first.nak()
     (again,) = await reader.take(1)
-    assert again.provenance.delivered == 2
+    assert again.metadata.num_delivered == 2
     await ack_all([*others, again])
     await comes_to_ack_pending(broker, tenant, 0)

@@ -13,11 +13,11 @@ import pytest
 from asyncpg.connection import LoggedQuery
 
 from tables.connection.pool import Database
-from tables.errors import BadData
+from tables.errors import DataError
 from tables.last_writer_wins import Origin, Version
 from tables.messages import MessagePatch, MessageRow
 from tables.tenant import TenantTables
-from tables.write_rejection import Refusal
+from tables.write_rejection import WriteRejection
 
 EPOCH = datetime.date(1970, 1, 1)
 TODAY = datetime.datetime.now(datetime.UTC).date()
@@ -63,7 +63,7 @@ class Store:
         self.table = self.tables.messages
         self._beside_others = beside_others
 
-    async def write(self, *changes: MessageRow | MessagePatch, bulk: bool = False) -> list[Refusal]:
+    async def write(self, *changes: MessageRow | MessagePatch, bulk: bool = False) -> list[WriteRejection]:
         if not self._beside_others:
             return await self.tables.write(changes, bulk=bulk)
         async with self.database.transaction() as connection:
@@ -260,7 +260,7 @@ async def test_an_update_before_its_upsert_in_one_batch_counts(store: Store) -> 
 async def test_an_update_without_its_row_is_refused_and_the_rest_is_written(store: Store) -> None:
     lost = patch(at(5), "nowhere", status="read")
     refusals = await store.write(row(at(1), "M1"), lost, patch(at(2), "M1", status="read"))
-    assert refusals == [Refusal(lost.ref, "not_found")]
+    assert refusals == [WriteRejection(lost.ref, "not_found")]
     assert (await store.row())["status"] == "read"
     assert await store.keys() == {"M1": TODAY}
 
@@ -272,7 +272,7 @@ async def test_a_row_of_another_company_refuses_every_change(store: Store) -> No
         row(at(6), company_id="KOPI", status="x"),
     ]
     refusals = await store.write(*changes)
-    assert refusals == [Refusal(change.ref, "company") for change in changes]
+    assert refusals == [WriteRejection(change.ref, "company") for change in changes]
     assert (await store.row())["status"] == "sent"
 
 
@@ -306,7 +306,7 @@ async def test_each_operation_has_its_documented_label(store: Store) -> None:
 
 
 async def test_data_that_the_database_refuses_is_bad_data(store: Store) -> None:
-    with pytest.raises(BadData):
+    with pytest.raises(DataError):
         await store.write(row(at(1), message_obj="{not json"))
     assert store.operations == [("UpsertMessage", "Message", False)]
     assert await store.rows() == []
@@ -384,7 +384,7 @@ async def test_a_dangling_key_is_replaced_and_the_row_inserted(store: Store, com
     await store.write(row(at(1), message_date=LAST_MONTH), row(at(1), "M2"))
     await store.sql("DELETE FROM {s}.messages WHERE message_id = 'M1'")
     lost = patch(at(2), status="read")
-    assert await store.write(lost) == [Refusal(lost.ref, "not_found")]
+    assert await store.write(lost) == [WriteRejection(lost.ref, "not_found")]
     assert await store.write(row(at(3), message_text="again"), patch(at(4), status="read")) == []
     stored = (await store.rows())[1]
     assert (stored["message_id"], stored["message_text"], stored["status"]) == ("M1", "again", "read")

@@ -9,7 +9,7 @@ from pathlib import Path
 import nkeys  # type: ignore[import-untyped]
 import pytest
 
-from events.errors import BrokerFailed
+from events.errors import BrokerError
 from streams.config.credentials import Login
 from streams.jetstream.broker import Broker
 from tests.nats_jwt import Realm, pair, seed
@@ -48,7 +48,7 @@ async def works(broker: Broker) -> None:
     """Wait until JetStream answers."""
 
     async def answers() -> bool:
-        with suppress(BrokerFailed):
+        with suppress(BrokerError):
             return broker.connected and "memory" in await broker.api("INFO")
         return False
 

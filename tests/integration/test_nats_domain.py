@@ -14,7 +14,7 @@ from events.delivery import Delivery
 from events.subjects import Tenant
 from streams.jetstream import topology
 from streams.jetstream.broker import Broker
-from streams.jetstream.max_deliveries import MaxDeliverWatch
+from streams.jetstream.max_deliveries import MaxDeliveriesListener
 from streams.jetstream.specs import TopologyConfig
 from testkit.servers import NatsServer
 from tests.nats_servers import domain_pair
@@ -98,7 +98,7 @@ async def test_what_the_hub_gives_up_is_handed_over_at_the_leaf(
     request = {"stream_name": stream, "config": {**config, "max_deliver": 1}}
     await broker.api(f"CONSUMER.CREATE.{stream}.{durable}", request)
     got: asyncio.Queue[Delivery] = asyncio.Queue()
-    watch = MaxDeliverWatch(broker=broker, stream=stream, durable=durable, given_up=got.put)
+    watch = MaxDeliveriesListener(broker=broker, stream=stream, durable=durable, given_up=got.put)
     await watch.start()
     source = pull_source(broker, tenant, CONFIG, reader)
     await source.start()

@@ -14,7 +14,7 @@ import pytest
 from nats.aio.client import Server
 from nats.aio.msg import Msg
 
-from events.errors import BrokerFailed
+from events.errors import BrokerError
 from events.subjects import Tenant
 from streams.jetstream import topology
 from streams.jetstream.broker import Broker, Unusable
@@ -119,7 +119,7 @@ async def test_a_node_that_only_tells_of_its_streams_is_left(
         assert broker._client.address.endswith(f":{first.port}")
 
         async def left() -> bool:
-            with suppress(ApiError, BrokerFailed):
+            with suppress(ApiError, BrokerError):
                 await broker.api(f"STREAM.INFO.{CONFIG.realtime_stream}")
             return broker._client.address.endswith(f":{second.port}")
 
@@ -255,7 +255,7 @@ async def test_a_node_that_is_cut_off_from_its_cluster_is_left_and_the_events_go
 
         async def made() -> bool:
             stream = next(iter(streams(CONFIG))).config() | {"num_replicas": 3}
-            with suppress(ApiError, BrokerFailed):
+            with suppress(ApiError, BrokerError):
                 await broker.api(f"STREAM.CREATE.{CONFIG.realtime_stream}", stream)
                 return True
             return False
@@ -263,7 +263,7 @@ async def test_a_node_that_is_cut_off_from_its_cluster_is_left_and_the_events_go
         await eventually(made, within=30)
 
         async def reconciled() -> bool:
-            with suppress(topology.TopologyError, BrokerFailed):
+            with suppress(topology.TopologyError, BrokerError):
                 await topology.reconcile(broker, CONFIG, [tenant])
                 return True
             return False

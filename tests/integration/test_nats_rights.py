@@ -12,11 +12,11 @@ import nats
 import pytest
 from nats.aio.client import Client
 
-from events.errors import BrokerFailed
+from events.errors import BrokerError
 from events.subjects import Tenant
 from streams.jetstream import topology
 from streams.jetstream.broker import Broker
-from streams.jetstream.max_deliveries import MaxDeliverWatch
+from streams.jetstream.max_deliveries import MaxDeliveriesListener
 from streams.jetstream.pull_source import PullSource
 from streams.jetstream.specs import TopologyConfig
 from tests.nats_servers import ChangingNats, rights
@@ -98,7 +98,7 @@ async def test_without_the_right_to_acknowledge_nothing_is_delivered(
     server.reload(rights())
     await acks_are(broker, True)
     deliveries = await reader.take(20)
-    assert {delivery.provenance.delivered for delivery in deliveries} == {1}
+    assert {delivery.metadata.num_delivered for delivery in deliveries} == {1}
     await ack_all(deliveries)
     await fine(broker)
     await source.stop()
@@ -141,7 +141,7 @@ async def test_a_right_to_acknowledge_that_is_taken_away_costs_no_more_than_one_
         while any(await topology.lag(broker, stream, durable)):
             with suppress(TimeoutError):
                 for delivery in await reader.take(1, within=0.5):
-                    seen.append(delivery.provenance.delivered)
+                    seen.append(delivery.metadata.num_delivered)
                     await delivery.ack()
     assert max(seen) == 2
     await fine(broker)
@@ -173,7 +173,7 @@ async def test_a_denied_inbox_is_named_and_goes_on_with_the_right(
     server.reload(rights(inbox="nobody"))
     await told(broker, 'Permissions Violation for Subscription to "_INBOX.')
     began = time.monotonic()
-    with pytest.raises(BrokerFailed, match='Permissions Violation for Subscription to "_INBOX'):
+    with pytest.raises(BrokerError, match='Permissions Violation for Subscription to "_INBOX'):
         await broker.api("INFO")
     assert time.monotonic() - began < 3
     server.reload(rights())
@@ -210,7 +210,7 @@ async def test_a_dead_letter_that_we_may_not_publish_is_refused_in_the_servers_w
         began = time.monotonic()
         try:
             await broker.publish(subject, b"letter", {})
-        except BrokerFailed as error:
+        except BrokerError as error:
             assert time.monotonic() - began < 3
             return f'Permissions Violation for Publish to "{subject}"' in str(error)
         return False
@@ -222,7 +222,7 @@ async def test_a_dead_letter_that_we_may_not_publish_is_refused_in_the_servers_w
     async def stored() -> bool:
         try:
             await broker.publish(subject, b"letter", {})
-        except BrokerFailed:
+        except BrokerError:
             return False
         return True
 
@@ -241,7 +241,7 @@ async def test_what_the_start_may_not_do_is_named(server: ChangingNats, tenant: 
         async with connected(server.at("worker:w")) as broker:
             try:
                 await topology.reconcile(broker, CONFIG, [tenant])
-            except (BrokerFailed, topology.TopologyError) as error:
+            except (BrokerError, topology.TopologyError) as error:
                 return f'Permissions Violation for Publish to "$JS.API.{name}' in str(error)
             return False
 
@@ -255,10 +255,10 @@ async def test_denied_advisories_are_named(server: ChangingNats, broker: Broker,
         return None
 
     async def denied() -> bool:
-        watch = MaxDeliverWatch(broker=broker, stream="s", durable="d", given_up=ignore)
+        watch = MaxDeliveriesListener(broker=broker, stream="s", durable="d", given_up=ignore)
         try:
             await watch.start()
-        except BrokerFailed as error:
+        except BrokerError as error:
             return "Permissions Violation for Subscription" in str(error)
         return False
 

@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from tables.attribution import Incoming, Touch
+from tables.attribution import CampaignAttribution, Incoming
 from tables.connection.pool import Database
 from tables.contacts import ContactPatch, ContactRow, Contacts
 from tables.last_writer_wins import Origin, Version
@@ -28,7 +28,7 @@ def origin(ns: int) -> Origin:
     return Origin(Version(ns, ns), json.dumps({"stream": "s", "stream_sequence": ns}))
 
 
-def message(ns: int = 1, campaign: Touch | None = None, **fields: Any) -> Incoming:
+def message(ns: int = 1, campaign: CampaignAttribution | None = None, **fields: Any) -> Incoming:
     given = {
         "agent_id": AGENT, "phone": PHONE, "message_id": f"m{ns}", "sent_at": 1_795_500_000 + ns, "chat_id": CHAT,
         "jid": f"{PHONE}@s.whatsapp.net", "campaign": campaign, "origin": origin(ns),
@@ -166,7 +166,7 @@ async def test_contact_events_and_onboarding_end_as_one_row_in_any_order(stage: 
         "contact": lambda: stage.contact(2, "Sari W"),
         "plain": lambda: stage.onboard(message(3)),
         "late": lambda: stage.onboard(message(1)),
-        "campaign": lambda: stage.onboard(message(4, Touch("promo", "user-12", "ads"))),
+        "campaign": lambda: stage.onboard(message(4, CampaignAttribution("promo", "user-12", "ads"))),
     }
     ends = set()
     for order in itertools.permutations(steps):
@@ -193,7 +193,9 @@ async def test_a_name_can_be_changed_after_onboarding(stage: Stage) -> None:
 async def test_merged_tags_keep_their_order(stage: Stage) -> None:
     """Contract C10."""
     await stage.onboard(message(1))
-    await stage.onboard(message(2, Touch("b, a", "", "")), message(3, Touch("a,c,b", "", "")))
+    await stage.onboard(
+        message(2, CampaignAttribution("b, a", "", "")), message(3, CampaignAttribution("a,c,b", "", ""))
+    )
     assert (await stage.only("contacts"))["tags"] == "Onboarded,b,a,c"
 
 
@@ -218,7 +220,7 @@ async def test_known_pairs_name_the_version_of_their_first_message(stage: Stage)
 async def test_operations_are_observed_and_finding_nothing_is_a_success(stage: Stage) -> None:
     """Contract 9.4, C25."""
     await stage.onboard(message(1))
-    await stage.onboard(message(2, Touch("a", "", "")))
+    await stage.onboard(message(2, CampaignAttribution("a", "", "")))
     assert stage.observed == [
         ("FindContact", "Contact", True), ("FindOnboardingLog", "OnboardingLog", True),
         ("UpsertContact", "Contact", True), ("SaveOnboardingLog", "OnboardingLog", True),
@@ -238,8 +240,8 @@ async def test_a_plain_message_older_than_the_campaign_that_gave_the_origin_is_n
     stage: Stage,
 ) -> None:
     """The log names an older campaign, which had no origin to give: what is between the two still has."""
-    await stage.onboard(message(10, Touch("a", "", "")))
-    [outcome] = await stage.onboard(message(30, Touch("b", "", "ads")))
+    await stage.onboard(message(10, CampaignAttribution("a", "", "")))
+    [outcome] = await stage.onboard(message(30, CampaignAttribution("b", "", "ads")))
     assert outcome == Outcome(False, True, since=Version(30, 30))
     [outcome] = await stage.onboard(message(20))
     assert outcome == Outcome(False, True, since=Version(20, 20))

@@ -11,7 +11,7 @@ import nats
 import pytest
 from nats.js.api import StorageType
 
-from events.errors import BrokerFailed
+from events.errors import BrokerError
 from streams.jetstream.broker import Broker
 from testkit.servers import NatsServer
 
@@ -75,12 +75,12 @@ async def test_refusal_of_a_stream_is_told_in_the_servers_words(
 ) -> None:
     settings = settings.format(tmp_path) if "store_dir" in settings else settings
     async with _refusing(stream, settings) as broker:
-        with pytest.raises(BrokerFailed) as refused:
+        with pytest.raises(BrokerError) as refused:
             await broker.publish("v1.dlq.X", b"x" * 10_000, {})
     assert reason in str(refused.value)
 
 
 async def test_subject_without_a_stream_is_told_apart_from_a_server_that_does_not_answer() -> None:
     async with _refusing({}) as broker:
-        with pytest.raises(BrokerFailed, match="no stream has this subject"):
+        with pytest.raises(BrokerError, match="no stream has this subject"):
             await broker.publish("v1.elsewhere.X", b"x", {})

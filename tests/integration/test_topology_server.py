@@ -15,7 +15,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolic
 from events.subjects import Tenant
 from streams.jetstream import topology
 from streams.jetstream.broker import Broker
-from streams.jetstream.consumer_state import Standings
+from streams.jetstream.consumer_state import ConsumerStates
 from streams.jetstream.specs import ConsumerSpec, TopologyConfig, consumers
 from streams.jetstream.topology import TopologyError, reconcile
 from testkit.servers import NatsServer
@@ -61,7 +61,7 @@ async def comes_to_lag(broker: Broker, pending: int, ack_pending: int) -> None:
     await eventually(reached)
 
 
-def actions(changes: list[topology.Change]) -> list[tuple[str, str]]:
+def actions(changes: list[topology.TopologyChange]) -> list[tuple[str, str]]:
     return [(change.name, change.action) for change in changes]
 
 
@@ -354,7 +354,7 @@ async def test_the_age_of_the_oldest_dead_letter_is_known(broker: Broker, js: Je
     assert 0.0 < first < await topology.oldest_age(broker, *arguments) < 60.0
 
 
-async def _noted(broker: Broker, js: JetStreamContext, count: int, settled: int) -> Standings:
+async def _noted(broker: Broker, js: JetStreamContext, count: int, settled: int) -> ConsumerStates:
     """Of `count` events `settled` are acknowledged, one later one as well, and the worker was told so."""
     await reconcile(broker, CONFIG, [ACME])
     for number in range(count):
@@ -363,21 +363,21 @@ async def _noted(broker: Broker, js: JetStreamContext, count: int, settled: int)
     messages = await consumer.fetch(count)
     for message in (*messages[:settled], messages[settled + 1]):
         await message.ack_sync()
-    standings = Standings()
-    await topology.lag(broker, "wa_events_stream", "wa_realtime_Acme", standings)
-    return standings
+    consumer_states = ConsumerStates()
+    await topology.lag(broker, "wa_events_stream", "wa_realtime_Acme", consumer_states)
+    return consumer_states
 
 
 async def test_a_deleted_consumer_begins_where_it_stood_and_skips_nothing_unsettled(
     broker: Broker, js: JetStreamContext
 ) -> None:
-    standings = await _noted(broker, js, count=10, settled=4)
+    consumer_states = await _noted(broker, js, count=10, settled=4)
     await js.delete_consumer("wa_events_stream", "wa_realtime_Acme")
-    changes = await reconcile(broker, CONFIG, [ACME], standings)
+    changes = await reconcile(broker, CONFIG, [ACME], consumer_states)
     assert [change.text for change in changes] == ["create, at sequence 5: all before it is settled"]
     again = await js.pull_subscribe_bind("wa_realtime_Acme", "wa_events_stream")
     assert [message.data for message in await again.fetch(6)] == [b"%d" % number for number in range(4, 10)]
-    assert await reconcile(broker, CONFIG, [ACME], standings) == []
+    assert await reconcile(broker, CONFIG, [ACME], consumer_states) == []
 
 
 async def _make_anew(broker: Broker, js: JetStreamContext) -> None:
@@ -397,12 +397,12 @@ async def test_in_a_stream_made_anew_a_consumer_begins_at_its_start(
     broker: Broker, js: JetStreamContext
 ) -> None:
     """Its sequences are those of other events: the first is missing, or younger than what was told."""
-    standings = await _noted(broker, js, count=10, settled=4)
+    consumer_states = await _noted(broker, js, count=10, settled=4)
     for events in (2, 10):
         await _make_anew(broker, js)
         for number in range(events):
             await js.publish(UPSERT, b"new %d" % number)
-        changes = await reconcile(broker, CONFIG, [ACME], standings)
+        changes = await reconcile(broker, CONFIG, [ACME], consumer_states)
         assert [change.text for change in changes] == ["create, from the start of the stream"]
         assert await topology.lag(broker, "wa_events_stream", "wa_realtime_Acme") == (events, 0)
 
@@ -412,7 +412,7 @@ async def test_a_consumer_of_which_nothing_was_told_begins_at_the_start(
 ) -> None:
     await _noted(broker, js, count=10, settled=4)
     await js.delete_consumer("wa_events_stream", "wa_realtime_Acme")
-    await reconcile(broker, CONFIG, [ACME], Standings())
+    await reconcile(broker, CONFIG, [ACME], ConsumerStates())
     assert await topology.lag(broker, "wa_events_stream", "wa_realtime_Acme") == (10, 0)
 
 

@@ -12,8 +12,8 @@ import asyncpg
 import pytest
 
 from agents.batch_writer import BatchWriter
-from agents.event_sink import EventWrites
-from agents.received_event import Source, Unit, Work, plan
+from agents.event_sink import EventSink
+from agents.received_event import EventMetadata, PendingWrite, ReceivedEvent, plan
 from events import errors
 from events.subjects import Tenant
 from tables import write_probe
@@ -21,7 +21,7 @@ from tables.attribution import Incoming
 from tables.connection import pool
 from tables.connection.pool import Database
 from tables.connection.session import SETTINGS
-from tables.errors import BadData, Expired, StorageError, Unavailable
+from tables.errors import DataError, QueryTimeout, StorageError, Unavailable
 from tables.last_writer_wins import Origin, Version
 from tables.schema.migrations import migrate
 from tables.tenant import TenantTables
@@ -51,12 +51,12 @@ _EVENTS = (
 )
 
 
-def _units(company: str, event_type: str, sequence: int = 1, **fields: Any) -> list[Unit]:
+def _units(company: str, event_type: str, sequence: int = 1, **fields: Any) -> list[PendingWrite]:
     payload = builders.BUILDERS[event_type](company_id=company, **fields)
     delivery = FakeDelivery(event_type, payload)
     metadata = f'{{"stream":"s","stream_sequence":{sequence}}}'
-    source = Source(event_type, metadata, STORED_NS, sequence, Version(STORED_NS, sequence))
-    work = plan(Work(Tenant(company), delivery, source), delivery.data, itertools.count(sequence))
+    source = EventMetadata(event_type, metadata, STORED_NS, sequence, Version(STORED_NS, sequence))
+    work = plan(ReceivedEvent(Tenant(company), delivery, source), delivery.data, itertools.count(sequence))
     assert work.error is None
     return work.units
 
@@ -66,9 +66,9 @@ def _likes(company: str) -> Iterator[Like]:
         yield from (unit.change for unit in _units(company, event_type))
     last = {"is_last_batch": True, "agent_id": "a"}
     delivery = FakeDelivery("v1.history.chats", {**builders.history_chats(), **last})
-    source = Source("v1.history.chats", "{}", STORED_NS, 1, Version(STORED_NS, 1))
+    source = EventMetadata("v1.history.chats", "{}", STORED_NS, 1, Version(STORED_NS, 1))
     yield (
-        plan(Work(Tenant(builders.COMPANY), delivery, source), delivery.data, itertools.count())
+        plan(ReceivedEvent(Tenant(builders.COMPANY), delivery, source), delivery.data, itertools.count())
         .units[-1]
         .change
     )
@@ -211,11 +211,11 @@ async def test_an_event_whose_row_alone_is_locked_times_out_and_no_outage_is_tol
     health = RecordingMeter()
     writer = BatchWriter("storing", health)
     try:
-        await writer.store(_units(company, event_type), EventWrites(company, tables))
+        await writer.store(_units(company, event_type), EventSink(company, tables))
         async with database.transaction() as connection:
             await connection.execute(f'SELECT FROM "{schema}".{event_type.split(".")[1]} FOR UPDATE')
             [unit] = _units(company, event_type, 2)
-            await writer.store([unit], EventWrites(company, tables))
+            await writer.store([unit], EventSink(company, tables))
     finally:
         await hasty.close()
     assert isinstance(unit.error, errors.TimedOut)
@@ -249,7 +249,7 @@ async def test_an_event_whose_whole_table_is_locked_is_not_blamed_and_is_stored_
         async with database.transaction() as connection:
             await connection.execute(f'LOCK TABLE "{schema}".{table}')
             writer = BatchWriter("storing", Listener())
-            storing = asyncio.create_task(writer.store([unit], EventWrites(company, tables)))
+            storing = asyncio.create_task(writer.store([unit], EventSink(company, tables)))
             async with asyncio.timeout(30):
                 await told.wait()
         async with asyncio.timeout(30):
@@ -270,13 +270,13 @@ async def test_what_refuses_every_commit_is_found_although_a_constraint_refuses_
         )
     probe = _tables(database, schema).probe
     [unit] = _units(company, "v1.connection.update")
-    with pytest.raises(BadData, match="constraint ours"):
+    with pytest.raises(DataError, match="constraint ours"):
         await probe.store(unit.change, company)
     probe._sql = {
         **probe._sql,
         "commit": "DO $$ BEGIN RAISE EXCEPTION 'no ids left' USING ERRCODE = '54000'; END $$",
     }
-    with pytest.raises(BadData, match="54000"):
+    with pytest.raises(DataError, match="54000"):
         await probe.store(unit.change, company)
 
 
@@ -331,7 +331,7 @@ async def test_one_event_alone_is_not_blamed_while_every_commit_waits_for_a_stan
     writer = BatchWriter("storing", health, backoff=_Waits(lambda: not health.ghost, lonely.dsn))
     started = time.monotonic()
     try:
-        await writer.store([unit], EventWrites(company, tables))
+        await writer.store([unit], EventSink(company, tables))
     finally:
         await database.close()
     assert unit.error is None
@@ -363,7 +363,7 @@ async def test_a_probe_that_waits_for_a_standby_ends_in_time(lonely: PostgresSer
     await _ghost(lonely.dsn, "ghost")
     try:
         for like in _likes(company):
-            with pytest.raises(Expired):
+            with pytest.raises(QueryTimeout):
                 await probe.store(like, company)
         await _ghost(lonely.dsn, "")
         await probe.store(like, company)
@@ -384,7 +384,7 @@ async def test_probes_that_wait_for_a_standby_leave_no_process_of_the_server_beh
     await _ghost(lonely.dsn, "ghost")
     try:
         for like in itertools.islice(_likes(company), 3):
-            with pytest.raises(Expired):
+            with pytest.raises(QueryTimeout):
                 await probe.store(like, company)
         async with database.connection() as connection:
             left = await connection.fetchval(

@@ -18,7 +18,7 @@ import asyncpg
 import nats
 
 from events import envelope
-from events.envelope import Letter
+from events.envelope import Envelope
 from events.subjects import Tenant
 from testkit.publisher import Publisher
 from testkit.servers import free_port
@@ -236,7 +236,7 @@ async def _refuse_in_database(site: Site, known: Facts) -> None:
 async def _cure(site: Site, known: Facts) -> None:
     """A dead letter whose replay works, as after a fault that was removed."""
     payload = site.of_us(builders.message(message_id="cured", from_phone="6281777000111"))
-    letter = Letter(
+    letter = Envelope(
         source_subject=site.tenant.subject("v1.messages.upsert"),
         company=site.company,
         original_payload=json.dumps(payload).encode(),

@@ -14,20 +14,20 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agents.batch_writer import BatchWriter
-from agents.dead_letter_publisher import DeadLetters
-from agents.dead_letter_replay import DeadLetterRetry
-from agents.onboarding import Job, Onboarding
-from agents.retry_policy import Limits
+from agents.dead_letter_publisher import DeadLetterPublisher
+from agents.dead_letter_replay import DeadLetterReplayer
+from agents.onboarding import Onboarding, OnboardingJob
+from agents.retry_policy import RetryPolicy
 from agents.routing import Routing
-from events.delivery import Batch, Provenance, Role
+from events.delivery import Batch, ConsumerType, MessageMetadata
 from events.subjects import Tenant, consumer_type
 from tables.connection.pool import Database
 from tables.tenant import TenantTables
 
-LIMITS: Final[dict[Role, Limits]] = {
-    "realtime": Limits(5, 1.0, 30.0),
-    "historical": Limits(3, 2.0, 60.0),
-    "dlq": Limits(10, 300.0, 300.0),
+LIMITS: Final[dict[ConsumerType, RetryPolicy]] = {
+    "realtime": RetryPolicy(5, 1.0, 30.0),
+    "historical": RetryPolicy(3, 2.0, 60.0),
+    "dlq": RetryPolicy(10, 300.0, 300.0),
 }
 PATIENCE: Final = 60.0  # seconds
 WORKERS: Final = 8
@@ -41,7 +41,7 @@ class Delivery:
         self.subject = message.subject
         self.data = message.data
         self.headers: Mapping[str, str] | None = message.headers
-        self.provenance = Provenance(
+        self.metadata = MessageMetadata(
             message.stream, "durable", "", message.sequence, message.sequence, delivered, message.ns, 0, made
         )
         self.received = time.perf_counter()
@@ -67,16 +67,16 @@ class Message:
     ns: int
     sequence: int
     headers: Mapping[str, str] | None = None
-    delivered: int = 0
+    num_delivered: int = 0
     outcome: str = ""
     made: int = 0  # when its stream was made; 0: nobody knows
     half_known: bool = False  # one of the replicas does not know that
 
     def deliver(self, attempt: int = 0, *, unaware: bool = False) -> Delivery:
         """The next delivery of it, by a replica that may be `unaware`; `attempt` if it is to count as another."""
-        self.delivered += 1
+        self.num_delivered += 1
         made = 0 if self.half_known and unaware else self.made
-        return Delivery(self, attempt or self.delivered, made)
+        return Delivery(self, attempt or self.num_delivered, made)
 
 
 class DeadLetterStream:
@@ -125,7 +125,7 @@ class Replica:
 
     def __post_init__(self) -> None:
         self.tables = TenantTables(self.database, self.tenant.schema, lambda *_: None)
-        self._jobs: asyncio.Queue[Job] = asyncio.Queue()
+        self._jobs: asyncio.Queue[OnboardingJob] = asyncio.Queue()
         meter: Any = self.meter
         self._onboarding = Onboarding(
             tables=lambda _: self.tables.onboarding,
@@ -134,7 +134,7 @@ class Replica:
             send=self._jobs.put,
             health=meter,
         )
-        letters = DeadLetters(
+        letters = DeadLetterPublisher(
             publisher=self.stream,
             stream="dlq_stream",
             subject="v1.dlq",
@@ -151,7 +151,7 @@ class Replica:
             limits=LIMITS,
             meter=meter,
         )
-        self.dlq = DeadLetterRetry(
+        self.dlq = DeadLetterReplayer(
             routing=self.routing,
             tables=lambda _: self.tables,
             limits=LIMITS["dlq"],
@@ -161,7 +161,7 @@ class Replica:
         self._agent = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        async def jobs() -> AsyncIterator[Job]:
+        async def jobs() -> AsyncIterator[OnboardingJob]:
             while True:
                 yield await self._jobs.get()
 
@@ -177,7 +177,7 @@ class Replica:
 
     async def take(self, messages: Iterable[Message], *, last_try: bool = False) -> None:
         """Handle messages as batches of their two consumers, side by side."""
-        batches: dict[Role, list[Delivery]] = {"realtime": [], "historical": []}
+        batches: dict[ConsumerType, list[Delivery]] = {"realtime": [], "historical": []}
         for message in messages:
             role = consumer_type(message.subject.rpartition(".")[0])
             attempt = LIMITS[role].max_deliver if last_try else 0
@@ -189,11 +189,11 @@ class Replica:
         )
         await _settle([delivery for deliveries in batches.values() for delivery in deliveries])
 
-    async def abandon(self, messages: Iterable[Message]) -> None:
+    async def on_max_deliveries(self, messages: Iterable[Message]) -> None:
         """Turn messages into dead letters, as when they killed their worker each time."""
         deliveries = [message.deliver(unaware=self.unaware) for message in messages]
         await _all(
-            self.routing.abandon(self.tenant, consumer_type(it.subject.rpartition(".")[0]), it)
+            self.routing.on_max_deliveries(self.tenant, consumer_type(it.subject.rpartition(".")[0]), it)
             for it in deliveries
         )
         await _settle(deliveries)

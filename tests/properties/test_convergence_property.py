@@ -97,7 +97,7 @@ async def _turn(replica: Replica, number: int, turn: int, events: Iterable[tuple
     ]
     await asyncio.gather(
         replica.take([message for message, letter in mine if not letter]),
-        replica.abandon([message for message, letter in mine if letter]),
+        replica.on_max_deliveries([message for message, letter in mine if letter]),
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from events import envelope
-from events.sanitize import clean
+from events.sanitize import sanitize
 from events.subjects import HISTORICAL
 from tables.queries import quoted
 from tests import builders
@@ -75,7 +75,9 @@ async def _play(replica: Replica, kind: str, drawn: list[bytes], ends: Counter[s
     assert replica.meter.errors["panic"] == 0
     given_up = stream.waiting()
     # A body that is JSON is cleaned on its way, and loses the space around it.
-    texts = {form for body in drawn for form in (bytes(body), clean(body), clean(body).strip(b" \t\r\n"))}
+    texts = {
+        form for body in drawn for form in (bytes(body), sanitize(body), sanitize(body).strip(b" \t\r\n"))
+    }
     for letter in given_up:
         _check_envelope(kind, letter, texts)
     await replica.replay(given_up, attempt=9)

@@ -12,21 +12,21 @@ from typing import Any, cast
 
 import pytest
 
-from agents.retry_policy import Limits
-from events.delivery import Batch, Delivery, Provenance, Role
-from events.errors import BrokerFailed
+from agents.retry_policy import RetryPolicy
+from events.delivery import Batch, ConsumerType, Delivery, MessageMetadata
+from events.errors import BrokerError
 from events.subjects import Tenant
 from tables.exhausted import ExhaustedRow
-from tables.tenant import Change, TenantTables
-from tables.write_rejection import Refusal
+from tables.tenant import Mutation, TenantTables
+from tables.write_rejection import WriteRejection
 from tests import builders
 
 TENANT = Tenant(builders.COMPANY)
 STORED_NS = 1_795_500_200_000_000_000
-LIMITS: dict[Role, Limits] = {
-    "realtime": Limits(5, 1.0, 30.0),
-    "historical": Limits(3, 2.0, 60.0),
-    "dlq": Limits(10, 300.0, 300.0),
+LIMITS: dict[ConsumerType, RetryPolicy] = {
+    "realtime": RetryPolicy(5, 1.0, 30.0),
+    "historical": RetryPolicy(3, 2.0, 60.0),
+    "dlq": RetryPolicy(10, 300.0, 300.0),
 }
 
 
@@ -51,7 +51,7 @@ class FakeDelivery:
         event_type: str = "v1.messages.upsert",
         payload: Any = builders.ABSENT,
         *,
-        delivered: int = 1,
+        num_delivered: int = 1,
         sequence: int = 7,
         subject: str | None = None,
         data: bytes | None = None,
@@ -63,8 +63,8 @@ class FakeDelivery:
             data = builders.body(builders.BUILDERS[event_type]() if payload is builders.ABSENT else payload)
         self.data = data
         self.headers = headers
-        self.provenance = Provenance(
-            "wa_events_stream", "wa_realtime", "", sequence, 3, delivered, STORED_NS, 0
+        self.metadata = MessageMetadata(
+            "wa_events_stream", "wa_realtime", "", sequence, 3, num_delivered, STORED_NS, 0
         )
         self.received = time.perf_counter()
         self.settlements: list[tuple[str, float]] = []
@@ -82,7 +82,7 @@ class FakeDelivery:
     def _settle(self, how: str, delay: float = 0.0) -> None:
         if self.failures:
             self.failures -= 1
-            raise BrokerFailed("not connected")
+            raise BrokerError("not connected")
         self.settlements.append((how, delay))
 
     @property
@@ -92,7 +92,7 @@ class FakeDelivery:
         return how
 
 
-def batch(*deliveries: Delivery, role: Role = "realtime") -> Batch:
+def batch(*deliveries: Delivery, role: ConsumerType = "realtime") -> Batch:
     """One item of a channel."""
     return Batch(TENANT, role, deliveries)
 
@@ -157,7 +157,7 @@ class FakeTables:
     def __init__(
         self,
         *troubles: Exception,
-        judge: Callable[[Sequence[Change]], Iterable[Refusal]] | None = None,
+        judge: Callable[[Sequence[Mutation]], Iterable[WriteRejection]] | None = None,
         exhausted_troubles: Iterable[Exception] = (),
         probe_troubles: Iterable[Exception] = (),
     ) -> None:
@@ -166,11 +166,11 @@ class FakeTables:
         self.exhausted_troubles = list(exhausted_troubles)
         self.probe_troubles = list(probe_troubles)
         self.probes: list[object] = []
-        self.writes: list[list[Change]] = []
+        self.writes: list[list[Mutation]] = []
         self.bulks: list[bool] = []
         self.rows: list[ExhaustedRow] = []
 
-    async def write(self, changes: Sequence[Change], *, bulk: bool = False) -> list[Refusal]:
+    async def write(self, changes: Sequence[Mutation], *, bulk: bool = False) -> list[WriteRejection]:
         await asyncio.sleep(0)
         if self.troubles:
             raise self.troubles.pop(0)
@@ -190,7 +190,7 @@ class FakeTables:
             raise self.probe_troubles.pop(0)
 
     @property
-    def stored(self) -> list[Change]:
+    def stored(self) -> list[Mutation]:
         """All changes that were written, in order."""
         return [change for write in self.writes for change in write]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from streams.jetstream.ack_permission import AckRight
+from streams.jetstream.ack_permission import AckPermission
 from streams.jetstream.broker import Broker
 
 
@@ -13,7 +13,7 @@ class Server:
 
     def __init__(self) -> None:
         self.asked = 0
-        self.acks: AckRight | None = None
+        self.acks: AckPermission | None = None
 
     async def may_publish(self, subject: str, payload: bytes, timeout: float) -> bool:
         self.asked += 1
@@ -25,7 +25,7 @@ class Server:
 
 async def test_a_right_is_tried_once_and_again_after_a_doubt_that_came_while_it_was_tried() -> None:
     server = Server()
-    acks = AckRight(cast(Broker, server), "s", "c")
+    acks = AckPermission(cast(Broker, server), "s", "c")
     server.acks = acks
     for asked in (1, 2, 2):
         assert await acks.granted(1)

@@ -11,14 +11,14 @@ import pytest
 from agents.backoff import Backoff
 from agents.batch_writer import BatchWriter
 from agents.circuit_breaker import IN_A_ROW
-from agents.event_sink import EventWrites
-from agents.received_event import Unit
+from agents.event_sink import EventSink
+from agents.received_event import PendingWrite
 from events import errors
 from tables import errors as db
-from tables.accounts import AgentRow
+from tables.accounts import AccountRow
 from tables.last_writer_wins import Origin
-from tables.tenant import Change
-from tables.write_rejection import Refusal
+from tables.tenant import Mutation
+from tables.write_rejection import WriteRejection
 from tests.unit.fakes import TENANT, FakeTables, RecordingMeter, quicken, until
 
 
@@ -30,11 +30,14 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 WAITER = "storing KopiNusa01"
 
 
-def units(count: int, *, of_one_event: bool = False) -> list[Unit]:
+def units(count: int, *, of_one_event: bool = False) -> list[PendingWrite]:
     """Units of as many different events, or of one history batch."""
     places = [0] * count if of_one_event else range(count)
     origins = [Origin(None, f'{{"stream":"s","stream_sequence":{place}}}') for place in places]
-    return [Unit(AgentRow(ref, origins[ref], f"A{ref}", "C", "", "", "", "", "", "")) for ref in range(count)]
+    return [
+        PendingWrite(AccountRow(ref, origins[ref], f"A{ref}", "C", "", "", "", "", "", ""))
+        for ref in range(count)
+    ]
 
 
 class Clock:
@@ -59,24 +62,24 @@ class Desk:
         self.health = RecordingMeter()
         self.clock = Clock()
         self.writer = BatchWriter("storing", self.health, clock=self.clock, sleep=self.clock.sleep)
-        self.writes = EventWrites("KopiNusa01", tables.of(TENANT), replayed=replayed)
+        self.writes = EventSink("KopiNusa01", tables.of(TENANT), replayed=replayed)
 
-    async def store(self, given: list[Unit]) -> None:
+    async def store(self, given: list[PendingWrite]) -> None:
         await self.writer.store(given, self.writes)
 
 
-async def store(tables: FakeTables, given: list[Unit]) -> RecordingMeter:
+async def store(tables: FakeTables, given: list[PendingWrite]) -> RecordingMeter:
     desk = Desk(tables)
     await desk.store(given)
     return desk.health
 
 
-def refs(changes: Iterable[Change]) -> list[int]:
+def refs(changes: Iterable[Mutation]) -> list[int]:
     return [change.ref for change in changes]
 
 
 def blaming(error: Exception, *guilty: int) -> Any:
-    def judge(changes: Sequence[Change]) -> Iterable[Refusal]:
+    def judge(changes: Sequence[Mutation]) -> Iterable[WriteRejection]:
         if set(refs(changes)) & set(guilty):
             raise error
         return ()
@@ -97,9 +100,9 @@ async def test_a_batch_without_trouble_is_one_write() -> None:
 @pytest.mark.parametrize(
     ("trouble", "kind"),
     [
-        (db.BadData("SQLSTATE 22003: NumericValueOutOfRangeError", "22003"), errors.Rejected),
-        (db.Failed("SQLSTATE XX000: x", "XX000"), errors.Unstored),
-        (KeyError("a fault of ours"), errors.Crashed),
+        (db.DataError("SQLSTATE 22003: NumericValueOutOfRangeError", "22003"), errors.Rejected),
+        (db.DatabaseError("SQLSTATE XX000: x", "XX000"), errors.DatabaseError),
+        (KeyError("a fault of ours"), errors.UnexpectedError),
     ],
 )
 @pytest.mark.parametrize("guilty", [(0,), (6,), (3, 4), (0, 1, 2, 3, 4, 5, 6)])
@@ -122,7 +125,7 @@ async def test_an_outage_is_waited_for_and_is_nobodys_error(outage: int) -> None
 
 
 async def test_a_deadlock_is_tried_again_without_blame() -> None:
-    tables, given = FakeTables(*[db.Contended("x", "40P01")] * 3), units(3)
+    tables, given = FakeTables(*[db.SerializationFailure("x", "40P01")] * 3), units(3)
     health = await store(tables, given)
     assert [refs(write) for write in tables.writes] == [[0, 1, 2]]
     assert [unit.error for unit in given] == [None] * 3
@@ -130,29 +133,29 @@ async def test_a_deadlock_is_tried_again_without_blame() -> None:
 
 
 async def test_an_event_alone_that_times_out_three_times_is_to_blame() -> None:
-    tables, given = FakeTables(*[db.Expired("slow", "57014")] * 3), units(1)
+    tables, given = FakeTables(*[db.QueryTimeout("slow", "57014")] * 3), units(1)
     await store(tables, given)
     assert isinstance(given[0].error, errors.TimedOut)
     assert tables.writes == []
 
 
 async def test_two_time_outs_of_one_event_are_forgiven() -> None:
-    tables, given = FakeTables(*[db.Expired("slow", "57014")] * 2), units(1)
+    tables, given = FakeTables(*[db.QueryTimeout("slow", "57014")] * 2), units(1)
     health = await store(tables, given)
     assert given[0].error is None
     assert health.count() == {"paused": 2, "resumed": 1}
 
 
 async def test_a_batch_that_times_out_is_divided_until_the_slow_event_is_alone() -> None:
-    tables, given = FakeTables(judge=blaming(db.Expired("slow", "55P03"), 2)), units(4)
+    tables, given = FakeTables(judge=blaming(db.QueryTimeout("slow", "55P03"), 2)), units(4)
     await store(tables, given)
     assert [type(unit.error) for unit in given] == [type(None), type(None), errors.TimedOut, type(None)]
     assert refs(tables.stored) == [0, 1, 3]
 
 
 async def test_a_refused_change_is_not_found_or_of_another_company() -> None:
-    def judge(changes: Sequence[Change]) -> Iterable[Refusal]:
-        return [Refusal(0, "not_found"), Refusal(2, "company")]
+    def judge(changes: Sequence[Mutation]) -> Iterable[WriteRejection]:
+        return [WriteRejection(0, "not_found"), WriteRejection(2, "company")]
 
     given = units(3)
     await store(FakeTables(judge=judge), given)
@@ -164,16 +167,16 @@ async def test_a_refused_change_is_not_found_or_of_another_company() -> None:
 
 
 async def test_contention_that_never_ends_is_a_failure_of_the_event() -> None:
-    tables, given = FakeTables(*[db.Contended("unsupported", "0A000")] * 11), units(1)
+    tables, given = FakeTables(*[db.SerializationFailure("unsupported", "0A000")] * 11), units(1)
     await store(tables, given)
-    assert isinstance(given[0].error, errors.Unstored)
+    assert isinstance(given[0].error, errors.DatabaseError)
     assert tables.writes == []
 
 
 SOUND = [
-    db.BadData("SQLSTATE 54000: x", "54000"),
-    db.Failed("SQLSTATE XX000: x", "XX000"),
-    db.Expired("slow", "57014"),
+    db.DataError("SQLSTATE 54000: x", "54000"),
+    db.DatabaseError("SQLSTATE XX000: x", "XX000"),
+    db.QueryTimeout("slow", "57014"),
     KeyError("a fault of ours"),
 ]
 
@@ -183,7 +186,7 @@ async def test_an_event_is_not_blamed_while_no_probe_is_stored(trouble: Exceptio
     """A refusal of everything is an outage, whatever its code; afterwards the same event is stored."""
     healthy = False
 
-    def judge(changes: Sequence[Change]) -> Iterable[Refusal]:
+    def judge(changes: Sequence[Mutation]) -> Iterable[WriteRejection]:
         if not healthy:
             raise trouble
         return ()
@@ -217,7 +220,7 @@ class _Passing(Backoff):
 
 async def test_readiness_is_told_what_the_probe_was_refused_for() -> None:
     told = "database is not accepting commands to avoid wraparound data loss"
-    refused = db.BadData("SQLSTATE 54000: X", "54000", server_text=told)
+    refused = db.DataError("SQLSTATE 54000: X", "54000", server_text=told)
     tables = FakeTables(refused, probe_troubles=[refused])
     health = await store(tables, units(1))
     [(_, waiter, reason)] = health.of("paused")
@@ -228,8 +231,8 @@ async def test_readiness_is_told_what_the_probe_was_refused_for() -> None:
 
 async def test_a_probe_refused_for_another_reason_of_its_data_clears_nobody() -> None:
     """A test row that an operator's constraint does not take must not hold up a stream for ever."""
-    wrong = db.BadData("SQLSTATE 22P02: x", "22P02")
-    check = db.BadData("SQLSTATE 23514: x", "23514", objects={"constraint": "phone_is_short"})
+    wrong = db.DataError("SQLSTATE 22P02: x", "22P02")
+    check = db.DataError("SQLSTATE 23514: x", "23514", objects={"constraint": "phone_is_short"})
     tables, given = FakeTables(judge=blaming(wrong, 0), probe_troubles=[check]), units(1)
     desk = Desk(tables)
     desk.writer.backoff = lambda: _Passing(desk.clock)
@@ -239,7 +242,7 @@ async def test_a_probe_refused_for_another_reason_of_its_data_clears_nobody() ->
 
 
 async def test_a_probe_refused_by_the_same_constraint_clears_the_event() -> None:
-    check = db.BadData("SQLSTATE 23514: x", "23514", objects={"constraint": "broken"})
+    check = db.DataError("SQLSTATE 23514: x", "23514", objects={"constraint": "broken"})
     tables, given = FakeTables(check, probe_troubles=[check]), units(1)
     health = await store(tables, given)
     assert given[0].error is None
@@ -247,7 +250,7 @@ async def test_a_probe_refused_by_the_same_constraint_clears_the_event() -> None
 
 
 async def test_a_flood_of_refused_events_costs_one_probe_a_second() -> None:
-    wrong = db.BadData("SQLSTATE 22P02: x", "22P02")
+    wrong = db.DataError("SQLSTATE 22P02: x", "22P02")
     tables = FakeTables(judge=blaming(wrong, *range(4)))
     desk = Desk(tables)
     await desk.store(units(4))
@@ -260,15 +263,15 @@ async def test_a_flood_of_refused_events_costs_one_probe_a_second() -> None:
 @pytest.mark.parametrize(
     "trouble",
     [
-        db.BadData("SQLSTATE 54000: x", "54000"),
-        db.BadData("SQLSTATE 23514: x", "23514", objects={"constraint": "deployed just now"}),
-        db.Failed("SQLSTATE P0001: x", "P0001"),
+        db.DataError("SQLSTATE 54000: x", "54000"),
+        db.DataError("SQLSTATE 23514: x", "23514", objects={"constraint": "deployed just now"}),
+        db.DatabaseError("SQLSTATE P0001: x", "P0001"),
     ],
 )
 async def test_a_probe_that_was_stored_before_an_outage_began_is_no_evidence_against_later_events(
     trouble: db.StorageError,
 ) -> None:
-    wrong = db.BadData("SQLSTATE 22P02: x", "22P02")
+    wrong = db.DataError("SQLSTATE 22P02: x", "22P02")
     tables = FakeTables(judge=blaming(wrong, 0))
     desk = Desk(tables)
     await desk.store(units(1))
@@ -281,7 +284,7 @@ async def test_a_probe_that_was_stored_before_an_outage_began_is_no_evidence_aga
 
 
 async def test_a_batch_that_times_out_is_not_bisected_while_no_probe_is_stored() -> None:
-    slow = db.Expired("slow", "57014")
+    slow = db.QueryTimeout("slow", "57014")
     tables, given = FakeTables(*[slow] * 4, probe_troubles=[slow] * 2), units(8)
     desk = Desk(tables)
     desk.writer.backoff = lambda: _Passing(desk.clock)
@@ -290,7 +293,7 @@ async def test_a_batch_that_times_out_is_not_bisected_while_no_probe_is_stored()
     assert [unit.error for unit in given] == [None] * 8
 
 
-WRONG = db.BadData("SQLSTATE 22P02: x", "22P02")
+WRONG = db.DataError("SQLSTATE 22P02: x", "22P02")
 
 
 async def test_several_different_events_refused_in_a_row_open_the_breaker_and_one_stored_closes_it() -> None:
@@ -311,7 +314,7 @@ async def test_several_different_events_refused_in_a_row_open_the_breaker_and_on
     await desk.store([given[IN_A_ROW + 1]])
     assert desk.clock.slept == [1.0, 2.0]
 
-    await desk.store([Unit(given[0].change._replace(ref=99))])
+    await desk.store([PendingWrite(given[0].change._replace(ref=99))])
     await desk.store([given[IN_A_ROW + 2]])
     assert desk.clock.slept == [1.0, 2.0]
     assert all(isinstance(unit.error, errors.Rejected) for unit in given)
@@ -353,8 +356,8 @@ async def test_replays_of_dead_letters_do_not_open_the_breaker() -> None:
 
 
 async def test_events_that_are_not_found_never_open_the_breaker() -> None:
-    def judge(changes: Sequence[Change]) -> Iterable[Refusal]:
-        return [Refusal(change.ref, "not_found") for change in changes]
+    def judge(changes: Sequence[Mutation]) -> Iterable[WriteRejection]:
+        return [WriteRejection(change.ref, "not_found") for change in changes]
 
     desk = Desk(FakeTables(judge=judge))
     for unit in units(3 * IN_A_ROW):
@@ -365,7 +368,7 @@ async def test_events_that_are_not_found_never_open_the_breaker() -> None:
 async def test_companies_have_breakers_of_their_own() -> None:
     desk = Desk(FakeTables(judge=blaming(WRONG, *range(IN_A_ROW + 1))))
     await desk.store(units(IN_A_ROW))
-    other = EventWrites("Other", desk.writes.tables)
+    other = EventSink("Other", desk.writes.tables)
     await desk.writer.store(units(1), other)
     assert desk.clock.slept == []
 
@@ -374,7 +377,7 @@ async def test_readiness_hears_that_a_company_goes_on_when_the_last_of_its_batch
     """Its real-time events, its history and its replays are stored side by side."""
     gone = db.Unavailable("gone")
     desk = Desk(FakeTables(*[gone] * 20))
-    longer = EventWrites("KopiNusa01", FakeTables(*[gone] * 40).of(TENANT))
+    longer = EventSink("KopiNusa01", FakeTables(*[gone] * 40).of(TENANT))
 
     async def last() -> None:
         await desk.writer.store(units(1), longer)

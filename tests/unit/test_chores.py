@@ -9,14 +9,14 @@ from typing import Any, cast
 
 import pytest
 
-from events.errors import BrokerFailed
+from events.errors import BrokerError
 from events.subjects import Tenant
-from streams.jetstream.consumer_state import Standings
+from streams.jetstream.consumer_state import ConsumerStates
 from streams.jetstream.specs import TopologyConfig
 from streams.jetstream.stream_reader import ApiError
-from streams.lifecycle.periodic_tasks import Chores
+from streams.lifecycle.periodic_tasks import PeriodicTasks
 from streams.monitoring.metrics import Metrics
-from tables.errors import Failed, StorageError, Unavailable
+from tables.errors import DatabaseError, StorageError, Unavailable
 from tests.unit.test_metrics import label_values, value
 
 COMPANIES = ("KopiNusa", "TehNusa")
@@ -34,7 +34,7 @@ class FakeApi:
     async def api(self, subject: str, body: object = None) -> dict[str, Any]:
         self.asked += 1
         if self.away:
-            raise BrokerFailed("NATS does not answer")
+            raise BrokerError("NATS does not answer")
         if subject.split(".")[2] in self.missing:
             raise ApiError(10014, "consumer not found")
         return {"num_pending": 0, "num_ack_pending": 0, "ack_floor": {"stream_seq": 0}, "config": {}}
@@ -59,7 +59,7 @@ class FakeTables:
 class Site(SimpleNamespace):
     """The chores of two companies, on fakes."""
 
-    chores: Chores
+    periodic_tasks: PeriodicTasks
     metrics: Metrics
     api: FakeApi
     tables: FakeTables
@@ -72,17 +72,17 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Site:
 
     monkeypatch.setattr("streams.lifecycle.periodic_tasks.months_ahead", ahead)
     metrics, api, tables = Metrics(COMPANIES, version="1"), FakeApi(), FakeTables()
-    chores = Chores(
+    chores = PeriodicTasks(
         database=cast(Any, None),
         tenants=[Tenant(company) for company in COMPANIES],
         tables=lambda tenant: cast(Any, tables),
         api=api,
         config=TopologyConfig(),
         meter=metrics,
-        standings=Standings(),
+        consumer_states=ConsumerStates(),
         post_scan=cast(Any, None),
     )
-    return Site(chores=chores, metrics=metrics, api=api, tables=tables)
+    return Site(periodic_tasks=chores, metrics=metrics, api=api, tables=tables)
 
 
 def consumers_told(metrics: Metrics) -> set[str]:
@@ -90,26 +90,26 @@ def consumers_told(metrics: Metrics) -> set[str]:
 
 
 async def test_a_missing_consumer_hides_no_other_consumers_figures(site: Site) -> None:
-    await site.chores.measure_lag()
+    await site.periodic_tasks.measure_lag()
     assert consumers_told(site.metrics) == {"realtime", "historical", "dlq"}
     site.api.missing = [TopologyConfig().realtime_stream]
     with pytest.raises(ApiError):
-        await site.chores.measure_lag()
+        await site.periodic_tasks.measure_lag()
     assert consumers_told(site.metrics) == {"historical", "dlq"}
 
 
 async def test_a_silent_nats_is_asked_once_a_round_and_leaves_no_old_figures(site: Site) -> None:
-    await site.chores.measure_lag()
+    await site.periodic_tasks.measure_lag()
     site.api.away, site.api.asked = True, 0
-    with pytest.raises(BrokerFailed):
-        await site.chores.measure_lag()
+    with pytest.raises(BrokerError):
+        await site.periodic_tasks.measure_lag()
     assert site.api.asked == 1
     assert consumers_told(site.metrics) == set()
     assert label_values(site.metrics, "daisi_dlq_messages", "company_id") == set()
 
 
 async def test_a_silent_database_is_asked_once_a_round_and_leaves_no_old_figures(site: Site) -> None:
-    await site.chores.measure_tables()
+    await site.periodic_tasks.measure_tables()
     for company in COMPANIES:
         labels = {"company_id": company}
         assert value(site.metrics, "daisi_exhausted_events", labels) == 3
@@ -118,7 +118,7 @@ async def test_a_silent_database_is_asked_once_a_round_and_leaves_no_old_figures
         assert newest == NEWEST.timestamp()
     site.tables.away, site.tables.asked = True, 0
     with pytest.raises(Unavailable):
-        await site.chores.measure_tables()
+        await site.periodic_tasks.measure_tables()
     assert site.tables.asked == 1
     for name in ("events", "newest_timestamp_seconds"):
         assert label_values(site.metrics, f"daisi_exhausted_{name}", "company_id") == set()
@@ -135,14 +135,14 @@ async def test_tables_of_one_company_that_are_refused_hide_no_other_companys_fig
 
     monkeypatch.setattr("streams.lifecycle.periodic_tasks.months_ahead", refused)
     with pytest.raises(Unavailable):
-        await site.chores.measure_tables()
+        await site.periodic_tasks.measure_tables()
     assert label_values(site.metrics, "daisi_partition_months_ahead", "company_id") == {COMPANIES[1]}
 
 
 @pytest.mark.parametrize(
     ("trouble", "served"),
     [
-        (Failed("XX000", "XX000"), True),
+        (DatabaseError("XX000", "XX000"), True),
         (Unavailable("permission denied", "42501"), True),
         (Unavailable("sequence at its end", "2200H"), True),
         (Unavailable("no server answers"), False),
@@ -160,7 +160,7 @@ async def test_contacts_of_one_company_that_cannot_be_synced_keep_no_others_from
         synced.append(tenant.company)
         return 1
 
-    site.chores._post_scan = sync
+    site.periodic_tasks._post_scan = sync
     with pytest.raises(type(trouble)):
-        await site.chores.sync_contacts()
+        await site.periodic_tasks.sync_contacts()
     assert synced == ([COMPANIES[1]] if served else [])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from events.sanitize import clean
+from events.sanitize import sanitize
 
 # Fragments from which broken and whole escapes come together.
 NULS = ["\\", "\\\\", "\\u", "u", "0", "00", "0000", "\\u0000", "u0000"]
@@ -32,14 +32,14 @@ DIRTY = st.recursive(
 
 @given(st.binary() | ESCAPES.map(str.encode))
 def test_the_outcome_is_always_valid_utf_8(body: bytes) -> None:
-    clean(body).decode()
+    sanitize(body).decode()
 
 
 @given(st.binary() | ESCAPES.map(str.encode) | ESCAPES.map(lambda text: f'"{text}"'.encode()))
 @example(b'"\\u00\\u000000"')
 def test_cleaning_twice_is_cleaning_once(body: bytes) -> None:
-    once = clean(body)
-    assert clean(once) == once
+    once = sanitize(body)
+    assert sanitize(once) == once
 
 
 @given(ESCAPES.map(lambda text: f'"{text}"'.encode()))
@@ -47,7 +47,7 @@ def test_cleaning_twice_is_cleaning_once(body: bytes) -> None:
 @example(b'"\\ud8\\u000000"')
 def test_whatever_can_be_decoded_afterwards_holds_neither_nul_nor_surrogates(body: bytes) -> None:
     try:
-        text = msgspec.json.decode(clean(body), type=str)
+        text = msgspec.json.decode(sanitize(body), type=str)
     except msgspec.DecodeError:
         return
     assert "\0" not in text
@@ -57,13 +57,13 @@ def test_whatever_can_be_decoded_afterwards_holds_neither_nul_nor_surrogates(bod
 @given(VALUES, st.booleans())
 def test_valid_json_without_such_oddities_is_never_changed(value: Any, ascii_only: bool) -> None:
     body = json.dumps(value, ensure_ascii=ascii_only).encode()
-    assert clean(body) == body
+    assert sanitize(body) == body
 
 
 @given(DIRTY)
 def test_a_value_with_oddities_keeps_everything_else(value: Any) -> None:
     """NUL vanishes, half a surrogate pair becomes U+FFFD, in keys too."""
-    mended = json.loads(clean(json.dumps(value).encode()))
+    mended = json.loads(sanitize(json.dumps(value).encode()))
     assert mended == json.loads(json.dumps(_mended(value)))
 
 
@@ -96,4 +96,4 @@ def _mended(value: Any) -> Any:
     ],
 )
 def test_each_oddity_has_one_remedy(body: bytes, mended: bytes) -> None:
-    assert clean(body) == mended
+    assert sanitize(body) == mended

@@ -12,10 +12,10 @@ import pytest
 import streams
 from tables.errors import (
     KINDS,
-    BadData,
-    Contended,
-    Expired,
-    Failed,
+    DatabaseError,
+    DataError,
+    QueryTimeout,
+    SerializationFailure,
     StorageError,
     Unavailable,
     connecting,
@@ -56,30 +56,30 @@ def test_the_documented_table_of_codes_is_the_one_in_the_code() -> None:
     [
         ("08006", Unavailable),
         ("08P01", Unavailable),
-        ("0A000", Contended),
-        ("22001", BadData),
+        ("0A000", SerializationFailure),
+        ("22001", DataError),
         ("2200H", Unavailable),
-        ("22P02", BadData),
-        ("23505", BadData),
+        ("22P02", DataError),
+        ("23505", DataError),
         ("25006", Unavailable),
-        ("25P03", Expired),
+        ("25P03", QueryTimeout),
         ("26000", Unavailable),
-        ("40001", Contended),
+        ("40001", SerializationFailure),
         ("40003", Unavailable),
         ("42501", Unavailable),
         ("42P05", Unavailable),
         ("53100", Unavailable),
-        ("54000", BadData),
+        ("54000", DataError),
         ("55000", Unavailable),
         ("55006", Unavailable),
-        ("55P03", Expired),
-        ("57014", Expired),
+        ("55P03", QueryTimeout),
+        ("57014", QueryTimeout),
         ("57P01", Unavailable),
         ("57P03", Unavailable),
         ("58030", Unavailable),
-        ("P0001", Failed),
-        ("XX000", Failed),
-        ("99999", Failed),
+        ("P0001", DatabaseError),
+        ("XX000", DatabaseError),
+        ("99999", DatabaseError),
     ],
 )
 def test_a_code_counts_before_its_class(sqlstate: str, kind: type[StorageError]) -> None:
@@ -123,7 +123,7 @@ def test_the_servers_text_is_kept_apart_where_it_may_hold_values(sqlstate: str) 
         (ConnectionRefusedError(111, "refused"), Unavailable),
         (asyncpg.InterfaceError("connection is closed"), Unavailable),
         (asyncpg.InternalClientError("got result for unknown protocol state"), Unavailable),
-        (TimeoutError(), Expired),
+        (TimeoutError(), QueryTimeout),
     ],
 )
 def test_errors_without_a_code_are_told_apart_too(error: Exception, kind: type[StorageError]) -> None:
@@ -134,7 +134,7 @@ def test_errors_without_a_code_are_told_apart_too(error: Exception, kind: type[S
 
 def test_a_value_that_the_driver_cannot_send_is_bad_data_and_not_told() -> None:
     error = _translated(asyncpg.DataError("invalid input for query argument $1: 99 (out of range)"))
-    assert type(error) is BadData
+    assert type(error) is DataError
     assert "99" not in str(error)
 
 

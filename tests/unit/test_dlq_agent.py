@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from agents.batch_writer import BatchWriter
-from agents.dead_letter_publisher import DeadLetters
-from agents.dead_letter_replay import DeadLetterRetry
-from agents.onboarding import Job
+from agents.dead_letter_publisher import DeadLetterPublisher
+from agents.dead_letter_replay import DeadLetterReplayer
+from agents.onboarding import OnboardingJob
 from agents.routing import Routing
 from events import errors
 from events.delivery import Batch
@@ -19,7 +19,7 @@ from events.subjects import Tenant
 from tables import errors as db
 from tables.chats import ChatRow
 from tables.last_writer_wins import Version
-from tables.write_rejection import Refusal
+from tables.write_rejection import WriteRejection
 from tests import builders
 from tests.builders import ABSENT, COMPANY
 from tests.unit.fakes import (
@@ -54,8 +54,8 @@ class Clinic:
         self.meter = RecordingMeter()
         self.routing_meter = RecordingMeter()
         self.results = results or [None]
-        self.jobs: list[Job] = []
-        letters = DeadLetters(
+        self.jobs: list[OnboardingJob] = []
+        letters = DeadLetterPublisher(
             publisher=FakePublisher(),
             stream="dlq_stream",
             subject="v1.dlq",
@@ -72,11 +72,11 @@ class Clinic:
             limits=LIMITS,
             meter=self.routing_meter,
         )
-        self.agent = DeadLetterRetry(
+        self.agent = DeadLetterReplayer(
             routing=routing, tables=self.tables.of, limits=LIMITS["dlq"], workers=3, meter=self.meter
         )
 
-    async def _onboard(self, job: Job) -> None:
+    async def _onboard(self, job: OnboardingJob) -> None:
         self.jobs.append(job)
         await job.done(self.results)
 
@@ -91,7 +91,7 @@ def letter(payload: Any = ABSENT, *, delivered: int = 1, headers: Any = None, **
         payload = builders.chat()
     data = builders.body(builders.envelope(payload, **{"source_subject": CHAT, **changes}))
     return FakeDelivery(
-        subject=f"v1.dlq.{COMPANY}", data=data, delivered=delivered, headers=headers, sequence=9
+        subject=f"v1.dlq.{COMPANY}", data=data, num_delivered=delivered, headers=headers, sequence=9
     )
 
 
@@ -174,7 +174,7 @@ async def test_an_outage_is_waited_for() -> None:
 
 @pytest.mark.parametrize(("retry_count", "delivered"), [(1, 1), (1, 4), (3, 2), (4, 1), (0, 5)])
 async def test_a_failed_replay_is_put_off_with_jitter(retry_count: int, delivered: int) -> None:
-    clinic, delivery = Clinic(), letter({}, retry_count=retry_count, delivered=delivered)
+    clinic, delivery = Clinic(), letter({}, retry_count=retry_count, num_delivered=delivered)
     await clinic.handle(delivery)
     [(how, delay)] = delivery.settlements
     assert how == "nak"
@@ -189,7 +189,7 @@ async def test_a_failed_replay_is_put_off_with_jitter(retry_count: int, delivere
 async def test_a_replay_that_fails_at_its_limit_is_stored_then_ended(
     retry_count: int, delivered: int, tries: int
 ) -> None:
-    clinic, delivery = Clinic(), letter({"chat_id": "C"}, retry_count=retry_count, delivered=delivered)
+    clinic, delivery = Clinic(), letter({"chat_id": "C"}, retry_count=retry_count, num_delivered=delivered)
     await clinic.handle(delivery)
     assert delivery.outcome == "term"
     assert clinic.meter.count() == GIVEN_UP
@@ -203,8 +203,8 @@ async def test_a_replay_that_fails_at_its_limit_is_stored_then_ended(
 
 
 async def test_a_row_still_missing_is_given_up_like_any_other() -> None:
-    tables = FakeTables(judge=lambda changes: [Refusal(change.ref, "not_found") for change in changes])
-    delivery = letter(builders.chat_update(), source_subject=f"v1.chats.update.{COMPANY}", delivered=5)
+    tables = FakeTables(judge=lambda changes: [WriteRejection(change.ref, "not_found") for change in changes])
+    delivery = letter(builders.chat_update(), source_subject=f"v1.chats.update.{COMPANY}", num_delivered=5)
     clinic = Clinic(tables)
     await clinic.handle(delivery)
     assert delivery.outcome == "term"
@@ -225,7 +225,7 @@ async def test_an_unexpected_exception_while_replaying_is_a_failed_replay(
 
 @pytest.mark.parametrize("delivered", [21, 1000])
 async def test_an_envelope_that_seems_to_kill_its_worker_is_stored_unreplayed(delivered: int) -> None:
-    clinic, delivery = Clinic(), letter(delivered=delivered)
+    clinic, delivery = Clinic(), letter(num_delivered=delivered)
     await clinic.handle(delivery)
     assert delivery.outcome == "term"
     assert clinic.tables.writes == []
@@ -330,7 +330,7 @@ async def test_odd_fields_of_an_envelope_do_not_keep_its_row_from_being_stored(
 
 
 async def test_a_payload_that_jsonb_refuses_is_stored_as_text() -> None:
-    clinic = Clinic(FakeTables(exhausted_troubles=[db.BadData("SQLSTATE 22003", "22003")]))
+    clinic = Clinic(FakeTables(exhausted_troubles=[db.DataError("SQLSTATE 22003", "22003")]))
     delivery = letter({}, retry_count=5)
     await clinic.handle(delivery)
     assert delivery.outcome == "term"
@@ -342,7 +342,7 @@ async def test_a_payload_that_jsonb_refuses_is_stored_as_text() -> None:
 async def test_an_envelope_that_the_server_gave_up_is_stored(readable: bool) -> None:
     clinic = Clinic()
     delivery = letter() if readable else FakeDelivery(subject=f"v1.dlq.{COMPANY}", data=b"oops")
-    await clinic.agent.abandon(TENANT, delivery)
+    await clinic.agent.on_max_deliveries(TENANT, delivery)
     assert delivery.outcome == "term"
     assert clinic.tables.writes == []
     assert "max_deliver" in clinic.tables.row.last_error
@@ -362,7 +362,7 @@ async def test_a_row_that_cannot_be_stored_puts_the_envelope_off() -> None:
 
 async def test_at_the_last_delivery_storing_the_row_is_tried_until_it_works() -> None:
     clinic = Clinic(FakeTables(exhausted_troubles=[db.Unavailable("gone")] * 5))
-    delivery = letter({}, retry_count=1, delivered=10)
+    delivery = letter({}, retry_count=1, num_delivered=10)
     await clinic.handle(delivery)
     assert delivery.outcome == "term"
     assert len(clinic.tables.rows) == 1

@@ -11,9 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from events import envelope
-from events.envelope import Letter
+from events.envelope import Envelope
 from events.errors import Malformed
-from events.sanitize import clean
+from events.sanitize import sanitize
 from tests import builders
 from tests.builders import ABSENT, body
 
@@ -25,8 +25,8 @@ JSON = st.recursive(
 )
 
 
-def letter(payload: bytes | None = b'{"a":1}', encoding: str | None = None) -> Letter:
-    return Letter(
+def letter(payload: bytes | None = b'{"a":1}', encoding: str | None = None) -> Envelope:
+    return Envelope(
         source_subject="v1.chats.upsert.KopiNusa01",
         company="KopiNusa01",
         original_payload=payload,
@@ -49,7 +49,7 @@ def embedded(payload: bytes) -> bytes:
 
 @given(
     st.builds(
-        Letter,
+        Envelope,
         source_subject=TEXT,
         company=TEXT,
         original_payload=JSON.filter(lambda value: value is not None).map(
@@ -64,7 +64,7 @@ def embedded(payload: bytes) -> bytes:
         original_payload_encoding=st.none() | TEXT,
     )
 )
-def test_a_letter_that_is_written_can_be_read_back(written: Letter) -> None:
+def test_a_letter_that_is_written_can_be_read_back(written: Envelope) -> None:
     assert envelope.decode(envelope.encode(written)) == written
 
 
@@ -85,12 +85,12 @@ def test_any_bytes_make_an_envelope_and_come_back(payload: bytes) -> None:
     """Byte for byte if they are no JSON; cleaned if they are. A JSON string loses its quotes."""
     again = embedded(payload)
     try:
-        value = json.loads(clean(payload))
+        value = json.loads(sanitize(payload))
     except ValueError:
         assert again == payload
     else:
         # What is no object is malformed either way.
-        assert again in (clean(payload), str(value).encode(), b"")
+        assert again in (sanitize(payload), str(value).encode(), b"")
 
 
 def test_twenty_thousand_levels_come_back_as_they_are() -> None:

@@ -15,11 +15,11 @@ from events.errors import EventError
         (errors.Invalid, "validation", "fatal"),
         (errors.NotFound, "not_found", "fatal"),
         (errors.Rejected, "database", "fatal"),
-        (errors.Unstored, "database", "retryable"),
+        (errors.DatabaseError, "database", "retryable"),
         (errors.TimedOut, "timeout", "retryable"),
-        (errors.BrokerFailed, "nats", "retryable"),
-        (errors.Crashed, "panic", "fatal"),
-        (errors.Undelivered, "unknown", "fatal"),
+        (errors.BrokerError, "nats", "retryable"),
+        (errors.UnexpectedError, "panic", "fatal"),
+        (errors.MaxDeliveriesExceeded, "unknown", "fatal"),
         (EventError, "unknown", "fatal"),
     ],
 )
@@ -33,7 +33,7 @@ def test_each_cause_has_its_label_and_says_whether_trying_again_helps(
 
 
 def test_an_error_without_a_cause_describes_itself() -> None:
-    assert str(errors.Undelivered()) == "fatal: Every delivery so far ended without an outcome."
+    assert str(errors.MaxDeliveriesExceeded()) == "fatal: Every delivery so far ended without an outcome."
 
 
 def test_the_label_comes_from_the_cause_and_never_from_the_text() -> None:

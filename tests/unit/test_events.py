@@ -11,7 +11,7 @@ import pytest
 
 from events import fields, models
 from events.errors import EventError, Invalid, Malformed
-from events.sanitize import clean
+from events.sanitize import sanitize
 from events.subjects import EVENT_TYPES, HISTORICAL, REALTIME
 from tests import builders
 from tests.builders import ABSENT, COMPANY, SENT_AT, body
@@ -550,5 +550,5 @@ def test_a_number_out_of_range_in_an_item_spoils_only_that_item() -> None:
 
 def test_an_item_of_a_cleaned_batch_is_clean() -> None:
     [item] = history("v1.history.contacts", [builders.contact(push_name="a\0b")]).items
-    assert item.raw == clean(item.raw)
+    assert item.raw == sanitize(item.raw)
     assert item.event.push_name == "ab"  # type: ignore[union-attr]

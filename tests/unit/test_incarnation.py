@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from events.delivery import Provenance
-from events.errors import BrokerFailed
-from streams.jetstream.in_flight import Held
+from events.delivery import MessageMetadata
+from events.errors import BrokerError
+from streams.jetstream.in_flight import InFlight
 from streams.jetstream.incarnation import Incarnation, IncarnationWatch, StoreClock
 from streams.jetstream.stream_reader import ApiError
 
@@ -51,7 +51,7 @@ class Arrivals:
         self.clock = Clock()
         self.steps: list[float] = []
         self.incarnation = Incarnation(self.api, "s", self.clock, patience)
-        self.held = Held(
+        self.held = InFlight(
             publish=self._publish,
             ack_wait=30,
             incarnation=self.incarnation,
@@ -68,7 +68,7 @@ class Arrivals:
             for sequence, own, ns in arrivals
         ]
         await self.incarnation.settle()
-        return [delivery.provenance.incarnation for delivery in taken]
+        return [delivery.metadata.incarnation for delivery in taken]
 
 
 @pytest.fixture
@@ -109,10 +109,10 @@ async def test_what_came_before_a_doubt_keeps_what_it_was_told(arrivals: Arrival
     arrivals.incarnation.doubt()
     arrivals.api.made = SECOND
     assert await arrivals.batch((3, 3, 30)) == [SECOND_NS]
-    assert before.provenance.incarnation == FIRST_NS
+    assert before.metadata.incarnation == FIRST_NS
 
 
-@pytest.mark.parametrize("failure", [ApiError(10059, "stream not found"), BrokerFailed("no answer")])
+@pytest.mark.parametrize("failure", [ApiError(10059, "stream not found"), BrokerError("no answer")])
 async def test_without_an_answer_events_are_ordered_by_time_and_the_log_says_so_once(
     arrivals: Arrivals, failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -130,7 +130,7 @@ async def test_without_an_answer_events_are_ordered_by_time_and_the_log_says_so_
 
 
 async def test_a_server_that_does_not_answer_is_not_asked_for_each_batch(arrivals: Arrivals) -> None:
-    arrivals.api.failure = BrokerFailed("no answer")
+    arrivals.api.failure = BrokerError("no answer")
     for number in range(1, 50):
         assert await arrivals.batch((number, number, number)) == [0]
     assert len(arrivals.api.asked) == 1
@@ -139,7 +139,7 @@ async def test_a_server_that_does_not_answer_is_not_asked_for_each_batch(arrival
 async def test_a_batch_waits_for_an_answer_that_comes_late() -> None:
     """A new leader needs a moment, and it may be the one whose clock is behind."""
     arrivals = Arrivals(patience=5.0)
-    answer, failures = arrivals.api.api, [BrokerFailed("no answer"), ApiError(10008, "unavailable")]
+    answer, failures = arrivals.api.api, [BrokerError("no answer"), ApiError(10008, "unavailable")]
 
     async def late(subject: str, body: object = None) -> dict[str, Any]:
         if failures:
@@ -209,5 +209,5 @@ def test_redeliveries_and_sequences_given_out_again_are_no_steps_back() -> None:
     steps: list[float] = []
     clock = StoreClock("s", steps.append)
     for delivered, sequence, ns in [(1, 5, 50), (2, 2, 20), (1, 6, 60), (1, 1, 70), (1, 2, 80), (3, 9, 1)]:
-        clock.note(Provenance("s", "c", "", sequence, sequence, delivered, ns, 0))
+        clock.note(MessageMetadata("s", "c", "", sequence, sequence, delivered, ns, 0))
     assert steps == []

@@ -12,13 +12,21 @@ from contextlib import asynccontextmanager
 import pytest
 
 from agents.backoff import Backoff
-from agents.onboarding import Job, Onboarding, Results, Task, wants_onboarding
+from agents.onboarding import Onboarding, OnboardingJob, OnboardingTask, Results, wants_onboarding
 from agents.onboarding_queue import KnownPairs
-from events.errors import EventError, Rejected, Unstored
+from events import errors
+from events.errors import EventError, Rejected
 from events.fields import Campaign
 from events.subjects import Tenant
-from tables.attribution import Incoming, Touch
-from tables.errors import BadData, Contended, Expired, Failed, StorageError, Unavailable
+from tables.attribution import CampaignAttribution, Incoming
+from tables.errors import (
+    DatabaseError,
+    DataError,
+    QueryTimeout,
+    SerializationFailure,
+    StorageError,
+    Unavailable,
+)
 from tables.last_writer_wins import Origin, Version
 from tables.onboarding import Outcome, Pair
 
@@ -103,7 +111,7 @@ class Stage:
         self.tables = Tables()
         self.meter = Meter()
         self.pauses = NoPauses()
-        self.channel: asyncio.Queue[Job] = asyncio.Queue()
+        self.channel: asyncio.Queue[OnboardingJob] = asyncio.Queue()
         self.handled = 0
         self.health = Health()
         self.onboarding = Onboarding(
@@ -116,7 +124,7 @@ class Stage:
             **settings,  # type: ignore[arg-type]
         )
 
-    async def _stream(self) -> AsyncIterator[Job]:
+    async def _stream(self) -> AsyncIterator[OnboardingJob]:
         while True:
             yield await self.channel.get()
 
@@ -133,27 +141,27 @@ class Stage:
             agent.cancel()
             await asyncio.wait([agent])
 
-    async def do(self, *tasks: Task) -> list[EventError | None]:
+    async def do(self, *tasks: OnboardingTask) -> list[EventError | None]:
         job, outcome = promise(*tasks)
         await self.onboarding.submit(job)
         async with asyncio.timeout(30):
             return list(await outcome)
 
 
-def promise(*tasks: Task, tenant: Tenant = TENANT) -> tuple[Job, asyncio.Future[Results]]:
+def promise(*tasks: OnboardingTask, tenant: Tenant = TENANT) -> tuple[OnboardingJob, asyncio.Future[Results]]:
     outcome: asyncio.Future[Results] = asyncio.get_running_loop().create_future()
 
     async def done(results: Results) -> None:
         outcome.set_result(results)  # raises when called twice
 
-    return Job(tenant, list(tasks), done, time.perf_counter()), outcome
+    return OnboardingJob(tenant, list(tasks), done, time.perf_counter()), outcome
 
 
 def task(
     number: int = 1, phone: str = "62811", agent: str = "agent", campaign: Campaign | None = None
-) -> Task:
+) -> OnboardingTask:
     origin = Origin(Version(number, number), "{}")
-    return Task(
+    return OnboardingTask(
         agent,
         phone,
         f"m{number}",
@@ -206,11 +214,11 @@ class TestOutcomes:
             (None, None),
             (Campaign(is_campaign=False, tags="a"), None),
             (Campaign(tags="a"), None),
-            (Campaign(is_campaign=True, tags="a", origin="ads"), Touch("a", "", "ads")),
+            (Campaign(is_campaign=True, tags="a", origin="ads"), CampaignAttribution("a", "", "ads")),
         ],
     )
     async def test_a_campaign_counts_only_if_it_says_so(
-        self, campaign: Campaign | None, touch: Touch | None
+        self, campaign: Campaign | None, touch: CampaignAttribution | None
     ) -> None:
         stage = Stage()
         async with stage.running():
@@ -225,7 +233,7 @@ class TestOutcomes:
 
     async def test_a_data_error_dead_letters_the_guilty_message_alone(self) -> None:
         stage = Stage()
-        stage.tables.trouble = refuses("62813", BadData("SQLSTATE 22001"))
+        stage.tables.trouble = refuses("62813", DataError("SQLSTATE 22001"))
         async with stage.running():
             results = await stage.do(*(task(n, f"6281{n}") for n in range(1, 8)))
         assert [type(error) for error in results] == [*[type(None)] * 2, Rejected, *[type(None)] * 4]
@@ -233,10 +241,10 @@ class TestOutcomes:
 
     async def test_a_failure_of_one_task_alone_is_retryable(self) -> None:
         stage = Stage()
-        stage.tables.trouble = refuses("62811", Failed("SQLSTATE XX000"))
+        stage.tables.trouble = refuses("62811", DatabaseError("SQLSTATE XX000"))
         async with stage.running():
             [error] = await stage.do(task())
-        assert isinstance(error, Unstored)
+        assert isinstance(error, errors.DatabaseError)
         assert stage.meter.ended == {"error_db": 1}
 
     async def test_an_unexpected_exception_is_error_other_for_its_message_alone(
@@ -256,13 +264,14 @@ class TestOutcomes:
             raise ZeroDivisionError
 
         async with stage.running():
-            await stage.onboarding.submit(Job(TENANT, [task()], fail, time.perf_counter()))
+            await stage.onboarding.submit(OnboardingJob(TENANT, [task()], fail, time.perf_counter()))
             assert await stage.do(task(2, "62812")) == [None]
 
 
 class TestOutages:
     @pytest.mark.parametrize(
-        "error", [Unavailable("down"), Contended("again"), Expired("slow"), Failed("no")]
+        "error",
+        [Unavailable("down"), SerializationFailure("again"), QueryTimeout("slow"), DatabaseError("no")],
     )
     async def test_an_outage_is_waited_for_and_fails_nothing(self, error: StorageError) -> None:
         stage = Stage()
@@ -405,7 +414,7 @@ class TestPool:
     async def test_an_item_that_cannot_be_sent_leaves_the_queue(self) -> None:
         stage = Stage()
 
-        async def fail(_: Job) -> None:
+        async def fail(_: OnboardingJob) -> None:
             raise ZeroDivisionError
 
         onboarding = Onboarding(

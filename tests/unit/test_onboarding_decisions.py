@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tables.attribution import Incoming, Log, Logs, Touch, onboard
-from tables.contact_index import Book, clean_phone, derived_chat_id
+from tables.attribution import CampaignAttribution, Incoming, Log, Logs, onboard
+from tables.contact_index import ContactIndex, clean_phone, derived_chat_id
 from tables.contacts import ContactPatch, ContactRow, rename, upsert
 from tables.last_writer_wins import Origin, Version, parse
 
@@ -34,7 +34,7 @@ def origin(ns: int | None, *, history: bool = False) -> Origin:
     return Origin(None if ns is None else Version(ns, ns), json.dumps({"stream_sequence": ns}), history)
 
 
-def message(ns: int | None = 1, campaign: Touch | None = None, **fields: Any) -> Incoming:
+def message(ns: int | None = 1, campaign: CampaignAttribution | None = None, **fields: Any) -> Incoming:
     given = {
         "agent_id": AGENT, "phone": PHONE, "message_id": f"m{ns}", "sent_at": 1_795_500_000 + (ns or 0),
         "chat_id": CHAT, "jid": f"{PHONE}@s.whatsapp.net", "campaign": campaign, "origin": origin(ns),
@@ -62,7 +62,7 @@ class Store:
         self.changed = False
 
     def apply(self, *events: Incoming | ContactRow | ContactPatch) -> list[bool]:
-        book = Book(self.rows)
+        book = ContactIndex(self.rows)
         made = []
         for event in events:
             if isinstance(event, Incoming):
@@ -74,7 +74,7 @@ class Store:
         self._write(book)
         return made
 
-    def _write(self, book: Book) -> None:
+    def _write(self, book: ContactIndex) -> None:
         self.changed = bool(book.changed)
         by_id = {item["id"]: item for item in self.rows}
         for contact in [*book.changed, *book.added]:
@@ -124,7 +124,7 @@ class TestNewContact:
 
     def test_a_campaign_message_gives_tags_as_sent_assignee_and_origin(self) -> None:
         store = Store()
-        store.apply(message(5, Touch("promo, ig,", "user-12", "instagram-ads")))
+        store.apply(message(5, CampaignAttribution("promo, ig,", "user-12", "instagram-ads")))
         contact = store.contact
         assert (contact["tags"], contact["assigned_to"], contact["origin"]) == (
             "promo, ig,", "user-12", "instagram-ads",
@@ -188,20 +188,20 @@ class TestExistingContact:
 
     def test_a_campaign_merges_tags_in_a_stable_order_without_repeats_and_empties(self) -> None:
         store = Store(row(origin="Referral", tags="vip, new,,old"))
-        store.apply(message(5, Touch(" promo,old, ,vip,ig", "", "ads")))
+        store.apply(message(5, CampaignAttribution(" promo,old, ,vip,ig", "", "ads")))
         assert store.contact["tags"] == "vip,new,old,promo,ig"
         assert store.contact["origin"] == "Referral", "the origin is set only where it is empty"
 
     def test_a_campaign_replaces_the_assignee_only_if_it_has_one(self) -> None:
         store = Store(row(assigned_to="user-1"))
-        store.apply(message(5, Touch("a", "", "")))
+        store.apply(message(5, CampaignAttribution("a", "", "")))
         assert store.contact["assigned_to"] == "user-1"
-        store.apply(message(6, Touch("a", "user-2", "")))
+        store.apply(message(6, CampaignAttribution("a", "user-2", "")))
         assert store.contact["assigned_to"] == "user-2"
 
     def test_a_campaign_sets_an_empty_origin(self) -> None:
         store = Store(row())
-        store.apply(message(5, Touch("a", "", "ads")))
+        store.apply(message(5, CampaignAttribution("a", "", "ads")))
         assert store.contact["origin"] == "ads"
 
     def test_an_empty_first_message_is_filled(self) -> None:
@@ -257,7 +257,7 @@ class TestAlreadyOnboarded:
 
     def test_a_campaign_updates_tags_assignee_and_origin_but_not_the_first_message(self) -> None:
         store = Store(row(tags="vip"), log=known_log())
-        store.apply(message(5, Touch("promo", "user-1", "ads")))
+        store.apply(message(5, CampaignAttribution("promo", "user-1", "ads")))
         contact = store.contact
         assert (contact["tags"], contact["assigned_to"], contact["origin"]) == ("vip,promo", "user-1", "ads")
         assert contact["first_message_id"] == ""
@@ -279,8 +279,8 @@ class TestAnyOrder:
 
     def test_the_origin_is_that_of_the_lowest_version_and_the_assignee_that_of_the_highest(self) -> None:
         events = [
-            message(2, Touch("a", "user-2", "ads-2")),
-            message(4, Touch("b", "user-4", "ads-4")),
+            message(2, CampaignAttribution("a", "user-2", "ads-2")),
+            message(4, CampaignAttribution("b", "user-4", "ads-4")),
             message(6),
         ]
         for order in itertools.permutations(events):
@@ -303,7 +303,7 @@ class TestAnyOrder:
         self, data: st.DataObject
     ) -> None:
         touches = st.builds(
-            Touch,
+            CampaignAttribution,
             st.sampled_from(["", "a", "b, c", "Onboarded,a"]),
             st.sampled_from(["", "user-1", "user-2"]),
             st.sampled_from(["", "ads", "shop"]),

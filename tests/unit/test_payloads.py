@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.received_event import Source, Work, plan
+from agents.received_event import EventMetadata, ReceivedEvent, plan
 from agents.senders import onboarding_task
-from events.fields import Beside
+from events.fields import AlternateAddresses
 from events.senders import Jid, is_to_many, jid
 from tables.last_writer_wins import Version
 from tables.messages import MessageRow
@@ -26,12 +26,12 @@ GROUP = "120363040101010101@g.us"
 NUMBER = f"{PHONE}@s.whatsapp.net"
 
 
-def work(**changes: Any) -> Work:
+def work(**changes: Any) -> ReceivedEvent:
     """An incoming message on its way, decoded and laid out."""
     delivery = FakeDelivery(payload=builders.message(**changes))
     version = Version(STORED_NS, 7)
-    source = Source("v1.messages.upsert", "{}", STORED_NS, 7, version)
-    return plan(Work(TENANT, delivery, source), delivery.data, itertools.count())
+    source = EventMetadata("v1.messages.upsert", "{}", STORED_NS, 7, version)
+    return plan(ReceivedEvent(TENANT, delivery, source), delivery.data, itertools.count())
 
 
 def onboarded(**changes: Any) -> str | None:
@@ -255,9 +255,9 @@ def test_broadcasts_and_newsletters_are_to_many_and_people_and_groups_are_not() 
 
 
 def test_a_field_beside_a_message_is_seen_whatever_its_name() -> None:
-    assert Beside().alone
-    for name in Beside.__struct_fields__:
-        assert not Beside(**{name: msgspec.Raw(b"1")}).alone, name
+    assert AlternateAddresses().alone
+    for name in AlternateAddresses.__struct_fields__:
+        assert not AlternateAddresses(**{name: msgspec.Raw(b"1")}).alone, name
 
 
 _CHAT_FIELDS = ("remoteJidAlt", "remote_jid_alt")

@@ -5,15 +5,22 @@ from __future__ import annotations
 import pytest
 
 from agents import retry_policy
-from agents.retry_policy import Decision, Limits
+from agents.retry_policy import Decision, RetryPolicy
 from events import errors
 from events.errors import EventError
 
-REALTIME = Limits(5, 1.0, 30.0)
-HISTORICAL = Limits(3, 2.0, 60.0)
-DLQ = Limits(10, 300.0, 300.0)
-FATAL = [errors.Malformed, errors.Invalid, errors.Rejected, errors.Crashed, errors.Undelivered, EventError]
-PASSING = [errors.Unstored, errors.TimedOut, errors.BrokerFailed]
+REALTIME = RetryPolicy(5, 1.0, 30.0)
+HISTORICAL = RetryPolicy(3, 2.0, 60.0)
+DLQ = RetryPolicy(10, 300.0, 300.0)
+FATAL = [
+    errors.Malformed,
+    errors.Invalid,
+    errors.Rejected,
+    errors.UnexpectedError,
+    errors.MaxDeliveriesExceeded,
+    EventError,
+]
+PASSING = [errors.DatabaseError, errors.TimedOut, errors.BrokerError]
 
 
 @pytest.mark.parametrize(
@@ -21,7 +28,7 @@ PASSING = [errors.Unstored, errors.TimedOut, errors.BrokerFailed]
 )
 @pytest.mark.parametrize("kind", [*PASSING, errors.NotFound])
 def test_what_may_pass_is_tried_again_with_growing_delays_then_given_up(
-    kind: type[EventError], limits: Limits, delays: list[float]
+    kind: type[EventError], limits: RetryPolicy, delays: list[float]
 ) -> None:
     tries = [retry_policy.decide(kind(), attempt, limits) for attempt in range(1, limits.max_deliver + 3)]
     assert tries == [
@@ -43,18 +50,18 @@ def test_success_is_acknowledged_at_any_delivery(attempt: int) -> None:
 
 
 def test_a_delay_never_exceeds_its_maximum() -> None:
-    assert Limits(50, 1.0, 30.0).delay(6) == 30.0
-    assert Limits(50, 1.0, 30.0).delay(10**9) == 30.0
+    assert RetryPolicy(50, 1.0, 30.0).delay(6) == 30.0
+    assert RetryPolicy(50, 1.0, 30.0).delay(10**9) == 30.0
 
 
 @pytest.mark.parametrize("limits", [REALTIME, HISTORICAL])
-def test_an_event_is_lost_after_twice_its_deliveries(limits: Limits) -> None:
-    assert not retry_policy.lost(2 * limits.max_deliver, limits)
-    assert retry_policy.lost(2 * limits.max_deliver + 1, limits)
+def test_an_event_is_lost_after_twice_its_deliveries(limits: RetryPolicy) -> None:
+    assert not retry_policy.is_poison(2 * limits.max_deliver, limits)
+    assert retry_policy.is_poison(2 * limits.max_deliver + 1, limits)
 
 
 def test_the_envelope_counts_the_deliveries_but_for_a_missing_row() -> None:
-    assert retry_policy.envelope_retry_count(errors.Unstored(), 5) == 5
+    assert retry_policy.envelope_retry_count(errors.DatabaseError(), 5) == 5
     assert retry_policy.envelope_retry_count(errors.Invalid(), 1) == 1
     assert retry_policy.envelope_retry_count(errors.NotFound(), 5) == 1
 
@@ -72,13 +79,13 @@ def test_a_dead_letter_is_given_up_at_its_fifth_try_in_all(retry_count: int, las
 
 
 def test_a_dead_letter_is_given_up_at_its_last_delivery() -> None:
-    limits = Limits(2, 1.0, 1.0)
-    assert retry_policy.decide_replay(errors.Unstored(), 1, 1, limits).outcome == "nak"
-    assert retry_policy.decide_replay(errors.Unstored(), 1, 2, limits).outcome == "dead_letter"
+    limits = RetryPolicy(2, 1.0, 1.0)
+    assert retry_policy.decide_replay(errors.DatabaseError(), 1, 1, limits).outcome == "nak"
+    assert retry_policy.decide_replay(errors.DatabaseError(), 1, 2, limits).outcome == "dead_letter"
 
 
 def test_an_error_that_may_pass_is_given_up_like_any_other() -> None:
-    assert retry_policy.decide_replay(errors.Unstored(), 5, 1, DLQ) == Decision("dead_letter")
+    assert retry_policy.decide_replay(errors.DatabaseError(), 5, 1, DLQ) == Decision("dead_letter")
 
 
 def test_delays_of_dead_letters_are_spread_by_a_fifth_both_ways() -> None:

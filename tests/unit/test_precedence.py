@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from agents import history_throttle
-from agents.history_throttle import LONGEST_REST, QUIET, RESTS, Precedence
+from agents.history_throttle import LONGEST_REST, QUIET, RESTS, HistoryThrottle
 
 AGES = 3600.0
 # Seconds until what waits for ever counts as failed.
@@ -41,12 +41,12 @@ async def _passes() -> None:
         await asyncio.sleep(0)
 
 
-async def _turn(order: Precedence, clock: Clock, seconds: float) -> None:
+async def _turn(order: HistoryThrottle, clock: Clock, seconds: float) -> None:
     async with order.history():
         clock.now += seconds
 
 
-def _at_work(order: Precedence) -> None:
+def _at_work(order: HistoryThrottle) -> None:
     """A real-time event has just been stored."""
     with order.realtime():
         pass
@@ -54,7 +54,7 @@ def _at_work(order: Precedence) -> None:
 
 async def test_an_import_alone_never_rests(monkeypatch: pytest.MonkeyPatch) -> None:
     slept, clock = _rests(monkeypatch), Clock()
-    order = Precedence(clock)
+    order = HistoryThrottle(clock)
     for _ in range(3):
         await _turn(order, clock, 5.0)
     assert not any(slept)
@@ -64,7 +64,7 @@ async def test_beside_real_time_events_an_import_rests_longer_than_it_worked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     slept, clock = _rests(monkeypatch), Clock()
-    order = Precedence(clock)
+    order = HistoryThrottle(clock)
     _at_work(order)
     await _turn(order, clock, LONGEST_REST / 4)
     await _turn(order, clock, LONGEST_REST / 8)
@@ -73,7 +73,7 @@ async def test_beside_real_time_events_an_import_rests_longer_than_it_worked(
 
 async def test_no_rest_is_longer_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     slept, clock = _rests(monkeypatch), Clock()
-    order = Precedence(clock)
+    order = HistoryThrottle(clock)
     _at_work(order)
     await _turn(order, clock, AGES)
     assert slept == [LONGEST_REST]
@@ -83,7 +83,7 @@ async def test_an_import_takes_all_the_time_again_once_real_time_events_are_over
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     slept, clock = _rests(monkeypatch), Clock()
-    order = Precedence(clock)
+    order = HistoryThrottle(clock)
     _at_work(order)
     clock.now += 2 * QUIET
     await _turn(order, clock, 1.0)
@@ -95,7 +95,7 @@ async def test_an_import_waits_until_no_real_time_event_is_being_stored(
 ) -> None:
     monkeypatch.setattr(history_throttle, "LONGEST_REST", AGES)
     clock = Clock()
-    order = Precedence(clock)
+    order = HistoryThrottle(clock)
     with order.realtime():
         with order.realtime():
             turn = asyncio.create_task(_turn(order, clock, 0.0))
@@ -108,7 +108,7 @@ async def test_an_import_waits_until_no_real_time_event_is_being_stored(
 async def test_an_import_gets_on_however_long_real_time_events_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history_throttle, "LONGEST_REST", 0.01)
     clock = Clock()
-    order = Precedence(clock)
+    order = HistoryThrottle(clock)
     async with asyncio.timeout(PATIENCE):
         with order.realtime():
             await _turn(order, clock, 0.0)
@@ -116,7 +116,7 @@ async def test_an_import_gets_on_however_long_real_time_events_take(monkeypatch:
 
 async def test_beside_real_time_events_imports_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history_throttle, "LONGEST_TURN", AGES)
-    order = Precedence(Clock())
+    order = HistoryThrottle(Clock())
     _at_work(order)
     begun: list[str] = []
     over = {name: asyncio.Event() for name in "abc"}
@@ -138,7 +138,7 @@ async def test_beside_real_time_events_imports_take_turns(monkeypatch: pytest.Mo
 async def test_an_import_that_is_stuck_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history_throttle, "LONGEST_TURN", 0.01)
     clock = Clock()
-    order = Precedence(clock)
+    order = HistoryThrottle(clock)
     _at_work(order)
     free = asyncio.Event()
 
@@ -159,7 +159,7 @@ async def test_an_import_that_is_stuck_does_not_hold_up_the_others(monkeypatch: 
 
 async def test_a_turn_that_fails_ends_like_any_other() -> None:
     clock = Clock()
-    order = Precedence(clock)
+    order = HistoryThrottle(clock)
     _at_work(order)
     with pytest.raises(ValueError, match="broken"):
         async with order.history():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from tables.errors import Failed, Unavailable
+from tables.errors import DatabaseError, Unavailable
 from tables.queries import load, operation, quoted
 
 Seen = list[tuple[str, str, float, bool]]
@@ -50,9 +50,12 @@ def test_a_driver_error_is_reported_and_leaves_as_ours(seen: Seen) -> None:
 
 
 def test_our_own_error_passes_an_operation_unchanged(seen: Seen) -> None:
-    error = Failed("as it is")
+    error = DatabaseError("as it is")
 
-    with pytest.raises(Failed) as caught, operation(lambda *call: seen.append(call), "FindChat", "Chat"):
+    with (
+        pytest.raises(DatabaseError) as caught,
+        operation(lambda *call: seen.append(call), "FindChat", "Chat"),
+    ):
         raise error
 
     assert caught.value is error

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from events.errors import BrokerFailed
+from events.errors import BrokerError
 from events.subjects import Tenant
 from streams.jetstream.changes import TopologyError
-from streams.jetstream.consumer_state import Standings
+from streams.jetstream.consumer_state import ConsumerStates
 from streams.jetstream.reconciler import Reconciler
 from streams.jetstream.specs import TopologyConfig, consumers
 from streams.jetstream.stream_reader import ApiError
@@ -66,7 +66,9 @@ class Told:
 
 
 def reconciler(server: Server, readiness: Told | None = None) -> Reconciler:
-    return Reconciler(api=server, config=CONFIG, standings=Standings(), readiness=readiness or Told())
+    return Reconciler(
+        api=server, config=CONFIG, consumer_states=ConsumerStates(), readiness=readiness or Told()
+    )
 
 
 async def test_streams_and_consumers_are_made_one_at_a_time() -> None:
@@ -118,14 +120,14 @@ async def test_a_consumer_that_cannot_be_restored_is_told_and_not_raised() -> No
 
 
 @pytest.mark.parametrize(
-    "failure", [BrokerFailed("NATS did not answer: TimeoutError"), ApiError(10008, "away")]
+    "failure", [BrokerError("NATS did not answer: TimeoutError"), ApiError(10008, "away")]
 )
 async def test_a_consumer_is_not_made_from_the_start_because_nobody_says_where_it_stood(
     failure: Exception,
 ) -> None:
     spec = SPECS[0]
-    standings = Standings()
-    standings.note(
+    consumer_states = ConsumerStates()
+    consumer_states.note(
         spec.stream,
         spec.durable,
         {"config": {}, "ack_floor": {"stream_seq": 7}, "num_pending": 0, "num_ack_pending": 0},
@@ -138,7 +140,7 @@ async def test_a_consumer_is_not_made_from_the_start_because_nobody_says_where_i
             return await super().api(subject, body)
 
     server, told = Silent(), Told()
-    reconciler = Reconciler(api=server, config=CONFIG, standings=standings, readiness=told)
+    reconciler = Reconciler(api=server, config=CONFIG, consumer_states=consumer_states, readiness=told)
     await reconciler.restore(spec)
     assert not any(spec.durable in name for name in server.there)
     assert list(told.reasons) == ["realtime Kopi"]

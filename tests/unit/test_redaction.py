@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from events import envelope, models
-from events.errors import EventError, Rejected, Unstored
+from events.errors import DatabaseError, EventError, Rejected
 from events.redaction import redacted, redacted_value
 from streams import logs
 from tables.errors import translate
@@ -170,8 +170,8 @@ def test_the_reason_of_a_database_error_holds_no_row_value(
 
 def test_an_error_is_blotted_out_when_it_is_made_and_the_payload_stays_whole() -> None:
     body = builders.body({**builders.message(), **FIELDS})
-    error = Unstored(f"database: {FIELDS}")
-    letter = envelope.Letter(
+    error = DatabaseError(f"database: {FIELDS}")
+    letter = envelope.Envelope(
         source_subject=f"v1.messages.upsert.{builders.COMPANY}",
         company=builders.COMPANY,
         original_payload=envelope.embed(body)[0],

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from agents.batch_writer import BatchWriter
-from agents.dead_letter_publisher import DeadLetters
-from agents.history_throttle import QUIET, Precedence
-from agents.onboarding import Job
+from agents.dead_letter_publisher import DeadLetterPublisher
+from agents.history_throttle import QUIET, HistoryThrottle
+from agents.onboarding import OnboardingJob
 from agents.routing import ITEMS_A_TURN, ROWS_A_TURN, Routing
 from events import errors
-from events.delivery import Batch, Role, TooLarge
-from events.errors import BrokerFailed, EventError
+from events.delivery import Batch, ConsumerType, TooLarge
+from events.errors import BrokerError, EventError
 from tables import errors as db
 from tables.chats import ChatRow
-from tables.tenant import Change
-from tables.write_rejection import Refusal
+from tables.tenant import Mutation
+from tables.write_rejection import WriteRejection
 from tests import builders
 from tests.builders import AGENT, COMPANY, JID
 from tests.unit.fakes import (
@@ -62,16 +62,16 @@ class Office:
         self,
         tables: FakeTables | None = None,
         publisher: FakePublisher | None = None,
-        onboard: Callable[[Job], Any] | None = None,
+        onboard: Callable[[OnboardingJob], Any] | None = None,
     ) -> None:
         self.tables = tables or FakeTables()
         self.publisher = publisher or FakePublisher()
         self.meter = RecordingMeter()
-        self.jobs: list[Job] = []
+        self.jobs: list[OnboardingJob] = []
         self.routing = Routing(
             tables=self.tables.of,
             writer=BatchWriter("storing", RecordingMeter()),
-            dead_letters=DeadLetters(
+            dead_letters=DeadLetterPublisher(
                 publisher=self.publisher,
                 stream="dlq_stream",
                 subject="v1.dlq",
@@ -85,10 +85,10 @@ class Office:
             meter=self.meter,
         )
 
-    async def _onboard(self, job: Job) -> None:
+    async def _onboard(self, job: OnboardingJob) -> None:
         self.jobs.append(job)
 
-    async def run(self, *deliveries: FakeDelivery, role: Role = "realtime") -> Batch:
+    async def run(self, *deliveries: FakeDelivery, role: ConsumerType = "realtime") -> Batch:
         """Let the agent handle one batch, all the way it goes on its channel."""
         item = batch(*deliveries, role=role)
 
@@ -106,15 +106,15 @@ class Office:
         return [(action, error_type) for _, _, _, action, error_type in self.meter.of("settled")]
 
 
-def refusing(reason: Any, *refs: int) -> Callable[[Sequence[Change]], Iterable[Refusal]]:
-    def judge(changes: Sequence[Change]) -> Iterable[Refusal]:
-        return [Refusal(change.ref, reason) for change in changes if change.ref in refs]
+def refusing(reason: Any, *refs: int) -> Callable[[Sequence[Mutation]], Iterable[WriteRejection]]:
+    def judge(changes: Sequence[Mutation]) -> Iterable[WriteRejection]:
+        return [WriteRejection(change.ref, reason) for change in changes if change.ref in refs]
 
     return judge
 
 
-def guilty(error: Exception, *refs: int) -> Callable[[Sequence[Change]], Iterable[Refusal]]:
-    def judge(changes: Sequence[Change]) -> Iterable[Refusal]:
+def guilty(error: Exception, *refs: int) -> Callable[[Sequence[Mutation]], Iterable[WriteRejection]]:
+    def judge(changes: Sequence[Mutation]) -> Iterable[WriteRejection]:
         if {change.ref for change in changes} & set(refs):
             raise error
         return ()
@@ -128,7 +128,7 @@ def guilty(error: Exception, *refs: int) -> Callable[[Sequence[Change]], Iterabl
 @pytest.mark.parametrize("event_type", builders.BUILDERS)
 async def test_a_stored_event_is_acknowledged_and_counted_as_processed(event_type: str) -> None:
     historical = "history" in event_type
-    office, delivery = Office(), FakeDelivery(event_type, delivered=4)
+    office, delivery = Office(), FakeDelivery(event_type, num_delivered=4)
     await office.run(delivery, role="historical" if historical else "realtime")
     for job in office.jobs:
         await job.done([None])
@@ -206,7 +206,7 @@ async def test_an_ack_that_is_not_sent_is_not_counted_as_processed() -> None:
 async def test_bad_input_is_dead_lettered_and_holds_nothing_up(name: str, delivered: int) -> None:
     data, label = BAD_INPUT[name]
     office = Office()
-    bad, good = FakeDelivery(CHAT, data=data, delivered=delivered), FakeDelivery(CHAT)
+    bad, good = FakeDelivery(CHAT, data=data, num_delivered=delivered), FakeDelivery(CHAT)
     await office.run(bad, good)
     assert (bad.outcome, good.outcome) == ("ack", "ack")
     assert office.publisher.envelope["error_type"] == "fatal"
@@ -222,7 +222,7 @@ async def test_a_row_of_another_company_is_a_validation_error() -> None:
 
 
 async def test_data_that_the_database_refuses_is_dead_lettered_alone() -> None:
-    office = Office(FakeTables(judge=guilty(db.BadData("SQLSTATE 22003", "22003"), 1)))
+    office = Office(FakeTables(judge=guilty(db.DataError("SQLSTATE 22003", "22003"), 1)))
     deliveries = [FakeDelivery(CHAT) for _ in range(3)]
     await office.run(*deliveries)
     assert [delivery.outcome for delivery in deliveries] == ["ack"] * 3
@@ -242,7 +242,7 @@ async def test_an_unexpected_exception_while_storing_is_a_panic_dead_letter() ->
 
 async def test_a_fault_outside_the_database_is_a_panic_dead_letter_of_all() -> None:
     """Here: a refusal of a change that nobody asked for."""
-    office = Office(FakeTables(judge=lambda _: [Refusal(99, "not_found")]))
+    office = Office(FakeTables(judge=lambda _: [WriteRejection(99, "not_found")]))
     deliveries = [FakeDelivery(CHAT), FakeDelivery("v1.history.chats")]
     await office.run(*deliveries)
     assert [delivery.outcome for delivery in deliveries] == ["ack", "ack"]
@@ -258,23 +258,24 @@ async def test_a_fault_outside_the_database_is_a_panic_dead_letter_of_all() -> N
     [("realtime", CHAT, [1.0, 2.0, 4.0, 8.0]), ("historical", "v1.history.chats", [2.0, 4.0])],
 )
 @pytest.mark.parametrize(
-    ("trouble", "label"), [(db.Failed("odd", "XX000"), "database"), (db.Expired("slow", "57014"), "timeout")]
+    ("trouble", "label"),
+    [(db.DatabaseError("odd", "XX000"), "database"), (db.QueryTimeout("slow", "57014"), "timeout")],
 )
 async def test_a_passing_error_is_tried_again_later_then_dead_lettered(
-    role: Role, event_type: str, delays: list[float], trouble: Exception, label: str
+    role: ConsumerType, event_type: str, delays: list[float], trouble: Exception, label: str
 ) -> None:
     payload = builders.history_chats(builders.chat()) if role == "historical" else builders.chat()
     for attempt, delay in enumerate(delays, start=1):
         office, delivery = (
             Office(FakeTables(judge=guilty(trouble, 0))),
-            FakeDelivery(event_type, payload, delivered=attempt),
+            FakeDelivery(event_type, payload, num_delivered=attempt),
         )
         await office.run(delivery, role=role)
         assert delivery.settlements == [("nak", delay)]
         assert office.settled == [("nack_retryable", label)]
         assert office.publisher.letters == []
     office = Office(FakeTables(judge=guilty(trouble, 0)))
-    last = FakeDelivery(event_type, payload, delivered=len(delays) + 1)
+    last = FakeDelivery(event_type, payload, num_delivered=len(delays) + 1)
     await office.run(last, role=role)
     assert last.outcome == "ack"
     assert office.settled == [("dlq_published_ack_success", label)]
@@ -287,7 +288,7 @@ async def test_a_missing_row_is_waited_for_and_its_envelope_starts_at_one() -> N
     await office.run(first)
     assert first.settlements == [("nak", 1.0)]
     assert office.settled == [("nack_retryable", "not_found")]
-    last = FakeDelivery("v1.messages.update", delivered=5)
+    last = FakeDelivery("v1.messages.update", num_delivered=5)
     await office.run(last)
     assert last.outcome == "ack"
     assert office.settled[1:] == [("dlq_published_ack_success", "not_found")]
@@ -295,10 +296,10 @@ async def test_a_missing_row_is_waited_for_and_its_envelope_starts_at_one() -> N
     assert office.publisher.envelope["error"] == "fatal: message to update not found"
 
 
-@pytest.mark.parametrize("trouble", [db.Unavailable("gone", "57P03"), db.Contended("x", "40P01")])
+@pytest.mark.parametrize("trouble", [db.Unavailable("gone", "57P03"), db.SerializationFailure("x", "40P01")])
 async def test_an_outage_fills_neither_the_dead_letters_nor_the_counters(trouble: Exception) -> None:
     office = Office(FakeTables(*[trouble] * 5))
-    deliveries = [FakeDelivery(CHAT, delivered=5) for _ in range(3)]
+    deliveries = [FakeDelivery(CHAT, num_delivered=5) for _ in range(3)]
     await office.run(*deliveries)
     assert {delivery.outcome for delivery in deliveries} == {"ack"}
     assert office.settled == [("ack_success", "none")] * 3
@@ -306,7 +307,7 @@ async def test_an_outage_fills_neither_the_dead_letters_nor_the_counters(trouble
 
 
 async def test_a_nak_that_is_not_sent_leaves_the_others_alone() -> None:
-    office = Office(FakeTables(judge=guilty(db.Failed("odd", "XX000"), 0)))
+    office = Office(FakeTables(judge=guilty(db.DatabaseError("odd", "XX000"), 0)))
     first, second = FakeDelivery(CHAT, failures=1), FakeDelivery(CHAT)
     await office.run(first, second)
     assert (first.settlements, second.outcome) == ([], "ack")
@@ -317,7 +318,7 @@ async def test_a_nak_that_is_not_sent_leaves_the_others_alone() -> None:
 
 
 async def test_a_failed_publish_is_told_once_and_the_event_fails_once() -> None:
-    office = Office(publisher=FakePublisher(*[BrokerFailed("no answer")] * 3))
+    office = Office(publisher=FakePublisher(*[BrokerError("no answer")] * 3))
     bad, good = FakeDelivery(CHAT, data=b"{}"), FakeDelivery(CHAT)
     await office.run(bad, good)
     assert (bad.settlements, good.outcome) == ([], "ack")
@@ -370,15 +371,15 @@ async def test_an_event_of_unknown_subject_waits_for_a_database_that_is_gone() -
     ("role", "event_type", "delivered"), [("realtime", CHAT, 11), ("historical", "v1.history.chats", 7)]
 )
 async def test_an_event_that_seems_to_kill_its_worker_is_dead_lettered_unhandled(
-    role: Role, event_type: str, delivered: int
+    role: ConsumerType, event_type: str, delivered: int
 ) -> None:
-    office, delivery = Office(), FakeDelivery(event_type, delivered=delivered)
+    office, delivery = Office(), FakeDelivery(event_type, num_delivered=delivered)
     await office.run(delivery, role=role)
     assert delivery.outcome == "ack"
     assert office.tables.writes == []
     assert office.settled == [("dlq_published_ack_success", "unknown")]
     assert office.publisher.envelope["original_payload"] == builders.BUILDERS[event_type]()
-    survivor = FakeDelivery(event_type, delivered=delivered - 1)
+    survivor = FakeDelivery(event_type, num_delivered=delivered - 1)
     await Office().run(survivor, role=role)
     assert survivor.outcome == "ack"
 
@@ -395,7 +396,7 @@ async def test_the_good_items_of_a_batch_are_stored_before_one_envelope_with_the
             assert delivery.settlements == []
             await super().publish(*values)
 
-    office = Office(FakeTables(judge=guilty(db.BadData("SQLSTATE 22003", "22003"), 2)), Publisher())
+    office = Office(FakeTables(judge=guilty(db.DataError("SQLSTATE 22003", "22003"), 2)), Publisher())
     bad = [{"chat_id": "B"}, builders.chat(unread_count="x"), builders.chat(company_id="Other")]
     items = [builders.chat(chat_id="1"), *bad, builders.chat(chat_id="2"), builders.chat(chat_id="3")]
     delivery = FakeDelivery("v1.history.chats", builders.history_chats(*items))
@@ -409,7 +410,7 @@ async def test_the_good_items_of_a_batch_are_stored_before_one_envelope_with_the
     assert office.settled == [("dlq_published_ack_success", "validation")]
 
 
-@pytest.mark.parametrize("trouble", [BrokerFailed("full"), TooLarge("1 MiB")])
+@pytest.mark.parametrize("trouble", [BrokerError("full"), TooLarge("1 MiB")])
 async def test_bad_items_are_in_the_letter_that_is_published_after_their_batch_is_released(
     trouble: Exception,
 ) -> None:
@@ -438,7 +439,7 @@ async def test_a_batch_without_items_is_acknowledged(payload: Any) -> None:
 
 
 async def test_a_passing_error_of_one_item_brings_the_whole_batch_again() -> None:
-    office = Office(FakeTables(judge=guilty(db.Failed("odd", "XX000"), 1)))
+    office = Office(FakeTables(judge=guilty(db.DatabaseError("odd", "XX000"), 1)))
     delivery = FakeDelivery("v1.history.chats", builders.history_chats(builders.chat(), {}, builders.chat()))
     await office.run(delivery, role="historical")
     assert delivery.settlements == [("nak", 2.0)]
@@ -466,7 +467,7 @@ async def test_a_message_is_acknowledged_only_when_onboarding_is_done_with_it() 
     ("error", "settlement", "ending"),
     [
         (errors.Rejected("x"), ("ack", 0.0), ("dlq_published_ack_success", "database")),
-        (errors.Unstored("x"), ("nak", 1.0), ("nack_retryable", "database")),
+        (errors.DatabaseError("x"), ("nak", 1.0), ("nack_retryable", "database")),
     ],
 )
 async def test_a_message_that_cannot_be_onboarded_is_settled_by_its_error(
@@ -500,7 +501,7 @@ async def test_other_messages_are_not_onboarded(changes: dict[str, Any]) -> None
 
 
 async def test_a_message_that_is_not_stored_is_not_onboarded() -> None:
-    office = Office(FakeTables(judge=guilty(db.BadData("x", "22003"), 0)))
+    office = Office(FakeTables(judge=guilty(db.DataError("x", "22003"), 0)))
     await office.run(FakeDelivery("v1.messages.upsert"))
     assert office.jobs == []
 
@@ -512,7 +513,7 @@ async def test_history_is_not_onboarded_at_once() -> None:
 
 
 async def test_a_fault_of_onboarding_is_a_panic_dead_letter() -> None:
-    async def fail(_: Job) -> None:
+    async def fail(_: OnboardingJob) -> None:
         raise LookupError("a fault of ours")
 
     office, message, chat = Office(onboard=fail), FakeDelivery("v1.messages.upsert"), FakeDelivery(CHAT)
@@ -558,8 +559,8 @@ async def test_batches_of_different_sources_do_not_wait_for_each_other() -> None
 @pytest.mark.parametrize("event_type", [CHAT, "v1.history.chats"])
 async def test_an_event_that_the_server_gave_up_is_dead_lettered_whole(event_type: str) -> None:
     office, payload = Office(), builders.BUILDERS[event_type]()
-    delivery = FakeDelivery(event_type, payload, delivered=2)
-    await office.routing.abandon(TENANT, "realtime", delivery)
+    delivery = FakeDelivery(event_type, payload, num_delivered=2)
+    await office.routing.on_max_deliveries(TENANT, "realtime", delivery)
     assert delivery.outcome == "ack"
     assert office.publisher.envelope["original_payload"] == payload
     assert office.tables.writes == []
@@ -573,7 +574,7 @@ async def test_an_empty_batch_is_released() -> None:
 async def test_every_delivery_counts_as_received_also_the_bad_ones() -> None:
     office = Office()
     await office.run(
-        FakeDelivery(CHAT, data=b""), FakeDelivery(CHAT, data=b"{}"), FakeDelivery(CHAT, delivered=11)
+        FakeDelivery(CHAT, data=b""), FakeDelivery(CHAT, data=b"{}"), FakeDelivery(CHAT, num_delivered=11)
     )
     assert office.meter.of("received") == [("received", COMPANY, CHAT, 3)]
     assert len(office.settled) == 3
@@ -625,15 +626,15 @@ async def test_imports_do_not_hold_back_for_real_time_events_that_wait_for_an_ou
     """It may be one company's outage, and the import another one's."""
     office = Office(FakeTables(*[db.Unavailable("permission denied", "42501")] * 10**5))
     clock = 1000.0
-    office.routing._precedence = order = Precedence(lambda: clock)
+    office.routing._precedence = order = HistoryThrottle(lambda: clock)
     handling = asyncio.create_task(office.routing.handle(batch(FakeDelivery())))
     async with asyncio.timeout(30):
         await until(lambda: len(office.tables.troubles) < 10**5)
-        while not order.undisturbed:
+        while not order.idle:
             await asyncio.sleep(0.001)
             clock += 2 * QUIET
     assert not handling.done()
     handling.cancel()
     await asyncio.gather(handling, return_exceptions=True)
     clock += 2 * QUIET
-    assert order.undisturbed
+    assert order.idle

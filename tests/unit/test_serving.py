@@ -8,7 +8,7 @@ import pytest
 from mode import Service
 
 from events.delivery import Delivery
-from events.errors import BrokerFailed
+from events.errors import BrokerError
 from events.subjects import Tenant
 from streams.jetstream.broker import Broker
 from streams.jetstream.reconciler import Reconciler
@@ -33,7 +33,7 @@ async def test_a_service_that_could_not_start_is_left_nowhere() -> None:
 
     async def run(service: Service) -> None:
         running.append(service)
-        raise BrokerFailed("NATS denies a right")
+        raise BrokerError("NATS denies a right")
 
     async def drop(service: Service) -> None:
         running.remove(service)
@@ -50,6 +50,6 @@ async def test_a_service_that_could_not_start_is_left_nowhere() -> None:
         drop=drop,
     )
     for _ in range(3):
-        with pytest.raises(BrokerFailed):
+        with pytest.raises(BrokerError):
             await serving.consumer(SPEC)
     assert not running

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from events.subjects import Tenant
-from streams.jetstream.consumer_state import Standings
-from streams.lifecycle.watchdog import STALE, SUSPICIOUS, Activity, StallWatch
+from streams.jetstream.consumer_state import ConsumerStates
+from streams.lifecycle.watchdog import STALE, SUSPICIOUS, Activity, Watchdog
 
 LIMIT = 300.0
 
@@ -21,7 +21,7 @@ class FakeSource:
 
     def __init__(self) -> None:
         self.held = 0
-        self.moves = 0
+        self.progress_count = 0
 
 
 class Rig:
@@ -30,13 +30,13 @@ class Rig:
     def __init__(self, limit: float = LIMIT) -> None:
         self.now = 1000.0
         self.source = FakeSource()
-        self.standings = Standings(clock=lambda: self.now)
+        self.consumer_states = ConsumerStates(clock=lambda: self.now)
         self.activity = Activity()
         self.away: str | None = None
         self.failures: list[str] = []
-        self.watch = StallWatch(
+        self.watch = Watchdog(
             sources=[self.source],
-            standings=self.standings,
+            consumer_states=self.consumer_states,
             activity=self.activity,
             limit=limit,
             outage=self._outage,
@@ -50,7 +50,7 @@ class Rig:
     def told(self, pending: int, **further: Any) -> None:
         """The server tells of the consumer."""
         info = {"ack_floor": {"stream_seq": 1}, "num_pending": pending, "num_ack_pending": 0, "config": {}}
-        self.standings.note(self.source.stream, self.source.durable, {**info, **further})
+        self.consumer_states.note(self.source.stream, self.source.durable, {**info, **further})
 
     async def wait(self, seconds: float, pending: int | None = None, **further: Any) -> None:
         """Let time pass, with a look every five seconds, as the chore does."""
@@ -90,7 +90,7 @@ async def test_a_source_without_work_may_rest_for_ever(rig: Rig) -> None:
 async def test_a_source_that_moves_is_at_work(rig: Rig) -> None:
     rig.source.held = 3
     for _ in range(10):
-        rig.source.moves += 1
+        rig.source.progress_count += 1
         await rig.wait(LIMIT / 2)
     assert not rig.failures
 

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tables.last_writer_wins import (
-    Draft,
     Origin,
+    PendingMerge,
     Version,
+    merge,
     newer,
     parse,
     remembered,
-    settle,
     stamped,
     watermark,
 )
@@ -39,10 +39,10 @@ def settled(
     *events: tuple[Origin, dict[str, Any]], stored: dict[str, Any] | None = None, filled: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `settle` makes of the events: the values, and the metadata parsed."""
-    draft = Draft(events[0][0])
+    draft = PendingMerge(events[0][0])
     for origin, values in events:
         draft.add(origin, values)
-    result = settle(draft, stored, filled)
+    result = merge(draft, stored, filled)
     return result.values, json.loads(result.metadata)
 
 
@@ -61,15 +61,15 @@ def test_versions_order_by_time_then_sequence() -> None:
 
 
 def test_the_same_version_is_a_repeat_and_applies() -> None:
-    assert realtime(5).beats(Version(5, 1))
-    assert not realtime(5).beats(Version(5, 2))
+    assert realtime(5).supersedes(Version(5, 1))
+    assert not realtime(5).supersedes(Version(5, 2))
 
 
 def test_a_value_without_version_is_between_history_and_realtime() -> None:
-    assert realtime(1).beats(None)
-    assert unversioned().beats(None)
-    assert not history(9).beats(None)
-    assert not unversioned().beats(Version(1, 1))
+    assert realtime(1).supersedes(None)
+    assert unversioned().supersedes(None)
+    assert not history(9).supersedes(None)
+    assert not unversioned().supersedes(Version(1, 1))
 
 
 def test_newer_prefers_any_version_to_none_and_the_second_of_equals() -> None:
@@ -110,9 +110,9 @@ def test_a_stale_event_changes_nothing_but_what_is_empty() -> None:
 
 
 def test_an_explicit_column_always_has_its_own_entry() -> None:
-    draft = Draft(realtime(5))
+    draft = PendingMerge(realtime(5))
     draft.add(realtime(5), {"is_deleted": False})
-    metadata = json.loads(settle(draft, None, (), ("is_deleted",)).metadata)
+    metadata = json.loads(merge(draft, None, (), ("is_deleted",)).metadata)
     assert metadata["versions"] == {"is_deleted": "5-1"}
 
 
@@ -221,8 +221,8 @@ def test_a_later_event_wins_when_its_store_time_steps_back() -> None:
     assert of(-1, 8).supersedes(of(0, 7))
     assert not of(0, 7).supersedes(of(-1, 8))
     assert of(-10, 8).supersedes(of(0, 7))
-    assert Origin(of(-1, 8), "{}").beats(of(0, 7))
-    assert not Origin(of(0, 7), "{}").beats(of(-1, 8))
+    assert Origin(of(-1, 8), "{}").supersedes(of(0, 7))
+    assert not Origin(of(0, 7), "{}").supersedes(of(-1, 8))
 
 
 def test_sequences_given_out_again_are_newer() -> None:

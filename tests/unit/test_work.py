@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from agents import received_event as module
-from agents.received_event import Source, Work, advance, metadata, plan, remainder
+from agents.received_event import EventMetadata, ReceivedEvent, advance, metadata, plan, remainder
 from events import errors, models
-from events.delivery import Provenance
+from events.delivery import MessageMetadata
 from tables.chats import ChatRow
 from tables.last_writer_wins import Version
 from tables.messages import MessageRow
@@ -23,10 +23,10 @@ from tests import builders
 from tests.unit.fakes import STORED_NS, TENANT, FakeDelivery
 
 
-def planned(event_type: str, payload: Any = builders.ABSENT, data: bytes | None = None) -> Work:
+def planned(event_type: str, payload: Any = builders.ABSENT, data: bytes | None = None) -> ReceivedEvent:
     delivery = FakeDelivery(event_type, payload, data=data)
-    source = Source(event_type, '{"stream":"s"}', STORED_NS, 7, Version(STORED_NS, 7))
-    return plan(Work(TENANT, delivery, source), delivery.data, itertools.count())
+    source = EventMetadata(event_type, '{"stream":"s"}', STORED_NS, 7, Version(STORED_NS, 7))
+    return plan(ReceivedEvent(TENANT, delivery, source), delivery.data, itertools.count())
 
 
 @pytest.mark.parametrize("event_type", [name for name in builders.BUILDERS if "history" not in name])
@@ -71,8 +71,8 @@ def test_refs_number_the_units_of_all_works_together() -> None:
     works = []
     for event_type in ("v1.history.messages", "v1.chats.upsert"):
         delivery = FakeDelivery(event_type)
-        source = Source(event_type, "{}", STORED_NS, 7, None)
-        works.append(plan(Work(TENANT, delivery, source), delivery.data, refs))
+        source = EventMetadata(event_type, "{}", STORED_NS, 7, None)
+        works.append(plan(ReceivedEvent(TENANT, delivery, source), delivery.data, refs))
     assert [unit.change.ref for work in works for unit in work.units] == [0, 1, 2]
 
 
@@ -82,7 +82,7 @@ def test_a_history_batch_planned_in_steps_is_the_one_planned_at_once(items: int,
     messages = [builders.message(message_id=f"M{number}") for number in range(3)]
     payload = builders.history_messages(messages[0], {}, *messages[1:], is_last_batch=last, agent_id="A")
     whole = planned("v1.history.messages", payload)
-    work = Work(TENANT, whole.delivery, whole.source)
+    work = ReceivedEvent(TENANT, whole.delivery, whole.source)
     refs, steps = itertools.count(), 1
     while not advance(work, whole.delivery.data, refs, items):
         steps += 1
@@ -97,7 +97,7 @@ def test_a_history_batch_planned_in_steps_is_the_one_planned_at_once(items: int,
 @pytest.mark.parametrize("data", [b"{oops", b'{"messages":1}', b"{}", b'{"messages":[]}'])
 def test_a_history_batch_without_items_is_planned_in_one_step(data: bytes) -> None:
     whole = planned("v1.history.messages", data=data)
-    work = Work(TENANT, whole.delivery, whole.source)
+    work = ReceivedEvent(TENANT, whole.delivery, whole.source)
     assert advance(work, data, itertools.count(), 1)
     assert (work.units, str(work.error)) == ([], str(whole.error))
 
@@ -145,7 +145,7 @@ def test_an_unexpected_exception_gives_the_whole_event_up(
 
     monkeypatch.setattr(module, "change", fail)
     work = planned(event_type)
-    assert isinstance(work.conclude(), errors.Crashed)
+    assert isinstance(work.conclude(), errors.UnexpectedError)
     assert remainder(work) == work.delivery.data
 
 
@@ -171,9 +171,9 @@ def test_one_item_that_may_pass_keeps_all_bad_ones_in_line() -> None:
     work = planned(
         "v1.history.chats", builders.history_chats({}, builders.chat(), builders.chat(chat_id="C"))
     )
-    work.units[1].error = errors.Unstored("database: gone")
+    work.units[1].error = errors.DatabaseError("database: gone")
     error = work.conclude()
-    assert isinstance(error, errors.Unstored)
+    assert isinstance(error, errors.DatabaseError)
     assert "chats[0]: validation failed" in str(error)
     assert str(error).startswith("retryable: ")
 
@@ -211,7 +211,7 @@ def test_only_a_realtime_message_is_an_incoming_one() -> None:
 
 
 def test_metadata_is_the_json_of_the_contract_whatever_the_names() -> None:
-    origin = Provenance('st"ream', "consumer", "hub", 7, 3, 1, STORED_NS, 0)
+    origin = MessageMetadata('st"ream', "consumer", "hub", 7, 3, 1, STORED_NS, 0)
     assert json.loads(metadata(origin, "id\n\u2713", "v1.chats.upsert.C", "2026-11-24T07:15:30Z")) == {
         "stream": 'st"ream',
         "consumer": "consumer",
