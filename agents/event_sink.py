@@ -83,4 +83,5 @@ def _refuse(units: Sequence[PendingWrite], refusals: Sequence[WriteRejection]) -
 
 
 def _entity(change: Mutation) -> str:
-    return type(change).__name__.removesuffix("Patch").removesuffix("Row").lower()
+    name = type(change).__name__.removesuffix("Patch").removesuffix("Row").lower()
+    return "agent" if name == "account" else name

@@ -48,7 +48,7 @@ def test_the_documented_table_of_codes_is_the_one_in_the_code() -> None:
     assert {code: kind for code, kind, _ in rows} == {code: kind.__name__ for code, kind in KINDS.items()}
     assert len(rows) == len(KINDS)
     assert all(len(reason) > 10 for _, _, reason in rows)
-    assert "| any other | `Failed` |" in text
+    assert "| any other | `DatabaseError` |" in text
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ async def test_a_letter_carries_its_items_however_late_it_is_published(release: 
     assert desk.publisher.envelope["original_payload"] == {"chats": [{"chat_id": "bad"}]}
 
 
-@pytest.mark.parametrize("step", ["give_up", "exhaust"])
+@pytest.mark.parametrize("step", ["dead_letter", "park"])
 async def test_a_row_carries_its_items_however_late_it_is_stored(step: str) -> None:
     tables = FakeTables(exhausted_troubles=[Unavailable("gone")] * 3)
     desk, batch = Desk(FakePublisher(*[TooLarge("1 MiB")] * 4), tables), history(bad_item())

@@ -86,12 +86,14 @@ class Clinic:
         assert self.routing_meter.calls == []
 
 
-def letter(payload: Any = ABSENT, *, delivered: int = 1, headers: Any = None, **changes: Any) -> FakeDelivery:
+def letter(
+    payload: Any = ABSENT, *, num_delivered: int = 1, headers: Any = None, **changes: Any
+) -> FakeDelivery:
     if payload is ABSENT:
         payload = builders.chat()
     data = builders.body(builders.envelope(payload, **{"source_subject": CHAT, **changes}))
     return FakeDelivery(
-        subject=f"v1.dlq.{COMPANY}", data=data, num_delivered=delivered, headers=headers, sequence=9
+        subject=f"v1.dlq.{COMPANY}", data=data, num_delivered=num_delivered, headers=headers, sequence=9
     )
 
 
@@ -434,7 +436,7 @@ async def test_no_company_waits_with_its_replays_for_another_ones_tables(trouble
     agent = works.agent
     of = {TENANT: broken.tables.of(TENANT), other: works.tables.of(other)}
     agent._tables = agent._routing._tables = of.__getitem__
-    changes = {"delivered": 10} if trouble != "event" else {}
+    changes = {"num_delivered": 10} if trouble != "event" else {}
     payload = ABSENT if trouble == "event" else {}
     stuck = [letter(payload, **changes) for _ in range(30)]
     envelope = builders.envelope(

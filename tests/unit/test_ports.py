@@ -28,7 +28,7 @@ needs_room = pytest.mark.skipif(
 @needs_room
 def test_processes_that_ask_at_the_same_time_are_given_different_ports() -> None:
     """Out of so few that chance alone would give some port twice."""
-    narrow = f"from demo import ports\nports._LOWEST = ports._end_of_ours() - ports._ENOUGH\n{_ASK}"
+    narrow = f"from testkit import ports\nports._LOWEST = ports._end_of_ours() - ports._ENOUGH\n{_ASK}"
     asking = [
         subprocess.Popen(
             [sys.executable, "-c", narrow],
