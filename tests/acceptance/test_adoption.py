@@ -51,6 +51,7 @@ async def _lay(site: Site) -> None:
     await site.execute(_ROWS.replace("{company}", site.company).replace("{{}}", "{}"))
 
 
+@pytest.mark.rule("TAB-3")
 async def test_a_schema_with_data_of_the_existing_service_is_taken_over_unchanged(
     launch: Launch, site: Site
 ) -> None:
@@ -62,6 +63,7 @@ async def test_a_schema_with_data_of_the_existing_service_is_taken_over_unchange
     assert await _contents(site) == before
 
 
+@pytest.mark.rule("TAB-3")
 async def test_events_change_adopted_rows_in_place(launch: Launch, site: Site) -> None:
     """B4, C1: no second row for what is there already."""
     await _lay(site)
@@ -95,6 +97,7 @@ async def test_events_change_adopted_rows_in_place(launch: Launch, site: Site) -
     assert await site.letters() == 0
 
 
+@pytest.mark.rule("TAB-3")
 @pytest.mark.parametrize("day", ["0001-01-01", "1969-12-31", "9999-12-31", "58866-01-31"])
 async def test_adopted_messages_of_any_day_take_updates(launch: Launch, site: Site, day: str) -> None:
     """B3, C29: days that the existing service made of 0 and of milliseconds, in the default partition."""
@@ -161,6 +164,7 @@ def _url(site: Site) -> str:
     return str(url.geturl())
 
 
+@pytest.mark.rule("CON-5")
 async def test_the_position_of_the_old_push_durable_is_taken_over(launch: Launch, predecessor: Site) -> None:
     """Publish 1,000, acknowledge 300 under the old durable: the other 700 are stored, none twice."""
     site = predecessor
@@ -194,6 +198,7 @@ async def test_the_position_on_an_interest_stream_of_history_is_taken_over(
     assert await site.deliveries(HISTORY_STREAM) == 70
 
 
+@pytest.mark.rule("CON-5")
 async def test_the_shared_durable_of_dead_letters_is_taken_over_and_left_alone(
     launch: Launch, predecessor: Site
 ) -> None:

@@ -56,6 +56,7 @@ async def _dead_letter(site: Site, event_type: str) -> dict[str, Any]:
     return letter
 
 
+@pytest.mark.rule("OUT-15", "PAY-1")
 @pytest.mark.parametrize(
     ("event_type", "body"),
     [
@@ -81,6 +82,7 @@ async def test_what_is_no_json_object_is_an_unmarshal_dead_letter_with_its_text(
     await _goes_on(shared, served)
 
 
+@pytest.mark.rule("PAY-4")
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -137,6 +139,7 @@ async def test_a_bad_field_of_any_event_type_is_named(
     await _goes_on(shared, served)
 
 
+@pytest.mark.rule("PAY-9")
 async def test_nul_is_removed_and_the_event_stored(shared: Worker, served: Site) -> None:
     """B5: in texts, and nested in values and keys."""
     await served.publish(
@@ -150,6 +153,7 @@ async def test_nul_is_removed_and_the_event_stored(shared: Worker, served: Site)
     await _goes_on(shared, served)
 
 
+@pytest.mark.rule("PAY-9")
 async def test_lone_surrogates_and_bad_utf_8_are_replaced_and_the_event_stored(
     shared: Worker, served: Site
 ) -> None:
@@ -166,6 +170,7 @@ def _chat_body(site: Site, name: bytes) -> bytes:
     return builders.body(site.of_us(builders.chat(push_name="<here>"))).replace(b'"<here>"', name)
 
 
+@pytest.mark.rule("PAY-10")
 async def test_numbers_beyond_a_double_are_kept_exactly(shared: Worker, served: Site) -> None:
     """C7."""
     await served.publish(_MESSAGES, builders.message(message_obj={"n": 12345678901234567890123}))
@@ -207,6 +212,7 @@ async def test_a_body_of_the_servers_limit_is_stored(shared: Worker, served: Sit
     await _goes_on(shared, served)
 
 
+@pytest.mark.rule("OUT-9")
 async def test_a_bad_body_of_the_servers_limit_is_an_exhausted_row(shared: Worker, served: Site) -> None:
     """C27: also when it is no JSON, so that its text only gets longer."""
     await served.publish(_MESSAGES, b'{"' * (served.nc.max_payload // 2))
@@ -218,6 +224,7 @@ async def test_a_bad_body_of_the_servers_limit_is_an_exhausted_row(shared: Worke
     await _goes_on(shared, served)
 
 
+@pytest.mark.rule("OUT-4")
 async def test_fifty_bad_events_do_not_hold_up_the_good_one_behind_them(shared: Worker, served: Site) -> None:
     for number in range(50):
         await served.publish(_MESSAGES, b"{" if number % 2 else builders.message(flow=""))
@@ -225,6 +232,7 @@ async def test_fifty_bad_events_do_not_hold_up_the_good_one_behind_them(shared: 
     await comes_to(50, served.letters)
 
 
+@pytest.mark.rule("OUT-1")
 async def test_every_bad_event_ends_where_an_operator_finds_it(shared: Worker, served: Site) -> None:
     """Whole way: what stays broken is an exhausted row after its last try; nothing is left open."""
     del shared

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from uuid import uuid4
 
+import pytest
 from nats.aio.client import Client
 
 from tests import builders
@@ -17,6 +18,7 @@ _REALTIME = 5
 _HISTORICAL = 2
 
 
+@pytest.mark.rule("CON-8")
 async def test_no_batch_is_larger_than_its_setting_says(launch: Launch, site: Site) -> None:
     launch(site.company).stop()  # it made the streams
     chats = [builders.chat(chat_id=f"C{number}") for number in range(_EVENTS)]

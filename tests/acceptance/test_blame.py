@@ -131,6 +131,7 @@ _FAULTS: Final = {
 }
 
 
+@pytest.mark.rule("DBE-2")
 @pytest.mark.parametrize("fault", _FAULTS.values(), ids=_FAULTS)
 async def test_what_is_refused_to_everybody_is_an_outage_and_makes_no_dead_letter(
     shared: Worker, served: Site, fault: Fault
@@ -211,6 +212,7 @@ async def test_an_event_of_an_unknown_agent_is_given_up_where_a_foreign_key_asks
     assert await served.letters() == 1
 
 
+@pytest.mark.rule("DBE-5")
 async def test_many_different_events_refused_in_a_row_do_not_empty_the_stream_into_dead_letters(
     shared: Worker, served: Site
 ) -> None:

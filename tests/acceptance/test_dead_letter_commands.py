@@ -92,6 +92,7 @@ def _refused(done: CompletedProcess[str]) -> str:
     return line
 
 
+@pytest.mark.rule("PRK-7")
 async def test_the_list_shows_what_waits_newest_first_and_no_payload(run: Run, served: Site) -> None:
     old = await _store(served, hours=3)
     new = await _store(served, error="fatal: validation\nfailed\x1b[31m " + "x" * 300)
@@ -109,6 +110,7 @@ async def test_the_list_shows_what_waits_newest_first_and_no_payload(run: Run, s
     assert listed.stderr == ""
 
 
+@pytest.mark.rule("PRK-7")
 async def test_the_list_is_chosen_by_error_age_and_state_and_has_a_limit(run: Run, served: Site) -> None:
     old = await _store(served, error="fatal: Message to update not found", hours=50)
     new = await _store(served, error="fatal: validation failed: jid", hours=1)
@@ -148,6 +150,7 @@ async def test_a_row_is_shown_whole_and_its_payloads_only_when_asked(run: Run, s
     assert '"text": "secret"' in whole.stdout
 
 
+@pytest.mark.rule("PRK-3")
 async def test_a_replay_is_stored_once_its_cause_is_gone_and_the_row_says_by_whom(
     run: Run, served: Site
 ) -> None:
@@ -179,6 +182,7 @@ async def test_a_replay_never_overwrites_what_is_newer(run: Run, served: Site) -
     assert (await _row(served, row))["resolved"]
 
 
+@pytest.mark.rule("PRK-4")
 async def test_a_second_replay_within_the_duplicate_window_is_called_a_duplicate(
     run: Run, served: Site
 ) -> None:
@@ -197,6 +201,7 @@ async def test_a_second_replay_within_the_duplicate_window_is_called_a_duplicate
     assert await _row(served, row) == before
 
 
+@pytest.mark.rule("PRK-4")
 async def test_a_row_whose_replay_is_a_duplicate_stays_open(run: Run, served: Site) -> None:
     """Its confirmation was lost: what was published then may still fail."""
     row = await _store(served)
@@ -208,6 +213,7 @@ async def test_a_row_whose_replay_is_a_duplicate_stays_open(run: Run, served: Si
     assert (found["resolved"], found["resolved_at"], found["notes"]) == (False, None, "")
 
 
+@pytest.mark.rule("PRK-5")
 @pytest.mark.parametrize("version", [OLD, builders.ABSENT], ids=["versioned", "of the existing service"])
 async def test_a_replay_that_fails_again_opens_its_row_which_can_be_replayed_again(
     run: Run, shared: Worker, served: Site, version: object
@@ -265,6 +271,7 @@ async def test_all_replays_what_the_filters_choose_and_nothing_that_is_resolved(
     assert run("exhausted-replay", "--all", "--error", "nobody").stdout == "nothing to replay\n"
 
 
+@pytest.mark.rule("PRK-3")
 async def test_replays_keep_to_the_rate(run: Run, served: Site) -> None:
     """E16: a replay of many must not flood the workers."""
     rows = [str(await _store(served)) for _ in range(6)]
@@ -317,6 +324,7 @@ async def test_what_is_no_envelope_is_left_open_with_a_reason(run: Run, served: 
     assert not (await _row(served, row["id"]))["resolved"]
 
 
+@pytest.mark.rule("PRK-6")
 async def test_a_discard_needs_a_reason_and_a_yes_and_changes_nothing_without(run: Run, served: Site) -> None:
     row = await _store(served)
     before = await _row(served, row)
@@ -328,6 +336,7 @@ async def test_a_discard_needs_a_reason_and_a_yes_and_changes_nothing_without(ru
     assert await _row(served, row) == before
 
 
+@pytest.mark.rule("PRK-6")
 async def test_a_discarded_row_stays_with_who_when_and_why(run: Run, served: Site) -> None:
     row = await _store(served)
 
@@ -386,6 +395,7 @@ async def test_ids_of_several_companies_need_the_company(run: Run, served: Site,
     assert row not in _ids(run("exhausted", "--company", other, companies=both))
 
 
+@pytest.mark.rule("PRK-3")
 async def test_without_a_confirmation_the_row_stays_open(run: Run, served: Site) -> None:
     """A server without the dead-letter stream, and one that is not there."""
     row = await _store(served)

@@ -171,6 +171,7 @@ async def _all_wait(worker: Worker, count: int) -> None:
     )
 
 
+@pytest.mark.rule("OUT-5")
 @pytest.mark.parametrize("refusal", [Full, Elsewhere, Remade, Denied, Frozen], ids=lambda it: it.__name__)
 async def test_events_given_up_while_the_dead_letter_stream_takes_nothing_are_each_in_one_letter(
     launch: Launch, company: str, broker: NatsServer, postgres_dsn: str, refusal: type[Full]

@@ -60,6 +60,7 @@ async def _exhausted(site: Site) -> dict[str, Any]:
     return row
 
 
+@pytest.mark.rule("DLQ-5")
 async def test_a_replay_succeeds_once_the_cause_is_gone(launch: Launch, site: Site) -> None:
     """The update waits as a dead letter for its message, which comes later."""
     seconds = {"NATS_DLQBASEDELAYMINUTES": "0.03", "NATS_DLQMAXDELAYMINUTES": "0.1"}
@@ -76,6 +77,7 @@ async def test_a_replay_succeeds_once_the_cause_is_gone(launch: Launch, site: Si
     assert scrape.value("dlq_tasks_dropped_total", company_id=site.company) == 0
 
 
+@pytest.mark.rule("DLQ-13")
 async def test_a_replayed_row_tells_where_it_comes_from(shared: Worker, served: Site) -> None:
     """B9: stream and consumer of the dead letters, subject and id of the event; onboarded like a live one."""
     subject = served.tenant.subject("v1.messages.upsert")
@@ -93,6 +95,7 @@ async def test_a_replayed_row_tells_where_it_comes_from(shared: Worker, served: 
     await _counts(shared, served, submitted=1, timed=1, acked=1)
 
 
+@pytest.mark.rule("DLQ-7")
 @pytest.mark.parametrize(("retry_count", "tries"), [(1, 5), (3, 3), (5, 1), (9, 1)])
 async def test_an_envelope_is_exhausted_by_exactly_the_try_that_the_limit_says(
     shared: Worker, served: Site, retry_count: int, tries: int
@@ -113,6 +116,7 @@ async def test_an_envelope_is_exhausted_by_exactly_the_try_that_the_limit_says(
     assert (await served.js.get_msg(DLQ_STREAM, published.seq)).subject == served.tenant.subject("v1.dlq")
 
 
+@pytest.mark.rule("DLQ-7")
 async def test_the_last_delivery_that_is_allowed_exhausts_an_envelope(launch: Launch, site: Site) -> None:
     """D = NATS_DLQMAXDELIVER."""
     worker = launch(site.company, also=_DELAYS, NATS_DLQMAXDELIVER="2")
@@ -122,6 +126,7 @@ async def test_the_last_delivery_that_is_allowed_exhausts_an_envelope(launch: La
     await _counts(worker, site, submitted=2, timed=2, retried=1, failed=1, dropped=1)
 
 
+@pytest.mark.rule("DLQ-7")
 async def test_a_fatal_event_ends_in_one_exhausted_row_with_the_reason(shared: Worker, served: Site) -> None:
     """A5 and A7: five tries in all, from the stream of events to the table."""
     await served.publish("v1.chats.upsert", b'{"chat_id": "c1", oops')
@@ -134,6 +139,7 @@ async def test_a_fatal_event_ends_in_one_exhausted_row_with_the_reason(shared: W
     await _counts(shared, served, submitted=5, timed=5, retried=4, failed=1, dropped=1)
 
 
+@pytest.mark.rule("DLQ-11")
 async def test_an_envelope_of_another_company_is_stored_and_never_replayed(
     shared: Worker, served: Site, sharing: Any
 ) -> None:
@@ -154,6 +160,7 @@ async def test_an_envelope_of_another_company_is_stored_and_never_replayed(
     await _counts(shared, served, submitted=1, timed=1, failed=1, dropped=1)
 
 
+@pytest.mark.rule("DLQ-11")
 async def test_an_envelope_without_a_company_is_ours(shared: Worker, served: Site) -> None:
     subject = served.tenant.subject("v1.chats.upsert")
     await served.publish("v1.dlq", _envelope(served, builders.chat(), company="", source_subject=subject))
@@ -161,6 +168,7 @@ async def test_an_envelope_without_a_company_is_ours(shared: Worker, served: Sit
     await _counts(shared, served, submitted=1, timed=1, acked=1)
 
 
+@pytest.mark.rule("DLQ-9")
 @pytest.mark.parametrize(
     "body",
     [
@@ -186,6 +194,7 @@ async def test_what_is_no_envelope_is_stored_as_text_and_ended(
     await _counts(shared, served, submitted=1, timed=1, failed=1, dropped=1)
 
 
+@pytest.mark.rule("DLQ-10")
 @pytest.mark.parametrize("subject", ["", "v999.chats.upsert.Somebody", "v1.dlq.Somebody"])
 async def test_an_envelope_of_unknown_subject_is_stored_and_ended(
     shared: Worker, served: Site, subject: str
@@ -198,6 +207,7 @@ async def test_an_envelope_of_unknown_subject_is_stored_and_ended(
     await _counts(shared, served, submitted=1, timed=1, failed=1, dropped=1)
 
 
+@pytest.mark.rule("PRK-1")
 async def test_nul_in_an_envelope_does_not_keep_its_row_from_being_stored(
     shared: Worker, served: Site
 ) -> None:
@@ -208,6 +218,7 @@ async def test_nul_in_an_envelope_does_not_keep_its_row_from_being_stored(
     await _counts(shared, served, submitted=1, timed=1, failed=1, dropped=1)
 
 
+@pytest.mark.rule("DLQ-8")
 async def test_a_row_that_cannot_be_saved_puts_the_envelope_off_until_it_can(
     shared: Worker, served: Site
 ) -> None:
@@ -221,6 +232,7 @@ async def test_a_row_that_cannot_be_saved_puts_the_envelope_off_until_it_can(
     await comes_true(lambda: shared.scrape().value("dlq_tasks_dropped_total", company_id=served.company) == 1)
 
 
+@pytest.mark.rule("DLQ-14")
 async def test_thousands_that_wait_for_their_delay_do_not_stop_a_new_one(launch: Launch, site: Site) -> None:
     """Design 7."""
     worker = launch(site.company)  # with the usual five minutes

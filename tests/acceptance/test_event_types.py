@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+import pytest
+
 from tests import builders
 from tests.acceptance.site import PATIENCE, Site, comes_to, stream_of
 from tests.acceptance.worker import Worker
@@ -129,6 +131,7 @@ def _kind(event_type: str) -> str:
     return "historical" if event_type.startswith("v1.history.") else "realtime"
 
 
+@pytest.mark.rule("MSG-1")
 async def test_messages_upsert_stores_the_message_and_onboards_its_sender(
     shared: Worker, served: Site
 ) -> None:
@@ -160,6 +163,7 @@ async def _onboarding(worker: Worker, site: Site) -> dict[str, float]:
     }
 
 
+@pytest.mark.rule("MSG-5")
 async def test_messages_update_changes_the_named_columns_only(shared: Worker, served: Site) -> None:
     await _publish(served, "v1.messages.upsert")
     update = {"edited_message_obj": {"text": "Masih?"}, "is_deleted": True, "message_url": "https://a.id/1"}
@@ -168,6 +172,7 @@ async def test_messages_update_changes_the_named_columns_only(shared: Worker, se
     await _counted(shared, served, "v1.messages.update")
 
 
+@pytest.mark.rule("CHT-1")
 async def test_chats_upsert_and_update_store_the_chat(shared: Worker, served: Site) -> None:
     await _publish(served, "v1.chats.upsert")
     assert await _row(served, "chats") == _CHAT
@@ -191,6 +196,7 @@ async def test_contacts_upsert_and_update_store_the_contact(shared: Worker, serv
     await _counted(shared, served, "v1.contacts.update")
 
 
+@pytest.mark.rule("AGT-1")
 async def test_connection_update_stores_the_agent_with_its_phone_number(shared: Worker, served: Site) -> None:
     """B2 included."""
     await _publish(served, "v1.connection.update")
@@ -202,6 +208,7 @@ async def test_connection_update_stores_the_agent_with_its_phone_number(shared: 
     await _counted(shared, served, "v1.connection.update", 2)
 
 
+@pytest.mark.rule("HIS-5")
 async def test_history_messages_are_stored_and_not_onboarded(shared: Worker, served: Site) -> None:
     await _publish(served, "v1.history.messages")
     incoming, outgoing = await served.rows("messages", "message_id")
@@ -214,6 +221,7 @@ async def test_history_messages_are_stored_and_not_onboarded(shared: Worker, ser
     await _counted(shared, served, "v1.history.messages")
 
 
+@pytest.mark.rule("CHT-1")
 async def test_history_chats_are_stored(shared: Worker, served: Site) -> None:
     await _publish(served, "v1.history.chats")
     single, group = await served.rows("chats", "is_group")
@@ -228,6 +236,7 @@ async def test_history_contacts_are_stored_with_an_id(shared: Worker, served: Si
     await _counted(shared, served, "v1.history.contacts")
 
 
+@pytest.mark.rule("ROW-2")
 async def test_history_contacts_that_repeat_touch_updated_at_and_metadata(served: Site) -> None:
     """C26."""
     await _publish(served, "v1.history.contacts")
@@ -239,6 +248,7 @@ async def test_history_contacts_that_repeat_touch_updated_at_and_metadata(served
     assert after["last_metadata"]["consumer_sequence"] == 2
 
 
+@pytest.mark.rule("SUB-7", "ROW-1")
 async def test_rows_tell_which_delivery_they_come_from(served: Site) -> None:
     published = await served.publish("v1.chats.upsert", builders.chat(), Nats_Msg_Id="wamid-1")
     await served.settled()

@@ -14,6 +14,7 @@ NUMBER = f"{builders.PHONE}@s.whatsapp.net"
 EVENT = "v1.messages.upsert"
 
 
+@pytest.mark.rule("ROW-3")
 @pytest.mark.parametrize("first", ["stub", "content"])
 async def test_a_stub_never_erases_the_content_of_its_message(served: Site, first: str) -> None:
     """D11, D25: what could not be decrypted comes without content, and later or earlier with it."""
@@ -56,6 +57,7 @@ async def test_what_is_appended_after_a_disconnect_is_stored_and_onboarded_once(
     assert await served.count("contacts") == await served.count("onboarding_log") == 1
 
 
+@pytest.mark.rule("MSG-6")
 async def test_any_type_of_message_is_stored_under_its_own_id_and_touches_no_other(served: Site) -> None:
     """D13, D14: edits as encrypted blobs, albums, reactions taken back, polls, and what is yet to come."""
     await served.publish(EVENT, builders.message())
@@ -104,6 +106,7 @@ async def test_a_linked_id_without_a_number_makes_no_contact_and_one_with_a_numb
         assert row["key"] == {"id": row["message_id"], "fromMe": False, "remoteJid": LINKED}
 
 
+@pytest.mark.rule("ONB-3")
 async def test_a_sender_with_and_without_its_device_is_one_contact(served: Site) -> None:
     """D7."""
     phone = builders.PHONE
@@ -133,6 +136,7 @@ async def test_a_status_before_its_message_is_not_lost(served: Site) -> None:
     assert [row["status"] for row in await served.rows("messages")] == ["delivered"]
 
 
+@pytest.mark.rule("CHT-2")
 async def test_unread_counts_as_gateways_write_them(served: Site) -> None:
     """D19: three steps are three; null, 0 and -1 are all read."""
     await served.publish("v1.chats.upsert", builders.chat(unread_count=0))
@@ -147,6 +151,7 @@ async def test_unread_counts_as_gateways_write_them(served: Site) -> None:
         assert [row["unread_count"] for row in await served.rows("chats")] == [0]
 
 
+@pytest.mark.rule("ROW-3", "CTC-3")
 @pytest.mark.parametrize("name", ["", None, ABSENT])
 async def test_an_empty_name_never_replaces_a_name(served: Site, name: object) -> None:
     """D26."""
@@ -160,6 +165,7 @@ async def test_an_empty_name_never_replaces_a_name(served: Site, name: object) -
     assert [row["push_name"] for row in await served.rows("contacts")] == ["Sari W"]
 
 
+@pytest.mark.rule("PAY-10")
 async def test_media_of_900_kb_inside_a_message_is_stored_as_it_is(served: Site) -> None:
     """D22."""
     media = {"imageMessage": {"jpegThumbnail": "A" * 900_000}}

@@ -7,6 +7,7 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import builders
@@ -94,6 +95,7 @@ def _types(text: str) -> dict[str, str]:
     return {line[2]: line[3] for line in lines}
 
 
+@pytest.mark.rule("MET-3")
 def test_every_documented_series_is_there_at_zero_before_any_event(launch: Launch, company: str) -> None:
     text = launch(company).scrape().text
     samples, types = _samples(text), _types(text)
@@ -127,6 +129,7 @@ def _check_histogram(
         assert set(samples[f"{metric.name}_count"].values()) == {0.0}, metric.name
 
 
+@pytest.mark.rule("MET-2")
 def test_nothing_undocumented_bears_a_documented_prefix(launch: Launch, company: str) -> None:
     text = launch(company).scrape().text
     documented = {metric.name for metric in DOCUMENTED}
@@ -142,6 +145,7 @@ def test_what_dashboards_say_of_the_process_is_there(launch: Launch, company: st
     assert samples["process_resident_memory_bytes"][()] > 0
 
 
+@pytest.mark.rule("MET-6")
 async def test_metric_4_names_agent_and_jid_and_its_jids_are_capped(launch: Launch, site: Site) -> None:
     worker = launch(site.company, METRICS_JID_LIMIT="3")
     for number in range(8):
@@ -161,6 +165,7 @@ async def test_metric_4_names_agent_and_jid_and_its_jids_are_capped(launch: Laun
     assert {agent for _, agent, _ in found} == {builders.AGENT}
 
 
+@pytest.mark.rule("MET-1")
 def test_the_page_is_text_0_0_4(launch: Launch, company: str) -> None:
     worker = launch(company)
     with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}/metrics") as answer:

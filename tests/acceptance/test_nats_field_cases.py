@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import nats
+import pytest
 
 from testkit.servers import NatsServer
 from tests import builders
@@ -29,6 +30,7 @@ def problem(worker: Worker) -> str:
     return f"{details.get('nats', '')} {details.get('worker', '')}"
 
 
+@pytest.mark.rule("CON-11")
 async def test_denied_acks_make_no_event_a_dead_letter_however_long(
     launch: Launch, company: str, postgres_dsn: str
 ) -> None:
@@ -54,6 +56,7 @@ async def test_denied_acks_make_no_event_a_dead_letter_however_long(
         await observer.close()
 
 
+@pytest.mark.rule("CON-11")
 async def test_a_worker_that_starts_with_denied_acks_touches_no_event(
     launch: Launch, company: str, postgres_dsn: str
 ) -> None:

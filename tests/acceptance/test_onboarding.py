@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests import builders
 from tests.acceptance.site import Site, comes_to
 from tests.acceptance.worker import Worker
@@ -37,6 +39,7 @@ async def _onboarding(worker: Worker, site: Site, expected: dict[str, int]) -> N
     await comes_to([total, total, 0], around)
 
 
+@pytest.mark.rule("ONB-13")
 async def test_a_new_sender_is_success_created_and_a_known_one_success_exists(
     shared: Worker, served: Site
 ) -> None:
@@ -46,6 +49,7 @@ async def test_a_new_sender_is_success_created_and_a_known_one_success_exists(
     await _onboarding(shared, served, {"success_created": 1, "success_exists": 2})
 
 
+@pytest.mark.rule("ONB-13")
 async def test_a_contact_that_an_event_made_is_success_exists(shared: Worker, served: Site) -> None:
     await served.publish("v1.contacts.upsert", builders.contact())
     await served.settled()
@@ -54,6 +58,7 @@ async def test_a_contact_that_an_event_made_is_success_exists(shared: Worker, se
     assert await served.count("onboarding_log") == 1
 
 
+@pytest.mark.rule("ONB-14")
 async def test_a_contact_that_the_database_refuses_is_error_db_and_a_dead_letter(
     shared: Worker, served: Site
 ) -> None:
@@ -65,6 +70,7 @@ async def test_a_contact_that_the_database_refuses_is_error_db_and_a_dead_letter
     assert "22001" in (await served.letter())["error"]
 
 
+@pytest.mark.rule("ONB-15")
 async def test_a_phone_of_which_nothing_is_left_is_error_other_and_the_message_is_stored(
     shared: Worker, served: Site
 ) -> None:
@@ -74,6 +80,7 @@ async def test_a_phone_of_which_nothing_is_left_is_error_other_and_the_message_i
     assert (await served.count("messages"), await served.count("contacts")) == (1, 0)
 
 
+@pytest.mark.rule("ONB-10")
 async def test_onboarding_that_changes_a_contact_touches_updated_at_and_metadata(served: Site) -> None:
     await served.publish("v1.contacts.upsert", builders.contact())
     await served.settled()
@@ -89,6 +96,7 @@ async def test_onboarding_that_changes_a_contact_touches_updated_at_and_metadata
     assert after["push_name"] == before["push_name"]
 
 
+@pytest.mark.rule("ONB-1")
 async def test_outgoing_messages_broadcasts_and_newsletters_are_not_onboarded(
     shared: Worker, served: Site
 ) -> None:

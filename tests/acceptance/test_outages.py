@@ -61,6 +61,7 @@ async def _all_stored(company: str, client: Client, dsn: str) -> None:
         assert await site.count("exhausted_events") == 0
 
 
+@pytest.mark.rule("OUT-12")
 @pytest.mark.parametrize("how", ["stop", "kill", "pause"])
 async def test_an_outage_of_postgresql_under_load_makes_no_dead_letter_and_loses_nothing(
     launch: Launch, servers: tuple[Site, NatsServer, PostgresServer], how: str
@@ -106,6 +107,7 @@ async def test_the_server_is_killed_and_comes_back_and_the_worker_goes_on(
     await comes_true(lambda: worker.scrape().value("daisi_nats_reconnects_total") == 2)
 
 
+@pytest.mark.rule("CON-2")
 async def test_a_deleted_consumer_is_made_again_and_the_worker_goes_on(
     launch: Launch, servers: tuple[Site, NatsServer, PostgresServer]
 ) -> None:
@@ -124,6 +126,7 @@ async def test_a_deleted_consumer_is_made_again_and_the_worker_goes_on(
     await site.settled(HISTORY_STREAM)
 
 
+@pytest.mark.rule("ROW-5")
 async def test_an_update_that_changes_nothing_leaves_no_lock_behind(
     launch: Launch, servers: tuple[Site, NatsServer, PostgresServer]
 ) -> None:

@@ -61,11 +61,13 @@ async def _fail_times(site: Site, times: int, sqlstate: str) -> None:
     await site.trip("chats", f"NEW.chat_id = '{builders.CHAT}' AND {tries}", sqlstate)
 
 
+@pytest.mark.rule("OUT-2")
 async def test_a_stored_event_is_ack_success_with_error_type_none(shared: Worker, served: Site) -> None:
     await served.publish("v1.chats.upsert", builders.chat())
     await _ends(shared, served, "v1.chats.upsert", {("ack_success", "none"): 1})
 
 
+@pytest.mark.rule("OUT-15")
 async def test_malformed_json_is_an_unmarshal_dead_letter_at_once(shared: Worker, served: Site) -> None:
     await served.publish(_MESSAGES, b'{"message_id": ')
     await _ends(shared, served, _MESSAGES, {("dlq_published_ack_success", "unmarshal"): 1})
@@ -74,6 +76,7 @@ async def test_malformed_json_is_an_unmarshal_dead_letter_at_once(shared: Worker
     assert letter["original_payload"] == '{"message_id": '
 
 
+@pytest.mark.rule("OUT-16", "OUT-4")
 async def test_an_invalid_field_is_a_validation_dead_letter_at_once(shared: Worker, served: Site) -> None:
     await served.publish(_MESSAGES, builders.message(flow="SIDEWAYS", chat_id=""))
     await _ends(shared, served, _MESSAGES, {("dlq_published_ack_success", "validation"): 1})
@@ -83,6 +86,7 @@ async def test_an_invalid_field_is_a_validation_dead_letter_at_once(shared: Work
     assert "chat_id" in error
 
 
+@pytest.mark.rule("OUT-16")
 async def test_a_company_that_is_not_the_subjects_is_a_validation_dead_letter(
     shared: Worker, served: Site
 ) -> None:
@@ -91,6 +95,7 @@ async def test_a_company_that_is_not_the_subjects_is_a_validation_dead_letter(
     assert "company_id" in (await served.letter())["error"]
 
 
+@pytest.mark.rule("DBE-3")
 async def test_data_that_the_database_refuses_is_a_database_dead_letter_at_once(
     shared: Worker, served: Site
 ) -> None:
@@ -103,6 +108,7 @@ async def test_data_that_the_database_refuses_is_a_database_dead_letter_at_once(
     assert (await served.letter())["error_type"] == "fatal"
 
 
+@pytest.mark.rule("DBE-3")
 @pytest.mark.parametrize("sqlstate", ["23505", "23503", "23502", "23514", "22001", "22P02"])
 async def test_these_sqlstates_are_fatal(shared: Worker, served: Site, sqlstate: str) -> None:
     await served.trip("chats", "NEW.chat_id = 'bad'", sqlstate)
@@ -119,6 +125,7 @@ async def test_these_sqlstates_are_fatal(shared: Worker, served: Site, sqlstate:
     assert sqlstate in letter["error"]
 
 
+@pytest.mark.rule("OUT-3")
 async def test_another_database_error_is_retried_with_delays_then_a_retryable_dead_letter(
     shared: Worker, served: Site
 ) -> None:
@@ -141,6 +148,7 @@ async def test_another_database_error_is_retried_with_delays_then_a_retryable_de
     assert letter["error"].startswith("retryable: ")
 
 
+@pytest.mark.rule("OUT-3")
 async def test_a_database_error_that_passes_is_retried_and_stored(shared: Worker, served: Site) -> None:
     await _fail_times(served, 2, "P0001")
     await served.publish("v1.chats.upsert", builders.chat())
@@ -150,6 +158,7 @@ async def test_a_database_error_that_passes_is_retried_and_stored(shared: Worker
     )
 
 
+@pytest.mark.rule("OUT-3")
 async def test_a_history_batch_is_given_up_at_its_third_delivery(shared: Worker, served: Site) -> None:
     await served.trip("chats", f"NEW.chat_id = '{builders.CHAT}'", "P0001")
     await served.publish("v1.history.chats", builders.history_chats())
@@ -163,6 +172,7 @@ async def test_a_history_batch_is_given_up_at_its_third_delivery(shared: Worker,
     assert (letter["retry_count"], letter["max_retry"]) == (3, 3)
 
 
+@pytest.mark.rule("DBE-4")
 async def test_a_time_out_of_one_event_is_retryable(shared: Worker, served: Site) -> None:
     """55P03 is what a lock time-out raises; raised by hand it does not take half a minute."""
     await served.trip("chats", "NEW.chat_id = 'slow'", "55P03")
@@ -176,6 +186,7 @@ async def test_a_time_out_of_one_event_is_retryable(shared: Worker, served: Site
     assert (await served.letter())["error_type"] == "retryable"
 
 
+@pytest.mark.rule("OUT-11")
 async def test_a_row_to_update_that_is_not_there_is_waited_for_then_a_dead_letter(
     shared: Worker, served: Site
 ) -> None:
@@ -191,6 +202,7 @@ async def test_a_row_to_update_that_is_not_there_is_waited_for_then_a_dead_lette
     assert (letter["error_type"], letter["retry_count"]) == ("fatal", 1)
 
 
+@pytest.mark.rule("OUT-12")
 async def test_a_broken_connection_is_nobodys_failure(shared: Worker, served: Site) -> None:
     """Class 57: the batch is kept and stored, and nothing is counted as failed."""
     await served.trip("chats", "true", "57P01")
@@ -201,6 +213,7 @@ async def test_a_broken_connection_is_nobodys_failure(shared: Worker, served: Si
     await _ends(shared, served, "v1.chats.upsert", {("ack_success", "none"): 1})
 
 
+@pytest.mark.rule("OUT-12")
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01", "08006", "53300", "25006"])
 async def test_these_sqlstates_are_waited_out(shared: Worker, served: Site, sqlstate: str) -> None:
     await _fail_times(served, 3, sqlstate)
@@ -210,6 +223,7 @@ async def test_these_sqlstates_are_waited_out(shared: Worker, served: Site, sqls
     assert await served.deliveries() == 1
 
 
+@pytest.mark.rule("OUT-9")
 async def test_an_event_whose_envelope_does_not_fit_is_nack_fatal_and_an_exhausted_row(
     shared: Worker, served: Site
 ) -> None:
@@ -227,6 +241,7 @@ async def test_an_event_whose_envelope_does_not_fit_is_nack_fatal_and_an_exhaust
     assert await served.letters() == 0
 
 
+@pytest.mark.rule("OUT-10")
 async def test_an_event_that_seems_to_kill_its_worker_is_an_unknown_dead_letter(
     launch: Launch, site: Site, nats_url: str, postgres_dsn: str
 ) -> None:
@@ -256,6 +271,7 @@ async def strained(company: str, postgres_dsn: str) -> AsyncIterator[Site]:
         await client.close()
 
 
+@pytest.mark.rule("OUT-5")
 async def test_a_dead_letter_that_cannot_be_published_is_kept_and_nothing_is_lost(
     launch: Launch, strained: Site
 ) -> None:
@@ -288,6 +304,7 @@ async def test_a_dead_letter_that_cannot_be_published_is_kept_and_nothing_is_los
     assert await strained.letters() == 1
 
 
+@pytest.mark.rule("HIS-1")
 async def test_one_bad_item_of_a_history_batch_does_not_hold_back_the_good_ones(
     shared: Worker, served: Site
 ) -> None:

@@ -169,6 +169,7 @@ async def test_a_text_of_go_starts_and_what_is_ignored_is_told_once(
     assert "se cret" not in worker.log.read_text()
 
 
+@pytest.mark.rule("SET-6")
 @pytest.mark.parametrize("query", ["?pool_max_connections=5", "?synchronous_commit=off", "?sslmode=yes"])
 def test_a_parameter_that_is_not_known_ends_the_start_and_is_named(
     nats_url: str, postgres_dsn: str, company: str, query: str

@@ -28,6 +28,7 @@ def _message(number: int) -> builders.Payload:
     return builders.message(message_id=f"M{number}", from_phone=phone, chat_id=f"a_{phone}")
 
 
+@pytest.mark.rule("CON-6")
 async def test_two_replicas_share_the_work_without_doubles_and_nothing_is_redelivered(
     launch: Launch, site: Site
 ) -> None:
@@ -43,6 +44,7 @@ async def test_two_replicas_share_the_work_without_doubles_and_nothing_is_redeli
         assert await site.count(table) == count
 
 
+@pytest.mark.rule("TAB-6")
 async def test_replicas_that_start_together_prepare_the_company_once(launch: Launch, site: Site) -> None:
     replicas = [launch(site.company, ready=False) for _ in range(3)]
     for replica in replicas:
@@ -51,6 +53,7 @@ async def test_replicas_that_start_together_prepare_the_company_once(launch: Lau
     await site.holds("chats", 1)
 
 
+@pytest.mark.rule("CON-7")
 async def test_an_update_finds_its_row_whichever_replica_has_it(launch: Launch, site: Site) -> None:
     """An update that overtakes its message waits for it, and is no dead letter."""
     for _ in range(2):
@@ -66,6 +69,7 @@ async def test_an_update_finds_its_row_whichever_replica_has_it(launch: Launch, 
     assert await site.letters() == 0
 
 
+@pytest.mark.rule("SUB-6")
 async def test_two_companies_in_one_worker_never_share_a_row(
     launch: Launch, site: Site, neighbour: Site
 ) -> None:
@@ -86,6 +90,7 @@ async def test_two_companies_in_one_worker_never_share_a_row(
         assert worker.scrape().value(_RECEIVED, company_id=each.company) == 150
 
 
+@pytest.mark.rule("PAY-6")
 async def test_an_event_that_names_another_company_is_written_to_neither(
     launch: Launch, site: Site, neighbour: Site
 ) -> None:
@@ -108,6 +113,7 @@ async def test_a_worker_stores_only_the_companies_it_is_told_to(
     assert await site.value("SELECT to_regnamespace($1)", neighbour.tenant.schema) is None
 
 
+@pytest.mark.rule("CON-3")
 async def test_five_events_before_a_tenants_first_start_make_five_rows(launch: Launch, site: Site) -> None:
     """A6: of the history stream as well, once it exists."""
     launch(f"{site.company}x").stop()
@@ -137,6 +143,7 @@ async def test_a_restart_with_a_backlog_stores_all_of_it_once(launch: Launch, si
     )
 
 
+@pytest.mark.rule("CON-4")
 async def test_changed_limits_at_a_restart_keep_the_position(launch: Launch, site: Site) -> None:
     """Contract 1.4: never a new consumer merely because a number differs."""
     first = launch(site.company)
@@ -150,6 +157,7 @@ async def test_changed_limits_at_a_restart_keep_the_position(launch: Launch, sit
     assert await site.deliveries() == 101
 
 
+@pytest.mark.rule("CTC-2")
 async def test_a_thousand_contacts_upserts_make_a_thousand_contacts(launch: Launch, site: Site) -> None:
     """A1."""
     launch(site.company)
@@ -166,6 +174,7 @@ async def test_a_thousand_contacts_upserts_make_a_thousand_contacts(launch: Laun
     assert await site.letters() == 0
 
 
+@pytest.mark.rule("ONB-4", "ONB-11")
 async def test_five_thousand_incoming_of_new_phones_make_as_many_contacts_and_log_rows(
     launch: Launch, site: Site
 ) -> None:

@@ -75,6 +75,7 @@ async def _each_once(site: Site) -> None:
     assert await site.letters() == 0
 
 
+@pytest.mark.rule("RUN-13")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_under_load_loses_and_redelivers_nothing(
     launch: Launch, site: Site, number: signal.Signals
@@ -112,6 +113,7 @@ async def test_a_signal_under_load_loses_and_redelivers_nothing(
     )
 
 
+@pytest.mark.rule("RUN-12")
 async def test_a_crash_under_load_loses_nothing_and_doubles_nothing(launch: Launch, site: Site) -> None:
     """The messages of a killed worker come again after their ack wait, to whoever is there."""
     short = {"NATS_REALTIME_ACKWAIT": "2s"}
@@ -138,6 +140,7 @@ async def test_a_second_worker_goes_on_when_the_first_one_is_killed(launch: Laun
     assert second.running
 
 
+@pytest.mark.rule("RUN-14")
 async def test_what_a_worker_cannot_finish_in_its_time_is_given_back_and_stored_by_the_next(
     launch: Launch, company: str, postgres_dsn: str
 ) -> None:

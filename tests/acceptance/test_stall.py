@@ -60,6 +60,7 @@ def stuck(company: str, nats_url: str, postgres_dsn: str, tmp_path: Path) -> Ite
     worker.kill()
 
 
+@pytest.mark.rule("RUN-10")
 async def test_a_stuck_worker_says_so_and_ends_with_1_and_the_next_one_stores_its_events(
     stuck: StuckWorker, launch: Launch, site: Site
 ) -> None:

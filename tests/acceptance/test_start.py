@@ -35,6 +35,7 @@ def _end(worker: Worker) -> str:
     return str(line)
 
 
+@pytest.mark.rule("RUN-4", "RUN-1")
 async def test_health_answers_while_servers_are_missing_and_ready_names_them_until_they_come(
     launch: Launch, company: str
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_worker_that_waits_for_its_servers_can_be_stopped(
     assert worker.stop() == 0
 
 
+@pytest.mark.rule("RUN-2")
 async def test_ready_names_a_server_that_is_lost_later(launch: Launch, company: str) -> None:
     """C18."""
     with NatsServer() as nats, PostgresServer() as postgres:
@@ -91,6 +93,7 @@ async def test_ready_names_a_server_that_is_lost_later(launch: Launch, company: 
         worker.wait_ready()
 
 
+@pytest.mark.rule("SET-1")
 def test_wrong_settings_end_the_start_with_one_message_that_names_every_variable(launch: Launch) -> None:
     worker = launch(
         "a.b",
@@ -112,11 +115,13 @@ def test_wrong_settings_end_the_start_with_one_message_that_names_every_variable
         assert name in line
 
 
+@pytest.mark.rule("SET-3")
 def test_a_company_must_be_named(launch: Launch) -> None:
     """OC8."""
     assert "COMPANY_ID" in _end(launch(ready=False))
 
 
+@pytest.mark.rule("RUN-5")
 def test_a_taken_port_ends_the_start_with_one_line_that_names_server_port(
     launch: Launch, company: str
 ) -> None:
@@ -130,12 +135,14 @@ def test_a_taken_port_ends_the_start_with_one_line_that_names_server_port(
     assert str(port) in line
 
 
+@pytest.mark.rule("RUN-5")
 def test_an_unknown_database_ends_the_start(launch: Launch, company: str, postgres_dsn: str) -> None:
     line = _end(launch(company, ready=False, postgres_dsn=postgres_dsn.replace("/postgres", "/nowhere")))
     assert "POSTGRES_DSN" in line
     assert "nowhere" in line
 
 
+@pytest.mark.rule("RUN-5")
 async def test_a_wrong_password_ends_the_start_and_is_not_shown(launch: Launch, company: str) -> None:
     with PostgresServer() as postgres:
         connection = await asyncpg.connect(postgres.dsn)
@@ -152,6 +159,7 @@ async def test_a_wrong_password_ends_the_start_and_is_not_shown(launch: Launch, 
     assert "mistaken" not in line
 
 
+@pytest.mark.rule("SUB-5")
 async def test_two_spellings_of_a_company_do_not_share_a_schema(launch: Launch, site: Site) -> None:
     """C19."""
     other = site.company.swapcase()
@@ -168,11 +176,13 @@ def test_metrics_can_be_switched_off(launch: Launch, company: str) -> None:
     assert worker.page("/health")[0] == 200
 
 
+@pytest.mark.rule("RUN-3")
 def test_every_other_page_is_not_found(launch: Launch, company: str) -> None:
     worker = launch(company)
     assert worker.page("/graph")[0] == worker.page("/ready/x")[0] == worker.page("/metrics/x")[0] == 404
 
 
+@pytest.mark.rule("RUN-16")
 async def test_every_line_on_stdout_is_json_and_one_says_that_consumers_are_running(
     launch: Launch, company: str
 ) -> None:
@@ -187,6 +197,7 @@ async def test_every_line_on_stdout_is_json_and_one_says_that_consumers_are_runn
     assert worker.errors.read_text(encoding="utf-8") == ""
 
 
+@pytest.mark.rule("TAB-5")
 async def test_without_auto_migrate_missing_tables_end_the_start_and_are_named(
     launch: Launch, company: str
 ) -> None:
@@ -195,6 +206,7 @@ async def test_without_auto_migrate_missing_tables_end_the_start_and_are_named(
         assert table in line
 
 
+@pytest.mark.rule("RUN-17")
 async def test_an_event_leaves_at_most_one_line_in_the_log(launch: Launch, site: Site) -> None:
     """B10."""
     worker = launch(site.company)

@@ -131,6 +131,7 @@ async def wait_ready(worker: Worker) -> None:
     await comes_true(lambda: worker.page("/ready")[0] == 200)
 
 
+@pytest.mark.rule("RUN-6")
 async def test_a_refused_stream_is_waited_for_and_the_others_are_served(
     launch: Launch, company: str, database_dsn: str
 ) -> None:

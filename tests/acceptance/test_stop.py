@@ -61,6 +61,7 @@ async def _all_stored(company: str, broker: NatsServer, postgres: PostgresServer
     await client.close()
 
 
+@pytest.mark.rule("RUN-14")
 @pytest.mark.parametrize("frozen", ["postgres", "nats", "both"])
 async def test_stop_ends_in_its_time_when_a_server_is_frozen_and_loses_nothing(
     launch: Launch, servers: tuple[Site, NatsServer, PostgresServer], frozen: str
@@ -88,6 +89,7 @@ async def test_stop_ends_in_its_time_when_a_server_is_frozen_and_loses_nothing(
     await _all_stored(site.company, broker, postgres)
 
 
+@pytest.mark.rule("RUN-15")
 async def test_second_signal_ends_a_worker_at_once_and_loses_nothing(
     launch: Launch, servers: tuple[Site, NatsServer, PostgresServer]
 ) -> None:
@@ -170,6 +172,7 @@ class PatchedWorker(Worker):
             )
 
 
+@pytest.mark.rule("RUN-14")
 @pytest.mark.parametrize(
     ("patch", "named"),
     [

@@ -147,6 +147,7 @@ async def test_a_replay_stays_the_older_event_when_store_times_step_back_before_
     assert await site.count("exhausted_events") == 0
 
 
+@pytest.mark.rule("VER-10")
 async def test_store_times_that_step_back_are_counted_and_told(
     worker: Worker, clock: SlowClock, site: Site
 ) -> None:

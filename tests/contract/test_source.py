@@ -175,6 +175,7 @@ async def all_settled(rig: Rig) -> None:
     await eventually(settled)
 
 
+@pytest.mark.rule("CON-7")
 async def test_keeps_the_order_of_the_stream(rig: Rig, reader: Reader) -> None:
     await rig.publish(*numbers(100))
     await rig.open(reader)
@@ -254,6 +255,7 @@ async def test_what_a_crashed_holder_did_not_settle_comes_again_after_the_ack_wa
     await again.ack()
 
 
+@pytest.mark.rule("CON-8")
 @pytest.mark.parametrize("ack_wait", [2 * ACK_WAIT])
 async def test_what_is_held_longer_than_the_ack_wait_does_not_come_again(
     rig: Rig, reader: Reader, ack_wait: float
@@ -323,6 +325,7 @@ async def test_only_the_first_settlement_counts(rig: Rig, reader: Reader) -> Non
     await all_settled(rig)
 
 
+@pytest.mark.rule("CON-6")
 async def test_two_sources_share_the_messages_without_doubles(rig: Rig, reader: Reader) -> None:
     other = Reader()
     await rig.open(reader)

@@ -54,6 +54,7 @@ def store(database: Database, schema: str) -> Store:
     return Store(database, schema)
 
 
+@pytest.mark.rule("AGT-1")
 async def test_a_new_agent_has_every_column(store: Store) -> None:
     new = row(
         at(5),
@@ -78,6 +79,7 @@ async def test_nothing_to_write_is_nothing_done(store: Store) -> None:
     assert store.operations == []
 
 
+@pytest.mark.rule("ROW-3", "AGT-1")
 async def test_empty_fields_leave_what_is_stored(store: Store) -> None:
     await store.write(row(at(5), status="connected", version="2.14"))
     before = await store.row()
@@ -115,6 +117,7 @@ async def test_an_adopted_row_is_older_than_any_event(store: Store) -> None:
     assert (stored["status"], stored["agent_name"]) == ("connected", "CS")
 
 
+@pytest.mark.rule("ROW-6")
 async def test_a_row_of_another_company_refuses_every_event(store: Store) -> None:
     await store.write(row(at(1), status="connected"))
     changes = [row(at(5), company_id="KOPI", status="x"), row(at(6), company_id="KOPI")]

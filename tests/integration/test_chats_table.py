@@ -84,6 +84,7 @@ def store(database: Database, schema: str) -> Store:
     return Store(database, schema)
 
 
+@pytest.mark.rule("CHT-1")
 async def test_a_new_chat_has_every_column(store: Store) -> None:
     new = row(
         at(5), push_name="Sari", is_group=True, group_name="Tim", last_message='{"id": "M"}', unread_count=-1,
@@ -103,6 +104,7 @@ async def test_nothing_to_write_is_nothing_done(store: Store) -> None:
     assert store.operations == []
 
 
+@pytest.mark.rule("CHT-1")
 async def test_a_newer_upsert_replaces_and_leaves_the_fixed_columns(store: Store) -> None:
     await store.write(row(at(5), push_name="Sari", unread_count=3, is_group=False, not_spam=True))
     before = await store.row()
@@ -121,6 +123,7 @@ async def test_a_newer_upsert_replaces_and_leaves_the_fixed_columns(store: Store
     assert stored["updated_at"] > before["updated_at"]
 
 
+@pytest.mark.rule("ROW-3")
 async def test_absent_optional_fields_never_erase(store: Store) -> None:
     full: dict[str, Any] = {"push_name": "Sari", "group_name": "Tim", "last_message": "{}"}
     await store.write(row(at(5), **full))
@@ -141,6 +144,7 @@ async def test_a_stale_upsert_never_overwrites_a_newer_one(store: Store) -> None
     assert json.loads(stored["last_metadata"])["stream_sequence"] == 9
 
 
+@pytest.mark.rule("CHT-4")
 async def test_conversation_timestamp_only_goes_forward(store: Store) -> None:
     await store.write(row(at(5), conversation_timestamp=100))
     await store.write(row(at(9), conversation_timestamp=50), patch(at(8), conversation_timestamp=90))
@@ -150,6 +154,7 @@ async def test_conversation_timestamp_only_goes_forward(store: Store) -> None:
     assert (await store.row())["conversation_timestamp"] == 300
 
 
+@pytest.mark.rule("CHT-5")
 async def test_an_update_that_changes_nothing_touches_updated_at_and_metadata(store: Store) -> None:
     """A3: a hundred of them, then one that does."""
     await store.write(row(at(1)))
@@ -164,6 +169,7 @@ async def test_an_update_that_changes_nothing_touches_updated_at_and_metadata(st
     assert not await store.sql("SELECT FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'")
 
 
+@pytest.mark.rule("CHT-2")
 @pytest.mark.parametrize(("sent", "stored"), [(0, 0), (-3, 0), (2, 2), (7, 7), (1, 5)])
 async def test_an_update_steps_sets_or_clears(store: Store, sent: int, stored: int) -> None:
     await store.write(row(at(5), unread_count=4))
@@ -171,6 +177,7 @@ async def test_an_update_steps_sets_or_clears(store: Store, sent: int, stored: i
     assert await store.unread() == stored
 
 
+@pytest.mark.rule("CHT-3")
 async def test_steps_add_up_and_a_redelivered_one_counts_once(store: Store) -> None:
     await store.write(row(at(5), unread_count=2))
     for ns in (10, 11, 12, 11, 10):
@@ -180,6 +187,7 @@ async def test_steps_add_up_and_a_redelivered_one_counts_once(store: Store) -> N
     assert await store.steps() == [10, 11, 12, 13]
 
 
+@pytest.mark.rule("CHT-3")
 async def test_an_absolute_value_overtakes_the_steps_before_it(store: Store) -> None:
     await store.write(row(at(5)))
     await store.write(patch(at(10)), patch(at(20)), patch(at(30)))
@@ -197,6 +205,7 @@ async def test_a_step_redelivered_after_it_was_overtaken_does_not_count(store: S
     assert await store.steps() == []
 
 
+@pytest.mark.rule("CHT-3")
 async def test_an_older_absolute_value_keeps_the_newer_steps(store: Store) -> None:
     await store.write(row(at(5), unread_count=1))
     await store.write(patch(at(30)))
@@ -233,6 +242,7 @@ async def test_an_update_without_its_chat_is_refused_and_the_rest_is_written(sto
     assert await store.steps() == [2]
 
 
+@pytest.mark.rule("ROW-6")
 async def test_a_row_of_another_company_refuses_every_change(store: Store) -> None:
     await store.write(row(at(1), unread_count=3))
     changes: list[ChatRow | ChatPatch] = [patch(at(5), company_id="KOPI"), row(at(6), company_id="KOPI")]
@@ -257,6 +267,7 @@ async def test_a_step_on_an_adopted_row_without_a_value_counts(store: Store) -> 
     assert await store.unread() == 4
 
 
+@pytest.mark.rule("CHT-3")
 @pytest.mark.parametrize("newer_first", [True, False])
 async def test_a_step_that_the_existing_service_counted_counts_no_more(
     store: Store, newer_first: bool
@@ -309,6 +320,7 @@ async def test_history_converges_with_realtime_by_its_own_time(store: Store) -> 
     assert (stored["push_name"], stored["unread_count"]) == ("newest", 3)
 
 
+@pytest.mark.rule("MET-7")
 async def test_each_operation_has_its_documented_label(store: Store) -> None:
     await store.write(row(at(1)))
     await store.write(patch(at(2)), row(at(3), "C2"))
@@ -335,6 +347,7 @@ async def test_repeats_use_up_no_ids(store: Store) -> None:
     assert [r["id"] for r in await store.sql("SELECT id FROM {s}.chats ORDER BY id")] == [1, 2]
 
 
+@pytest.mark.rule("ROW-5")
 async def test_two_writers_in_opposite_order_never_deadlock(store: Store) -> None:
     """2,000 keys; `Store.write` would raise on 40P01. And no step is lost or counted twice."""
     keys = [f"C{n:04d}" for n in range(2000)]

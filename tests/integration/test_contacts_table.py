@@ -88,6 +88,7 @@ def stage(database: Database, schema: str, company: str) -> Stage:
     return Stage(database, schema, company)
 
 
+@pytest.mark.rule("CTC-2")
 async def test_a_thousand_contacts_make_a_thousand_rows(stage: Stage) -> None:
     """Contract A1."""
     changes = [stage.row(n + 1, chat_id=f"chat-{n}", phone_number=f"62812{n:07d}") for n in range(1000)]
@@ -97,6 +98,7 @@ async def test_a_thousand_contacts_make_a_thousand_rows(stage: Stage) -> None:
     assert all(UUID(row["id"]).version == 4 for row in rows)
 
 
+@pytest.mark.rule("CTC-2")
 async def test_a_new_contact_has_the_values_of_the_contract(stage: Stage) -> None:
     await stage.write(stage.row(3, phone_number="+62 812"))
     row = dict(await stage.only())
@@ -111,11 +113,13 @@ async def test_a_new_contact_has_the_values_of_the_contract(stage: Stage) -> Non
     }  # fmt: skip
 
 
+@pytest.mark.rule("HIS-2")
 async def test_a_repeated_pair_in_a_batch_makes_one_contact_with_the_newest_name(stage: Stage) -> None:
     await stage.write(stage.row(9, push_name="new"), stage.row(3, push_name="old", phone_number=f"+{PHONE}"))
     assert (await stage.only())["push_name"] == "new"
 
 
+@pytest.mark.rule("ROW-2")
 async def test_created_at_never_changes(stage: Stage) -> None:
     """Contract C2."""
     await stage.write(stage.row(1))
@@ -126,6 +130,7 @@ async def test_created_at_never_changes(stage: Stage) -> None:
     assert after["updated_at"] > before["updated_at"]
 
 
+@pytest.mark.rule("CTC-3")
 async def test_an_update_applies_the_name(stage: Stage) -> None:
     """Contract C3."""
     await stage.write(stage.row(1))
@@ -135,6 +140,7 @@ async def test_an_update_applies_the_name(stage: Stage) -> None:
     assert json.loads(row["last_metadata"])["stream_sequence"] == 2
 
 
+@pytest.mark.rule("CTC-3")
 async def test_an_update_with_an_empty_name_leaves_the_name(stage: Stage) -> None:
     await stage.write(stage.row(1))
     await stage.write(stage.patch(2, push_name=""))
@@ -172,6 +178,7 @@ async def test_an_upsert_beside_another_companys_row_makes_its_own(stage: Stage)
     }  # fmt: skip
 
 
+@pytest.mark.rule("CTC-1")
 @pytest.mark.parametrize(
     ("stored", "sent"), [("+62 8123 (4500011)", PHONE), (PHONE, "+62 8123 (4500011)"), ("+62812", "62 812")]
 )
@@ -191,6 +198,7 @@ async def test_a_phone_of_which_cleaning_leaves_nothing_stays_one_contact(stage:
     assert [row["phone_number"] for row in await stage.rows()] == ["", "+"]
 
 
+@pytest.mark.rule("CTC-4")
 @pytest.mark.parametrize(
     ("stored", "after"),
     [("", CHAT), (None, CHAT), (derived_chat_id(AGENT, PHONE), CHAT), ("of its own", "of its own")],
@@ -201,6 +209,7 @@ async def test_an_empty_or_derived_chat_id_is_replaced(stage: Stage, stored: str
     assert (await stage.only())["chat_id"] == after
 
 
+@pytest.mark.rule("CTC-4")
 async def test_a_chat_id_that_another_contact_holds_is_not_taken(stage: Stage) -> None:
     await stage.seed(id="holder", phone_number="999")
     await stage.seed(id="c-1", chat_id=None)
@@ -218,6 +227,7 @@ async def test_two_pairs_of_a_batch_that_claim_one_chat_id_are_both_stored(stage
     }  # fmt: skip
 
 
+@pytest.mark.rule("CTC-1")
 @pytest.mark.parametrize(("agent", "rows"), [(AGENT, 1), ("agent-2", 2)])
 async def test_the_holder_of_the_chat_id_counts_only_with_the_same_agent_and_no_phone(
     stage: Stage, agent: str, rows: int
@@ -230,6 +240,7 @@ async def test_the_holder_of_the_chat_id_counts_only_with_the_same_agent_and_no_
     assert PHONE in [row["phone_number"] for row in await stage.rows()]
 
 
+@pytest.mark.rule("CTC-6")
 async def test_a_row_without_id_gets_an_id_and_a_chat_id(stage: Stage) -> None:
     """Contract C1."""
     await stage.seed(id="", chat_id="")
@@ -256,6 +267,7 @@ async def test_history_fills_only_what_is_empty_on_a_row_of_the_existing_service
     assert all(row["updated_at"] for row in rows), "contract C26"
 
 
+@pytest.mark.rule("CTC-5")
 async def test_columns_of_other_programs_are_left_alone(stage: Stage) -> None:
     await stage.seed(notes="call back", tags="vip", gender="FEMALE", origin="Referral", assigned_to="user-1")
     await stage.write(stage.row(1), stage.patch(2))
@@ -265,6 +277,7 @@ async def test_columns_of_other_programs_are_left_alone(stage: Stage) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.rule("ROW-4")
 async def test_a_change_by_another_program_in_between_is_never_undone(stage: Stage) -> None:
     """Contract C6: it is seen, and the batch is done again."""
     await stage.seed(tags="vip")
@@ -280,11 +293,13 @@ async def test_a_change_by_another_program_in_between_is_never_undone(stage: Sta
     assert (await stage.only())["tags"] == "changed"
 
 
+@pytest.mark.rule("CTC-7")
 async def test_two_writers_of_one_new_phone_make_one_contact(stage: Stage) -> None:
     await asyncio.gather(*(stage.write(stage.row(ns, push_name=f"name {ns}")) for ns in range(1, 9)))
     assert (await stage.only())["push_name"] == "name 8"
 
 
+@pytest.mark.rule("ROW-5")
 async def test_writers_of_overlapping_batches_never_deadlock(stage: Stage) -> None:
     phones = [f"62812{n:07d}" for n in range(60)]
     batches = [phones, phones[::-1], phones[30:] + phones[:30], phones[::2]] * 2
@@ -309,6 +324,7 @@ async def test_operations_are_observed_by_their_names(stage: Stage) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.rule("CTC-1")
 async def test_the_look_up_by_pair_uses_the_index_on_cleaned_phones(stage: Stage, schema: str) -> None:
     rows = [stage.row(n + 1, phone_number=f"62812{n:07d}", chat_id=f"c{n}") for n in range(3000)]
     await stage.write(*rows)

@@ -221,6 +221,7 @@ def messages(schema: str) -> Messages:
     return Messages(schema, ignored)
 
 
+@pytest.mark.rule("VER-9")
 @ways
 @pytest.mark.parametrize("case", MESSAGE_EVENTS)
 async def test_a_message_ends_the_same_in_every_order(
@@ -261,6 +262,7 @@ async def test_an_adopted_message_ends_the_same_in_every_order(
     assert row["message_url"] == newest(events, "message_url")
 
 
+@pytest.mark.rule("VER-9")
 @ways
 @pytest.mark.parametrize("case", CHAT_EVENTS)
 async def test_a_chat_ends_the_same_in_every_order(
@@ -315,6 +317,7 @@ async def test_steps_alone_end_the_same_on_an_adopted_chat(database: Database, s
     assert row["unread_count"] == 6 + 3
 
 
+@pytest.mark.rule("VER-9")
 @ways
 async def test_an_agent_ends_the_same_in_every_order(database: Database, schema: str, way: Any) -> None:
     chance = random.Random(12)

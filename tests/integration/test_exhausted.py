@@ -78,6 +78,7 @@ def given(database: Database, schema: str) -> Given:
     return Given(database, schema)
 
 
+@pytest.mark.rule("PRK-1")
 async def test_a_row_holds_everything_that_operators_need(given: Given) -> None:
     assert await given.save(ROW)
 
@@ -96,6 +97,7 @@ async def test_a_row_holds_everything_that_operators_need(given: Given) -> None:
     assert given.calls == [("SaveExhaustedEvent", "ExhaustedEvent", True)]
 
 
+@pytest.mark.rule("PRK-2")
 @pytest.mark.parametrize("event_timestamp", [WHEN, None])
 async def test_an_event_has_one_row_however_often_it_is_given_up(
     given: Given, event_timestamp: datetime.datetime | None
@@ -125,6 +127,7 @@ def _replayed(row: int) -> ExhaustedRow:
     return ROW._replace(dlq_payload=payload, last_error="still empty", retry_count=4)
 
 
+@pytest.mark.rule("PRK-5")
 async def test_a_replay_that_failed_opens_its_row_again_and_only_that(given: Given) -> None:
     await given.save(ROW)
     await given.save(ROW._replace(source_subject="v1.chats.update.Kopi"))
@@ -208,6 +211,7 @@ async def test_a_mark_inside_the_event_or_of_another_subject_is_none(given: Give
     assert [found["resolved"] for found in rows] == [True, False, False]
 
 
+@pytest.mark.rule("PRK-2")
 async def test_replicas_that_give_up_at_once_make_one_row(given: Given) -> None:
     stored = await asyncio.gather(*(given.save(ROW) for _ in range(5)))
 
@@ -215,6 +219,7 @@ async def test_replicas_that_give_up_at_once_make_one_row(given: Given) -> None:
     assert len(await given.rows()) == 1
 
 
+@pytest.mark.rule("PRK-2")
 @pytest.mark.parametrize(
     "other",
     [
@@ -238,6 +243,7 @@ async def test_the_newest_row_is_the_last_one_stored_resolved_or_not(given: Give
     assert first["created_at"] < last["created_at"] == await given.newest()
 
 
+@pytest.mark.rule("PRK-1")
 async def test_missing_timestamp_and_payload_are_null(given: Given) -> None:
     await given.save(ROW._replace(event_timestamp=None, original_payload=None))
 
@@ -245,6 +251,7 @@ async def test_missing_timestamp_and_payload_are_null(given: Given) -> None:
     assert (row["event_timestamp"], row["original_payload"]) == (None, None)
 
 
+@pytest.mark.rule("PRK-1")
 @pytest.mark.parametrize(
     ("text", "stored"),
     [

@@ -81,6 +81,7 @@ async def names(database: Database, schema: str) -> set[str]:
     return {row["tablename"] for row in rows}
 
 
+@pytest.mark.rule("TAB-6")
 async def test_a_start_needs_no_partition_and_holds_up_no_writer(
     database: Database, database_dsn: str, tenant: Tenant
 ) -> None:
@@ -112,6 +113,7 @@ async def test_two_replicas_start_while_a_dump_runs(
         assert await starting == [[], []]
 
 
+@pytest.mark.rule("TAB-6")
 async def test_a_migration_waits_briefly_and_says_for_whom(
     database: Database, database_dsn: str, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +163,7 @@ async def test_filling_keys_waits_briefly_for_the_row_of_its_progress(
     assert await fill_message_keys(database, schema)
 
 
+@pytest.mark.rule("SUB-6")
 async def test_a_company_whose_tables_are_in_use_holds_up_no_other(
     database: Database, database_dsn: str, tenant: Tenant
 ) -> None:

@@ -53,6 +53,7 @@ async def exhaust(server: NatsServer, broker: Broker) -> None:
     await source.stop()
 
 
+@pytest.mark.rule("CON-9")
 async def test_a_message_at_its_limit_is_handed_over_with_its_payload(
     own_server: NatsServer, broker: Broker
 ) -> None:

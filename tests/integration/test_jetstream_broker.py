@@ -27,6 +27,7 @@ async def stream(js: JetStreamContext, company: str) -> AsyncIterator[str]:
     await js.delete_stream(company)
 
 
+@pytest.mark.rule("RUN-4")
 async def test_waits_for_a_server_that_is_not_there_yet(caplog: pytest.LogCaptureFixture) -> None:
     with NatsServer() as server:
         server.stop()
@@ -63,6 +64,7 @@ async def test_a_stop_before_it_ever_connected_returns() -> None:
         await broker.stop()
 
 
+@pytest.mark.rule("RUN-7")
 async def test_a_server_without_jetstream_is_named_as_the_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streams.jetstream.broker.JETSTREAM_PATIENCE", 0.1)
     accounts = 'accounts { A { users: [{user: "a", password: "b"}] } }'
@@ -75,6 +77,7 @@ async def test_a_server_without_jetstream_is_named_as_the_problem(monkeypatch: p
         await broker.stop()
 
 
+@pytest.mark.rule("RUN-7")
 async def test_an_old_server_is_named_as_the_problem(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streams.jetstream.broker.OLDEST_SERVER", (99, 0))
     broker = Broker(urls=[nats_url], name="tests")
@@ -117,6 +120,7 @@ async def test_publishing_is_confirmed_by_the_stream(
     assert stored.headers == {"Nats-Msg-Id": "one", "X": "y"}
 
 
+@pytest.mark.rule("DLQ-2")
 async def test_a_duplicate_counts_as_stored(nats_url: str, js: JetStreamContext, stream: str) -> None:
     async with connected(nats_url) as broker:
         for _ in range(2):

@@ -78,6 +78,7 @@ async def comes_to_ack_pending(broker: Broker, tenant: Tenant, expected: int) ->
     await eventually(reached)
 
 
+@pytest.mark.rule("RUN-9")
 async def test_goes_on_after_each_crash_of_the_server(
     own_server: NatsServer, source: PullSource, reader: Reader, tenant: Tenant
 ) -> None:
@@ -124,6 +125,7 @@ async def test_a_frozen_server_is_noticed_and_forgotten_once_it_goes_on(
     await delivery.ack()
 
 
+@pytest.mark.rule("CON-2")
 async def test_a_deleted_consumer_is_made_again_and_told_in_one_log_line(
     own_server: NatsServer,
     broker: Broker,
@@ -142,6 +144,7 @@ async def test_a_deleted_consumer_is_made_again_and_told_in_one_log_line(
     assert reader.counters.count["failed realtime"] >= 1
 
 
+@pytest.mark.rule("CON-2")
 async def test_a_deleted_stream_is_made_again(
     own_server: NatsServer, broker: Broker, source: PullSource, reader: Reader, tenant: Tenant
 ) -> None:

@@ -119,6 +119,7 @@ async def test_nothing_but_new_messages_is_one_round_trip(database: Database, sc
     }
 
 
+@pytest.mark.rule("MSG-1")
 async def test_a_new_message_has_every_column(store: Store) -> None:
     obj, key = '{"n": 12345678901234567890}', '{"id": "M1", "fromMe": false, "remoteJid": ""}'
     new = row(
@@ -136,6 +137,7 @@ async def test_a_new_message_has_every_column(store: Store) -> None:
     assert store.operations == [("UpsertMessage", "Message", True)]
 
 
+@pytest.mark.rule("MSG-1")
 async def test_absent_texts_are_empty_and_absent_objects_null(store: Store) -> None:
     await store.write(row(at(5), from_phone="", to_phone=""), row(at(6), "M2"), row(at(7), "M2"))
     for stored in await store.rows():
@@ -150,6 +152,7 @@ async def test_nothing_to_write_is_nothing_done(store: Store) -> None:
     assert store.operations == []
 
 
+@pytest.mark.rule("MSG-3")
 async def test_a_newer_upsert_replaces_and_leaves_the_fixed_columns(store: Store) -> None:
     await store.write(row(at(5), status="sent", message_text="old", chat_id="c1"))
     before = await store.row()
@@ -163,6 +166,7 @@ async def test_a_newer_upsert_replaces_and_leaves_the_fixed_columns(store: Store
     assert stored["updated_at"] > before["updated_at"]
 
 
+@pytest.mark.rule("MSG-3")
 async def test_an_empty_fixed_column_is_filled_later(store: Store) -> None:
     await store.write(row(at(5), to_phone="", key=None))
     await store.write(row(at(4), to_phone="6289", key='{"id": "M1"}', from_phone="other"))
@@ -190,6 +194,7 @@ async def test_repeats_among_new_messages_are_stored_whatever_came_before(store:
     assert stored == dict.fromkeys(numbers, "10")
 
 
+@pytest.mark.rule("ROW-3")
 async def test_absent_optional_fields_never_erase(store: Store) -> None:
     full: dict[str, Any] = {
         "message_text": "t",
@@ -217,6 +222,7 @@ async def test_stale_status_never_overwrites_a_newer_one(store: Store) -> None:
     assert json.loads(stored["last_metadata"])["stream_sequence"] == 9
 
 
+@pytest.mark.rule("ROW-2")
 async def test_an_update_without_content_touches_updated_at_and_metadata(store: Store) -> None:
     await store.write(row(at(5), status="sent"))
     before = await store.row()
@@ -227,6 +233,7 @@ async def test_an_update_without_content_touches_updated_at_and_metadata(store: 
     assert stored["status"] == "sent"
 
 
+@pytest.mark.rule("MSG-5")
 async def test_is_deleted_goes_back_only_by_an_explicit_newer_false(store: Store) -> None:
     await store.write(row(at(1)))
     await store.write(patch(at(5), is_deleted=True))
@@ -238,6 +245,7 @@ async def test_is_deleted_goes_back_only_by_an_explicit_newer_false(store: Store
     assert (await store.row())["is_deleted"] is False
 
 
+@pytest.mark.rule("MSG-5")
 async def test_an_empty_edit_object_is_a_value(store: Store) -> None:
     await store.write(row(at(1)), patch(at(2), edited_message_obj='{"a": 1}'))
     await store.write(patch(at(3), edited_message_obj="{}"))
@@ -265,6 +273,7 @@ async def test_an_update_without_its_row_is_refused_and_the_rest_is_written(stor
     assert await store.keys() == {"M1": TODAY}
 
 
+@pytest.mark.rule("ROW-6")
 async def test_a_row_of_another_company_refuses_every_change(store: Store) -> None:
     await store.write(row(at(1), status="sent"))
     changes: list[MessageRow | MessagePatch] = [
@@ -276,6 +285,7 @@ async def test_a_row_of_another_company_refuses_every_change(store: Store) -> No
     assert (await store.row())["status"] == "sent"
 
 
+@pytest.mark.rule("VER-8")
 async def test_an_envelope_without_version_sets_only_columns_without_one(store: Store) -> None:
     await store.write(row(at(5), status="sent"))
     await store.write(patch(UNVERSIONED, status="old", message_url="u"))
@@ -284,6 +294,7 @@ async def test_an_envelope_without_version_sets_only_columns_without_one(store: 
     assert json.loads(stored["last_metadata"])["stream_sequence"] == 5
 
 
+@pytest.mark.rule("ROW-2")
 async def test_history_repeats_touch_updated_at_and_metadata(store: Store) -> None:
     await store.write(row(at(5, history=True), status="sent"), bulk=True)
     before = await store.row()
@@ -294,6 +305,7 @@ async def test_history_repeats_touch_updated_at_and_metadata(store: Store) -> No
     assert {name for name, _, _ in store.operations} == {"BulkUpsertMessages", "FindMessage"}
 
 
+@pytest.mark.rule("MET-7")
 async def test_each_operation_has_its_documented_label(store: Store) -> None:
     await store.write(row(at(1)))
     await store.write(patch(at(2)), row(at(3), "M2"))
@@ -312,6 +324,7 @@ async def test_data_that_the_database_refuses_is_bad_data(store: Store) -> None:
     assert await store.rows() == []
 
 
+@pytest.mark.rule("MSG-2")
 async def test_the_same_id_on_another_day_is_one_row(store: Store) -> None:
     """B4, over two partitions, in either order."""
     await store.write(row(at(1), message_date=TODAY), row(at(1), "M2", message_date=LAST_MONTH))
@@ -335,6 +348,7 @@ async def test_adopted_values_are_older_than_any_realtime_event(store: Store) ->
     assert await store.keys() == {"M1": LAST_MONTH}
 
 
+@pytest.mark.rule("VER-7")
 async def test_history_only_fills_what_is_empty_on_adopted_rows(store: Store) -> None:
     store.table.keys_complete = False
     await store.adopt("M1", TODAY, status="old")
@@ -416,6 +430,7 @@ async def _alternate(store: Store, changes: Sequence[MessageRow | MessagePatch])
         await store.write(*changes[start : start + 500])
 
 
+@pytest.mark.rule("ROW-5")
 @pytest.mark.parametrize("stored_before", [False, True])
 async def test_two_writers_in_opposite_order_never_deadlock(store: Store, stored_before: bool) -> None:
     """2,000 keys, upserts and updates mixed; `Store.write` would raise on 40P01."""

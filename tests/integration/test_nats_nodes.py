@@ -245,6 +245,7 @@ async def cluster() -> AsyncIterator[tuple[list[NatsServer], list[Proxy]]]:
         yield servers, proxies
 
 
+@pytest.mark.rule("RUN-9")
 async def test_a_node_that_is_cut_off_from_its_cluster_is_left_and_the_events_go_on(
     cluster: tuple[list[NatsServer], list[Proxy]], tenant: Tenant
 ) -> None:

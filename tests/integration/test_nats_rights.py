@@ -84,6 +84,7 @@ async def fine(broker: Broker) -> None:
     await eventually(nothing)
 
 
+@pytest.mark.rule("CON-11")
 async def test_without_the_right_to_acknowledge_nothing_is_delivered(
     server: ChangingNats, broker: Broker, observer: Client, reader: Reader, tenant: Tenant
 ) -> None:

@@ -100,6 +100,7 @@ async def test_every_new_phone_gets_a_contact_and_a_log_row(stage: Stage) -> Non
     assert "" not in {row["chat_id"] for row in contacts}
 
 
+@pytest.mark.rule("ONB-4")
 async def test_contact_and_log_row_have_the_values_of_the_contract(stage: Stage) -> None:
     await stage.onboard(message(5))
     contact = dict(await stage.only("contacts"))
@@ -130,6 +131,7 @@ async def test_a_repeated_message_changes_nothing(stage: Stage) -> None:
     assert (await stage.rows("contacts"), await stage.rows("onboarding_log")) == before
 
 
+@pytest.mark.rule("ONB-11")
 async def test_many_writers_of_one_new_phone_make_one_contact_and_one_log_row(stage: Stage) -> None:
     """Contract C9; two instances stand for two replicas."""
     other = OnboardingTables(stage.database, stage.schema.strip('"'), lambda *_: None)
@@ -160,6 +162,7 @@ async def test_overlapping_batches_never_deadlock(stage: Stage) -> None:
     assert len(await stage.rows("contacts")) == len(await stage.rows("onboarding_log")) == 60
 
 
+@pytest.mark.rule("CTC-7")
 async def test_contact_events_and_onboarding_end_as_one_row_in_any_order(stage: Stage) -> None:
     """Design 5; only `id` and the times of writing may differ."""
     steps: dict[str, Callable[[], Awaitable[object]]] = {
@@ -190,6 +193,7 @@ async def test_a_name_can_be_changed_after_onboarding(stage: Stage) -> None:
     assert (await stage.only("contacts"))["push_name"] == "Sari Wulandari"
 
 
+@pytest.mark.rule("ONB-8")
 async def test_merged_tags_keep_their_order(stage: Stage) -> None:
     """Contract C10."""
     await stage.onboard(message(1))
@@ -217,6 +221,7 @@ async def test_known_pairs_name_the_version_of_their_first_message(stage: Stage)
     assert await stage.onboarding.known(stage.company, pairs) == {(AGENT, PHONE): Version(5, 5)}
 
 
+@pytest.mark.rule("MET-7")
 async def test_operations_are_observed_and_finding_nothing_is_a_success(stage: Stage) -> None:
     """Contract 9.4, C25."""
     await stage.onboard(message(1))

@@ -24,6 +24,7 @@ from tests.faults.proxy import Proxy
 from tests.unit.fakes import STORED_NS, FakeDelivery
 
 
+@pytest.mark.rule("RUN-11")
 async def test_a_full_pool_is_an_outage_and_no_events_fault(
     database_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

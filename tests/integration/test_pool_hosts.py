@@ -145,6 +145,7 @@ def frozen_later_is_asked(database: Database) -> bool:
     return bool(database._lent)
 
 
+@pytest.mark.rule("RUN-9")
 async def test_a_standby_is_passed_over_and_found_when_it_is_promoted(frozen_later: PostgresServer) -> None:
     with StandbyServer(frozen_later) as standby:
         dsn = both(standby.port, frozen_later)
@@ -184,6 +185,7 @@ async def test_the_limit_of_a_host_is_that_of_the_connection_text() -> None:
     assert limit("postgres://a,b/wa?connect_timeout=7") == 7
 
 
+@pytest.mark.rule("SET-6")
 @pytest.mark.parametrize("query", ["sslmode=disable&connect_timeout=5", "sslmode=prefer&TimeZone=Asia/Jakarta",
                                    "channel_binding=prefer&gssencmode=disable&keepalives=1",
                                    "pool_max_conns=10&default_query_exec_mode=exec", "pgbouncer=true",
@@ -207,6 +209,7 @@ async def test_keyword_text_of_go_connects(postgres_server: PostgresServer) -> N
         assert await connection.fetchval("SHOW application_name") == "bots"
 
 
+@pytest.mark.rule("DBE-1")
 @pytest.mark.parametrize("state", ["XX000", "22023", "54000", "23505"])
 async def test_no_event_is_to_blame_for_a_connection_that_was_not_opened(
     database_dsn: str, state: str

@@ -87,6 +87,7 @@ def stage(database: Database, schema: str, tenant: Tenant) -> Stage:
     return Stage(database, tenant)
 
 
+@pytest.mark.rule("PSS-3")
 async def test_a_contact_gets_its_first_incoming_message_origin_tag_and_log_row(stage: Stage) -> None:
     await stage.contacts("62811", tags="vip")
     await stage.message("later", "62811", 200)
@@ -116,6 +117,7 @@ async def test_a_phone_that_is_stored_as_sent_is_found_and_logged_cleaned(stage:
     assert (await stage.only("onboarding_log"))["phone_number"] == "62811"
 
 
+@pytest.mark.rule("PSS-4")
 async def test_groups_the_logged_the_silent_and_those_with_origin_are_skipped(stage: Stage) -> None:
     group, logged, silent, known = "120363040101010101", "62812", "62813", "62814"
     await stage.contacts(group, logged, silent)
@@ -133,6 +135,7 @@ async def test_groups_the_logged_the_silent_and_those_with_origin_are_skipped(st
     assert len(await stage.rows("onboarding_log")) == 1
 
 
+@pytest.mark.rule("PSS-4")
 async def test_linked_id_that_a_gateway_gives_as_a_phone_is_never_onboarded(stage: Stage) -> None:
     """One of its messages tells; in others, in a group say, it looks like a number."""
     told: list[dict[str, str]] = [
@@ -179,6 +182,7 @@ async def test_a_hyphenated_phone_counts_without_its_hyphens(stage: Stage) -> No
     assert len(await stage.rows("onboarding_log")) == 1
 
 
+@pytest.mark.rule("PSS-2")
 async def test_no_contact_is_skipped_whatever_the_page_size(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +201,7 @@ async def test_no_contact_is_skipped_whatever_the_page_size(
     assert len(await stage.rows("onboarding_log")) == len(synced)
 
 
+@pytest.mark.rule("PSS-1")
 async def test_a_job_waits_for_its_delay_from_the_store_time_and_survives_a_restart(stage: Stage) -> None:
     await stage.schedule()
     stage.now = DUE - datetime.timedelta(seconds=1)
@@ -211,6 +216,7 @@ async def test_a_redelivered_batch_does_not_put_the_job_off(stage: Stage) -> Non
     assert (await stage.only("post_scan_jobs"))["due_at"] == DUE
 
 
+@pytest.mark.rule("PSS-1")
 async def test_two_replicas_never_do_the_same_job(stage: Stage) -> None:
     agents = [f"agent-{n}" for n in range(12)]
     for agent_id in agents:

@@ -62,6 +62,7 @@ async def _content(database: Database, schema: str) -> dict[str, list[str]]:
         }
 
 
+@pytest.mark.rule("TAB-3")
 async def test_rows_stay_as_they_are(database: Database, existing: str) -> None:
     before = await _content(database, existing)
 

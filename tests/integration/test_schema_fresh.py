@@ -175,6 +175,7 @@ async def _tables_of(database: Database, schema: str) -> set[str]:
     return {row["tablename"] for row in rows if not row["tablename"].startswith("messages_")}
 
 
+@pytest.mark.rule("TAB-1")
 @pytest.mark.parametrize("table", sorted(COLUMNS))
 async def test_a_fresh_schema_has_the_contracts_columns_and_indexes(
     database: Database, schema: str, table: str
@@ -188,6 +189,7 @@ async def test_a_fresh_schema_has_the_contracts_columns_and_indexes(
     assert await _indexes_of(database, schema, table) == INDEXES[table]
 
 
+@pytest.mark.rule("TAB-1")
 async def test_a_fresh_schema_has_no_triggers_foreign_keys_checks_or_helpers(
     database: Database, schema: str
 ) -> None:
@@ -220,6 +222,7 @@ async def test_migrating_again_changes_nothing(database: Database, tenant: Tenan
     assert await migrate(database, tenant.schema) == []
 
 
+@pytest.mark.rule("TAB-6")
 async def test_replicas_that_start_together_migrate_once(database: Database, tenant: Tenant) -> None:
     applied = await asyncio.gather(*(migrate(database, tenant.schema) for _ in range(4)))
 
@@ -233,6 +236,7 @@ async def test_a_schema_may_have_any_name_that_a_company_may_have(database: Data
     assert set(COLUMNS) <= await _tables_of(database, schema)
 
 
+@pytest.mark.rule("TAB-5")
 async def test_without_auto_migrate_only_messages_and_our_own_tables_are_made(
     database: Database, tenant: Tenant
 ) -> None:
@@ -252,6 +256,7 @@ async def test_without_auto_migrate_only_messages_and_our_own_tables_are_made(
     assert await _indexes_of(database, tenant.schema, "messages") == INDEXES["messages"]
 
 
+@pytest.mark.rule("TAB-5")
 @pytest.mark.parametrize("missing", SHARED_TABLES)
 async def test_without_auto_migrate_each_missing_table_is_named(
     database: Database, schema: str, missing: str
@@ -287,6 +292,7 @@ async def test_an_existing_schema_needs_no_right_to_create_one(database: Databas
     assert await migrate(database, tenant.schema) == MIGRATIONS
 
 
+@pytest.mark.rule("SUB-5")
 @pytest.mark.parametrize("table", sorted(COLUMNS))
 async def test_another_spelling_of_the_company_is_found_in_each_table(
     database: Database, schema: str, company: str, table: str

@@ -19,6 +19,7 @@ from tables.schema.partitions import ensure_partitions, months, months_ahead
 Date = datetime.date
 
 
+@pytest.mark.rule("TAB-2")
 @given(st.dates(min_value=Date(1971, 1, 1), max_value=Date(2200, 1, 1)))
 def test_every_day_from_last_year_to_two_months_ahead_has_its_month(today: Date) -> None:
     made = months(today)
@@ -80,6 +81,7 @@ async def test_a_message_of_the_next_year_has_its_month_in_december(
     }
 
 
+@pytest.mark.rule("TAB-2")
 async def test_days_without_a_month_go_to_the_default_partition(database: Database, tenant: Tenant) -> None:
     await migrate(database, tenant.schema, today=Date(2025, 6, 1))
     await _insert(database, tenant.schema, Date(1970, 1, 1), Date(2199, 12, 31))
@@ -87,6 +89,7 @@ async def test_days_without_a_month_go_to_the_default_partition(database: Databa
     assert set((await _homes(database, tenant.schema)).values()) == {"messages_default"}
 
 
+@pytest.mark.rule("TAB-2")
 async def test_rows_in_the_way_move_into_the_new_partition(database: Database, tenant: Tenant) -> None:
     await migrate(database, tenant.schema, today=Date(2025, 6, 1))
     days = [Date(2025, 12, 31), Date(2026, 1, 1), Date(2026, 1, 31), Date(2026, 2, 1), Date(2031, 1, 1)]

@@ -43,6 +43,7 @@ def _expected(schema: str, *more: str) -> set[str]:
     return {f"{schema}.{name}" for name in [*tables, *months, *more]}
 
 
+@pytest.mark.rule("TAB-4")
 async def test_the_documented_tables_and_every_partition_are_published(
     database: Database, tenant: Tenant
 ) -> None:
@@ -117,6 +118,7 @@ async def test_a_publication_of_all_tables_is_left_alone(database: Database, ten
     assert await _with_full_identity(database, tenant.schema) == _expected(tenant.schema)
 
 
+@pytest.mark.rule("TAB-4")
 async def test_a_role_without_the_right_gets_our_error_and_changes_nothing(
     database: Database, tenant: Tenant
 ) -> None:

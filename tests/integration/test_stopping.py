@@ -67,6 +67,7 @@ def test_stop_that_hangs_ends_at_the_deadline_and_the_log_says_what_is_left(numb
     assert line.startswith("not stopped within 0.3 s (STOP_TIMEOUT); left: the pool")
 
 
+@pytest.mark.rule("RUN-15")
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_second_signal_ends_the_process_at_once(second: signal.Signals) -> None:
     with _process() as process:

@@ -81,6 +81,7 @@ async def _counts(site: Site) -> dict[str, int]:
     return {table: await site.count(table) for table in TABLES}
 
 
+@pytest.mark.rule("SUB-6")
 @pytest.mark.parametrize("sites", [len(HOSTILE)], indirect=True)
 async def test_whatever_a_company_is_called_its_events_stay_in_its_schema(sites: list[Site]) -> None:
     for event_type in EVENTS:
@@ -193,6 +194,7 @@ async def test_values_of_events_are_never_read_as_sql(sites: list[Site]) -> None
     assert await site.count("exhausted_events") == 0
 
 
+@pytest.mark.rule("SUB-4")
 def test_a_name_that_grows_when_lowered_is_measured_by_what_it_becomes() -> None:
     """PostgreSQL would cut the schema's name, and two companies could share it."""
     grows = "İ" * 28  # 56 bytes, 84 when lowered

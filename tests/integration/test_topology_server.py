@@ -69,6 +69,7 @@ async def _limited(broker: Broker) -> list[ConsumerSpec]:
     return [spec for spec in consumers(CONFIG, ACME) if await topology.has_limit(broker, spec)]
 
 
+@pytest.mark.rule("CON-1")
 async def test_makes_what_an_empty_server_lacks(broker: Broker, js: JetStreamContext) -> None:
     changes = await reconcile(broker, CONFIG, [ACME, OTHER])
     assert {change.action for change in changes} == {"create"}
@@ -84,6 +85,7 @@ async def test_makes_what_an_empty_server_lacks(broker: Broker, js: JetStreamCon
     assert (dlq.subjects, dlq.max_age) == (["v1.dlq.>"], 7 * 86_400)
 
 
+@pytest.mark.rule("CON-3")
 @pytest.mark.parametrize(
     ("stream", "durable", "ack_wait", "filters"),
     [
@@ -119,6 +121,7 @@ async def test_replicas_that_start_together_do_not_collide(own_server: NatsServe
     assert await reconcile(broker, CONFIG, [ACME]) == []
 
 
+@pytest.mark.rule("CON-5")
 async def test_takes_over_from_the_old_push_durable_at_its_ack_floor(
     broker: Broker, js: JetStreamContext
 ) -> None:
@@ -156,6 +159,7 @@ async def test_takes_over_from_the_old_push_durable_at_its_ack_floor(
     await eventually(left_to_the_old_one)
 
 
+@pytest.mark.rule("CON-5")
 async def test_the_dlq_durable_begins_where_the_shared_one_stands(
     broker: Broker, js: JetStreamContext
 ) -> None:
@@ -171,6 +175,7 @@ async def test_the_dlq_durable_begins_where_the_shared_one_stands(
     assert await js.consumer_info("dlq_stream", "v1_dlq_worker_consumer")
 
 
+@pytest.mark.rule("CON-5")
 async def test_an_old_durable_is_dropped_only_by_command_and_only_after_its_successor_exists(
     broker: Broker, js: JetStreamContext
 ) -> None:
@@ -185,6 +190,7 @@ async def test_an_old_durable_is_dropped_only_by_command_and_only_after_its_succ
     assert await reconcile(broker, CONFIG, [ACME]) == []
 
 
+@pytest.mark.rule("CON-1")
 async def test_an_interest_stream_is_left_with_a_warning(
     broker: Broker, js: JetStreamContext, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -201,6 +207,7 @@ async def test_an_interest_stream_is_left_with_a_warning(
     assert "retention is interest" in caplog.text
 
 
+@pytest.mark.rule("CON-1")
 async def test_missing_subjects_are_added_and_others_stay(broker: Broker, js: JetStreamContext) -> None:
     await js.add_stream(
         name="wa_events_stream",
@@ -225,6 +232,7 @@ async def test_missing_subjects_are_added_and_others_stay(broker: Broker, js: Je
     assert {change.action for change in await reconcile(broker, CONFIG, [])} == {"warning"}
 
 
+@pytest.mark.rule("CON-1")
 async def test_other_settings_of_a_stream_are_left_with_a_warning(
     broker: Broker, js: JetStreamContext
 ) -> None:
@@ -250,6 +258,7 @@ async def test_a_push_consumer_of_our_name_is_a_clear_error(broker: Broker, js: 
         await reconcile(broker, CONFIG, [ACME])
 
 
+@pytest.mark.rule("CON-4")
 async def test_changed_numbers_keep_the_position(broker: Broker, js: JetStreamContext) -> None:
     await reconcile(broker, CONFIG, [ACME])
     for number in range(5):
@@ -290,6 +299,7 @@ async def test_a_backoff_that_would_replace_the_ack_wait_is_removed(
     assert "backoff" not in config
 
 
+@pytest.mark.rule("CON-4")
 async def test_an_operators_limit_of_deliveries_stays_and_is_reported(
     broker: Broker, js: JetStreamContext
 ) -> None:
@@ -305,6 +315,7 @@ async def test_an_operators_limit_of_deliveries_stays_and_is_reported(
     assert [spec.durable for spec in await _limited(broker)] == ["wa_realtime_Acme"]
 
 
+@pytest.mark.rule("CON-3")
 async def test_what_was_published_before_a_tenants_first_start_is_delivered(
     broker: Broker, js: JetStreamContext
 ) -> None:

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from testkit.ports import free_port
 
@@ -134,6 +135,7 @@ async def worker(folder: Path, **environment: str) -> AsyncIterator[tuple[Runnin
         await running.process.wait()
 
 
+@pytest.mark.rule("RUN-1")
 async def test_health_answers_every_method(tmp_path: Path) -> None:
     async with worker(tmp_path) as (_, client):
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
@@ -146,6 +148,7 @@ async def test_health_answers_every_method(tmp_path: Path) -> None:
             assert await answer.read() == b""
 
 
+@pytest.mark.rule("RUN-2")
 async def test_ready_tells_the_reasons_when_it_is_not(tmp_path: Path) -> None:
     async with worker(tmp_path) as (_, client):
         async with client.get("/ready") as answer:
@@ -168,6 +171,7 @@ async def test_ready_tells_the_reasons_when_it_is_not(tmp_path: Path) -> None:
             assert (await answer.json())["details"]["readiness"] == "not known: RuntimeError"
 
 
+@pytest.mark.rule("MET-1")
 async def test_metrics_are_served_as_text_0_0_4(tmp_path: Path) -> None:
     async with worker(tmp_path) as (_, client):
         async with client.get("/metrics") as answer:
@@ -198,6 +202,7 @@ async def test_a_page_that_fails_is_500_without_a_trace(tmp_path: Path) -> None:
     assert "RuntimeError" in line["stacktrace"]
 
 
+@pytest.mark.rule("MET-1", "RUN-3")
 async def test_everything_else_is_not_found_and_metrics_neither_when_switched_off(tmp_path: Path) -> None:
     async with worker(tmp_path, METRICS_ENABLED="false") as (_, client):
         for path in ("/", "/router/", "/table/", "/graph", "/nothing", "/metrics"):

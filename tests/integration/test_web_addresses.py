@@ -137,6 +137,7 @@ async def test_addresses_that_are_set_are_listened_on_and_no_others(bind: str, h
         assert await _answered(port) == hosts
 
 
+@pytest.mark.rule("RUN-5")
 @ipv6
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_port_that_is_taken_in_one_family_ends_the_start_and_is_named(tmp_path: Path, host: str) -> None:

@@ -27,6 +27,7 @@ WORLDS = 24
 DRAIN = 12
 
 
+@pytest.mark.rule("VER-9")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_way_of_delivery_ends_in_the_rows_of_the_model(stage: Stage, family: str) -> None:
     """Two replicas at the same time, repeats, dead letters replayed later, history in between."""

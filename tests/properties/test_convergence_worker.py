@@ -69,6 +69,7 @@ def ground(nats_url: str, postgres_server: PostgresServer, tmp_path: Path) -> Gr
     return Ground(nats_url, postgres_server, tmp_path)
 
 
+@pytest.mark.rule("VER-9", "RUN-12")
 @pytest.mark.parametrize("family", FAMILIES if SOAK else ["everything"])
 def test_workers_that_are_killed_leave_the_rows_of_the_model(
     ground: Ground, family: str, record_property: Callable[[str, object], None]

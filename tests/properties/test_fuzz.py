@@ -31,6 +31,7 @@ _sequences = itertools.count(1)
 pytestmark = takes_long
 
 
+@pytest.mark.rule("OUT-1")
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @pytest.mark.parametrize("kind", CORPUS)
 def test_every_body_ends_stored_dead_lettered_or_exhausted(stage: Stage, kind: str) -> None:

@@ -97,6 +97,7 @@ async def test_a_batch_without_trouble_is_one_write() -> None:
     assert len(tables.writes) == 1
 
 
+@pytest.mark.rule("DBE-2")
 @pytest.mark.parametrize(
     ("trouble", "kind"),
     [
@@ -132,6 +133,7 @@ async def test_a_deadlock_is_tried_again_without_blame() -> None:
     assert health.calls == []
 
 
+@pytest.mark.rule("DBE-4")
 async def test_an_event_alone_that_times_out_three_times_is_to_blame() -> None:
     tables, given = FakeTables(*[db.QueryTimeout("slow", "57014")] * 3), units(1)
     await store(tables, given)
@@ -181,6 +183,7 @@ SOUND = [
 ]
 
 
+@pytest.mark.rule("DBE-2")
 @pytest.mark.parametrize("trouble", SOUND, ids=repr)
 async def test_an_event_is_not_blamed_while_no_probe_is_stored(trouble: Exception) -> None:
     """A refusal of everything is an outage, whatever its code; afterwards the same event is stored."""
@@ -296,6 +299,7 @@ async def test_a_batch_that_times_out_is_not_bisected_while_no_probe_is_stored()
 WRONG = db.DataError("SQLSTATE 22P02: x", "22P02")
 
 
+@pytest.mark.rule("DBE-5")
 async def test_several_different_events_refused_in_a_row_open_the_breaker_and_one_stored_closes_it() -> None:
     tables = FakeTables(judge=blaming(WRONG, *range(IN_A_ROW + 3)))
     desk, given = Desk(tables), units(IN_A_ROW + 3)
@@ -320,6 +324,7 @@ async def test_several_different_events_refused_in_a_row_open_the_breaker_and_on
     assert all(isinstance(unit.error, errors.Rejected) for unit in given)
 
 
+@pytest.mark.rule("DBE-5")
 async def test_the_pauses_of_the_breaker_grow_to_half_a_minute() -> None:
     count = IN_A_ROW + 8
     desk = Desk(FakeTables(judge=blaming(WRONG, *range(count))))

@@ -77,6 +77,7 @@ def _mended(value: Any) -> Any:
     return [_mended(item) for item in value]
 
 
+@pytest.mark.rule("PAY-9")
 @pytest.mark.parametrize(
     ("body", "mended"),
     [

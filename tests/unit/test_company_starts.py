@@ -90,6 +90,7 @@ async def test_everything_is_served_and_nothing_waits() -> None:
     assert server.starts.companies == [ONE, TWO]
 
 
+@pytest.mark.rule("RUN-6")
 async def test_a_refused_stream_holds_up_only_the_consumers_on_it() -> None:
     server = Server()
     server.refuses[CONFIG.dlq_stream] = OSError("no room")
@@ -107,6 +108,7 @@ async def test_a_refused_stream_holds_up_only_the_consumers_on_it() -> None:
     assert server.readiness.waits == {}
 
 
+@pytest.mark.rule("RUN-6")
 async def test_a_refused_schema_holds_up_only_its_company_which_joins_later() -> None:
     server = Server()
     server.refuses["Two"] = OSError("permission denied")

@@ -97,6 +97,7 @@ def test_every_variable_is_listed_with_its_default_and_meaning() -> None:
     assert {name for name, variable in listed.items() if variable.default is None} == set(NEEDED)
 
 
+@pytest.mark.rule("SET-2")
 @pytest.mark.parametrize(
     ("name", "text", "attribute", "value"),
     [
@@ -134,6 +135,7 @@ def test_value_is_read(name: str, text: str, attribute: str, value: object) -> N
     assert getattr(settings(**{name: text}), attribute) == value
 
 
+@pytest.mark.rule("SET-6")
 @pytest.mark.parametrize(
     "dsn",
     [
@@ -147,18 +149,21 @@ def test_every_form_of_a_connection_url_is_taken(dsn: str) -> None:
     assert settings(POSTGRES_DSN=dsn).postgres_dsn == dsn
 
 
+@pytest.mark.rule("SET-4")
 def test_dsn_is_read_by_its_other_name_too() -> None:
     environ = {"COMPANY_ID": "KopiNusa", "DATABASE_POSTGRESDSN": "postgresql://other/wa"}
     assert Settings.from_env(environ).postgres_dsn == "postgresql://other/wa"
     assert Settings.from_env({**environ, **NEEDED}).postgres_dsn == NEEDED["POSTGRES_DSN"]
 
 
+@pytest.mark.rule("SET-3")
 @pytest.mark.parametrize("missing", NEEDED)
 def test_missing_variable_is_refused(missing: str) -> None:
     with pytest.raises(SettingsError, match=f"{missing} is not set"):
         Settings.from_env({name: value for name, value in NEEDED.items() if name != missing})
 
 
+@pytest.mark.rule("SET-2", "SET-5")
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -232,6 +237,7 @@ def test_wrong_value_is_refused_by_name(name: str, text: str) -> None:
     assert [problem.split()[0] for problem in caught.value.problems] == [name]
 
 
+@pytest.mark.rule("SET-1")
 def test_one_message_names_every_wrong_variable() -> None:
     wrong = {
         "POSTGRES_DSN": "",
@@ -245,6 +251,7 @@ def test_one_message_names_every_wrong_variable() -> None:
     assert "\n" not in message
 
 
+@pytest.mark.rule("SET-1")
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -260,6 +267,7 @@ def test_secret_is_never_shown(wrong: dict[str, str]) -> None:
     assert "hunter2" not in repr(settings(NATS_URL="nats://user:hunter2@nats"))
 
 
+@pytest.mark.rule("SUB-5")
 def test_companies_that_share_a_schema_are_both_named() -> None:
     message = refusal(COMPANY_ID="KopiNusa,TokoBaru,kopinusa")
     assert "'KopiNusa'" in message

@@ -42,6 +42,7 @@ def _translated(error: BaseException) -> StorageError:
     return ours
 
 
+@pytest.mark.rule("DBE-3")
 def test_the_documented_table_of_codes_is_the_one_in_the_code() -> None:
     _, _, text = _PAGE.read_text(encoding="utf-8").partition("## Codes")
     rows = _ROW.findall(text)
@@ -51,6 +52,7 @@ def test_the_documented_table_of_codes_is_the_one_in_the_code() -> None:
     assert "| any other | `DatabaseError` |" in text
 
 
+@pytest.mark.rule("DBE-3")
 @pytest.mark.parametrize(
     ("sqlstate", "kind"),
     [
@@ -146,6 +148,7 @@ def test_what_is_no_error_of_the_driver_stays_as_it_is() -> None:
         raise KeyError("x")
 
 
+@pytest.mark.rule("DBE-1")
 @pytest.mark.parametrize("sqlstate", ["XX000", "22023", "23505", "54000", "57014", "0A000", "P0001", "42704"])
 def test_while_connecting_every_code_is_an_outage(sqlstate: str) -> None:
     with pytest.raises(Unavailable) as raised, connecting():

@@ -68,6 +68,7 @@ def work(delivery: FakeDelivery, event_type: str = "v1.chats.upsert") -> Receive
     return plan(ReceivedEvent(TENANT, delivery, source), delivery.data, itertools.count())
 
 
+@pytest.mark.rule("OUT-1")
 async def test_an_event_is_acknowledged_once_its_envelope_is_stored() -> None:
     desk, delivery = Desk(FakePublisher()), FakeDelivery("v1.chats.upsert", {"chat_id": "C"}, num_delivered=3)
     await desk.letters.dead_letter(work(delivery), INVALID, REALTIME)
@@ -107,6 +108,7 @@ async def test_the_envelope_says_how_often_it_was_tried(
     assert desk.publisher.envelope["error_type"] == error_type
 
 
+@pytest.mark.rule("DLQ-1")
 @pytest.mark.parametrize(
     ("data", "payload", "encoding"),
     [(b"{oops", "{oops", None), (b"\xff\x00", "/wA=", "base64"), (b"", "", None)],
@@ -120,6 +122,7 @@ async def test_a_body_that_is_no_json_reaches_the_envelope(data: bytes, payload:
     assert desk.publisher.envelope.get("original_payload_encoding") == encoding
 
 
+@pytest.mark.rule("OUT-5")
 async def test_a_failed_publish_keeps_the_event_and_ends_it_once_when_it_works_again() -> None:
     desk, delivery = Desk(FakePublisher(*[BrokerError("no answer")] * 4)), FakeDelivery("v1.chats.upsert")
     await desk.letters.dead_letter(work(delivery), INVALID, REALTIME)
@@ -132,6 +135,7 @@ async def test_a_failed_publish_keeps_the_event_and_ends_it_once_when_it_works_a
     assert len(desk.publisher.letters) == 1
 
 
+@pytest.mark.rule("OUT-6")
 async def test_an_envelope_that_cannot_be_built_is_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
     desk, delivery = Desk(FakePublisher()), FakeDelivery("v1.chats.upsert")
 
@@ -160,6 +164,7 @@ def bad_item() -> FakeDelivery:
     )
 
 
+@pytest.mark.rule("DLQ-4")
 @pytest.mark.parametrize("release", ["lighten", "forget"])
 async def test_a_letter_carries_its_items_however_late_it_is_published(release: str) -> None:
     desk, batch = Desk(FakePublisher(*[BrokerError("full")] * 3)), history(bad_item())
@@ -184,6 +189,7 @@ async def test_a_row_carries_its_items_however_late_it_is_stored(step: str) -> N
     assert json.loads(desk.tables.row.dlq_payload)["original_payload"] == {"chats": [{"chat_id": "bad"}]}
 
 
+@pytest.mark.rule("DLQ-2")
 async def test_every_try_publishes_the_same_bytes_under_the_same_id() -> None:
     """So a letter whose confirmation was lost is a duplicate for the stream."""
     tries: list[tuple[object, ...]] = []
@@ -201,6 +207,7 @@ async def test_every_try_publishes_the_same_bytes_under_the_same_id() -> None:
     assert all(values == tries[0] for values in tries)
 
 
+@pytest.mark.rule("DLQ-4")
 async def test_an_event_is_released_as_soon_as_its_letter_is_fixed() -> None:
     desk, delivery = Desk(FakePublisher(*[BrokerError("full")] * 3)), FakeDelivery("v1.chats.upsert")
     event = work(delivery)
@@ -235,6 +242,7 @@ async def test_an_event_of_which_no_letter_can_be_made_comes_again(monkeypatch: 
     assert desk.meter.calls == [("stuck", TENANT.company, "v1.chats.upsert", "nak_dlq_marshal_fail")]
 
 
+@pytest.mark.rule("DLQ-4")
 async def test_health_is_told_while_letters_of_a_company_wait_and_why() -> None:
     waiter, stuck = f"dead letters {builders.COMPANY}", "dlq_stream takes nothing on v1.dlq.KopiNusa01: "
     desk = Desk(FakePublisher(BrokerError("full"), BrokerError("full"), BrokerError("no answer")))
@@ -292,6 +300,7 @@ async def test_many_waiting_events_hold_routing_back(monkeypatch: pytest.MonkeyP
     await until(lambda: len(desk.ended) == 3)
 
 
+@pytest.mark.rule("OUT-5")
 async def test_a_stop_leaves_what_waits_unsettled() -> None:
     desk, delivery = (
         Desk(FakePublisher(*[BrokerError("no answer")] * 10_000)),
@@ -306,6 +315,7 @@ async def test_a_stop_leaves_what_waits_unsettled() -> None:
     assert delivery.settlements == []
 
 
+@pytest.mark.rule("OUT-13")
 async def test_an_ack_that_is_not_sent_is_neither_counted_nor_published_again() -> None:
     """The event comes again; its second envelope is a duplicate."""
     desk, delivery = Desk(FakePublisher()), FakeDelivery("v1.chats.upsert", failures=1)
@@ -314,6 +324,7 @@ async def test_an_ack_that_is_not_sent_is_neither_counted_nor_published_again() 
     assert desk.publisher.attempts == 1
 
 
+@pytest.mark.rule("OUT-9")
 async def test_an_event_too_large_for_an_envelope_goes_into_exhausted_events() -> None:
     desk, delivery = (
         Desk(FakePublisher(TooLarge("1 MiB"))),
@@ -367,6 +378,7 @@ async def test_a_payload_that_jsonb_refuses_is_kept_as_text() -> None:
     assert "1e400000" in json.loads(tables.row.dlq_payload)
 
 
+@pytest.mark.rule("DLQ-2")
 @pytest.mark.parametrize(
     ("headers", "name"),
     [

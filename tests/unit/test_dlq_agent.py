@@ -100,6 +100,7 @@ def letter(
 # ---------------------------------------------------------------- replays
 
 
+@pytest.mark.rule("DLQ-5")
 async def test_a_replay_that_works_is_acknowledged_and_counted() -> None:
     clinic, delivery = Clinic(), letter()
     await clinic.handle(delivery)
@@ -108,6 +109,7 @@ async def test_a_replay_that_works_is_acknowledged_and_counted() -> None:
     assert clinic.tables.rows == []
 
 
+@pytest.mark.rule("DLQ-5")
 @pytest.mark.parametrize("event_type", builders.BUILDERS)
 async def test_every_event_type_can_be_replayed(event_type: str) -> None:
     clinic = Clinic()
@@ -117,6 +119,7 @@ async def test_every_event_type_can_be_replayed(event_type: str) -> None:
     assert clinic.tables.bulks == ["history" in event_type]
 
 
+@pytest.mark.rule("VER-1", "DLQ-5")
 async def test_a_replay_keeps_the_version_subject_and_id_of_its_event() -> None:
     clinic = Clinic()
     await clinic.handle(letter(headers={"Original-Nats-Msg-Id": "wa-1", "Nats-Msg-Id": "dead-1"}))
@@ -150,6 +153,7 @@ async def test_a_text_payload_is_replayed_as_the_event_it_was() -> None:
     assert clinic.tables.row.original_payload == '"{oops"'
 
 
+@pytest.mark.rule("DLQ-5")
 async def test_a_replayed_message_is_onboarded_before_it_is_acknowledged() -> None:
     clinic = Clinic()
     delivery = letter(builders.message(), source_subject=f"v1.messages.upsert.{COMPANY}")
@@ -165,6 +169,7 @@ async def test_a_replayed_message_that_cannot_be_onboarded_waits() -> None:
     assert delivery.outcome == "nak"
 
 
+@pytest.mark.rule("DLQ-15")
 async def test_an_outage_is_waited_for() -> None:
     clinic, delivery = Clinic(FakeTables(*[db.Unavailable("gone")] * 4)), letter(retry_count=5)
     await clinic.handle(delivery)
@@ -174,6 +179,7 @@ async def test_an_outage_is_waited_for() -> None:
 # ---------------------------------------------------------------- decisions
 
 
+@pytest.mark.rule("DLQ-6")
 @pytest.mark.parametrize(("retry_count", "delivered"), [(1, 1), (1, 4), (3, 2), (4, 1), (0, 5)])
 async def test_a_failed_replay_is_put_off_with_jitter(retry_count: int, delivered: int) -> None:
     clinic, delivery = Clinic(), letter({}, retry_count=retry_count, num_delivered=delivered)
@@ -354,6 +360,7 @@ async def test_an_envelope_that_the_server_gave_up_is_stored(readable: bool) -> 
 # ---------------------------------------------------------------- rows that cannot be stored
 
 
+@pytest.mark.rule("DLQ-8")
 async def test_a_row_that_cannot_be_stored_puts_the_envelope_off() -> None:
     clinic = Clinic(FakeTables(exhausted_troubles=[db.Unavailable("gone")]))
     delivery = letter({}, retry_count=5)
@@ -362,6 +369,7 @@ async def test_a_row_that_cannot_be_stored_puts_the_envelope_off() -> None:
     assert clinic.meter.calls == [("dlq_ack_failed", COMPANY)]
 
 
+@pytest.mark.rule("DLQ-8")
 async def test_at_the_last_delivery_storing_the_row_is_tried_until_it_works() -> None:
     clinic = Clinic(FakeTables(exhausted_troubles=[db.Unavailable("gone")] * 5))
     delivery = letter({}, retry_count=1, num_delivered=10)
@@ -387,6 +395,7 @@ async def run(clinic: Clinic, *deliveries: FakeDelivery) -> None:
     assert clinic.agent.active == clinic.agent.queue_length == 0
 
 
+@pytest.mark.rule("DLQ-14")
 async def test_envelopes_are_handled_side_by_side_and_each_is_counted_once() -> None:
     clinic = Clinic()
     deliveries = [letter(), letter({}), letter({}, retry_count=5), letter()]
@@ -402,6 +411,7 @@ async def test_envelopes_are_handled_side_by_side_and_each_is_counted_once() -> 
     }
 
 
+@pytest.mark.rule("DLQ-12")
 @pytest.mark.parametrize("payload", [builders.chat(), {}])
 @pytest.mark.parametrize("retry_count", [1, 5])
 async def test_an_outcome_that_cannot_be_told_is_a_failed_ack_and_nothing_else(

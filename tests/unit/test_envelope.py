@@ -73,6 +73,7 @@ def test_a_json_event_comes_back_byte_for_byte(payload: bytes) -> None:
     assert embedded(payload) == payload
 
 
+@pytest.mark.rule("OUT-6")
 @given(st.binary())
 @example(b"")
 @example(b"not json")
@@ -98,6 +99,7 @@ def test_twenty_thousand_levels_come_back_as_they_are() -> None:
     assert embedded(payload) == payload
 
 
+@pytest.mark.rule("DLQ-1")
 @pytest.mark.parametrize(
     ("payload", "held", "encoding"),
     [
@@ -128,6 +130,7 @@ def test_huge_numbers_are_embedded_exactly() -> None:
     assert embedded(payload) == payload
 
 
+@pytest.mark.rule("DLQ-1")
 def test_the_envelope_has_the_fields_of_the_contract_and_no_null() -> None:
     assert json.loads(envelope.encode(letter())) == {
         "source_subject": "v1.chats.upsert.KopiNusa01",
@@ -156,6 +159,7 @@ def test_a_moment_of_another_zone_is_written_in_utc() -> None:
     )
 
 
+@pytest.mark.rule("DLQ-3")
 @pytest.mark.parametrize("field", [*builders.envelope()])
 @pytest.mark.parametrize("missing", [ABSENT, None])
 def test_every_field_may_be_missing(field: str, missing: object) -> None:
@@ -163,6 +167,7 @@ def test_every_field_may_be_missing(field: str, missing: object) -> None:
     assert not getattr(read, field)
 
 
+@pytest.mark.rule("DLQ-3")
 def test_an_envelope_of_the_existing_service_is_read() -> None:
     read = envelope.decode(body(builders.envelope(event_version=ABSENT, next_retry_at="x", more=[1])))
     assert read.event_version is None

@@ -8,6 +8,7 @@ from events import errors
 from events.errors import EventError
 
 
+@pytest.mark.rule("OUT-14", "OUT-17")
 @pytest.mark.parametrize(
     ("kind", "label", "error_type"),
     [
@@ -36,6 +37,7 @@ def test_an_error_without_a_cause_describes_itself() -> None:
     assert str(errors.MaxDeliveriesExceeded()) == "fatal: Every delivery so far ended without an outcome."
 
 
+@pytest.mark.rule("OUT-14")
 def test_the_label_comes_from_the_cause_and_never_from_the_text() -> None:
     """The existing service derives it from words in the text (contract C24)."""
     assert errors.Invalid("database connection not found, json timeout").label == "validation"

@@ -79,6 +79,7 @@ def test_a_complete_event_is_taken_with_all_its_fields(event_type: str) -> None:
         assert held == value, name
 
 
+@pytest.mark.rule("PAY-5")
 @pytest.mark.parametrize(("event_type", "field"), of(REQUIRED))
 @pytest.mark.parametrize("missing", [ABSENT, None, ""])
 def test_a_required_field_must_be_there_and_not_be_empty(event_type: str, field: str, missing: Any) -> None:
@@ -86,6 +87,7 @@ def test_a_required_field_must_be_there_and_not_be_empty(event_type: str, field:
         decode(event_type, **{field: missing})
 
 
+@pytest.mark.rule("PAY-5")
 @pytest.mark.parametrize("event_type", REALTIME)
 def test_all_failing_fields_are_named_in_one_error(event_type: str) -> None:
     with pytest.raises(Invalid) as caught:
@@ -94,6 +96,7 @@ def test_all_failing_fields_are_named_in_one_error(event_type: str) -> None:
         assert f"{field} is" in str(caught.value)
 
 
+@pytest.mark.rule("PAY-4")
 @pytest.mark.parametrize(("event_type", "field"), [*of(REQUIRED), *of(TEXTS)])
 @pytest.mark.parametrize("value", [1, 1.5, True, {}, [], {"a": 1}])
 def test_only_a_string_is_taken_for_a_string(event_type: str, field: str, value: Any) -> None:
@@ -101,6 +104,7 @@ def test_only_a_string_is_taken_for_a_string(event_type: str, field: str, value:
         decode(event_type, **{field: value})
 
 
+@pytest.mark.rule("PAY-3")
 @pytest.mark.parametrize(("event_type", "field"), of(TEXTS))
 @pytest.mark.parametrize("value", [ABSENT, None, "", "any text"])
 def test_an_optional_text_may_be_absent_null_or_empty(event_type: str, field: str, value: Any) -> None:
@@ -108,6 +112,7 @@ def test_an_optional_text_may_be_absent_null_or_empty(event_type: str, field: st
     assert (held or "") == (value if isinstance(value, str) else "")
 
 
+@pytest.mark.rule("PAY-4")
 @pytest.mark.parametrize(("event_type", "field"), of(OBJECTS))
 @pytest.mark.parametrize("value", ['"text"', "1", "[]", "[{}]", "true", "false"])
 def test_only_an_object_is_taken_for_an_object(event_type: str, field: str, value: str) -> None:
@@ -115,6 +120,7 @@ def test_only_an_object_is_taken_for_an_object(event_type: str, field: str, valu
         raw(event_type, field, value)
 
 
+@pytest.mark.rule("PAY-10")
 @pytest.mark.parametrize(("event_type", "field"), of(OBJECTS))
 @pytest.mark.parametrize(
     ("value", "held"), [("null", None), ("{}", "{}"), (' {"a":1}', '{"a":1}'), ('{"b":[1]}', '{"b":[1]}')]
@@ -126,6 +132,7 @@ def test_an_object_is_kept_as_it_came_and_null_is_absent(
     assert fields.object_text(getattr(decode(event_type, **{field: ABSENT}), field)) is None
 
 
+@pytest.mark.rule("PAY-10")
 @pytest.mark.parametrize(("event_type", "field"), of(OBJECTS))
 def test_numbers_inside_free_objects_are_kept_exactly(event_type: str, field: str) -> None:
     """Beyond 2^53 the existing service rounds them (contract C7)."""
@@ -133,6 +140,7 @@ def test_numbers_inside_free_objects_are_kept_exactly(event_type: str, field: st
     assert fields.object_text(getattr(raw(event_type, field, text), field)) == text
 
 
+@pytest.mark.rule("PAY-4")
 @pytest.mark.parametrize(("event_type", "field"), of(FLAGS))
 def test_a_flag_is_true_false_or_absent_and_nothing_else(event_type: str, field: str) -> None:
     for value in (True, False, None):
@@ -164,11 +172,13 @@ def test_a_count_is_any_integral_number_of_32_bits(
     assert raw(event_type, field, value).unread == held
 
 
+@pytest.mark.rule("PAY-3")
 @pytest.mark.parametrize(("event_type", "field"), of(COUNTS))
 def test_an_absent_count_is_zero(event_type: str, field: str) -> None:
     assert decode(event_type, **{field: ABSENT}).unread == 0
 
 
+@pytest.mark.rule("PAY-7")
 @pytest.mark.parametrize(("event_type", "field"), of(COUNTS))
 @pytest.mark.parametrize(
     "value", ['"3"', "1.5", "true", "{}", "[]", "2147483648", "-2147483649", "1e10", "1e999", "9" * 400]
@@ -221,6 +231,7 @@ NO_SECONDS = [
 ]
 
 
+@pytest.mark.rule("PAY-8")
 @pytest.mark.parametrize(("event_type", "field"), of(TIMES))
 @pytest.mark.parametrize(("value", "held"), SECONDS)
 def test_a_time_is_seconds_however_it_is_written(event_type: str, field: str, value: str, held: int) -> None:
@@ -228,11 +239,13 @@ def test_a_time_is_seconds_however_it_is_written(event_type: str, field: str, va
     assert getattr(raw(event_type, field, value), field) == held
 
 
+@pytest.mark.rule("PAY-3")
 @pytest.mark.parametrize(("event_type", "field"), of(TIMES))
 def test_an_absent_time_is_zero(event_type: str, field: str) -> None:
     assert getattr(decode(event_type, **{field: ABSENT}), field) == 0
 
 
+@pytest.mark.rule("PAY-7")
 @pytest.mark.parametrize(("event_type", "field"), of(TIMES))
 @pytest.mark.parametrize("value", NO_SECONDS)
 def test_what_is_no_64_bit_integer_is_no_time(event_type: str, field: str, value: str) -> None:
@@ -251,6 +264,7 @@ def test_a_negative_time_is_kept_but_for_a_new_chat(value: str) -> None:
 # ---------------------------------------------------------------- rules of single events
 
 
+@pytest.mark.rule("PAY-12")
 @pytest.mark.parametrize("flow", ["in", "Out", "INOUT", " IN"])
 def test_flow_is_in_or_out_exactly(flow: str) -> None:
     with pytest.raises(Invalid, match="flow must be IN or OUT"):
@@ -258,6 +272,7 @@ def test_flow_is_in_or_out_exactly(flow: str) -> None:
     assert decode("v1.messages.upsert", flow="OUT").flow == "OUT"
 
 
+@pytest.mark.rule("PAY-13")
 @pytest.mark.parametrize("key", [{}, {"fromMe": True}, {"id": ""}, {"id": None}])
 def test_a_key_needs_its_id(key: dict[str, Any]) -> None:
     with pytest.raises(Invalid, match=r"key\.id is required"):
@@ -270,6 +285,7 @@ def test_a_key_has_the_promised_types(key: Any) -> None:
         decode("v1.messages.upsert", key=key)
 
 
+@pytest.mark.rule("PAY-13")
 def test_a_key_may_be_absent_and_written_in_snake_case() -> None:
     assert decode("v1.messages.upsert", key=ABSENT).key is None
     assert decode("v1.messages.upsert", key=None).key is None
@@ -316,6 +332,7 @@ def test_other_descriptions_of_the_fields_do_not_count(
         models.decode(event_type, body(payload), COMPANY)
 
 
+@pytest.mark.rule("PAY-2")
 def test_old_names_of_phones_and_unknown_fields_are_ignored() -> None:
     message = decode(
         "v1.messages.upsert", **{"from": "1", "to": "2", "from_phone": ABSENT, "custom_name": [1]}
@@ -328,6 +345,7 @@ def test_old_names_of_phones_and_unknown_fields_are_ignored() -> None:
 # ---------------------------------------------------------------- decoding
 
 
+@pytest.mark.rule("PAY-1")
 @pytest.mark.parametrize("event_type", EVENT_TYPES)
 @pytest.mark.parametrize(
     "text",
@@ -361,6 +379,7 @@ def test_what_is_no_json_object_is_malformed(event_type: str, text: bytes) -> No
         models.decode(event_type, text, COMPANY)
 
 
+@pytest.mark.rule("PAY-1")
 @pytest.mark.parametrize("event_type", EVENT_TYPES)
 @pytest.mark.parametrize("field", ["agent_id", "unknown", "message_obj", "messages", "chats", "contacts"])
 @pytest.mark.parametrize("brackets", ["[]", "{}"])
@@ -371,27 +390,32 @@ def test_twenty_thousand_levels_are_malformed(event_type: str, field: str, brack
         models.decode(event_type, text.encode(), COMPANY)
 
 
+@pytest.mark.rule("PAY-1")
 @pytest.mark.parametrize("event_type", REALTIME)
 def test_null_counts_as_an_empty_object(event_type: str) -> None:
     with pytest.raises(Invalid):
         models.decode(event_type, b" null\n", COMPANY)
 
 
+@pytest.mark.rule("PAY-2")
 def test_the_last_of_repeated_fields_wins() -> None:
     assert raw("v1.chats.upsert", "push_name", '"first","push_name":"last"').push_name == "last"
 
 
+@pytest.mark.rule("PAY-2")
 def test_field_names_are_matched_by_case() -> None:
     with pytest.raises(Invalid, match="chat_id is required"):
         decode("v1.chats.upsert", chat_id=ABSENT, Chat_ID="C")
 
 
+@pytest.mark.rule("PAY-9")
 def test_nul_is_removed_and_half_a_surrogate_pair_replaced() -> None:
     chat = raw("v1.chats.upsert", "push_name", r'"Sa\u0000ri \ud83d"', last_message={"a\0": ["\0b"]})
     assert chat.push_name == "Sari \ufffd"
     assert fields.object_text(chat.last_message) == '{"a": ["b"]}'
 
 
+@pytest.mark.rule("PAY-9")
 def test_bytes_that_are_no_text_are_replaced() -> None:
     text = body(builders.chat(push_name="Sari?")).replace(b"?", b"\xff")
     assert models.decode("v1.chats.upsert", text, COMPANY).push_name == "Sari\ufffd"  # type: ignore[union-attr]
@@ -402,6 +426,7 @@ def test_an_id_of_nul_alone_is_missing() -> None:
         decode("v1.chats.upsert", chat_id="\0")
 
 
+@pytest.mark.rule("PAY-14")
 def test_an_error_text_never_repeats_a_value() -> None:
     wrong: dict[str, Any]
     for wrong in (
@@ -417,12 +442,14 @@ def test_an_error_text_never_repeats_a_value() -> None:
 # ---------------------------------------------------------------- company
 
 
+@pytest.mark.rule("PAY-6")
 @pytest.mark.parametrize("event_type", REALTIME)
 @pytest.mark.parametrize("company", [ABSENT, None, ""])
 def test_an_absent_company_is_that_of_the_subject(event_type: str, company: Any) -> None:
     assert decode(event_type, company_id=company).company_id == COMPANY
 
 
+@pytest.mark.rule("PAY-6")
 @pytest.mark.parametrize("event_type", REALTIME)
 @pytest.mark.parametrize("company", ["Other", COMPANY.lower(), COMPANY + " "])
 def test_another_company_is_refused_whatever_its_case(event_type: str, company: str) -> None:
@@ -430,6 +457,7 @@ def test_another_company_is_refused_whatever_its_case(event_type: str, company: 
         decode(event_type, company_id=company)
 
 
+@pytest.mark.rule("PAY-6")
 @pytest.mark.parametrize("event_type", HISTORICAL)
 def test_a_history_item_gets_the_company_too(event_type: str) -> None:
     """The existing service refuses the whole batch (OC2)."""
@@ -471,6 +499,7 @@ def history(event_type: str, items: Any, **more: Any) -> models.History:
     return batch
 
 
+@pytest.mark.rule("HIS-1")
 @pytest.mark.parametrize("event_type", HISTORICAL)
 def test_every_item_of_a_batch_is_an_event(event_type: str) -> None:
     batch = models.decode(event_type, body(builders.BUILDERS[event_type]()), COMPANY)
@@ -479,6 +508,7 @@ def test_every_item_of_a_batch_is_an_event(event_type: str) -> None:
     assert not [item for item in batch.items if isinstance(item.event, EventError)]
 
 
+@pytest.mark.rule("HIS-3")
 @pytest.mark.parametrize("event_type", HISTORICAL)
 @pytest.mark.parametrize("text", [b"{}", b"null", b'{"F":null}', b'{"F":[]}', b'{"F":[ ],"other":1}'])
 def test_a_batch_without_items_is_no_error(event_type: str, text: bytes) -> None:
@@ -495,6 +525,7 @@ def test_a_batch_whose_items_are_no_array_is_malformed(event_type: str, items: A
         history(event_type, items)
 
 
+@pytest.mark.rule("HIS-1")
 @pytest.mark.parametrize("event_type", HISTORICAL)
 def test_a_bad_item_carries_its_own_error_and_its_text(event_type: str) -> None:
     good = ITEMS[event_type]()
@@ -533,6 +564,7 @@ def test_a_batch_unpacked_in_pieces_is_the_one_unpacked_at_once(event_type: str,
     assert batch.unpack(count) == []
 
 
+@pytest.mark.rule("PSS-1")
 def test_only_a_messages_batch_asks_for_the_later_look() -> None:
     batch = history("v1.history.messages", [], is_last_batch=True, agent_id="A")
     assert (batch.is_last_batch, batch.agent_id) == (True, "A")

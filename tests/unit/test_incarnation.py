@@ -192,6 +192,7 @@ async def test_the_watch_ends_a_pause_once_the_server_answers(arrivals: Arrivals
     assert await arrivals.batch((2, 2, 20)) == [FIRST_NS]
 
 
+@pytest.mark.rule("VER-10")
 async def test_a_store_time_that_steps_back_is_counted_once_and_told_above_a_second(
     arrivals: Arrivals, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 # In a process of its own: making the app sets the policy of event loops, and logging.
 SCRIPT = """
@@ -20,6 +22,7 @@ for service in app.boot_strategy.server():
 """
 
 
+@pytest.mark.rule("RUN-8")
 def test_no_service_of_the_worker_is_kafkas() -> None:
     """B7, B10: so there is no group to rebalance and no broker to wait for."""
     environ = {"COMPANY_ID": "KopiNusa", "POSTGRES_DSN": "postgres://nobody@127.0.0.1:1/wa"}

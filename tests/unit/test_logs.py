@@ -45,6 +45,7 @@ def configure() -> Iterator[Configure]:
     structlog.reset_defaults()
 
 
+@pytest.mark.rule("RUN-16")
 def test_line_has_the_contract_keys_in_front(configure: Configure) -> None:
     lines = configure("info")
     extra = {"company_id": "KopiNusa", "stream_sequence": 7}
@@ -118,6 +119,7 @@ def test_text_that_cannot_be_encoded_is_logged_all_the_same(configure: Configure
     assert lines()[0]["subject"] == "?"
 
 
+@pytest.mark.rule("RUN-18")
 @pytest.mark.parametrize(
     "text", ["nats://user:hunter2@nats:4222", "postgres://user:p@hunter2@db/wa?x=1", "tls://hunter2@n"]
 )

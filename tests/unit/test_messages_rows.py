@@ -29,6 +29,7 @@ def row(event_type: str, **changes: Any) -> dict[str, Any]:
     return held
 
 
+@pytest.mark.rule("MSG-1")
 def test_every_field_of_a_message_reaches_its_column() -> None:
     held = row("v1.messages.upsert")
     assert json.loads(held.pop("message_obj")) == {"conversation": "Apakah stok kopi gayo masih ada?"}
@@ -63,6 +64,7 @@ OPTIONAL: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.rule("PAY-3")
 @pytest.mark.parametrize("event_type", OPTIONAL)
 @pytest.mark.parametrize("missing", [ABSENT, None])
 def test_absent_and_null_fields_have_the_zero_value(event_type: str, missing: Any) -> None:
@@ -90,6 +92,7 @@ def test_every_field_of_the_other_events_reaches_its_column() -> None:
     assert row("v1.connection.update", qr_code="q") == builders.connection(qr_code="q")
 
 
+@pytest.mark.rule("PAY-13")
 @pytest.mark.parametrize(
     ("key", "held"),
     [
@@ -103,6 +106,7 @@ def test_a_stored_key_has_exactly_its_three_members(key: Any, held: Any) -> None
     assert json.loads(row("v1.messages.upsert", key=key)["key"]) == held
 
 
+@pytest.mark.rule("MSG-4")
 @pytest.mark.parametrize("sent_at", [0, -1, -86_400, ABSENT, None, "0", "-5"])
 def test_a_message_without_a_real_time_has_the_day_of_its_store_time(sent_at: Any) -> None:
     held = row("v1.messages.upsert", message_timestamp=sent_at)
@@ -110,6 +114,7 @@ def test_a_message_without_a_real_time_has_the_day_of_its_store_time(sent_at: An
     assert held["message_timestamp"] == int(sent_at if isinstance(sent_at, int | str) else 0)
 
 
+@pytest.mark.rule("PAY-8", "MSG-4")
 @pytest.mark.parametrize(
     "sent_at",
     [
@@ -125,6 +130,7 @@ def test_seconds_milliseconds_digits_and_longs_give_the_same_day_and_column(sent
     assert (held["message_timestamp"], held["message_date"]) == (SENT_AT, datetime.date(2026, 11, 24))
 
 
+@pytest.mark.rule("MSG-4")
 @pytest.mark.parametrize(
     ("sent_at", "day"),
     [

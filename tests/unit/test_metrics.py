@@ -62,6 +62,7 @@ def label_values(metrics: Metrics, name: str, label: str) -> set[str]:
     return {dict(labels)[label] for labels in series(metrics, name)}
 
 
+@pytest.mark.rule("MET-2")
 @pytest.mark.parametrize("documented", DOCUMENTED, ids=lambda documented: documented.name)
 def test_metric_is_as_documented(metrics: Metrics, documented: Documented) -> None:
     metrics.agent_seen(COMPANY, UPSERT, "agent", "jid")
@@ -77,12 +78,14 @@ def test_metric_is_as_documented(metrics: Metrics, documented: Documented) -> No
     assert bounds == ({*documented.buckets, float("inf")} if documented.buckets else set())
 
 
+@pytest.mark.rule("MET-2")
 def test_nothing_else_has_a_documented_prefix(metrics: Metrics) -> None:
     ours = ("message_event_service_", "dlq_", "onboarding_")
     found = {name for name in families(metrics) if name.startswith(ours)}
     assert found == {documented.name for documented in DOCUMENTED}
 
 
+@pytest.mark.rule("MET-1")
 def test_page_has_no_created_series_and_ends_with_a_newline(metrics: Metrics) -> None:
     names = {sample.name for family in families(metrics).values() for sample in family.samples}
     assert not [name for name in names if name.endswith("_created")]
@@ -96,6 +99,7 @@ def test_process_is_measured(metrics: Metrics) -> None:
     assert value(metrics, "daisi_build_info", {"version": "1.2.3"}) == 1
 
 
+@pytest.mark.rule("MET-3")
 @pytest.mark.parametrize("documented", DOCUMENTED, ids=lambda documented: documented.name)
 def test_documented_series_are_zero_before_any_event(metrics: Metrics, documented: Documented) -> None:
     samples = families(metrics)[documented.name].samples
@@ -118,11 +122,13 @@ def pairs(metrics: Metrics, event_type: str) -> Iterator[tuple[str, str]]:
             yield labels["action"], labels["error_type"]
 
 
+@pytest.mark.rule("MET-3")
 def test_every_documented_action_and_error_type_is_there(metrics: Metrics) -> None:
     assert label_values(metrics, ACTION, "action") == ACTIONS
     assert label_values(metrics, ACTION, "error_type") == ERROR_TYPES
 
 
+@pytest.mark.rule("MET-3")
 @pytest.mark.parametrize("event_type", sorted(REALTIME | HISTORICAL))
 def test_only_outcomes_that_can_occur_are_there(metrics: Metrics, event_type: str) -> None:
     found = set(pairs(metrics, event_type))
@@ -137,6 +143,7 @@ def test_only_outcomes_that_can_occur_are_there(metrics: Metrics, event_type: st
     )
 
 
+@pytest.mark.rule("MET-7", "MET-9")
 def test_every_database_operation_and_onboarding_status_is_there(metrics: Metrics) -> None:
     name = "message_event_service_db_operation_duration_seconds_count"
     found = {
@@ -147,6 +154,7 @@ def test_every_database_operation_and_onboarding_status_is_there(metrics: Metric
     assert label_values(metrics, "onboarding_tasks_processed_total", "status") == ONBOARDING_STATUSES
 
 
+@pytest.mark.rule("MET-4", "MET-5")
 def test_a_success_counts_as_processed_and_is_timed(metrics: Metrics) -> None:
     metrics.received(COMPANY, UPSERT, 2)
     metrics.settled(COMPANY, UPSERT, "ack_success", "none", 0.03, 0.015)
@@ -160,6 +168,7 @@ def test_a_success_counts_as_processed_and_is_timed(metrics: Metrics) -> None:
         assert value(metrics, histogram, EVENT | {"le": below}) == 0
 
 
+@pytest.mark.rule("MET-4")
 @pytest.mark.parametrize("action", sorted(ACTIONS - {"ack_success"}))
 def test_every_other_action_counts_as_failed(metrics: Metrics, action: str) -> None:
     metrics.settled(COMPANY, UPSERT, action, "database", 0.03, 0.015)
@@ -168,6 +177,7 @@ def test_every_other_action_counts_as_failed(metrics: Metrics, action: str) -> N
     assert value(metrics, ACTION, EVENT | {"action": action, "error_type": "database"}) == 1
 
 
+@pytest.mark.rule("MET-4")
 def test_a_stuck_event_is_not_failed_before_it_is_settled(metrics: Metrics) -> None:
     metrics.stuck(COMPANY, UPSERT, "nak_dlq_publish_fail")
     labels = EVENT | {"action": "nak_dlq_publish_fail", "error_type": "nats"}
@@ -187,6 +197,7 @@ def test_no_company_is_unknown() -> None:
     assert value(metrics, f"{PREFIX}s_received_total", EVENT | {"company_id": "unknown"}) == 1
 
 
+@pytest.mark.rule("MET-6")
 def test_jids_beyond_the_limit_share_one_series() -> None:
     """F1: 10,000 jids make a page that Prometheus still takes."""
     metrics = Metrics([COMPANY], version="1")
@@ -227,6 +238,7 @@ def test_agents_are_bounded_as_well_and_so_are_pairs() -> None:
     assert len(series(metrics, WITH_AGENT)) <= 10 * AGENT_LIMIT + 10
 
 
+@pytest.mark.rule("MET-6")
 def test_a_hostile_label_is_cut_and_escaped(metrics: Metrics) -> None:
     metrics.agent_seen(COMPANY, UPSERT, 'a"\n\\' * 1000, "\ud800")
     (labels,) = map(dict, series(metrics, WITH_AGENT))
@@ -234,6 +246,7 @@ def test_a_hostile_label_is_cut_and_escaped(metrics: Metrics) -> None:
     assert labels["jid"] == "?"
 
 
+@pytest.mark.rule("MET-8")
 def test_dead_letter_verbs_count_what_they_say(metrics: Metrics) -> None:
     metrics.dlq_fetched()
     metrics.dlq_fetch_failed()
@@ -253,6 +266,7 @@ def test_dead_letter_verbs_count_what_they_say(metrics: Metrics) -> None:
     assert value(metrics, "dlq_processing_duration_seconds_bucket", labels) == 1
 
 
+@pytest.mark.rule("MET-9")
 def test_onboarding_and_database_verbs_count_what_they_say(metrics: Metrics) -> None:
     metrics.onboarding_submitted(COMPANY, 3)
     metrics.onboarding_ended(COMPANY, "error_db", 0.2)
@@ -271,6 +285,7 @@ def test_onboarding_and_database_verbs_count_what_they_say(metrics: Metrics) -> 
     assert value(metrics, name, unheard) == 1
 
 
+@pytest.mark.rule("MET-10")
 def test_gauges_are_read_at_each_scrape_and_added_up(metrics: Metrics) -> None:
     """F5: a queue that was drained and left idle shows 0, not its last length."""
     waiting = [1, 2, 3]
@@ -284,6 +299,7 @@ def test_gauges_are_read_at_each_scrape_and_added_up(metrics: Metrics) -> None:
     assert value(metrics, "onboarding_queue_length") == 0
 
 
+@pytest.mark.rule("MET-3")
 def test_lag_that_cannot_be_told_is_not_a_number(metrics: Metrics) -> None:
     """F13: a consumer that is gone must not look like one without work, or with the last work it had."""
     labels = {"company_id": COMPANY, "consumer_type": "dlq"}
@@ -344,6 +360,7 @@ def test_source_verbs_count_what_they_say(metrics: Metrics) -> None:
     assert value(metrics, "daisi_nats_reconnects_total") == 1
 
 
+@pytest.mark.rule("MET-10")
 async def test_page_is_made_while_the_event_loop_goes_on() -> None:
     metrics = Metrics([f"Company{number}" for number in range(20)], version="1")
     readers: set[int] = set()

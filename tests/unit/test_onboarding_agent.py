@@ -173,6 +173,7 @@ def task(
     )
 
 
+@pytest.mark.rule("ONB-1")
 @pytest.mark.parametrize(
     ("flow", "phone", "jid", "wanted"),
     [
@@ -192,6 +193,7 @@ def test_only_incoming_messages_of_people_and_groups_are_tasks(
 
 
 class TestOutcomes:
+    @pytest.mark.rule("ONB-13")
     async def test_a_new_phone_is_success_created_and_a_known_one_success_exists(self) -> None:
         stage = Stage()
         async with stage.running():
@@ -208,6 +210,7 @@ class TestOutcomes:
         [batch] = stage.tables.batches
         assert [message.phone for message in batch] == ["62811", "62812"]
 
+    @pytest.mark.rule("ONB-8")
     @pytest.mark.parametrize(
         ("campaign", "touch"),
         [
@@ -225,12 +228,14 @@ class TestOutcomes:
             await stage.do(task(campaign=campaign))
         assert stage.tables.batches[0][0].campaign == touch
 
+    @pytest.mark.rule("ONB-15")
     async def test_no_phone_after_cleaning_or_no_agent_is_error_other_and_holds_nothing_back(self) -> None:
         stage = Stage()
         async with stage.running():
             assert await stage.do(task(1, "+ ()"), task(2, agent=""), task(3)) == [None, None, None]
         assert stage.meter.ended == {"error_other": 2, "success_created": 1}
 
+    @pytest.mark.rule("ONB-14")
     async def test_a_data_error_dead_letters_the_guilty_message_alone(self) -> None:
         stage = Stage()
         stage.tables.trouble = refuses("62813", DataError("SQLSTATE 22001"))
@@ -247,6 +252,7 @@ class TestOutcomes:
         assert isinstance(error, errors.DatabaseError)
         assert stage.meter.ended == {"error_db": 1}
 
+    @pytest.mark.rule("ONB-15")
     async def test_an_unexpected_exception_is_error_other_for_its_message_alone(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -269,6 +275,7 @@ class TestOutcomes:
 
 
 class TestOutages:
+    @pytest.mark.rule("ONB-14")
     @pytest.mark.parametrize(
         "error",
         [Unavailable("down"), SerializationFailure("again"), QueryTimeout("slow"), DatabaseError("no")],
@@ -366,6 +373,7 @@ class TestPool:
             assert running == 8
             assert stage.onboarding.waiting == 0
 
+    @pytest.mark.rule("ONB-16")
     async def test_jobs_of_one_company_take_turns_and_leave_places_for_the_others(self) -> None:
         """Side by side they would hold connections only to wait for each other's locks."""
         stage = Stage(pool_size=2)
@@ -388,6 +396,7 @@ class TestPool:
                 await asyncio.gather(*(outcome for _, outcome in jobs))
             assert began == ["m0", "m9", "m1", "m2"]
 
+    @pytest.mark.rule("ONB-16")
     async def test_a_full_queue_is_waited_for_with_one_warning(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -107,11 +107,13 @@ def known_log(version: int | None = None) -> Log:
     return Log(AGENT, PHONE, 1, None if version is None else Version(version, version), "m0", 1)
 
 
+@pytest.mark.rule("ONB-2")
 def test_phone_cleaning_removes_plus_space_and_brackets_only() -> None:
     assert clean_phone("+62 812-111 (1)") == "62812-1111"
 
 
 class TestNewContact:
+    @pytest.mark.rule("ONB-4")
     def test_a_plain_message_makes_a_direct_chat_contact_and_a_log_row(self) -> None:
         store = Store()
         assert store.apply(message(5)) == [True]
@@ -122,6 +124,7 @@ class TestNewContact:
         assert (store.log.message_id, store.log.sent_at) == ("m5", 1_795_500_005)
         assert parse(json.loads(store.log.last_metadata)["version"]) == Version(5, 5)
 
+    @pytest.mark.rule("ONB-4")
     def test_a_campaign_message_gives_tags_as_sent_assignee_and_origin(self) -> None:
         store = Store()
         store.apply(message(5, CampaignAttribution("promo, ig,", "user-12", "instagram-ads")))
@@ -135,12 +138,14 @@ class TestNewContact:
         store.apply(message(5, sent_at=0))
         assert store.contact["first_message_timestamp"] == 0
 
+    @pytest.mark.rule("ONB-5")
     def test_a_group_jid_gives_the_derived_chat_id(self) -> None:
         store = Store()
         phone = "62812-1500"
         store.apply(message(5, phone=phone, jid="120363@g.us", chat_id="group-chat"))
         assert store.contact["chat_id"] == f"{AGENT}_628121500" == derived_chat_id(AGENT, phone)
 
+    @pytest.mark.rule("ONB-5")
     def test_a_chat_id_that_is_taken_gives_the_derived_one_then_none(self) -> None:
         store = Store(row(id="other", agent_id="agent-2", chat_id="chat-x"))
         store.apply(message(5, chat_id="chat-x"))
@@ -151,6 +156,7 @@ class TestNewContact:
         store.apply(message(5, chat_id="chat-x"))
         assert store.rows[2]["chat_id"] is None
 
+    @pytest.mark.rule("ONB-11")
     def test_the_same_phone_at_two_agents_is_onboarded_twice(self) -> None:
         store = Store()
         store.apply(message(5), message(6, agent_id="agent-2", chat_id=f"agent-2_{PHONE}"))
@@ -163,6 +169,7 @@ class TestNewContact:
 
 
 class TestExistingContact:
+    @pytest.mark.rule("ONB-6")
     @pytest.mark.parametrize("empty", ["", None])
     @pytest.mark.parametrize(
         ("tags", "after"),
@@ -180,18 +187,21 @@ class TestExistingContact:
         assert store.apply(message(5)) == [False]
         assert (store.contact["origin"], store.contact["tags"]) == ("DirectChat", after)
 
+    @pytest.mark.rule("ONB-7")
     def test_a_plain_message_changes_nothing_where_the_origin_is_set(self) -> None:
         store = Store(row(origin="Referral", tags="vip", first_message_id="m0"))
         store.apply(message(5))
         assert not store.changed
         assert store.log.message_id == "m5", "the log row is made all the same"
 
+    @pytest.mark.rule("ONB-8")
     def test_a_campaign_merges_tags_in_a_stable_order_without_repeats_and_empties(self) -> None:
         store = Store(row(origin="Referral", tags="vip, new,,old"))
         store.apply(message(5, CampaignAttribution(" promo,old, ,vip,ig", "", "ads")))
         assert store.contact["tags"] == "vip,new,old,promo,ig"
         assert store.contact["origin"] == "Referral", "the origin is set only where it is empty"
 
+    @pytest.mark.rule("ONB-8")
     def test_a_campaign_replaces_the_assignee_only_if_it_has_one(self) -> None:
         store = Store(row(assigned_to="user-1"))
         store.apply(message(5, CampaignAttribution("a", "", "")))
@@ -199,11 +209,13 @@ class TestExistingContact:
         store.apply(message(6, CampaignAttribution("a", "user-2", "")))
         assert store.contact["assigned_to"] == "user-2"
 
+    @pytest.mark.rule("ONB-8")
     def test_a_campaign_sets_an_empty_origin(self) -> None:
         store = Store(row())
         store.apply(message(5, CampaignAttribution("a", "", "ads")))
         assert store.contact["origin"] == "ads"
 
+    @pytest.mark.rule("ONB-9")
     def test_an_empty_first_message_is_filled(self) -> None:
         store = Store(row(origin="Referral", first_message_id=None, first_message_timestamp=77))
         store.apply(message(5))
@@ -211,6 +223,7 @@ class TestExistingContact:
             "m5", 1_795_500_005,
         )  # fmt: skip
 
+    @pytest.mark.rule("ONB-9")
     def test_a_zero_timestamp_leaves_the_column_as_it_is(self) -> None:
         store = Store(row(first_message_timestamp=77))
         store.apply(message(5, sent_at=0))
@@ -229,6 +242,7 @@ class TestExistingContact:
         store = Store(row(phone_number="999", chat_id="chat-x"))
         assert store.apply(message(5, chat_id="chat-x")) == [True]
 
+    @pytest.mark.rule("ONB-2")
     def test_stored_phones_compare_cleaned(self) -> None:
         store = Store(row(phone_number="+62 8123 (4500011)"))
         assert store.apply(message(5)) == [False]
@@ -270,6 +284,7 @@ class TestAlreadyOnboarded:
 
 
 class TestAnyOrder:
+    @pytest.mark.rule("ONB-12")
     def test_an_earlier_message_corrects_first_message_and_log(self) -> None:
         store = Store()
         for ns in (7, 3, 5):
@@ -277,6 +292,7 @@ class TestAnyOrder:
         assert store.contact["first_message_id"] == store.log.message_id == "m3"
         assert store.contact["first_message_timestamp"] == store.log.sent_at == 1_795_500_003
 
+    @pytest.mark.rule("ONB-12")
     def test_the_origin_is_that_of_the_lowest_version_and_the_assignee_that_of_the_highest(self) -> None:
         events = [
             message(2, CampaignAttribution("a", "user-2", "ads-2")),
@@ -297,6 +313,7 @@ class TestAnyOrder:
         store.apply(message(None))
         assert store.summary() == before
 
+    @pytest.mark.rule("ONB-12", "VER-9")
     @settings(max_examples=150, deadline=None)
     @given(st.data())
     def test_contacts_and_onboarding_end_the_same_in_any_order_and_grouping(

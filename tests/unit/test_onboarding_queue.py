@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from agents.onboarding_queue import TASK_BYTES, KnownPairs, Load, TaskQueue
 from events.subjects import Tenant
 from tables.last_writer_wins import Version
@@ -32,6 +34,7 @@ async def test_a_company_waits_once_its_messages_hold_its_share_of_memory() -> N
     assert queue.waiting == 6
 
 
+@pytest.mark.rule("ONB-16")
 async def test_a_company_that_has_used_its_share_makes_no_other_wait() -> None:
     queue = TaskQueue(limit=10_000, share=SHARE, max_block=60)
     await queue.enter(Load(TENANT, 10, 1000))

@@ -53,6 +53,7 @@ def key(remote: str, **more: Any) -> dict[str, Any]:
     return {"id": "3EB0A1F2C4", "fromMe": False, "remoteJid": remote, **more}
 
 
+@pytest.mark.rule("ONB-3")
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -73,6 +74,7 @@ def test_a_device_is_no_part_of_an_address_and_its_server_stays(text: str, parts
     assert jid(text) == parts
 
 
+@pytest.mark.rule("ONB-3")
 @pytest.mark.parametrize(
     ("changes", "phone"),
     [
@@ -184,6 +186,7 @@ def test_the_sender_is_onboarded_with_a_phone_or_not_at_all(
     assert onboarded(**changes) == phone
 
 
+@pytest.mark.rule("PAY-11")
 def test_jids_phones_and_chats_are_stored_as_they_were_received() -> None:
     stored = row(
         jid=f"{LID}:12@lid",
@@ -198,12 +201,14 @@ def test_jids_phones_and_chats_are_stored_as_they_were_received() -> None:
     assert stored.key == '{"id":"3EB0A1F2C4","fromMe":false,"remoteJid":"' + f"{LID}:12@lid" + '"}'
 
 
+@pytest.mark.rule("PAY-2")
 @pytest.mark.parametrize("value", [12, None, [], {}, {"a": "1e400000"}, "x", True])
 @pytest.mark.parametrize("name", ["remoteJidAlt", "participantAlt", "senderPn", "participant", "senderLid"])
 def test_a_field_that_the_contract_does_not_know_never_refuses_an_event(name: str, value: Any) -> None:
     assert onboarded(**{name: value, "key": key(NUMBER, **{name: value})}) == PHONE
 
 
+@pytest.mark.rule("PAY-8")
 @pytest.mark.parametrize(
     ("sent", "seconds"),
     [
@@ -227,6 +232,7 @@ def test_a_timestamp_is_seconds_however_it_is_written(sent: object, seconds: int
     assert row(message_timestamp=sent).message_timestamp == seconds
 
 
+@pytest.mark.rule("PAY-11")
 @pytest.mark.parametrize(
     ("message_type", "content"),
     [
@@ -249,11 +255,13 @@ def test_any_type_of_message_is_stored_as_it_is(message_type: object, content: o
     assert stored.message_id == "3EB0A1F2C4"
 
 
+@pytest.mark.rule("ONB-1")
 def test_broadcasts_and_newsletters_are_to_many_and_people_and_groups_are_not() -> None:
     assert all(map(is_to_many, ("status@broadcast", "1@broadcast", "1@newsletter")))
     assert not any(map(is_to_many, (NUMBER, LINKED, GROUP, "", PHONE)))
 
 
+@pytest.mark.rule("ONB-3")
 def test_a_field_beside_a_message_is_seen_whatever_its_name() -> None:
     assert AlternateAddresses().alone
     for name in AlternateAddresses.__struct_fields__:
@@ -315,6 +323,7 @@ def _payloads(draw: st.DrawFn) -> tuple[dict[str, Any], bool]:
     return {"from_phone": from_phone, "jid": own, "key": sides["key"], **sides["message"]}, has_number
 
 
+@pytest.mark.rule("ONB-3")
 @given(_payloads())
 def test_a_linked_id_is_never_onboarded_and_the_number_is_wherever_it_stands(
     made: tuple[dict[str, Any], bool],

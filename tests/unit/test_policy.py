@@ -23,6 +23,7 @@ FATAL = [
 PASSING = [errors.DatabaseError, errors.TimedOut, errors.BrokerError]
 
 
+@pytest.mark.rule("OUT-3")
 @pytest.mark.parametrize(
     ("limits", "delays"), [(REALTIME, [1, 2, 4, 8]), (HISTORICAL, [2, 4])], ids=["realtime", "historical"]
 )
@@ -37,6 +38,7 @@ def test_what_may_pass_is_tried_again_with_growing_delays_then_given_up(
     ]
 
 
+@pytest.mark.rule("OUT-4")
 @pytest.mark.parametrize("attempt", [1, 4, 5, 9])
 @pytest.mark.parametrize("kind", FATAL)
 def test_what_cannot_pass_is_given_up_at_any_delivery(kind: type[EventError], attempt: int) -> None:
@@ -49,23 +51,27 @@ def test_success_is_acknowledged_at_any_delivery(attempt: int) -> None:
     assert retry_policy.decide_replay(None, 5, attempt, DLQ) == Decision("ack")
 
 
+@pytest.mark.rule("OUT-3")
 def test_a_delay_never_exceeds_its_maximum() -> None:
     assert RetryPolicy(50, 1.0, 30.0).delay(6) == 30.0
     assert RetryPolicy(50, 1.0, 30.0).delay(10**9) == 30.0
 
 
+@pytest.mark.rule("OUT-10")
 @pytest.mark.parametrize("limits", [REALTIME, HISTORICAL])
 def test_an_event_is_lost_after_twice_its_deliveries(limits: RetryPolicy) -> None:
     assert not retry_policy.is_poison(2 * limits.max_deliver, limits)
     assert retry_policy.is_poison(2 * limits.max_deliver + 1, limits)
 
 
+@pytest.mark.rule("OUT-11")
 def test_the_envelope_counts_the_deliveries_but_for_a_missing_row() -> None:
     assert retry_policy.envelope_retry_count(errors.DatabaseError(), 5) == 5
     assert retry_policy.envelope_retry_count(errors.Invalid(), 1) == 1
     assert retry_policy.envelope_retry_count(errors.NotFound(), 5) == 1
 
 
+@pytest.mark.rule("DLQ-7")
 @pytest.mark.parametrize(
     ("retry_count", "last"),
     [(1, 5), (3, 3), (5, 1), (9, 1), (0, 6)],
@@ -78,6 +84,7 @@ def test_a_dead_letter_is_given_up_at_its_fifth_try_in_all(retry_count: int, las
     assert outcomes == ["nak"] * (last - 1) + ["dead_letter"]
 
 
+@pytest.mark.rule("DLQ-7")
 def test_a_dead_letter_is_given_up_at_its_last_delivery() -> None:
     limits = RetryPolicy(2, 1.0, 1.0)
     assert retry_policy.decide_replay(errors.DatabaseError(), 1, 1, limits).outcome == "nak"
@@ -88,6 +95,7 @@ def test_an_error_that_may_pass_is_given_up_like_any_other() -> None:
     assert retry_policy.decide_replay(errors.DatabaseError(), 5, 1, DLQ) == Decision("dead_letter")
 
 
+@pytest.mark.rule("DLQ-6")
 def test_delays_of_dead_letters_are_spread_by_a_fifth_both_ways() -> None:
     decide = retry_policy.decide_replay
     assert decide(errors.Invalid(), 1, 1, DLQ, spread=lambda low, _: low).delay == pytest.approx(240)

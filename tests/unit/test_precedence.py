@@ -52,6 +52,7 @@ def _at_work(order: HistoryThrottle) -> None:
         pass
 
 
+@pytest.mark.rule("CON-10")
 async def test_an_import_alone_never_rests(monkeypatch: pytest.MonkeyPatch) -> None:
     slept, clock = _rests(monkeypatch), Clock()
     order = HistoryThrottle(clock)
@@ -60,6 +61,7 @@ async def test_an_import_alone_never_rests(monkeypatch: pytest.MonkeyPatch) -> N
     assert not any(slept)
 
 
+@pytest.mark.rule("CON-10")
 async def test_beside_real_time_events_an_import_rests_longer_than_it_worked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

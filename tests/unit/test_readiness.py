@@ -46,6 +46,7 @@ def running(*sources: Watched) -> Readiness:
     return readiness
 
 
+@pytest.mark.rule("RUN-2")
 async def test_a_worker_with_everything_in_place_is_ready() -> None:
     assert await running(Watched(held=5)).reasons() == {}
 
@@ -54,6 +55,7 @@ async def test_a_worker_that_only_just_started_is_not_ready() -> None:
     assert set(await Readiness().reasons()) >= {"worker", "nats"}
 
 
+@pytest.mark.rule("RUN-2")
 async def test_a_source_that_makes_no_progress_while_work_is_pending_is_not_ready() -> None:
     stuck = Watched(held=3, progress_ago=NO_PROGRESS + 1)
     [(name, reason)] = (await running(stuck).reasons()).items()
@@ -73,6 +75,7 @@ async def test_a_source_that_waits_for_its_agent_need_not_fetch() -> None:
     assert await running(Watched(held=5, fetched_ago=FETCH_SILENCE + 1)).reasons() == {}
 
 
+@pytest.mark.rule("RUN-2")
 async def test_a_dead_agent_is_named() -> None:
     readiness = running()
     readiness.dead_agents = lambda: ["routing"]

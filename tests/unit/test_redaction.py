@@ -103,6 +103,7 @@ def output() -> Iterator[io.StringIO]:
     root.setLevel(level)
 
 
+@pytest.mark.rule("RUN-18")
 def test_a_log_line_shows_no_credential_wherever_it_stands(output: io.StringIO) -> None:
     logger = logging.getLogger("streams.x")
     logger.warning(
@@ -117,6 +118,7 @@ def test_a_log_line_shows_no_credential_wherever_it_stands(output: io.StringIO) 
     assert json.loads(output.getvalue().splitlines()[0])["subject"] == "v1.x"
 
 
+@pytest.mark.rule("PAY-14")
 @pytest.mark.parametrize("event_type", builders.BUILDERS)
 @pytest.mark.parametrize("value", [SECRET, {"a": SECRET}, [SECRET], 1, True])
 def test_the_reason_of_a_refused_event_holds_no_value_of_it(event_type: str, value: Any) -> None:
@@ -168,6 +170,7 @@ def test_the_reason_of_a_database_error_holds_no_row_value(
     assert kind.__name__ in str(told)
 
 
+@pytest.mark.rule("PAY-14")
 def test_an_error_is_blotted_out_when_it_is_made_and_the_payload_stays_whole() -> None:
     body = builders.body({**builders.message(), **FIELDS})
     error = DatabaseError(f"database: {FIELDS}")

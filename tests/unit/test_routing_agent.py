@@ -125,6 +125,7 @@ def guilty(error: Exception, *refs: int) -> Callable[[Sequence[Mutation]], Itera
 # ---------------------------------------------------------------- success
 
 
+@pytest.mark.rule("OUT-2")
 @pytest.mark.parametrize("event_type", builders.BUILDERS)
 async def test_a_stored_event_is_acknowledged_and_counted_as_processed(event_type: str) -> None:
     historical = "history" in event_type
@@ -140,6 +141,7 @@ async def test_a_stored_event_is_acknowledged_and_counted_as_processed(event_typ
     ]
 
 
+@pytest.mark.rule("CON-7")
 async def test_a_batch_is_one_write_in_order() -> None:
     office = Office()
     deliveries = [FakeDelivery(CHAT, builders.chat(chat_id=f"C{n}")) for n in range(20)]
@@ -191,6 +193,7 @@ async def test_beside_real_time_events_history_is_stored_some_rows_a_transaction
     assert [len(write) for write in office.tables.writes] == [len(chats), len(chats), ROWS_A_TURN, 1]
 
 
+@pytest.mark.rule("MET-4", "OUT-13")
 async def test_an_ack_that_is_not_sent_is_not_counted_as_processed() -> None:
     office, first, second = Office(), FakeDelivery(CHAT, failures=1), FakeDelivery(CHAT)
     await office.run(first, second)
@@ -201,6 +204,7 @@ async def test_an_ack_that_is_not_sent_is_not_counted_as_processed() -> None:
 # ---------------------------------------------------------------- what cannot pass
 
 
+@pytest.mark.rule("OUT-4")
 @pytest.mark.parametrize("name", BAD_INPUT)
 @pytest.mark.parametrize("delivered", [1, 3])
 async def test_bad_input_is_dead_lettered_and_holds_nothing_up(name: str, delivered: int) -> None:
@@ -215,6 +219,7 @@ async def test_bad_input_is_dead_lettered_and_holds_nothing_up(name: str, delive
     assert len(office.tables.stored) == 1
 
 
+@pytest.mark.rule("ROW-6")
 async def test_a_row_of_another_company_is_a_validation_error() -> None:
     office, delivery = Office(FakeTables(judge=refusing("company", 0))), FakeDelivery("v1.chats.update")
     await office.run(delivery)
@@ -231,6 +236,7 @@ async def test_data_that_the_database_refuses_is_dead_lettered_alone() -> None:
     assert office.publisher.envelope["error"] == "fatal: database: SQLSTATE 22003"
 
 
+@pytest.mark.rule("OUT-7")
 async def test_an_unexpected_exception_while_storing_is_a_panic_dead_letter() -> None:
     office, delivery = Office(FakeTables(judge=guilty(LookupError("a fault of ours"), 0))), FakeDelivery(CHAT)
     await office.run(delivery, FakeDelivery(CHAT))
@@ -240,6 +246,7 @@ async def test_an_unexpected_exception_while_storing_is_a_panic_dead_letter() ->
     assert "a fault of ours" not in office.publisher.envelope["error"]
 
 
+@pytest.mark.rule("OUT-7")
 async def test_a_fault_outside_the_database_is_a_panic_dead_letter_of_all() -> None:
     """Here: a refusal of a change that nobody asked for."""
     office = Office(FakeTables(judge=lambda _: [WriteRejection(99, "not_found")]))
@@ -283,6 +290,7 @@ async def test_a_passing_error_is_tried_again_later_then_dead_lettered(
     assert office.publisher.envelope["max_retry"] == len(delays) + 1
 
 
+@pytest.mark.rule("OUT-11")
 async def test_a_missing_row_is_waited_for_and_its_envelope_starts_at_one() -> None:
     office, first = Office(FakeTables(judge=refusing("not_found", 0))), FakeDelivery("v1.messages.update")
     await office.run(first)
@@ -296,6 +304,7 @@ async def test_a_missing_row_is_waited_for_and_its_envelope_starts_at_one() -> N
     assert office.publisher.envelope["error"] == "fatal: message to update not found"
 
 
+@pytest.mark.rule("OUT-12")
 @pytest.mark.parametrize("trouble", [db.Unavailable("gone", "57P03"), db.SerializationFailure("x", "40P01")])
 async def test_an_outage_fills_neither_the_dead_letters_nor_the_counters(trouble: Exception) -> None:
     office = Office(FakeTables(*[trouble] * 5))
@@ -317,6 +326,7 @@ async def test_a_nak_that_is_not_sent_leaves_the_others_alone() -> None:
 # ---------------------------------------------------------------- dead letters in trouble
 
 
+@pytest.mark.rule("MET-4", "MET-5")
 async def test_a_failed_publish_is_told_once_and_the_event_fails_once() -> None:
     office = Office(publisher=FakePublisher(*[BrokerError("no answer")] * 3))
     bad, good = FakeDelivery(CHAT, data=b"{}"), FakeDelivery(CHAT)
@@ -337,6 +347,7 @@ async def test_an_event_too_large_for_an_envelope_ends_in_exhausted_events() -> 
     assert office.tables.row.original_payload == "{}"
 
 
+@pytest.mark.rule("OUT-8")
 async def test_an_event_of_unknown_subject_ends_in_exhausted_events() -> None:
     office, delivery = Office(), FakeDelivery(subject=f"v1.foo.bar.{COMPANY}", data=b"{}")
     await office.run(delivery)
@@ -346,6 +357,7 @@ async def test_an_event_of_unknown_subject_ends_in_exhausted_events() -> None:
     assert office.tables.row.source_subject == delivery.subject
 
 
+@pytest.mark.rule("OUT-8")
 @pytest.mark.parametrize("subject", [f"{CHAT}.Other", f"{CHAT}.{COMPANY.lower()}", f"{CHAT}.*", CHAT])
 async def test_an_event_of_another_companys_subject_is_not_stored(subject: str) -> None:
     """Somebody changed our consumer's filter: a payload without company would be taken for ours."""
@@ -367,6 +379,7 @@ async def test_an_event_of_unknown_subject_waits_for_a_database_that_is_gone() -
     assert office.settled == [("nack_fatal", "unknown")]
 
 
+@pytest.mark.rule("OUT-10")
 @pytest.mark.parametrize(
     ("role", "event_type", "delivered"), [("realtime", CHAT, 11), ("historical", "v1.history.chats", 7)]
 )
@@ -387,6 +400,7 @@ async def test_an_event_that_seems_to_kill_its_worker_is_dead_lettered_unhandled
 # ---------------------------------------------------------------- history
 
 
+@pytest.mark.rule("HIS-1")
 async def test_the_good_items_of_a_batch_are_stored_before_one_envelope_with_the_bad_ones() -> None:
     stored_before: list[int] = []
 
@@ -430,6 +444,7 @@ async def test_bad_items_are_in_the_letter_that_is_published_after_their_batch_i
     assert carried == {"chats": bad}
 
 
+@pytest.mark.rule("HIS-3")
 @pytest.mark.parametrize("payload", [{"chats": []}, {}, None])
 async def test_a_batch_without_items_is_acknowledged(payload: Any) -> None:
     office, delivery = Office(), FakeDelivery("v1.history.chats", payload)
@@ -438,6 +453,7 @@ async def test_a_batch_without_items_is_acknowledged(payload: Any) -> None:
     assert office.settled == [("ack_success", "none")]
 
 
+@pytest.mark.rule("HIS-4")
 async def test_a_passing_error_of_one_item_brings_the_whole_batch_again() -> None:
     office = Office(FakeTables(judge=guilty(db.DatabaseError("odd", "XX000"), 1)))
     delivery = FakeDelivery("v1.history.chats", builders.history_chats(builders.chat(), {}, builders.chat()))
@@ -450,6 +466,7 @@ async def test_a_passing_error_of_one_item_brings_the_whole_batch_again() -> Non
 # ---------------------------------------------------------------- onboarding
 
 
+@pytest.mark.rule("OUT-2")
 async def test_a_message_is_acknowledged_only_when_onboarding_is_done_with_it() -> None:
     office = Office()
     message, chat = FakeDelivery("v1.messages.upsert"), FakeDelivery(CHAT)
@@ -506,6 +523,7 @@ async def test_a_message_that_is_not_stored_is_not_onboarded() -> None:
     assert office.jobs == []
 
 
+@pytest.mark.rule("HIS-5")
 async def test_history_is_not_onboarded_at_once() -> None:
     office = Office()
     await office.run(FakeDelivery("v1.history.messages"), role="historical")
@@ -525,6 +543,7 @@ async def test_a_fault_of_onboarding_is_a_panic_dead_letter() -> None:
 # ---------------------------------------------------------------- the loop
 
 
+@pytest.mark.rule("OUT-7")
 async def test_no_exception_leaves_the_agent_and_no_delivery_stays_in_its_hands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -556,6 +575,7 @@ async def test_batches_of_different_sources_do_not_wait_for_each_other() -> None
     assert [size async for size in office.routing.run(channel())] == [1, 1]
 
 
+@pytest.mark.rule("CON-9")
 @pytest.mark.parametrize("event_type", [CHAT, "v1.history.chats"])
 async def test_an_event_that_the_server_gave_up_is_dead_lettered_whole(event_type: str) -> None:
     office, payload = Office(), builders.BUILDERS[event_type]()
@@ -571,6 +591,7 @@ async def test_an_empty_batch_is_released() -> None:
     await Office().run()
 
 
+@pytest.mark.rule("MET-4")
 async def test_every_delivery_counts_as_received_also_the_bad_ones() -> None:
     office = Office()
     await office.run(
@@ -583,6 +604,7 @@ async def test_every_delivery_counts_as_received_also_the_bad_ones() -> None:
 # ---------------------------------------------------------------- metric 4 (contract 9.5)
 
 
+@pytest.mark.rule("MET-6")
 @pytest.mark.parametrize(
     ("event_type", "payload", "seen"),
     [
@@ -611,6 +633,7 @@ async def test_an_agent_is_counted_once_for_each_delivery_that_names_it(
     assert office.meter.of("agent_seen") == expected
 
 
+@pytest.mark.rule("ROW-1")
 async def test_rows_remember_where_their_event_came_from() -> None:
     office = Office()
     delivery = FakeDelivery(CHAT, headers={"Nats-Msg-Id": "wa-1"})

@@ -113,6 +113,7 @@ async def test_operations_that_fail_and_those_of_another_company_are_no_progress
     assert rig.failures
 
 
+@pytest.mark.rule("RUN-10")
 async def test_a_known_outage_is_waited_out_and_the_time_begins_anew_after_it(rig: Rig) -> None:
     rig.source.held = 3
     await rig.wait(LIMIT - 50)

@@ -15,12 +15,14 @@ from events.subjects import (
 )
 
 
+@pytest.mark.rule("SUB-1", "SUB-2")
 @pytest.mark.parametrize("base", EVENT_TYPES)
 def test_a_base_subject_with_one_token_more_is_of_that_event_type(base: str) -> None:
     assert event_type(base) == base
     assert event_type(Tenant("KopiNusa01").subject(base)) == base
 
 
+@pytest.mark.rule("SUB-2")
 @pytest.mark.parametrize(
     "subject",
     [
@@ -40,12 +42,14 @@ def test_any_other_subject_is_unknown(subject: str) -> None:
     assert event_type(subject) is None
 
 
+@pytest.mark.rule("SUB-1")
 def test_there_are_seven_realtime_and_three_historical_types() -> None:
     assert (len(REALTIME), len(HISTORICAL)) == (7, 3)
     assert {consumer_type(base) for base in REALTIME} == {"realtime"}
     assert {consumer_type(base) for base in HISTORICAL} == {"historical"}
 
 
+@pytest.mark.rule("SUB-3")
 def test_the_case_of_a_company_is_kept_everywhere_but_in_its_schema() -> None:
     tenant = Tenant("KopiNusa01")
     assert tenant.subject("v1.dlq") == "v1.dlq.KopiNusa01"
@@ -53,6 +57,7 @@ def test_the_case_of_a_company_is_kept_everywhere_but_in_its_schema() -> None:
     assert tenant.schema == "daisi_kopinusa01"
 
 
+@pytest.mark.rule("SUB-4")
 @pytest.mark.parametrize(
     "company",
     [
@@ -76,11 +81,13 @@ def test_a_company_that_cannot_be_a_token_is_refused_with_a_reason(company: str)
     assert company_problem(company)
 
 
+@pytest.mark.rule("SUB-4")
 def test_a_company_of_bytes_that_are_no_text_is_refused_too() -> None:
     """The environment gives such bytes as surrogates, which cannot be encoded."""
     assert company_problem("kopi\udcff")
 
 
+@pytest.mark.rule("SUB-4")
 @pytest.mark.parametrize(
     "company", ["A", "KopiNusa01", "kopi-nusa_01", "x" * 57, "\u00e9" * 28, "kopi\u2713"]
 )

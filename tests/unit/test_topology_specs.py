@@ -97,6 +97,7 @@ def test_many_tenants_share_the_memory_of_batches(size: int, tenants: int, part:
     assert share(size, tenants) == part
 
 
+@pytest.mark.rule("CON-8")
 @pytest.mark.parametrize("tenants", [1, 3, 50, 2000])
 def test_all_requests_of_a_worker_bring_less_at_once_than_the_server_keeps_for_a_client(tenants: int) -> None:
     """`max_pending` of nats-server is 64 MB unless somebody sets it."""

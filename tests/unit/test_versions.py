@@ -60,11 +60,13 @@ def test_versions_order_by_time_then_sequence() -> None:
     assert Version(1, 10).supersedes(Version(1, 9))
 
 
+@pytest.mark.rule("VER-3")
 def test_the_same_version_is_a_repeat_and_applies() -> None:
     assert realtime(5).supersedes(Version(5, 1))
     assert not realtime(5).supersedes(Version(5, 2))
 
 
+@pytest.mark.rule("VER-7")
 def test_a_value_without_version_is_between_history_and_realtime() -> None:
     assert realtime(1).supersedes(None)
     assert unversioned().supersedes(None)
@@ -80,6 +82,7 @@ def test_newer_prefers_any_version_to_none_and_the_second_of_equals() -> None:
     assert newer(realtime(6), first).version == Version(6, 1)
 
 
+@pytest.mark.rule("VER-2")
 def test_metadata_gets_its_version_and_the_ones_that_differ() -> None:
     text = stamped('{"a":1}', Version(2, 3), {"status": Version(1, 1), "key": None})
     assert json.loads(text) == {
@@ -91,6 +94,7 @@ def test_metadata_gets_its_version_and_the_ones_that_differ() -> None:
     assert stamped('{"a":1}', None) == '{"a":1}'
 
 
+@pytest.mark.rule("VER-3")
 def test_a_column_that_an_event_does_not_feed_keeps_its_version() -> None:
     values, metadata = settled(
         (realtime(9), {"status": "read"}), stored={"version": "5-1"}, filled=("status", "text")
@@ -99,6 +103,7 @@ def test_a_column_that_an_event_does_not_feed_keeps_its_version() -> None:
     assert metadata == {"at": 9, "version": "9-1", "versions": {"text": "5-1"}}
 
 
+@pytest.mark.rule("VER-3")
 def test_a_stale_event_changes_nothing_but_what_is_empty() -> None:
     values, metadata = settled(
         (realtime(3), {"status": "sent", "url": "u"}),
@@ -116,6 +121,7 @@ def test_an_explicit_column_always_has_its_own_entry() -> None:
     assert metadata["versions"] == {"is_deleted": "5-1"}
 
 
+@pytest.mark.rule("VER-7")
 def test_history_fills_an_adopted_row_and_replaces_nothing_there() -> None:
     values, metadata = settled((history(9), {"status": "read", "url": "u"}), stored={}, filled=("status",))
     assert values == {"url": "u"}
@@ -142,6 +148,7 @@ def test_history_never_replaces_what_was_adopted_whichever_event_comes_first(his
     assert stored["version"] == "9-1"
 
 
+@pytest.mark.rule("VER-8")
 def test_an_event_without_version_sets_only_columns_without_one() -> None:
     values, metadata = settled(
         (unversioned(), {"status": "x", "url": "x", "text": "x"}),
@@ -201,6 +208,7 @@ def of(seconds: float, sequence: int, incarnation: int = MADE) -> Version:
     return Version(int((1_795_500_100 + seconds) * SECOND), sequence, incarnation)
 
 
+@pytest.mark.rule("VER-1")
 @pytest.mark.parametrize("version", [Version(5, 7), Version(5, 7, 9), of(0, 1), of(0, 1, 0), Version(0, 0)])
 def test_a_version_survives_being_written_with_and_without_its_incarnation(version: Version) -> None:
     assert parse(str(version)) == version
@@ -217,6 +225,7 @@ def test_longer_text_that_is_no_version_is_none(text: str) -> None:
     assert parse(text) is None
 
 
+@pytest.mark.rule("VER-4")
 def test_a_later_event_wins_when_its_store_time_steps_back() -> None:
     assert of(-1, 8).supersedes(of(0, 7))
     assert not of(0, 7).supersedes(of(-1, 8))
@@ -225,17 +234,20 @@ def test_a_later_event_wins_when_its_store_time_steps_back() -> None:
     assert not Origin(of(0, 7), "{}").supersedes(of(-1, 8))
 
 
+@pytest.mark.rule("VER-4")
 def test_sequences_given_out_again_are_newer() -> None:
     assert of(11, 2).supersedes(of(0, 7))
     assert of(11, 7).supersedes(of(0, 7))
     assert of(1, 7).supersedes(of(0, 7))
 
 
+@pytest.mark.rule("VER-4")
 def test_a_stream_made_anew_is_newer_whatever_its_sequences() -> None:
     assert of(1, 1, ANEW).supersedes(of(0, 500))
     assert not of(0, 500).supersedes(of(1, 1, ANEW))
 
 
+@pytest.mark.rule("VER-5")
 def test_versions_without_incarnation_compare_by_time_with_all_others() -> None:
     assert of(0, 7, 0).supersedes(of(-1, 8))
     assert of(0, 7).supersedes(of(-1, 8, 0))
@@ -250,6 +262,7 @@ def test_versions_cannot_be_compared_as_tuples() -> None:
         max(versions)
 
 
+@pytest.mark.rule("VER-5")
 def test_a_repeat_without_incarnation_keeps_the_one_that_is_known() -> None:
     known, repeat = str(of(0, 7)), Origin(of(0, 7, 0), '{"at":1}')
     for stored in ({"version": known}, {"version": "9" * 18 + "-1", "versions": {"status": known}}):
@@ -265,6 +278,7 @@ def test_a_repeat_with_incarnation_completes_a_row_that_has_none() -> None:
     assert metadata == {"version": str(of(0, 7))}
 
 
+@pytest.mark.rule("VER-4")
 @given(
     st.lists(st.integers(0, 9_999), min_size=2, max_size=6),
     st.lists(st.booleans(), min_size=6, max_size=6),

@@ -29,6 +29,7 @@ def planned(event_type: str, payload: Any = builders.ABSENT, data: bytes | None 
     return plan(ReceivedEvent(TENANT, delivery, source), delivery.data, itertools.count())
 
 
+@pytest.mark.rule("VER-1")
 @pytest.mark.parametrize("event_type", [name for name in builders.BUILDERS if "history" not in name])
 def test_a_realtime_event_is_one_unit_with_the_version_of_its_delivery(event_type: str) -> None:
     work = planned(event_type)
@@ -38,6 +39,7 @@ def test_a_realtime_event_is_one_unit_with_the_version_of_its_delivery(event_typ
     assert unit.change.origin.history is False  # type: ignore[union-attr]
 
 
+@pytest.mark.rule("VER-6")
 def test_a_history_item_has_its_own_time_as_version_but_never_a_later_one_than_the_batch() -> None:
     times = [1_700_000_000, 0, -5, STORED_NS // 10**9 + 999]
     work = planned(
@@ -57,6 +59,7 @@ def test_history_contacts_are_older_than_anything_and_chats_as_old_as_their_last
     assert chat.origin.version == Version(builders.SENT_AT * 10**9, 7)
 
 
+@pytest.mark.rule("PSS-1")
 def test_the_last_batch_asks_for_a_later_look_at_its_agent() -> None:
     work = planned("v1.history.messages", builders.history_messages(is_last_batch=True, agent_id="A"))
     request = work.units[-1].change
@@ -149,6 +152,7 @@ def test_an_unexpected_exception_gives_the_whole_event_up(
     assert remainder(work) == work.delivery.data
 
 
+@pytest.mark.rule("HIS-1")
 def test_only_the_bad_items_of_a_batch_remain_and_the_error_names_each() -> None:
     items = [
         builders.chat(),
@@ -167,6 +171,7 @@ def test_only_the_bad_items_of_a_batch_remain_and_the_error_names_each() -> None
     assert json.loads(remainder(work)) == {"chats": [items[1], items[2], items[3]]}
 
 
+@pytest.mark.rule("HIS-4")
 def test_one_item_that_may_pass_keeps_all_bad_ones_in_line() -> None:
     work = planned(
         "v1.history.chats", builders.history_chats({}, builders.chat(), builders.chat(chat_id="C"))
@@ -210,6 +215,7 @@ def test_only_a_realtime_message_is_an_incoming_one() -> None:
         assert planned(event_type).incoming is None
 
 
+@pytest.mark.rule("ROW-1")
 def test_metadata_is_the_json_of_the_contract_whatever_the_names() -> None:
     origin = MessageMetadata('st"ream', "consumer", "hub", 7, 3, 1, STORED_NS, 0)
     assert json.loads(metadata(origin, "id\n\u2713", "v1.chats.upsert.C", "2026-11-24T07:15:30Z")) == {
