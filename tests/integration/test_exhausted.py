@@ -64,7 +64,7 @@ class Given:
     async def held(self, row: int) -> AsyncIterator[None]:
         """A command that replays `row`; it has resolved it when it ends."""
         async with self._database.transaction() as connection:
-            await self._events.hold(connection, row)
+            await self._events.lock(connection, row)
             yield
             await self._events.resolve(connection, row, "replayed by Sari")
 
