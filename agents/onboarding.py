@@ -223,7 +223,8 @@ class Onboarding:
             finally:
                 self._queue.leave(job.load)
             await self._onboard(job, slot)
-        await self._finish(job)
+            # With the slot: events whose dead letters have to wait hold the next jobs back.
+            await self._finish(job)
 
     async def _onboard(self, job: OnboardingJob, slot: Slot) -> None:
         try:
@@ -243,7 +244,8 @@ class Onboarding:
         for task in job.tasks:
             task.event.error = task.error
         if job.outcome is not None:
-            job.outcome.set_result(job.tasks[0].error)
+            if not job.outcome.done():  # the replay may have been cancelled
+                job.outcome.set_result(job.tasks[0].error)
             return
         try:
             await self._settlement.settle([task.event for task in job.tasks], job.policy)

@@ -116,7 +116,12 @@ class Settlement:
     async def _finish_when(
         self, event: ReceivedEvent, error: EventError, safe: asyncio.Future[Destination]
     ) -> None:
-        await self._finish(event, error, await safe)
+        try:
+            await self._finish(event, error, await safe)
+        except Exception:
+            logger.exception("unexpected exception with a dead letter; its event comes again")
+            with suppress(Exception):
+                await event.delivery.nak()
 
     async def _finish(self, event: ReceivedEvent, error: EventError, destination: Destination) -> None:
         if destination == "published":
@@ -147,7 +152,7 @@ async def _sent(event: ReceivedEvent, reply: Awaitable[None]) -> bool:
     return True
 
 
-class DeadLetterMeter(Protocol):
+class ReplayMeter(Protocol):
     """What is counted here."""
 
     def dlq_retried(self, company: str) -> None:
@@ -171,7 +176,7 @@ class DeadLetterSettlement:
     """Settles dead letters by the outcome of their replay."""
 
     def __init__(
-        self, *, tables: Callable[[Tenant], TenantTables], policy: RetryPolicy, meter: DeadLetterMeter
+        self, *, tables: Callable[[Tenant], TenantTables], policy: RetryPolicy, meter: ReplayMeter
     ) -> None:
         self._tables = tables
         self._policy = policy
