@@ -13,7 +13,7 @@ from agents.retry_policy import RetryPolicy, envelope_retry_count
 from events import envelope
 from events.delivery import message_id
 from events.errors import EventError
-from events.models import History
+from events.history import History
 from tables.exhausted import ExhaustedRow
 
 logger = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ from events.errors import (
     UnexpectedError,
     UnknownSubject,
 )
-from events.models import History
+from events.history import History
 from events.subjects import Tenant, event_type
 
 logger = logging.getLogger(__name__)

@@ -12,10 +12,11 @@ from typing import Final
 from agents import rows
 from agents.received_event import EventMetadata, PendingWrite, ReceivedEvent
 from agents.retry_policy import RetryPolicy, is_poison
-from events import envelope, models
+from events import envelope, models, payloads
 from events.delivery import Delivery, MessageMetadata, message_id
 from events.envelope import Envelope
 from events.errors import EventError, MaxDeliveriesExceeded, UnexpectedError, UnknownSubject
+from events.history import History
 from events.subjects import Tenant, event_type
 from tables.last_writer_wins import EventStamp, Version, parse
 from tables.mutations import PostScanRequest
@@ -84,9 +85,9 @@ def _decode(received: ReceivedEvent, body: bytes, refs: Iterator[int], items: in
     metadata = received.metadata
     try:
         if received.payload is None:
-            received.payload = models.begin(metadata.event_type, body, received.tenant.company)
+            received.payload = payloads.decode(metadata.event_type, body, received.tenant.company)
         payload = received.payload
-        if isinstance(payload, models.History):
+        if isinstance(payload, History):
             received.writes += _history(payload, metadata, refs, items)
             return payload.unpacked
         stamp = EventStamp(metadata.version, metadata.last_metadata)
@@ -100,7 +101,7 @@ def _decode(received: ReceivedEvent, body: bytes, refs: Iterator[int], items: in
 
 
 def _history(
-    history: models.History, metadata: EventMetadata, refs: Iterator[int], count: int | None
+    history: History, metadata: EventMetadata, refs: Iterator[int], count: int | None
 ) -> Iterator[PendingWrite]:
     start = len(history.items)
     for index, item in enumerate(history.unpack(count), start):

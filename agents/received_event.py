@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Final
 
-from events import models
 from events.delivery import Delivery, message_id
 from events.errors import EventError
+from events.history import History
+from events.models import Event
 from events.subjects import Tenant
 from tables.last_writer_wins import Version
 from tables.mutations import Mutation
@@ -45,7 +46,7 @@ class ReceivedEvent:
     tenant: Tenant
     delivery: Delivery
     metadata: EventMetadata
-    payload: models.Event | models.History | None = None
+    payload: Event | History | None = None
     writes: list[PendingWrite] = field(default_factory=list)
     error: EventError | None = None
     routing_seconds: float = 0.0
@@ -70,13 +71,13 @@ class ReceivedEvent:
 
     def release_items(self, count: int) -> bool:
         """Free at most so many writes and items of a settled history batch; returns whether none are left."""
-        items = self.payload.items if isinstance(self.payload, models.History) else []
+        items = self.payload.items if isinstance(self.payload, History) else []
         del self.writes[-count:], items[-count:]
         return not self.writes and not items
 
     def failures(self) -> Iterator[tuple[int, EventError]]:
         """Index and error of each item that is not stored."""
-        if isinstance(self.payload, models.History):
+        if isinstance(self.payload, History):
             for index, item in enumerate(self.payload.items):
                 if isinstance(item.event, EventError):
                     yield index, item.event
@@ -87,7 +88,7 @@ class ReceivedEvent:
     @property
     def account(self) -> tuple[str, str]:
         """WhatsApp account and jid that the event names, also an invalid one; empty where there is none."""
-        if isinstance(self.payload, models.History):
+        if isinstance(self.payload, History):
             first = self.payload.items[0].event if self.payload.items else None
             return self.payload.agent_id or getattr(first, "agent_id", None) or "", ""
         named = self.payload or self.error
@@ -108,7 +109,7 @@ class ReceivedEvent:
         }
 
     def _combined(self, failures: list[tuple[int, EventError]]) -> EventError:
-        if not isinstance(self.payload, models.History):
+        if not isinstance(self.payload, History):
             return failures[0][1]
         # A retryable one keeps the whole batch in line: its other items are stored again without effect.
         chosen = next((error for _, error in failures if error.retryable), failures[0][1])

@@ -40,8 +40,7 @@ def decide(error: EventError | None, attempt: int, limits: RetryPolicy) -> Decis
     """
     if error is None:
         return Decision("ack")
-    patient = error.retryable or isinstance(error, NotFound)
-    if patient and attempt < limits.max_deliver:
+    if (error.retryable or error.delayed) and attempt < limits.max_deliver:
         return Decision("nak", limits.delay(attempt))
     return Decision("dead_letter")
 

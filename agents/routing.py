@@ -20,9 +20,9 @@ from agents.received_event import ReceivedEvent
 from agents.retry_policy import RetryPolicy
 from agents.settlement import Settlement
 from events import envelope
-from events.delivery import Batch, ConsumerType, Delivery
+from events.delivery import Batch, Delivery
 from events.errors import MaxDeliveriesExceeded, UnexpectedError
-from events.subjects import Tenant
+from events.subjects import ConsumerType, Tenant
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from events.delivery import Delivery
 from events.envelope import Envelope
 from events.errors import BrokerError, EventError, UnknownSubject
 from events.fields import INT32_MAX
-from events.models import History
+from events.history import History
 from events.subjects import Tenant
 from tables.errors import StorageError
 from tables.exhausted import ExhaustedRow

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-from events.subjects import Tenant
-
-ConsumerType = Literal["realtime", "historical", "dlq"]
+from events.sanitize import storable_text
+from events.subjects import ConsumerType, Tenant
 
 
 class MessageMetadata(NamedTuple):
@@ -70,7 +69,7 @@ class Delivery(Protocol):
 def message_id(delivery: Delivery) -> str:
     """The publisher's `Nats-Msg-Id`, else `msg-<stream sequence>`; always storable text."""
     name = (delivery.headers or {}).get("Nats-Msg-Id") or f"msg-{delivery.metadata.stream_sequence}"
-    return str(name).replace("\0", "").encode(errors="replace").decode()
+    return storable_text(name)
 
 
 class Publisher(Protocol):

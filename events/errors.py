@@ -1,20 +1,12 @@
-"""What can be wrong with an event or with the broker.
+"""What can be wrong with an event or with the broker: one class for each kind.
 
-EventError                 carries the label of contract 3.8 and whether trying again can help
-├─ Malformed               the body is not the JSON that was promised
-├─ Invalid                 a field is missing, of the wrong value, or of another company
-├─ NotFound                the row to update is not there (yet)
-├─ Rejected                the database refuses this very event's data
-├─ DatabaseError           the database failed on this very event, for a reason that may pass
-├─ TimedOut                this very event ran into a time-out again and again
-├─ BrokerError             NATS did not take what was published
-├─ UnexpectedError         an unexpected exception while handling the event
-├─ MaxDeliveriesExceeded   each delivery so far ended without an outcome (its worker died)
-└─ UnknownSubject          the subject is of no known event type, or of another company
+A class is the one declaration of its kind: its text, its metric label, whether the envelope calls it retryable, and how
+it can settle a delivery. The series of the metrics and the retries derive from it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal, Self
 
 from events.redaction import redacted
@@ -28,7 +20,14 @@ class EventError(Exception):
     """The event could not be handled."""
 
     label: ClassVar[ErrorType] = "unknown"
+    # The word of the envelope and of the text: whether the same event may succeed later.
     retryable: ClassVar[bool] = False
+    # Whether a delivery with this error is first retried with the nak delays.
+    delayed: ClassVar[bool] = False
+    # Whether only events that change a row can have it.
+    of_updates: ClassVar[bool] = False
+    # Whether it can be the reason why an event is terminated without a dead letter.
+    terminates: ClassVar[bool] = True
 
     def __init__(self, message: str = "") -> None:
         super().__init__(redacted(message) or (self.__doc__ or ""))
@@ -40,12 +39,12 @@ class EventError(Exception):
         return self.with_traceback(None)
 
     def __str__(self) -> str:
-        """The text of contract 3.8: `fatal: ` or `retryable: `, then the cause."""
+        """The text in envelopes and logs: `fatal: ` or `retryable: `, then the cause."""
         return f"{'retryable' if self.retryable else 'fatal'}: {super().__str__()}"
 
     @property
     def error_type(self) -> Literal["fatal", "retryable"]:
-        """`error_type` of the dead-letter envelope (contract 4.1)."""
+        """`error_type` of the dead-letter envelope (DLQ-1)."""
         return "retryable" if self.retryable else "fatal"
 
 
@@ -62,7 +61,7 @@ class Invalid(EventError):
 
     def __init__(self, message: str = "", *, agent_id: str = "", jid: str = "") -> None:
         super().__init__(message)
-        # The event was decoded: metric 4 counts its agent all the same (contract 9.5).
+        # The event was decoded: metric 4 counts its agent all the same (MET-6).
         self.agent_id = agent_id
         self.jid = jid
 
@@ -71,6 +70,9 @@ class NotFound(EventError):
     """The row to update was not found."""
 
     label = "not_found"
+    # Another replica may be about to insert the row.
+    delayed = True
+    of_updates = True
 
 
 class Rejected(EventError):
@@ -84,6 +86,7 @@ class DatabaseError(EventError):
 
     label = "database"
     retryable = True
+    delayed = True
 
 
 class TimedOut(EventError):
@@ -91,6 +94,7 @@ class TimedOut(EventError):
 
     label = "timeout"
     retryable = True
+    delayed = True
 
 
 class BrokerError(EventError):
@@ -98,6 +102,7 @@ class BrokerError(EventError):
 
     label = "nats"
     retryable = True
+    terminates = False
 
 
 class UnexpectedError(EventError):
@@ -112,3 +117,9 @@ class MaxDeliveriesExceeded(EventError):
 
 class UnknownSubject(EventError):
     """The subject is of no known event type, or not of this company."""
+
+
+def kinds() -> Iterator[type[EventError]]:
+    """Every kind of error."""
+    yield EventError
+    yield from EventError.__subclasses__()

@@ -1,8 +1,9 @@
-"""Kinds of fields that need more than a JSON type: numbers, timestamps, objects (contract 2.1)."""
+"""Kinds of fields that need more than a JSON type: numbers, timestamps, objects, addresses."""
 
 from __future__ import annotations
 
-from typing import Final, cast
+from operator import attrgetter
+from typing import Annotated, ClassVar, Final
 
 import msgspec
 
@@ -12,12 +13,12 @@ Number = int | float | None
 
 INT32_MAX: Final = 2**31 - 1
 INT64_MAX: Final = 2**63 - 1
-# Anything this large is taken for milliseconds (contract B3, OC12); as seconds it would be the year 5138.
+# Anything this large is taken for milliseconds (PAY-8); as seconds it would be the year 5138.
 MILLISECONDS_FROM: Final = 100_000_000_000
 
 
 class Long(msgspec.Struct):
-    """A protobuf 64-bit integer as some senders write it (design 11)."""
+    """A protobuf 64-bit integer as some senders write it (PAY-8)."""
 
     low: int
     high: int = 0
@@ -32,6 +33,8 @@ class Long(msgspec.Struct):
 Timestamp = int | float | str | Long | None
 
 
+FreeObject = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": ["object", "null"]})]
+
 NOTHING: Final = msgspec.Raw()
 
 
@@ -40,9 +43,9 @@ def _also(name: str) -> msgspec.Raw:
 
 
 class AlternateAddresses(msgspec.Struct):
-    """Further addresses of a sender, which some gateways put beside the contract's fields (see `events.senders`).
+    """Further addresses of a sender, which some gateways put beside the documented fields (see `events.senders`).
 
-    Raw, because outside the contract nothing is of a wrong type.
+    Raw, because nothing in an undocumented field is of a wrong type.
     """
 
     participant: msgspec.Raw = NOTHING
@@ -85,27 +88,18 @@ class AlternateAddresses(msgspec.Struct):
     @property
     def alone(self) -> bool:
         """Whether none of them is given, as for nearly every message."""
-        # Asked of every incoming message: several times faster than comparing tuples.
-        return (
-            NOTHING
-            is self.participant
-            is self.participant_lid
-            is self.sender_lid
-            is self.remote_jid_alt
-            is self.participant_alt
-            is self.participant_pn
-            is self.sender_pn
-            is self.snake_participant_lid
-            is self.snake_sender_lid
-            is self.snake_remote_jid_alt
-            is self.snake_participant_alt
-            is self.snake_participant_pn
-            is self.snake_sender_pn
-        )
+        return _alternates(self) == _NONE
+
+
+_ALTERNATES: Final = AlternateAddresses.__struct_fields__
+_alternates: Final = attrgetter(*_ALTERNATES)
+_NONE: Final = (NOTHING,) * len(_ALTERNATES)
 
 
 class Key(AlternateAddresses):
-    """WhatsApp's own key of a message; snake_case members are accepted as well (OC3)."""
+    """WhatsApp's own key of a message; snake_case members are accepted as well (PAY-13)."""
+
+    required: ClassVar = ("id",)
 
     id: str | None = None
     fromMe: bool | None = None
@@ -135,27 +129,34 @@ def object_text(raw: msgspec.Raw) -> str | None:
     return text.decode() if text[:1] == b"{" else None
 
 
-def integer(value: float | None, name: str, bound: int) -> int:
+def integer(value: Number, name: str, bound: int) -> int:
     """`value` as an integer, 0 when absent. Raises `Malformed` when it is none, or out of range."""
     if value is None:
         return 0
-    if type(value) is float:
+    if isinstance(value, float):
         if not value.is_integer():
             raise Malformed(f"cannot decode: {name} must be an integer")
         value = int(value)
     if not -bound - 1 <= value <= bound:
         raise Malformed(f"cannot decode: {name} is out of range")
-    return cast(int, value)
+    return value
 
 
 def seconds(value: Timestamp, name: str) -> int:
-    """A timestamp in Unix seconds: number, digits or protobuf Long; milliseconds are divided (contract B3)."""
-    if type(value) is str:
+    """A timestamp in Unix seconds: number, digits or protobuf Long; milliseconds are divided (PAY-8)."""
+    if isinstance(value, str):
         digits = value.removeprefix("-")
         if not (digits.isascii() and digits.isdigit() and len(digits) <= 20):
             raise Malformed(f"cannot decode: {name} must be an integer")
         value = int(value)
-    elif type(value) is Long:
+    elif isinstance(value, Long):
         value = value.value()
-    number = integer(cast(Number, value), name, INT64_MAX)
+    number = integer(value, name, INT64_MAX)
     return number // 1000 if number >= MILLISECONDS_FROM else number
+
+
+def checked(value: Timestamp) -> int:
+    """A number or time that the event's `check` has brought into its stored form. Raises `TypeError` before that."""
+    if isinstance(value, int):
+        return value
+    raise TypeError("the event was not checked yet")

@@ -1,36 +1,39 @@
-"""The ten event types: their fields, and the checks that come before anything else (contract section 2)."""
+"""The payloads of the event types: their fields, and the checks that come before anything else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from dataclasses import field as dataclass_field
-from typing import Any, Final, NamedTuple, cast
+from collections.abc import Callable, Mapping
+from typing import Annotated, ClassVar, Final, TypeVar
 
 import msgspec
 
-from events.errors import EventError, Invalid, Malformed
+from events.errors import Invalid, Malformed
 from events.fields import (
     INT32_MAX,
     AlternateAddresses,
     Campaign,
+    FreeObject,
     Key,
     Number,
     Timestamp,
     check_object,
+    checked,
     integer,
     seconds,
 )
-from events.sanitize import sanitize
+
+T = TypeVar("T")
 
 
 class MessageUpsert(AlternateAddresses):
-    """`v1.messages.upsert`, and an item of `v1.history.messages` (contract 2.2)."""
+    """`v1.messages.upsert`, and an item of `v1.history.messages`."""
+
+    required: ClassVar = ("message_id", "chat_id", "jid", "flow", "agent_id")
 
     message_id: str | None = None
     chat_id: str | None = None
     jid: str | None = None
-    flow: str | None = None
+    flow: Annotated[str | None, msgspec.Meta(extra_json_schema={"enum": ["IN", "OUT"]})] = None
     company_id: str | None = None
     agent_id: str | None = None
     from_phone: str | None = None
@@ -38,7 +41,7 @@ class MessageUpsert(AlternateAddresses):
     message_type: str | None = None
     message_text: str | None = None
     message_url: str | None = None
-    message_obj: msgspec.Raw = msgspec.Raw()
+    message_obj: FreeObject = msgspec.Raw()
     key: Key | None = None
     status: str | None = None
     message_timestamp: Timestamp = None
@@ -47,11 +50,11 @@ class MessageUpsert(AlternateAddresses):
     @property
     def sent_at(self) -> int:
         """`message_timestamp`, seconds, after the checks."""
-        return cast(int, self.message_timestamp)
+        return checked(self.message_timestamp)
 
     def check(self, problems: list[str]) -> None:
         """Add what is wrong to `problems`, and bring the numbers into their stored form."""
-        _require(self, ("message_id", "chat_id", "jid", "flow", "agent_id"), problems)
+        _require(self, problems)
         if self.flow and self.flow not in ("IN", "OUT"):
             problems.append("flow must be IN or OUT")
         if self.key is not None and not self.key.id:
@@ -61,23 +64,27 @@ class MessageUpsert(AlternateAddresses):
 
 
 class MessageUpdate(msgspec.Struct):
-    """`v1.messages.update` (contract 2.3)."""
+    """`v1.messages.update`."""
+
+    required: ClassVar = ("message_id",)
 
     message_id: str | None = None
     company_id: str | None = None
     status: str | None = None
-    edited_message_obj: msgspec.Raw = msgspec.Raw()
+    edited_message_obj: FreeObject = msgspec.Raw()
     is_deleted: bool | None = None
     message_url: str | None = None
 
     def check(self, problems: list[str]) -> None:
         """Add what is wrong to `problems`."""
-        _require(self, ("message_id",), problems)
+        _require(self, problems)
         check_object(self.edited_message_obj, "edited_message_obj")
 
 
 class ChatUpsert(msgspec.Struct):
-    """`v1.chats.upsert`, and an item of `v1.history.chats` (contract 2.4)."""
+    """`v1.chats.upsert`, and an item of `v1.history.chats`."""
+
+    required: ClassVar = ("chat_id", "jid", "agent_id", "phone_number")
 
     chat_id: str | None = None
     jid: str | None = None
@@ -87,7 +94,7 @@ class ChatUpsert(msgspec.Struct):
     push_name: str | None = None
     is_group: bool | None = None
     group_name: str | None = None
-    last_message: msgspec.Raw = msgspec.Raw()
+    last_message: FreeObject = msgspec.Raw()
     conversation_timestamp: Timestamp = None
     unread_count: Number = None
     not_spam: bool | None = None
@@ -95,16 +102,16 @@ class ChatUpsert(msgspec.Struct):
     @property
     def talked_at(self) -> int:
         """`conversation_timestamp`, seconds, after the checks."""
-        return cast(int, self.conversation_timestamp)
+        return checked(self.conversation_timestamp)
 
     @property
     def unread(self) -> int:
         """`unread_count` after the checks."""
-        return cast(int, self.unread_count)
+        return checked(self.unread_count)
 
     def check(self, problems: list[str]) -> None:
         """Add what is wrong to `problems`, and bring the numbers into their stored form."""
-        _require(self, ("chat_id", "jid", "agent_id", "phone_number"), problems)
+        _require(self, problems)
         check_object(self.last_message, "last_message")
         self.unread_count = integer(self.unread_count, "unread_count", INT32_MAX)
         self.conversation_timestamp = seconds(self.conversation_timestamp, "conversation_timestamp")
@@ -113,35 +120,39 @@ class ChatUpsert(msgspec.Struct):
 
 
 class ChatUpdate(msgspec.Struct):
-    """`v1.chats.update` (contract 2.5); `unread_count` 1 is a step, anything else a value."""
+    """`v1.chats.update`; `unread_count` 1 is a step, anything else a value."""
+
+    required: ClassVar = ("chat_id", "agent_id")
 
     chat_id: str | None = None
     company_id: str | None = None
     agent_id: str | None = None
     unread_count: Number = None
-    last_message: msgspec.Raw = msgspec.Raw()
+    last_message: FreeObject = msgspec.Raw()
     conversation_timestamp: Timestamp = None
 
     @property
     def talked_at(self) -> int:
         """`conversation_timestamp`, seconds, after the checks."""
-        return cast(int, self.conversation_timestamp)
+        return checked(self.conversation_timestamp)
 
     @property
     def unread(self) -> int:
         """`unread_count` after the checks."""
-        return cast(int, self.unread_count)
+        return checked(self.unread_count)
 
     def check(self, problems: list[str]) -> None:
         """Add what is wrong to `problems`, and bring the numbers into their stored form."""
-        _require(self, ("chat_id", "agent_id"), problems)
+        _require(self, problems)
         check_object(self.last_message, "last_message")
         self.unread_count = integer(self.unread_count, "unread_count", INT32_MAX)
         self.conversation_timestamp = seconds(self.conversation_timestamp, "conversation_timestamp")
 
 
 class ContactUpsert(msgspec.Struct):
-    """`v1.contacts.upsert`, and an item of `v1.history.contacts` (contract 2.6)."""
+    """`v1.contacts.upsert`, and an item of `v1.history.contacts`."""
+
+    required: ClassVar = ("chat_id", "phone_number", "agent_id", "push_name")
 
     chat_id: str | None = None
     phone_number: str | None = None
@@ -151,11 +162,13 @@ class ContactUpsert(msgspec.Struct):
 
     def check(self, problems: list[str]) -> None:
         """Add what is wrong to `problems`."""
-        _require(self, ("chat_id", "phone_number", "agent_id", "push_name"), problems)
+        _require(self, problems)
 
 
 class ContactUpdate(msgspec.Struct):
-    """`v1.contacts.update` (contract 2.7): `push_name` must be there, and may be empty."""
+    """`v1.contacts.update`: `push_name` must be there, and may be empty."""
+
+    required: ClassVar = ("phone_number", "agent_id")
 
     phone_number: str | None = None
     company_id: str | None = None
@@ -164,13 +177,15 @@ class ContactUpdate(msgspec.Struct):
 
     def check(self, problems: list[str]) -> None:
         """Add what is wrong to `problems`."""
-        _require(self, ("phone_number", "agent_id"), problems)
+        _require(self, problems)
         if self.push_name is None:
             problems.append("push_name is required")
 
 
 class ConnectionUpdate(msgspec.Struct):
-    """`v1.connection.update`: the state of an agent (contract 2.8)."""
+    """`v1.connection.update`: the state of a WhatsApp account."""
+
+    required: ClassVar = ("agent_id",)
 
     agent_id: str | None = None
     company_id: str | None = None
@@ -183,130 +198,39 @@ class ConnectionUpdate(msgspec.Struct):
 
     def check(self, problems: list[str]) -> None:
         """Add what is wrong to `problems`."""
-        _require(self, ("agent_id",), problems)
+        _require(self, problems)
 
 
 Event = (
     MessageUpsert | MessageUpdate | ChatUpsert | ChatUpdate | ContactUpsert | ContactUpdate | ConnectionUpdate
 )
 
-
-class Item(NamedTuple):
-    """One item of a history batch: its JSON text, and the event in it or what is wrong with it."""
-
-    raw: bytes
-    event: Event | EventError
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """A history batch (contract 2.9). `field` is the name of its array; `items` are those unpacked so far."""
-
-    field: str
-    company: str
-    packed: Sequence[msgspec.Raw]
-    agent_id: str = ""
-    is_last_batch: bool = False
-    items: list[Item] = dataclass_field(default_factory=list)
-
-    @property
-    def unpacked(self) -> bool:
-        """Whether all items are."""
-        return len(self.items) == len(self.packed)
-
-    def unpack(self, count: int | None = None) -> list[Item]:
-        """Decode and check the next `count` items, or all that are left; each carries its own error."""
-        start = len(self.items)
-        end = None if count is None else start + count
-        decoder = _ITEMS[self.field]
-        items = [_item(decoder, bytes(raw), self.company) for raw in self.packed[start:end]]
-        self.items.extend(items)
-        return items
-
-
-class _HistoryMessages(msgspec.Struct):
-    messages: list[msgspec.Raw] | None = None
-    is_last_batch: bool | None = None
-    agent_id: str | None = None
-
-
-class _HistoryChats(msgspec.Struct):
-    chats: list[msgspec.Raw] | None = None
-
-
-class _HistoryContacts(msgspec.Struct):
-    contacts: list[msgspec.Raw] | None = None
-
-
-def _decoder(kind: type[Any]) -> Callable[[bytes | msgspec.Raw], Any]:
-    return msgspec.json.Decoder(kind).decode
-
-
-_REALTIME: Final = {
-    "v1.messages.upsert": _decoder(MessageUpsert),
-    "v1.messages.update": _decoder(MessageUpdate),
-    "v1.chats.upsert": _decoder(ChatUpsert),
-    "v1.chats.update": _decoder(ChatUpdate),
-    "v1.contacts.upsert": _decoder(ContactUpsert),
-    "v1.contacts.update": _decoder(ContactUpdate),
-    "v1.connection.update": _decoder(ConnectionUpdate),
+REALTIME: Final[Mapping[str, type[Event]]] = {
+    "v1.connection.update": ConnectionUpdate,
+    "v1.chats.update": ChatUpdate,
+    "v1.chats.upsert": ChatUpsert,
+    "v1.messages.update": MessageUpdate,
+    "v1.messages.upsert": MessageUpsert,
+    "v1.contacts.update": ContactUpdate,
+    "v1.contacts.upsert": ContactUpsert,
 }
-_HISTORICAL: Final = {
-    "v1.history.messages": ("messages", _decoder(_HistoryMessages)),
-    "v1.history.chats": ("chats", _decoder(_HistoryChats)),
-    "v1.history.contacts": ("contacts", _decoder(_HistoryContacts)),
-}
-_ITEMS: Final = {
-    "messages": _REALTIME["v1.messages.upsert"],
-    "chats": _REALTIME["v1.chats.upsert"],
-    "contacts": _REALTIME["v1.contacts.upsert"],
+_DECODERS: Final[Mapping[type[Event], Callable[[bytes], Event]]] = {
+    kind: msgspec.json.Decoder(kind).decode for kind in REALTIME.values()
 }
 
 
-def decode(event_type: str, body: bytes, company: str) -> Event | History:
-    """The event in `body`, checked; `company_id` is filled in where it is absent.
+def event(kind: type[Event], body: bytes, company: str) -> Event:
+    """The event in a sanitised body, checked; an absent `company_id` is filled in.
 
-    Raises `Malformed` (not JSON, or a field of the wrong type) or `Invalid` (every failing field is named).
-    The items of a history batch carry their own errors instead.
+    Raises `Malformed` (not JSON, or a field of the wrong type) or `Invalid` (names every failing field).
     """
-    event = begin(event_type, body, company)
-    if isinstance(event, History):
-        event.unpack()
-    return event
+    parsed = parse(_DECODERS[kind], body)
+    _check(parsed, company)
+    return parsed
 
 
-def begin(event_type: str, body: bytes, company: str) -> Event | History:
-    """What `decode` does, but a history batch is still to be unpacked: a megabyte takes some ten milliseconds."""
-    body = sanitize(body)
-    if event_type in _HISTORICAL:
-        return _history(event_type, body, company)
-    event: Event = _parse(_REALTIME[event_type], body)
-    _check(event, company)
-    return event
-
-
-def _history(event_type: str, body: bytes, company: str) -> History:
-    field, decoder = _HISTORICAL[event_type]
-    batch = _parse(decoder, body)
-    return History(
-        field=field,
-        company=company,
-        packed=getattr(batch, field) or (),
-        agent_id=getattr(batch, "agent_id", None) or "",
-        is_last_batch=bool(getattr(batch, "is_last_batch", None)),
-    )
-
-
-def _item(decoder: Callable[[bytes], Any], raw: bytes, company: str) -> Item:
-    try:
-        event: Event = _parse(decoder, raw)
-        _check(event, company)
-    except EventError as error:
-        return Item(raw, error.kept())
-    return Item(raw, event)
-
-
-def _parse(decoder: Callable[[bytes], Any], body: bytes) -> Any:
+def parse(decoder: Callable[[bytes], T], body: bytes) -> T:
+    """What `decoder` reads in `body`, where `null` is `{}`. Raises `Malformed`."""
     if body.strip() == b"null":
         body = b"{}"
     try:
@@ -332,7 +256,5 @@ def _check(event: Event, company: str) -> None:
         )
 
 
-def _require(event: Event, names: tuple[str, ...], problems: list[str]) -> None:
-    for name in names:
-        if not getattr(event, name):
-            problems.append(f"{name} is required")
+def _require(event: Event, problems: list[str]) -> None:
+    problems.extend(f"{name} is required" for name in event.required if not getattr(event, name))

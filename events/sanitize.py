@@ -1,4 +1,4 @@
-"""Make JSON text storable: PostgreSQL takes neither NUL nor half a surrogate pair (contract 2.1, B5)."""
+"""Make text storable: PostgreSQL takes neither NUL nor lone surrogates (PAY-9)."""
 
 from __future__ import annotations
 
@@ -34,3 +34,13 @@ def sanitize(body: bytes) -> bytes:
     if b"\\u" in body and (b"\\u0000" in body or b"\\ud" in body or b"\\uD" in body):
         return _ESCAPE.sub(_mend, body)
     return body
+
+
+def valid_text(text: str) -> str:
+    """`text` as it can be encoded in UTF-8: lone surrogates replaced by `?`."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
+def storable_text(text: str) -> str:
+    """`text` as PostgreSQL takes it: valid, and without NUL."""
+    return valid_text(text.replace("\0", ""))

@@ -1,11 +1,11 @@
-"""Subjects, event types and tenants: names as the contract writes them (sections 1.1 and 1.2)."""
+"""Subjects, event types and tenants: their names and forms."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final, Literal
 
-EventConsumerType = Literal["realtime", "historical"]
+ConsumerType = Literal["realtime", "historical", "dlq"]
 
 REALTIME: Final = (
     "v1.connection.update",
@@ -25,20 +25,20 @@ _FORBIDDEN: Final = frozenset(".*>/\\")
 
 
 def event_type(subject: str) -> str | None:
-    """The base subject that `subject` belongs to, or None if it is not one of ours (contract 1.1)."""
+    """The base subject that `subject` belongs to, or None if it is not one of ours (SUB-2)."""
     if subject in EVENT_TYPES:
         return subject
     base, dot, _ = subject.rpartition(".")
     return base if dot and base in EVENT_TYPES else None
 
 
-def consumer_type(event: str) -> EventConsumerType:
+def consumer_type(event: str) -> ConsumerType:
     """Which of the two consumers carries this event type."""
     return "historical" if event in HISTORICAL else "realtime"
 
 
 def company_problem(company: str) -> str | None:
-    """Why `company` cannot be a tenant token, or None if it can (contract 1.2, design 8)."""
+    """Why `company` cannot be a tenant token, or None if it can (SUB-4)."""
     if not company:
         return "is empty"
     if any(char.isspace() or char in _FORBIDDEN or ord(char) < 32 for char in company):

@@ -19,8 +19,8 @@ from agents.post_scan import PostScan
 from agents.retry_policy import RetryPolicy
 from agents.routing import Routing
 from agents.settlement import DeadLetterSettlement, Settlement
-from events.delivery import Batch, ConsumerType, Delivery
-from events.subjects import Tenant
+from events.delivery import Batch, Delivery
+from events.subjects import ConsumerType, Tenant
 from streams import logs
 from streams.cli.commands import Operations
 from streams.config.settings import Settings, SettingsError

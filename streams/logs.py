@@ -21,6 +21,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from events.redaction import redacted, redacted_value
+from events.sanitize import valid_text
 
 _LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -97,9 +98,7 @@ def _as_json(_: WrappedLogger, __: str, event: EventDict) -> str:
 
 
 def _clean(text: str) -> str:
-    if not text.isascii():
-        text = text.encode(errors="replace").decode()
-    return redacted(text)
+    return redacted(valid_text(text))
 
 
 def _exception(given: object) -> BaseException | None:

@@ -9,19 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import msgspec
 
+from events.sanitize import sanitize, storable_text
 from tables.errors import DataError, translated
 from tables.queries import Observer, load, operation
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
-
-# A surrogate pair, half of one, NUL, or any other escape: matching every escape keeps a backslash that is
-# followed by the text u0000.
-_ESCAPE: Final = re.compile(
-    r"\\(?:u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}"
-    r"|(?P<half>u[dD][89a-fA-F][\da-fA-F]{2})|(?P<nul>u0000)|.)",
-    re.DOTALL,
-)
 
 # The field by which a replayed envelope says which row it comes from; readers of envelopes know no such field.
 EXHAUSTED_ID: Final = "exhausted_id"
@@ -89,7 +82,7 @@ class ExhaustedEvents:
         same version and payload (whether or not both versions name an incarnation). If that row was resolved it is
         opened again, with the new error and the tries added up; otherwise it stays as it is. Needs a transaction,
         which holds the event's lock.
-        What PostgreSQL cannot store is left out (NUL) or replaced (half a surrogate pair); a payload that it
+        What PostgreSQL cannot store is left out (NUL) or replaced (a lone surrogate); a payload that it
         does not take as JSON is stored as a JSON string of its text, because there is no other place left for
         this event. Raises `StorageError`.
         """
@@ -133,9 +126,9 @@ class ExhaustedEvents:
 
     async def resolve(self, connection: Connection, row: int, deed: str, reason: str = "") -> None:
         """Mark a row as resolved and note `deed` (done by whom), the time and the reason. Raises `StorageError`."""
-        why = f": {_text(reason)}" if reason else ""
+        why = f": {storable_text(reason)}" if reason else ""
         with translated():
-            await connection.execute(self._sql["resolve"], row, _text(deed), why)
+            await connection.execute(self._sql["resolve"], row, storable_text(deed), why)
 
     async def _keep(self, connection: Connection, row: ExhaustedRow, origin: int | None) -> bool:
         with translated():
@@ -160,9 +153,9 @@ def _origin(dlq_payload: str) -> int | None:
 
 def _storable(row: ExhaustedRow) -> ExhaustedRow:
     return row._replace(
-        company_id=_text(row.company_id),
-        source_subject=_text(row.source_subject),
-        last_error=_text(row.last_error),
+        company_id=storable_text(row.company_id),
+        source_subject=storable_text(row.source_subject),
+        last_error=storable_text(row.last_error),
         dlq_payload=_json(row.dlq_payload),
         original_payload=None if row.original_payload is None else _json(row.original_payload),
     )
@@ -176,15 +169,5 @@ def _as_strings(row: ExhaustedRow) -> ExhaustedRow:
     )
 
 
-def _text(text: str) -> str:
-    return text.replace("\x00", "").encode(errors="replace").decode()
-
-
 def _json(text: str) -> str:
-    return _ESCAPE.sub(_mend, _text(text))
-
-
-def _mend(match: re.Match[str]) -> str:
-    if match["nul"]:
-        return ""
-    return "\\ufffd" if match["half"] else match[0]
+    return sanitize(storable_text(text).encode()).decode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from events.delivery import ConsumerType
+from events.subjects import ConsumerType
 
 
 class Meter(Protocol):

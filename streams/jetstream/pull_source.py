@@ -13,9 +13,9 @@ import mode
 from nats.aio.msg import Msg
 from nats.js.api import Header
 
-from events.delivery import Batch, ConsumerType
+from events.delivery import Batch
 from events.errors import BrokerError
-from events.subjects import Tenant
+from events.subjects import ConsumerType, Tenant
 from streams.jetstream.ack_permission import AckPermission
 from streams.jetstream.broker import Broker
 from streams.jetstream.in_flight import InFlight, JetDelivery

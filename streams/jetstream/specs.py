@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Final
 
-from events.delivery import ConsumerType
-from events.subjects import HISTORICAL, REALTIME, Tenant
+from events.subjects import HISTORICAL, REALTIME, ConsumerType, Tenant
 from streams.config.settings import Settings
 
 _DAY: Final = 86_400

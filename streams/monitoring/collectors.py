@@ -1,11 +1,10 @@
-"""The collectors themselves: names, labels and buckets as the monitoring guide and contract 9 write them.
+"""The collectors themselves: names, labels and buckets as documented (MET-2).
 
 Those of the guide keep its names; what is measured beyond it begins with `daisi_`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
@@ -19,6 +18,8 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
+
+from events.errors import BrokerError, EventError, kinds
 
 PROCESSING_BUCKETS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48)
 ROUTING_BUCKETS: Final = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24)
@@ -56,20 +57,19 @@ PARTS: Final = ("worker", "nats", "postgres", "agents", "sources")
 _UPDATES: Final = ("v1.messages.update", "v1.chats.update", "v1.contacts.update")
 
 
-def outcomes(event_type: str) -> Iterator[tuple[str, str]]:
-    """Each (action, error_type) a delivery of this type can end with (contract 3.8, 3.9, design 5, 7)."""
-    missing = ("not_found",) if event_type in _UPDATES else ()
-    fatal = ("database", "validation", "timeout", "unmarshal", "panic", "unknown", *missing)
-    yield "ack_success", "none"
-    for error_type in ("database", "timeout", *missing):
-        yield "nack_retryable", error_type
-    for error_type in (*fatal, "nats"):
-        yield "dlq_published_ack_success", error_type
-    # Only for an event whose envelope is too large for NATS; what is wrong with it can be anything.
-    for error_type in fatal:
-        yield "nack_fatal", error_type
-    yield "nak_dlq_publish_fail", "nats"
-    yield "nak_dlq_marshal_fail", "unknown"
+def outcomes(event_type: str) -> tuple[tuple[str, str], ...]:
+    """Each (action, error_type) a delivery of this type can end with, derived from the kinds of errors (MET-3)."""
+    possible = [kind for kind in kinds() if event_type in _UPDATES or not kind.of_updates]
+    found = [
+        ("ack_success", "none"),
+        *(("nack_retryable", kind.label) for kind in possible if kind.delayed),
+        *(("dlq_published_ack_success", kind.label) for kind in possible),
+        # An event whose envelope is too large for NATS; what is wrong with it can be anything.
+        *(("nack_fatal", kind.label) for kind in possible if kind.terminates),
+        ("nak_dlq_publish_fail", BrokerError.label),
+        ("nak_dlq_marshal_fail", EventError.label),
+    ]
+    return tuple(dict.fromkeys(found))
 
 
 class Collectors:

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from prometheus_client import Counter, Gauge, generate_latest
 
+from events.sanitize import valid_text
 from events.subjects import EVENT_TYPES, consumer_type
 from streams.monitoring.collectors import (
     CONSUMERS,
@@ -128,7 +129,7 @@ class Metrics:
             agent = contact = OTHER
         key = (company, event_type, agent, contact)
         if key not in self._agents:
-            labels = (event_type, company or "unknown", _printable(agent), _printable(contact))
+            labels = (event_type, company or "unknown", valid_text(agent), valid_text(contact))
             self._agents[key] = self._on.events_with_agent.labels(*labels)
         return self._agents[key]
 
@@ -303,11 +304,6 @@ class Metrics:
 
 def _of(company: str, event_type: str) -> tuple[str, str, str]:
     return event_type, company or "unknown", consumer_type(event_type)
-
-
-def _printable(text: str) -> str:
-    # The page is UTF-8, which has no lone surrogates.
-    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _show(gauge: Gauge, labels: tuple[str, ...], value: float | None) -> None:

@@ -1,6 +1,8 @@
-"""Error classes, labels and texts (contract 3.8)."""
+"""Error classes, labels and texts."""
 
 from __future__ import annotations
+
+from typing import get_args
 
 import pytest
 
@@ -33,13 +35,18 @@ def test_each_cause_has_its_label_and_says_whether_trying_again_helps(
     assert str(error) == f"{error_type}: the cause"
 
 
+def test_every_kind_of_error_is_a_direct_subclass_so_that_its_series_begin_at_zero() -> None:
+    assert [kind for kind in errors.kinds() if kind is not EventError and kind.__subclasses__()] == []
+    assert {kind.label for kind in errors.kinds()} == set(get_args(errors.ErrorType)) - {"none"}
+
+
 def test_an_error_without_a_cause_describes_itself() -> None:
     assert str(errors.MaxDeliveriesExceeded()) == "fatal: Every delivery so far ended without an outcome."
 
 
 @pytest.mark.rule("OUT-14")
 def test_the_label_comes_from_the_cause_and_never_from_the_text() -> None:
-    """The existing service derives it from words in the text (contract C24)."""
+    """An error whose text has the words of other kinds."""
     assert errors.Invalid("database connection not found, json timeout").label == "validation"
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from events import fields, models
+from events import fields, models, payloads
 from events.errors import EventError, Invalid, Malformed
+from events.history import History, Item
 from events.sanitize import sanitize
 from events.subjects import EVENT_TYPES, HISTORICAL, REALTIME
 from tests import builders
@@ -54,13 +55,13 @@ def of(table: Mapping[str, tuple[str, ...]]) -> list[tuple[str, str]]:
 
 
 def decode(event_type: str, **changes: Any) -> Any:
-    return models.decode(event_type, body(builders.BUILDERS[event_type](**changes)), COMPANY)
+    return payloads.decode(event_type, body(builders.BUILDERS[event_type](**changes)), COMPANY)
 
 
 def raw(event_type: str, field: str, value: str, **changes: Any) -> Any:
     """Decode with `value`, JSON text, as the field."""
     rest = body(builders.BUILDERS[event_type](**{field: ABSENT, **changes}))
-    return models.decode(event_type, b'{"%s":%s,' % (field.encode(), value.encode()) + rest[1:], COMPANY)
+    return payloads.decode(event_type, b'{"%s":%s,' % (field.encode(), value.encode()) + rest[1:], COMPANY)
 
 
 # ---------------------------------------------------------------- each field
@@ -69,7 +70,7 @@ def raw(event_type: str, field: str, value: str, **changes: Any) -> Any:
 @pytest.mark.parametrize("event_type", REALTIME)
 def test_a_complete_event_is_taken_with_all_its_fields(event_type: str) -> None:
     payload = builders.BUILDERS[event_type]()
-    event = models.decode(event_type, body(payload), COMPANY)
+    event = payloads.decode(event_type, body(payload), COMPANY)
     for name, value in payload.items():
         held = getattr(event, name)
         if isinstance(held, msgspec.Raw):
@@ -91,7 +92,7 @@ def test_a_required_field_must_be_there_and_not_be_empty(event_type: str, field:
 @pytest.mark.parametrize("event_type", REALTIME)
 def test_all_failing_fields_are_named_in_one_error(event_type: str) -> None:
     with pytest.raises(Invalid) as caught:
-        models.decode(event_type, b'{"company_id":"SomebodyElse"}', COMPANY)
+        payloads.decode(event_type, b'{"company_id":"SomebodyElse"}', COMPANY)
     for field in (*REQUIRED[event_type], "company_id"):
         assert f"{field} is" in str(caught.value)
 
@@ -329,7 +330,7 @@ def test_other_descriptions_of_the_fields_do_not_count(
 ) -> None:
     """Contract 2.10: `id` is no key, groups need their phone number, chats their agent."""
     with pytest.raises(Invalid, match=f"{missing} is required"):
-        models.decode(event_type, body(payload), COMPANY)
+        payloads.decode(event_type, body(payload), COMPANY)
 
 
 @pytest.mark.rule("PAY-2")
@@ -376,7 +377,7 @@ def test_old_names_of_phones_and_unknown_fields_are_ignored() -> None:
 )
 def test_what_is_no_json_object_is_malformed(event_type: str, text: bytes) -> None:
     with pytest.raises(Malformed):
-        models.decode(event_type, text, COMPANY)
+        payloads.decode(event_type, text, COMPANY)
 
 
 @pytest.mark.rule("PAY-1")
@@ -387,14 +388,14 @@ def test_twenty_thousand_levels_are_malformed(event_type: str, field: str, brack
     opening, closing = ("[", "]") if brackets == "[]" else ('{"a":', "}")
     text = f'{{"{field}":{opening * 20_000}1{closing * 20_000}}}'
     with pytest.raises(Malformed):
-        models.decode(event_type, text.encode(), COMPANY)
+        payloads.decode(event_type, text.encode(), COMPANY)
 
 
 @pytest.mark.rule("PAY-1")
 @pytest.mark.parametrize("event_type", REALTIME)
 def test_null_counts_as_an_empty_object(event_type: str) -> None:
     with pytest.raises(Invalid):
-        models.decode(event_type, b" null\n", COMPANY)
+        payloads.decode(event_type, b" null\n", COMPANY)
 
 
 @pytest.mark.rule("PAY-2")
@@ -418,7 +419,7 @@ def test_nul_is_removed_and_half_a_surrogate_pair_replaced() -> None:
 @pytest.mark.rule("PAY-9")
 def test_bytes_that_are_no_text_are_replaced() -> None:
     text = body(builders.chat(push_name="Sari?")).replace(b"?", b"\xff")
-    assert models.decode("v1.chats.upsert", text, COMPANY).push_name == "Sari\ufffd"  # type: ignore[union-attr]
+    assert payloads.decode("v1.chats.upsert", text, COMPANY).push_name == "Sari\ufffd"  # type: ignore[union-attr]
 
 
 def test_an_id_of_nul_alone_is_missing() -> None:
@@ -479,7 +480,7 @@ def test_an_invalid_event_names_its_agent(event_type: str) -> None:
 
 def test_an_invalid_event_without_an_agent_names_none() -> None:
     with pytest.raises(Invalid) as caught:
-        models.decode("v1.messages.upsert", b"{}", COMPANY)
+        payloads.decode("v1.messages.upsert", b"{}", COMPANY)
     assert (caught.value.agent_id, caught.value.jid) == ("", "")
 
 
@@ -492,20 +493,21 @@ ITEMS: dict[str, Any] = {
 }
 
 
-def history(event_type: str, items: Any, **more: Any) -> models.History:
+def history(event_type: str, items: Any, **more: Any) -> History:
     field = event_type.rpartition(".")[2]
-    batch = models.decode(event_type, body({field: items, **more}), COMPANY)
-    assert isinstance(batch, models.History)
+    batch = payloads.decode(event_type, body({field: items, **more}), COMPANY)
+    assert isinstance(batch, History)
+    batch.unpack()
     return batch
 
 
 @pytest.mark.rule("HIS-1")
 @pytest.mark.parametrize("event_type", HISTORICAL)
 def test_every_item_of_a_batch_is_an_event(event_type: str) -> None:
-    batch = models.decode(event_type, body(builders.BUILDERS[event_type]()), COMPANY)
-    assert isinstance(batch, models.History)
+    batch = payloads.decode(event_type, body(builders.BUILDERS[event_type]()), COMPANY)
+    assert isinstance(batch, History)
     assert batch.field == event_type.rpartition(".")[2]
-    assert not [item for item in batch.items if isinstance(item.event, EventError)]
+    assert not [item for item in batch.unpack() if isinstance(item.event, EventError)]
 
 
 @pytest.mark.rule("HIS-3")
@@ -513,9 +515,9 @@ def test_every_item_of_a_batch_is_an_event(event_type: str) -> None:
 @pytest.mark.parametrize("text", [b"{}", b"null", b'{"F":null}', b'{"F":[]}', b'{"F":[ ],"other":1}'])
 def test_a_batch_without_items_is_no_error(event_type: str, text: bytes) -> None:
     text = text.replace(b"F", event_type.rpartition(".")[2].encode())
-    batch = models.decode(event_type, text, COMPANY)
-    assert isinstance(batch, models.History)
-    assert batch.items == []
+    batch = payloads.decode(event_type, text, COMPANY)
+    assert isinstance(batch, History)
+    assert batch.unpack() == []
 
 
 @pytest.mark.parametrize("event_type", HISTORICAL)
@@ -537,7 +539,7 @@ def test_a_bad_item_carries_its_own_error_and_its_text(event_type: str) -> None:
     assert [json.loads(item.raw) for item in batch.items] == [good, *bad, good]
 
 
-def _seen(item: models.Item) -> tuple[bytes, type, bytes]:
+def _seen(item: Item) -> tuple[bytes, type, bytes]:
     event = item.event
     return (
         item.raw,
@@ -551,10 +553,11 @@ def _seen(item: models.Item) -> tuple[bytes, type, bytes]:
 def test_a_batch_unpacked_in_pieces_is_the_one_unpacked_at_once(event_type: str, count: int) -> None:
     items = [ITEMS[event_type](), None, "text", ITEMS[event_type](agent_id=7), {}, ITEMS[event_type](), 1]
     text = body({event_type.rpartition(".")[2]: items})
-    whole = models.decode(event_type, text, COMPANY)
-    batch = models.begin(event_type, text, COMPANY)
-    assert isinstance(whole, models.History)
-    assert isinstance(batch, models.History)
+    whole = payloads.decode(event_type, text, COMPANY)
+    batch = payloads.decode(event_type, text, COMPANY)
+    assert isinstance(whole, History)
+    whole.unpack()
+    assert isinstance(batch, History)
     pieces = []
     while not batch.unpacked:
         pieces.append(batch.unpack(count))

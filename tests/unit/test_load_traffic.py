@@ -8,7 +8,8 @@ import pytest
 
 from demo.load_traffic import DEFAULT_MIX, LoadTraffic, Mix, mix
 from events.errors import EventError
-from events.models import History, decode
+from events.history import History
+from events.payloads import decode
 from events.subjects import EVENT_TYPES
 from testkit.traffic import Publication
 
@@ -33,7 +34,7 @@ def storable(event: Publication) -> bool:
         decoded = decode(event.event_type, event.body, "KopiNusa01")
     except EventError:
         return False
-    items = decoded.items if isinstance(decoded, History) else []
+    items = decoded.unpack() if isinstance(decoded, History) else []
     return not any(isinstance(item.event, EventError) for item in items)
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from events import envelope, models
+from events import envelope, payloads
 from events.errors import DatabaseError, EventError, Rejected
+from events.history import History
 from events.redaction import redacted, redacted_value
 from streams import logs
 from tables.errors import translate
@@ -132,17 +133,17 @@ def test_the_reason_of_a_refused_event_holds_no_value_of_it(event_type: str, val
 @pytest.mark.parametrize("body", [f'{{"apikey":"{SECRET}"', f'"{SECRET}"', f'{{"message_id":{SECRET}}}'])
 def test_the_reason_of_what_is_no_json_holds_nothing_of_it(body: str) -> None:
     with pytest.raises(EventError) as caught:
-        models.decode("v1.messages.upsert", body.encode(), builders.COMPANY)
+        payloads.decode("v1.messages.upsert", body.encode(), builders.COMPANY)
 
     assert SECRET not in str(caught.value)
 
 
 def _told(event_type: str, payload: dict[str, Any]) -> str:
     try:
-        event = models.decode(event_type, builders.body(payload), builders.COMPANY)
+        event = payloads.decode(event_type, builders.body(payload), builders.COMPANY)
     except EventError as error:
         return str(error)
-    items = event.items if isinstance(event, models.History) else []
+    items = event.unpack() if isinstance(event, History) else []
     return " ".join(str(item.event) for item in items if isinstance(item.event, EventError))
 
 

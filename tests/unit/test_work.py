@@ -15,6 +15,7 @@ from agents import received_event as module
 from agents.received_event import EventMetadata, ReceivedEvent, advance, metadata, plan, remainder
 from events import errors, models
 from events.delivery import MessageMetadata
+from events.history import History
 from tables.last_writer_wins import Version
 from tables.mutations import ChatRow, MessageRow, PostScanRequest
 from tests import builders
@@ -110,7 +111,7 @@ def test_a_history_batch_is_forgotten_in_steps(count: int) -> None:
     while not work.forget(count):
         steps += 1
     assert steps == math.ceil(4 / count)
-    assert isinstance(work.event, models.History)
+    assert isinstance(work.event, History)
     assert (work.units, work.event.items) == ([], [])
 
 
