@@ -14,14 +14,8 @@ from typing import Final, NamedTuple
 from prometheus_client import Counter, Gauge, generate_latest
 
 from events.subjects import EVENT_TYPES, consumer_type
-from streams.monitoring.collectors import (
-    CONSUMERS,
-    ONBOARDING_STATUSES,
-    OPERATIONS,
-    PARTS,
-    Collectors,
-    outcomes,
-)
+from streams.monitoring.collectors import Collectors
+from streams.monitoring.label_values import CONSUMERS, ONBOARDING_STATUSES, OPERATIONS, PARTS, outcomes
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OTHER: Final = "other"
@@ -174,11 +168,11 @@ class Metrics:
 
     def dlq_fetched(self) -> None:
         """A pull request was sent."""
-        self._on.dlq_fetches.inc()
+        self._on.dlq_pull_requests.inc()
 
     def dlq_fetch_failed(self) -> None:
         """A pull request failed; a time-out is no failure."""
-        self._on.dlq_fetch_errors.inc()
+        self._on.dlq_pull_errors.inc()
 
     def dlq_submitted(self, company: str) -> None:
         """An envelope was given to a worker."""

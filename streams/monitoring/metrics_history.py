@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 from prometheus_client import Metric
 
 from events.subjects import EVENT_TYPES, consumer_type
-from streams.monitoring.collectors import CONSUMERS, PROCESSING_BUCKETS, Collectors, outcomes
+from streams.monitoring.collectors import PROCESSING_BUCKETS, Collectors
+from streams.monitoring.label_values import CONSUMERS, outcomes
 
 # Seconds between two samples, and how far back they go.
 EVERY: Final = 5.0
