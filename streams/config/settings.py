@@ -98,7 +98,7 @@ class Settings:
         "NATS_TLS_CA",
         "",
         credentials.CA_FILE,
-        "PEM file of the authorities that vouch for NATS; without it the system's; see "
+        "PEM file of the certificate authorities of NATS; without it the system's; see "
         "[security](security.md#nats)",
     )
     nats_tls_cert: str | None = variable(
