@@ -38,12 +38,12 @@ def replicas(load: float, *, headroom: float, survive: float, least: int = 2) ->
 
 
 def connections(workers: int, pool: int, groups: int) -> int:
-    """Connections at most, during a rollout too: one worker more in each group."""
+    """Maximum of connections, during a rollout: one more worker in each group."""
     return (workers + groups) * pool
 
 
 def workers_for(max_connections: int, reserve: int, pool: int) -> int:
-    """How many workers one PostgreSQL has connections for."""
+    """The number of workers that one PostgreSQL has connections for."""
     return (max_connections - reserve) // pool
 
 
