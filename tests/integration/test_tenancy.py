@@ -226,7 +226,7 @@ def test_no_statement_is_put_together_from_values() -> None:
     """But for one that PostgreSQL itself wrote, with `format('%I')`, of names in its own catalogue."""
     built = {
         (file.name, ast.unparse(call.args[0]))
-        for file in sorted(FOLDER.glob("*.py"))
+        for file in sorted(FOLDER.rglob("*.py"))
         for call in _strings_built(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(call, ast.Call)
     }
@@ -254,7 +254,7 @@ async def test_every_statement_is_understood_by_the_server_for_a_hostile_schema(
     try:
         quoted = '"' + hostile.replace('"', '""') + '"'
         await connection.execute(f'ALTER SCHEMA "{schema}" RENAME TO {quoted}')
-        for file in sorted((FOLDER / "sql").glob("*.sql")):
+        for file in sorted((FOLDER / "sql").rglob("*.sql")):
             for name, text in load(file.stem, hostile).items():
                 if name not in {"create_schema", "create_index_once", "drop_index_once"}:
                     try:
