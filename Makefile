@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo load test rules soak guards faults monitoring-check check format bench schemas constraints system-deps clean
+.PHONY: help demo load test rules soak guards faults monitoring-check check format bench constraints system-deps clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -43,23 +43,23 @@ faults: $(READY) ## let faults strike under load, on single servers and clusters
 monitoring-check: $(READY) ## check what watches the worker: Prometheus, alerts, dashboards, containers, page
 	$(BIN)/python -m pytest tests/monitoring $(ARGS)
 
-check: $(READY) ## style, types, who imports whom, and whether constraints.txt and the schemas are in step
+check: $(READY) ## style, types, who imports whom, and whether constraints.txt, schemas and tables of docs/ are in step
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.constraints
+	$(BIN)/python -m tools.reference
 	$(BIN)/python -m tools.schemas
 
-format: $(READY) ## put the code into its form
+format: $(READY) ## put the code into its form, and write schemas and tables of docs/ from it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python -m tools.reference --write
+	$(BIN)/python -m tools.schemas --write
 
 bench: $(READY) ## measure speed, cost, growth and fairness against a bare pipeline (ARGS="--lines realtime,paced --runs 1")
 	$(BIN)/python -m tests.bench $(ARGS)
-
-schemas: $(READY) ## write the JSON Schemas and the AsyncAPI document from the models
-	$(BIN)/python -m tools.schemas --write
 
 constraints: $(READY) ## choose the newest versions that pyproject.toml allows, for every platform
 	$(BIN)/uv pip compile --quiet --universal --all-extras --upgrade --no-header --no-annotate \
