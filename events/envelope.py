@@ -1,4 +1,4 @@
-"""The dead-letter envelope of contract 4.1: written for every event we give up, read back for its replay."""
+"""The dead-letter envelope (DLQ-1): written for every event that fails for good, read back for its replay."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ class Envelope:
     original_payload_encoding: str | None = None
 
 
-class _WireEnvelope(msgspec.Struct, omit_defaults=True):
+class WireEnvelope(msgspec.Struct, omit_defaults=True):
+    """The envelope of `v1.dlq`, as it is published and read."""
+
     source_subject: str | None = None
     company: str | None = None
     original_payload: msgspec.Raw = msgspec.Raw(b"")
@@ -44,12 +46,12 @@ class _WireEnvelope(msgspec.Struct, omit_defaults=True):
     ts: str | None = None
 
 
-_decode = msgspec.json.Decoder(_WireEnvelope).decode
+_decode = msgspec.json.Decoder(WireEnvelope).decode
 _encoder = msgspec.json.Encoder()
 
 
 def embed(payload: bytes) -> tuple[bytes, str | None]:
-    """`payload` as JSON text to embed, and its encoding if it had to be changed (OC6).
+    """`payload` as JSON text to embed, and its encoding if it had to be changed (DLQ-1).
 
     Valid JSON stays as it is; other text becomes a JSON string; what is no text, or has NUL, base64.
     """
@@ -71,7 +73,7 @@ def embed(payload: bytes) -> tuple[bytes, str | None]:
 def encode(letter: Envelope) -> bytes:
     """The envelope as it is published; `original_payload` must be JSON text (see `embed`)."""
     return _encoder.encode(
-        _WireEnvelope(
+        WireEnvelope(
             source_subject=letter.source_subject,
             company=letter.company,
             original_payload=msgspec.Raw(letter.original_payload or NULL),
@@ -87,7 +89,7 @@ def encode(letter: Envelope) -> bytes:
 
 
 def decode(body: bytes) -> Envelope:
-    """Read an envelope, also one from the existing service (no version) or with fields missing.
+    """Read an envelope, also one of the former service (no version) or with fields missing.
 
     Raises `Malformed` when it is not JSON or a field has the wrong type.
     """

@@ -169,6 +169,7 @@ class ContactUpdate(msgspec.Struct):
     """`v1.contacts.update`: `push_name` must be there, and may be empty."""
 
     required: ClassVar = ("phone_number", "agent_id")
+    present: ClassVar = ("push_name",)
 
     phone_number: str | None = None
     company_id: str | None = None

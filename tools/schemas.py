@@ -1,0 +1,200 @@
+"""The machine-readable part of the specification: JSON Schemas of all payloads, and an AsyncAPI 3 document."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache, reduce
+from operator import or_
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from events.envelope import WireEnvelope
+from events.fields import Key
+from events.history import HISTORICAL
+from events.models import REALTIME
+from events.subjects import EVENT_TYPES
+from streams.version import VERSION
+
+ROOT: Final = Path(__file__).parents[1] / "docs" / "specification"
+ENVELOPE: Final = "dead-letter"
+_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+_DESCRIPTIONS: Final = {
+    "company": "The company as in COMPANY_ID; its case counts.",
+    "headers": "Headers of NATS. JetStream drops a repeat of Nats-Msg-Id within two minutes.",
+}
+
+Schema = dict[str, Any]
+
+
+def schemas() -> dict[str, Schema]:
+    """Name -> JSON Schema of each event type and of the dead-letter envelope."""
+    found = {name: _event(kind) for name, kind in REALTIME.items()}
+    for name, history in HISTORICAL.items():
+        schema = _plain(history.batch)
+        schema["properties"][history.field] = _list_of(found[_realtime(history.item)])
+        schema["$defs"] = found[_realtime(history.item)].get("$defs", {})
+        found[name] = schema
+    found[ENVELOPE] = _plain(WireEnvelope)
+    found[ENVELOPE]["properties"]["exhausted_id"] = {
+        "type": "integer",
+        "minimum": 1,
+    }  # read by the tables (PRK-2)
+    return {name: {"$schema": _DIALECT, "title": name, **found[name]} for name in (*EVENT_TYPES, ENVELOPE)}
+
+
+def _realtime(kind: type) -> str:
+    return next(name for name, each in REALTIME.items() if each is kind)
+
+
+def _event(kind: type[msgspec.Struct]) -> Schema:
+    schema = _plain(kind)
+    _require(schema, getattr(kind, "required", ()))
+    for name in getattr(kind, "present", ()):
+        schema["required"].append(name)
+        schema["properties"][name] = {"type": "string"}
+    if key := schema.get("$defs", {}).get(Key.__name__):
+        _require(key, Key.required)
+    return schema
+
+
+def _plain(kind: type[msgspec.Struct]) -> Schema:
+    (reference,), components = msgspec.json.schema_components([_open(kind)], ref_template="#/$defs/{name}")
+    name = reference["$ref"].rpartition("/")[2]
+    schema: Schema = {key: value for key, value in components.pop(name).items() if key != "title"}
+    for each in (schema, *components.values()):
+        for described in each["properties"].values():
+            if described.get("default", 0) is None:  # the same as absent (PAY-3)
+                del described["default"]
+    schema["description"] = " ".join((kind.__doc__ or "").split("\n\n")[0].replace("`", "").split())
+    if components:
+        schema["$defs"] = components
+    return schema
+
+
+@cache
+def _open(annotation: Any) -> Any:
+    """The same type with any JSON instead of raw text, whose defaults msgspec cannot describe."""
+    if annotation is msgspec.Raw:
+        return Any
+    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
+        hints = get_type_hints(annotation, include_extras=True)
+        fields = msgspec.structs.fields(annotation)
+        described = [(field.encode_name, _open(hints[field.name]), None) for field in fields]
+        if [each for _, each, _ in described] == [hints[field.name] for field in fields]:
+            return annotation
+        return msgspec.defstruct(annotation.__name__, described, namespace={"__doc__": annotation.__doc__})
+    parts = tuple(
+        map(_open, get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation))
+    )
+    if get_origin(annotation) is Annotated:
+        return Annotated[(*parts, *annotation.__metadata__)]
+    if get_origin(annotation) in (Union, UnionType):
+        return reduce(or_, parts)
+    return list[parts] if get_origin(annotation) is list else annotation  # type: ignore[valid-type]
+
+
+def _require(schema: Schema, names: Iterable[str]) -> None:
+    """Make `names` texts that are present and not empty."""
+    schema["required"] = list(names)
+    for name in names:
+        allowed = schema["properties"][name].get("enum")
+        schema["properties"][name] = {"enum": allowed} if allowed else {"type": "string", "minLength": 1}
+
+
+def _list_of(item: Schema) -> Schema:
+    bare = {key: value for key, value in item.items() if key != "$defs"}
+    return {"anyOf": [{"type": "array", "items": bare}, {"type": "null"}]}
+
+
+def asyncapi(examples: Mapping[str, Any]) -> Schema:
+    """The AsyncAPI document: a channel for each base subject, a message for each payload."""
+    names = {name: name.removeprefix("v1.") for name in EVENT_TYPES} | {"v1.dlq": ENVELOPE}
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "WhatsApp events processor",
+            "version": VERSION,
+            "description": "Events that are read from NATS JetStream, and dead letters that are written to it.",
+        },
+        "defaultContentType": "application/json",
+        "channels": {subject: _channel(subject, name) for subject, name in names.items()},
+        "operations": {
+            **{f"receive.{name}": _operation("receive", subject, name) for subject, name in names.items()},
+            f"send.{ENVELOPE}": _operation("send", "v1.dlq", ENVELOPE),
+        },
+        "components": {
+            "messages": {
+                name: _message(subject if name != ENVELOPE else name, examples)
+                for subject, name in names.items()
+            }
+        },
+    }
+
+
+def _channel(subject: str, name: str) -> Schema:
+    return {
+        "address": f"{subject}.{{company}}",
+        "messages": {name: {"$ref": f"#/components/messages/{name}"}},
+        "parameters": {"company": {"description": _DESCRIPTIONS["company"]}},
+    }
+
+
+def _operation(action: str, subject: str, name: str) -> Schema:
+    channel = f"#/channels/{subject}"
+    return {
+        "action": action,
+        "channel": {"$ref": channel},
+        "messages": [{"$ref": f"{channel}/messages/{name}"}],
+    }
+
+
+def _message(schema: str, examples: Mapping[str, Any]) -> Schema:
+    headers = ["Nats-Msg-Id"] + (["Original-Nats-Msg-Id"] if schema == ENVELOPE else [])
+    return {
+        "name": schema,
+        "headers": {
+            "type": "object",
+            "description": _DESCRIPTIONS["headers"],
+            "properties": {name: {"type": "string"} for name in headers},
+        },
+        "payload": {"$ref": f"schemas/{schema}.json"},
+        "examples": [{"payload": examples[schema]}],
+    }
+
+
+def examples() -> dict[str, Any]:
+    """Name -> an example of each payload, as docs/producers.md shows it."""
+    return {path.stem: json.loads(path.read_text("utf-8")) for path in (ROOT / "examples").glob("*.json")}
+
+
+def documents() -> Iterator[tuple[Path, str]]:
+    """Path and text of every document that is generated."""
+    for name, schema in schemas().items():
+        yield ROOT / "schemas" / f"{name}.json", _text(schema)
+    yield ROOT / "asyncapi.json", _text(asyncapi(examples()))
+
+
+def _text(document: Schema) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    """Say which documents are not what the models say, and end with 1; with `--write`, write them."""
+    old = [path for path, text in documents() if not path.exists() or path.read_text("utf-8") != text]
+    if "--write" in sys.argv[1:]:
+        for path, text in documents():
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, "utf-8")
+    elif old:
+        names = ", ".join(str(path.relative_to(ROOT)) for path in old)
+        sys.exit(f"docs/specification does not fit the models (make format): {names}")
+    print(f"docs/specification: {len(list(documents()))} documents, in step with the models")
+
+
+if __name__ == "__main__":
+    main()
