@@ -1,4 +1,4 @@
-"""What the load generator counts, and its page of metrics (contract 10, Load Test Overview)."""
+"""What the load generator counts, and its page of metrics."""
 
 from __future__ import annotations
 

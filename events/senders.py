@@ -1,4 +1,4 @@
-"""Who an incoming message is from, however its gateway writes addresses (what is stored: docs/payloads.md).
+"""Who an incoming message is from, however its gateway writes addresses (ONB-3).
 
 Rows keep jids and phones as they were received. Only onboarding, which needs one phone for one person, asks here:
 gateways write the same person with and without a device (`4912:67@s.whatsapp.net`), or behind an opaque linked id
@@ -43,7 +43,7 @@ def jid(text: str) -> Jid:
 
 
 def is_to_many(address: str) -> bool:
-    """Whether it is a status, a broadcast list or a newsletter: no one to have a contact (design 6)."""
+    """Whether it is a status, a broadcast list or a newsletter: no one to have a contact (ONB-12)."""
     return address.endswith(_TO_MANY)
 
 
@@ -116,7 +116,7 @@ def _numbers(addresses: Iterable[str], opaque: set[str]) -> Iterator[str]:
 
 
 def _texts(fields: Iterable[msgspec.Raw]) -> Iterator[str]:
-    """The fields that are strings: the contract does not know them, so what else they are is no error."""
+    """The fields that are strings: the specification does not name them, so what else they are is no error."""
     for field in fields:
         if field is not NOTHING and bytes(field)[:1] == b'"':
             yield msgspec.json.decode(field, type=str)

@@ -1,4 +1,4 @@
-"""Logs: JSON lines on stdout, from our code and from the libraries alike (contract 8.5).
+"""Logs: JSON lines on stdout, from our code and from the libraries alike (RUN-16).
 
 `configure` sets up the standard library's logging; `Worker` keeps Faust from setting it up once more, and the
 `worker` command from printing its banner to stdout.
@@ -74,7 +74,7 @@ def configure(level: str = "info", *, stream: TextIO | None = None) -> None:
 
 
 def _arranged(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """The keys of contract 8.5 in front, credentials blotted out."""
+    """The documented keys (RUN-16) in front, credentials blotted out."""
     level = str(event.pop("level", "info"))
     line: dict[str, Any] = {
         "level": _NAMES.get(level, level),

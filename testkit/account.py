@@ -1,7 +1,7 @@
 """A pretended WhatsApp account of one company: its agents, their chats, and the payloads they produce.
 
 Everything is drawn from one random source, so the same seed gives the same payloads. Payloads are those of
-contract section 2; zero values are left out, as real senders leave them out.
+the specification (payloads); zero values are left out, as real senders leave them out.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Account:
         return f"3EB0{self.rng.getrandbits(64):016X}"
 
     def message(self, chat: Chat, *, incoming: bool) -> Payload:
-        """`v1.messages.upsert` (contract 2.2)."""
+        """`v1.messages.upsert` (MSG-1)."""
         message_id, kind = self.message_id(), self.rng.choice(_TYPES)
         sender = self.phone() if chat.group else chat.number
         text = self.rng.choice(_TEXTS) if kind == "conversation" else ""
@@ -144,7 +144,7 @@ class Account:
         }
 
     def chat(self, chat: Chat) -> Payload:
-        """`v1.chats.upsert` (contract 2.4)."""
+        """`v1.chats.upsert` (CHT-1)."""
         payload: Payload = {
             "chat_id": chat.id,
             "jid": chat.jid,
@@ -164,7 +164,7 @@ class Account:
         return {"id": self.message_id(), "text": self.rng.choice(_TEXTS)}
 
     def contact(self, chat: Chat) -> Payload:
-        """`v1.contacts.upsert` (contract 2.6)."""
+        """`v1.contacts.upsert` (CTC-2)."""
         return {
             "chat_id": chat.id,
             "phone_number": chat.number,
@@ -174,7 +174,7 @@ class Account:
         }
 
     def connection(self, agent: Agent) -> Payload:
-        """`v1.connection.update`: an agent that is paired, comes on or goes off (contract 2.8)."""
+        """`v1.connection.update`: an agent that is paired, comes on or goes off (AGT-1)."""
         payload: Payload = {"agent_id": agent.id, "company_id": self.company}
         status = self.rng.choice(("pairing", "connected", "connected", "disconnected"))
         payload["status"] = status

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 Table = Literal["messages", "chats", "contacts", "agents"]
 Payload = dict[str, Any]
 
-# Columns that an event feeds only where it has something to say (design 5).
+# Columns that an event feeds only where it has something to say (VER-9).
 _FED: dict[Table, tuple[str, ...]] = {
     "messages": (
         *("chat_id", "jid", "flow", "agent_id", "company_id", "from_phone", "to_phone", "key"),
@@ -55,7 +55,7 @@ def table_of(event_type: str) -> Table:
 
 
 def cleaned(phone: str) -> str:
-    """A phone as contacts are looked up by it (contract 5.2)."""
+    """A phone as contacts are looked up by it (ONB-2)."""
     return re.sub(r"[+ ()]", "", phone)
 
 

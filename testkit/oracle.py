@@ -1,4 +1,4 @@
-"""The rows that a set of events must leave behind, in whatever order they were handled (design 5)."""
+"""The rows that a set of events must leave behind, in whatever order they were handled (VER-9)."""
 
 from __future__ import annotations
 

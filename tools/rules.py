@@ -59,7 +59,7 @@ def holders(root: Path = ROOT) -> dict[str, list[str]]:
 def specified(root: Path = ROOT) -> dict[str, str]:
     """Id -> text of all rules of the specification."""
     pages = sorted((root / "docs" / "specification").glob("*.md"))
-    return rules(page.read_text(encoding="utf-8") for page in pages if page.name != "README.md")
+    return rules(page.read_text(encoding="utf-8") for page in pages if page.name != "index.md")
 
 
 def problems(texts: Mapping[str, str], tests: Mapping[str, list[str]]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`exhausted`, `exhausted-show`, `exhausted-replay`, `exhausted-discard`: what operators type (field cases E4-E8)."""
+"""`exhausted`, `exhausted-show`, `exhausted-replay`, `exhausted-discard`: what operators type."""
 
 from __future__ import annotations
 

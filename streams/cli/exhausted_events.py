@@ -1,4 +1,4 @@
-"""What operators do with exhausted events: find, read, replay and discard rows (contract 4.4, field cases E4-E8).
+"""What operators do with exhausted events: find, read, replay and discard rows (PRK-1).
 
 A replay publishes the row's own envelope once more as a dead letter, so the event keeps its version and overwrites
 nothing newer. The row is resolved when the dead-letter stream has confirmed it, and not before. If the event is given

@@ -184,7 +184,7 @@ async def test_the_position_of_the_old_push_durable_is_taken_over(launch: Launch
 async def test_the_position_on_an_interest_stream_of_history_is_taken_over(
     launch: Launch, predecessor: Site
 ) -> None:
-    """OC11: the old durable keeps what is not acknowledged until the new one is there."""
+    """The old durable keeps what is not acknowledged until the new one is there."""
     site = predecessor
     inbox = await _push_durable(site, HISTORY_STREAM, f"wa_history_listener_{site.company}", HISTORICAL)
     for number in range(100):

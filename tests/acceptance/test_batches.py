@@ -1,4 +1,4 @@
-"""How many deliveries a worker takes at once is a setting (design 4)."""
+"""How many deliveries a worker takes at once is a setting."""
 
 from __future__ import annotations
 

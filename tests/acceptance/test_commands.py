@@ -1,4 +1,4 @@
-"""The commands beside `worker`, run as an operator runs them (design 9, 11)."""
+"""The commands beside `worker`, run as an operator runs them (RUN-2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dead letters of a running worker, with delays of a fraction of a second (contract 4, design 7)."""
+"""Dead letters of a running worker, with delays of a fraction of a second (DLQ-5)."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ async def test_a_replayed_row_tells_where_it_comes_from(shared: Worker, served: 
 async def test_an_envelope_is_exhausted_by_exactly_the_try_that_the_limit_says(
     shared: Worker, served: Site, retry_count: int, tries: int
 ) -> None:
-    """k = retry_count + d - 1 >= 5 (contract 4.3, A7)."""
+    """k = retry_count + d - 1 >= 5 (DLQ-7)."""
     published = await served.publish("v1.dlq", _envelope(served, retry_count=retry_count))
     row = await _exhausted(served)
     assert await served.deliveries(DLQ_STREAM) == tries
@@ -234,7 +234,6 @@ async def test_a_row_that_cannot_be_saved_puts_the_envelope_off_until_it_can(
 
 @pytest.mark.rule("DLQ-14")
 async def test_thousands_that_wait_for_their_delay_do_not_stop_a_new_one(launch: Launch, site: Site) -> None:
-    """Design 7."""
     worker = launch(site.company)  # with the usual five minutes
     await site.publish_many(
         "v1.dlq",

@@ -1,4 +1,4 @@
-"""Each of the ten event types, published for a running worker, ends in its rows (contract 2, 3, 5.4)."""
+"""Each of the ten event types, published for a running worker, ends in its rows (ONB-5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What gateways send in the field, through the whole worker (docs/decisions.md, field cases of group D)."""
+"""What gateways send in the field, through the whole worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every documented status of onboarding, provoked on a running worker (contract 5.1, 5.5, 5.7)."""
+"""Every documented status of onboarding, provoked on a running worker (ONB-1, ONB-6)."""
 
 from __future__ import annotations
 
@@ -100,7 +100,6 @@ async def test_onboarding_that_changes_a_contact_touches_updated_at_and_metadata
 async def test_outgoing_messages_broadcasts_and_newsletters_are_not_onboarded(
     shared: Worker, served: Site
 ) -> None:
-    """Contract 5.1, design 6."""
     for number, changes in enumerate(
         (
             {"flow": "OUT"},

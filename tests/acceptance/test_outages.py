@@ -1,4 +1,4 @@
-"""Servers that go away under load and come back: nothing lost, nothing dead-lettered (design 5.4)."""
+"""Servers that go away under load and come back: nothing lost, nothing dead-lettered (OUT-12)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every documented action and error type, provoked on a running worker (contract 3.8, 3.9).
+"""Every documented action and error type, provoked on a running worker (OUT-14, OUT-1).
 
 `panic` needs a fault of ours, which a correct worker has not: see `tests/unit/test_routing_agent.py`.
-`nak_dlq_marshal_fail` cannot be reached, for every event has an envelope (OC6): what would happen is in
+`nak_dlq_marshal_fail` cannot be reached, for every event has an envelope (DLQ-1): what would happen is in
 `tests/unit/test_dead_letters.py`.
 """
 
@@ -190,7 +190,7 @@ async def test_a_time_out_of_one_event_is_retryable(shared: Worker, served: Site
 async def test_a_row_to_update_that_is_not_there_is_waited_for_then_a_dead_letter(
     shared: Worker, served: Site
 ) -> None:
-    """Design 5: its envelope starts at retry_count 1."""
+    """Its envelope starts at retry_count 1."""
     await served.publish("v1.messages.update", builders.message_update())
     await _ends(
         shared,
@@ -245,7 +245,7 @@ async def test_an_event_whose_envelope_does_not_fit_is_nack_fatal_and_an_exhaust
 async def test_an_event_that_seems_to_kill_its_worker_is_an_unknown_dead_letter(
     launch: Launch, site: Site, nats_url: str, postgres_dsn: str
 ) -> None:
-    """Design 4: after more than 2M deliveries without an outcome it is given up unhandled."""
+    """After more than 2M deliveries without an outcome it is given up unhandled."""
     env = environment([site.company], nats_url, postgres_dsn)
     assert command("topology", "--apply", env=env).returncode == 0
     await site.publish("v1.chats.upsert", builders.chat())

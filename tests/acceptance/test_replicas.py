@@ -1,4 +1,4 @@
-"""Workers side by side, companies side by side, and what was there before them (design 8, contract 1.6, A6)."""
+"""Workers side by side, companies side by side, and what was there before them (SUB-6, CON-6)."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ async def test_a_restart_with_a_backlog_stores_all_of_it_once(launch: Launch, si
 
 @pytest.mark.rule("CON-4")
 async def test_changed_limits_at_a_restart_keep_the_position(launch: Launch, site: Site) -> None:
-    """Contract 1.4: never a new consumer merely because a number differs."""
+    """Never a new consumer merely because a number differs."""
     first = launch(site.company)
     await site.publish("v1.chats.upsert", builders.chat(chat_id="before"))
     await site.holds("chats", 1)

@@ -1,4 +1,4 @@
-"""How a worker ends, while events keep coming: nothing lost, nothing twice (contract 8.4, C22)."""
+"""How a worker ends, while events keep coming: nothing lost, nothing twice (RUN-13)."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ async def test_a_second_worker_goes_on_when_the_first_one_is_killed(launch: Laun
 async def test_what_a_worker_cannot_finish_in_its_time_is_given_back_and_stored_by_the_next(
     launch: Launch, company: str, postgres_dsn: str
 ) -> None:
-    """Contract 8.4: limit 30 s. The database is locked, and a dead letter finds no room in its stream (3.9)."""
+    """Limit 30 s. The database is locked, and a dead letter finds no room in its stream."""
     with NatsServer() as server:
         client = await nats.connect(server.url)
         async with visited(company, client, postgres_dsn) as site:

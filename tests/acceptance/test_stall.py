@@ -1,4 +1,4 @@
-"""A worker that looks alive and does nothing ends by itself, and the next one does its work (design 9)."""
+"""A worker that looks alive and does nothing ends by itself, and the next one does its work (RUN-2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker's start: what is missing is waited for and named, what is wrong ends it with one line (contract 8)."""
+"""The worker's start: what is missing is waited for and named, what is wrong ends it with one line (RUN-5)."""
 
 from __future__ import annotations
 
@@ -117,7 +117,6 @@ def test_wrong_settings_end_the_start_with_one_message_that_names_every_variable
 
 @pytest.mark.rule("SET-3")
 def test_a_company_must_be_named(launch: Launch) -> None:
-    """OC8."""
     assert "COMPANY_ID" in _end(launch(ready=False))
 
 

@@ -21,7 +21,7 @@ from testkit.servers import free_port
 
 ROOT: Final = Path(streams.__path__[0]).resolve().parent
 START: Final = 60.0
-# More than the worker's own limit (contract 8.4).
+# More than the worker's own limit (RUN-13).
 STOP: Final = 40.0
 _POLL: Final = 0.05
 # Ends the child with the thread that made it, however that ends: also when the tests are killed.

@@ -17,14 +17,14 @@ from tests.bench.scene import Place, Scene
 from tests.bench.trouble import BenchError
 
 _PARTITIONS: Final = 26
-# Within 15 % (issue 7).
+# Within 15 %.
 _KEPT: Final = 0.85
 _MEMORY: Final = 250.0
 _CONNECTIONS: Final = 20
 _BASE: Final = "base"
 # What the bare pipeline does with as many companies: so much of it is not the worker's doing.
 _BARE: Final = "bare companies"
-# As of one company (issue 7).
+# As of one company.
 _SHARE: Final = 0.55
 
 

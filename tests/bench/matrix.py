@@ -17,7 +17,7 @@ from tests.bench.runs import Runs
 from tests.bench.scene import Place, Scene
 from tests.bench.trouble import BenchError
 
-# Shares of the bare pipeline's messages a second (issue 7).
+# Shares of the bare pipeline's messages a second.
 _SHARES: Final = {"realtime": 0.55, "mixed": 0.35, "inbound_new": 0.25, "history": 0.80, "repeats": 0.40}
 _P50: Final = 1.5
 _P99: Final = 3.0

@@ -1,4 +1,4 @@
--- The tables as the existing service makes them (contract 6), many indexes twice: once under a plain name, once
+-- The tables as the existing service makes them (TAB-1), many indexes twice: once under a plain name, once
 -- under a name that contains a quoted schema.
 CREATE SCHEMA {schema};
 

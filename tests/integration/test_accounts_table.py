@@ -1,4 +1,4 @@
-"""Agents on a real PostgreSQL (contract 2.8, 3.6; design 5)."""
+"""Agents on a real PostgreSQL (AGT-1, VER-9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events given up for good have exactly one row each (contract 4.4)."""
+"""Events given up for good have exactly one row each (PRK-1)."""
 
 from __future__ import annotations
 

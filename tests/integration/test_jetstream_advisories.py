@@ -1,4 +1,4 @@
-"""Durables with a limit of deliveries: what the server gives up does not vanish (A11, C14, OC13)."""
+"""Durables with a limit of deliveries: what the server gives up does not vanish (CON-9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The JetStream source when servers, consumers and messages misbehave (field cases A1, A2, A4, A10)."""
+"""The JetStream source when servers, consumers and messages misbehave (ONB-4, DLQ-11)."""
 
 from __future__ import annotations
 

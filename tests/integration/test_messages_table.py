@@ -1,4 +1,4 @@
-"""One row a message, on a real PostgreSQL with all its partitions (contract 3.2, B4; design 5)."""
+"""One row a message, on a real PostgreSQL with all its partitions (MSG-1, MSG-2)."""
 
 from __future__ import annotations
 

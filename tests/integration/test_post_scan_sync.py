@@ -1,4 +1,4 @@
-"""The post-scan sync against PostgreSQL: contract 5.6, C11."""
+"""The post-scan sync against PostgreSQL (PSS-1 to PSS-4)."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ async def test_a_hyphenated_phone_counts_without_its_hyphens(stage: Stage) -> No
 async def test_no_contact_is_skipped_whatever_the_page_size(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Contract C11: pages go by key, though the set shrinks under them."""
+    """Pages go by key, though the set shrinks under them."""
     monkeypatch.setattr(post_scan, "PAGE_SIZE", 7)
     phones = [f"62811{n:05d}" for n in range(50)]
     for number, phone in enumerate(phones):
@@ -251,7 +251,6 @@ async def test_a_job_that_is_asked_for_again_while_it_runs_stays(stage: Stage) -
 
 
 async def test_operations_are_observed_by_their_names(stage: Stage) -> None:
-    """Contract 9.4."""
     await stage.contacts("62811")
     await stage.message("m", "62811", 100)
     await stage.schedule()

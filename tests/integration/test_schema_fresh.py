@@ -1,4 +1,4 @@
-"""A schema that this service makes itself (contract 6.1, 6.2)."""
+"""A schema that this service makes itself (TAB-1)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tables.schema.migrations import SHARED_TABLES, SchemaProblem, foreign_compa
 _FILES = sorted((Path(tables.schema.migrations.__file__).parent / "sql" / "migrations").glob("*.sql"))
 MIGRATIONS = [file.stem for file in _FILES]
 
-# name, type, nullable, default, in the order of the contract
+# name, type, nullable, default, in the order of the documented tables
 Column = tuple[str, str, bool, str | None]
 
 

@@ -1,4 +1,4 @@
-"""Streams and consumers on a real server: made, compared, taken over, never lost (A6, C20, OC1, OC11)."""
+"""Streams and consumers on a real server: made, compared, taken over, never lost (CON-3, CON-1)."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ _UIDS: Final = {
     SERVERS: "wh-postgresql-jetstream",
     LOAD_TEST: "wh-load-test",
 }
-# Contract 10.3, typed by hand: title, kind, unit. `Goroutines` of the existing service is the last one here.
+# Typed by hand: title, kind, unit. `Goroutines` of the existing service is the last one here.
 _CONTRACT: Final = {
     "ACK Success Rate (%)": ("stat", "percent"),
     "Failure/DLQ Rate (%)": ("stat", "percent"),

@@ -181,7 +181,7 @@ def comes_up(image: Image, process: subprocess.Popen[bytes], **settings: str) ->
 
 
 def test_image_is_slim_debian_with_what_the_contract_names() -> None:
-    """Contract 10.2: not Alpine; CA certificates, tzdata, wget, curl; 8080; production."""
+    """Not Alpine; CA certificates, tzdata, wget, curl; 8080; production."""
     worker = stages()["worker"]
     python = DOCKERFILE.read_text(encoding="utf-8").split("ARG PYTHON=")[1].split()[0]
     assert worker.base == "python:${PYTHON}"

@@ -129,7 +129,6 @@ def test_metrics_are_read_at_the_port_that_the_worker_opens() -> None:
 
 
 def test_probes_are_those_of_the_contract() -> None:
-    """Contract 7, deployment facts."""
     liveness, readiness = container()["livenessProbe"], container()["readinessProbe"]
     expected = {"timeoutSeconds": 5, "failureThreshold": 3}
     live, ready = {"path": "/health", "port": "http"}, {"path": "/ready", "port": "http"}

@@ -1,4 +1,4 @@
-"""The fields of contract 2 that the model needs."""
+"""The fields of the events that the model needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REQUIRED: Final = {
     "v1.contacts.update": ("phone_number", "agent_id"),
     "v1.connection.update": ("agent_id",),
 }
-# Per type the columns that the newest event decides (design 5), and those that the first one keeps.
+# Per type the columns that the newest event decides (VER-9), and those that the first one keeps.
 NEWEST: Final = {
     "v1.messages.upsert": ("status", "message_text", "message_url", "message_type", "message_obj"),
     "v1.messages.update": ("status", "edited_message_obj", "is_deleted", "message_url"),

@@ -1,4 +1,4 @@
-"""What the tables must hold after a set of events, read anew from design 5 and contract 2 to 5.
+"""What the tables must hold after a set of events, read anew from the specification.
 
 It shares no code with the processor. It knows nothing of batches, replicas, repeats or dead letters: a set of
 events has one outcome.
@@ -165,12 +165,11 @@ def _left_behind(adopted: Adopted) -> Row:
 
 
 def clean(phone: str) -> str:
-    """Contract 5.2."""
     return "".join(char for char in phone if char not in "+ ()")
 
 
 def seconds(value: Any) -> int:
-    """A timestamp; milliseconds are divided (contract B3)."""
+    """A timestamp; milliseconds are divided (MSG-4)."""
     number = int(value or 0)
     return number // 1000 if number >= 100_000_000_000 else number
 
@@ -284,7 +283,7 @@ def _name(result: Expected, fact: Fact) -> bool:
 
 
 def onboards(fact: Fact) -> bool:
-    """Whether it is an incoming message of somebody who can have a contact (contract 5.1, design 6)."""
+    """Whether it is an incoming message of somebody who can have a contact (ONB-1, ONB-12)."""
     said = fact.said
     return (
         fact.type == "v1.messages.upsert"
@@ -296,7 +295,7 @@ def onboards(fact: Fact) -> bool:
 
 
 def _onboard(result: Expected, facts: Iterable[Fact]) -> None:
-    """Contract 5.4, 5.5 and the rules of design 5, over the incoming messages in the order of their versions."""
+    """Contact and log row (ONB-4 to ONB-12), over the incoming messages in the order of their versions."""
     for fact in filter(onboards, facts):
         said = fact.said
         pair = said["agent_id"], clean(said["from_phone"])

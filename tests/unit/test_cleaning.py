@@ -1,4 +1,4 @@
-"""Cleaning of JSON text before anything else reads it (contract 2.1, B5)."""
+"""Cleaning of JSON text before anything else reads it (PAY-1, PAY-9)."""
 
 from __future__ import annotations
 

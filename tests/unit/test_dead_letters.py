@@ -1,4 +1,4 @@
-"""Giving an event up without losing it (contract 3.9, 4.1, C12, C27; design 4, 7)."""
+"""Giving an event up without losing it (OUT-1, DLQ-1)."""
 
 from __future__ import annotations
 

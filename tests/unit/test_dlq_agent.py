@@ -1,4 +1,4 @@
-"""The dead-letter agent: replays, delays, and what is given up for good (contract 4.2-4.4; design 7)."""
+"""The dead-letter agent: replays, delays, and what is given up for good (DLQ-6, DLQ-5)."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Clinic:
 
     async def handle(self, delivery: FakeDelivery) -> None:
         await self.agent.handle(TENANT, delivery)
-        # Replays are none of the live deliveries' numbers (contract 9.3).
+        # Replays are none of the live deliveries' numbers (MET-4).
         assert self.routing_meter.calls == []
 
 

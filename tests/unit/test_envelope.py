@@ -1,4 +1,4 @@
-"""The dead-letter envelope (contract 4.1, OC6)."""
+"""The dead-letter envelope (DLQ-1)."""
 
 from __future__ import annotations
 

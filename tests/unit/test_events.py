@@ -1,4 +1,4 @@
-"""The fields of the ten event types, and the decoding rules (contract section 2, B3, B5, C7, OC2, OC3, OC12)."""
+"""The fields of the ten event types, and the decoding rules (MSG-4, PAY-9)."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_an_object_is_kept_as_it_came_and_null_is_absent(
 @pytest.mark.rule("PAY-10")
 @pytest.mark.parametrize(("event_type", "field"), of(OBJECTS))
 def test_numbers_inside_free_objects_are_kept_exactly(event_type: str, field: str) -> None:
-    """Beyond 2^53 the existing service rounds them (contract C7)."""
+    """Beyond 2^53 the existing service rounds them (PAY-10)."""
     text = '{"n":12345678901234567890,"x":0.1234567890123456789,"big":1e400}'
     assert fields.object_text(getattr(raw(event_type, field, text), field)) == text
 
@@ -236,7 +236,7 @@ NO_SECONDS = [
 @pytest.mark.parametrize(("event_type", "field"), of(TIMES))
 @pytest.mark.parametrize(("value", "held"), SECONDS)
 def test_a_time_is_seconds_however_it_is_written(event_type: str, field: str, value: str, held: int) -> None:
-    """A number, digits or a protobuf Long; milliseconds are divided (contract B3, OC12, design 11)."""
+    """A number, digits or a protobuf Long; milliseconds are divided (MSG-4, PAY-8)."""
     assert getattr(raw(event_type, field, value), field) == held
 
 
@@ -328,7 +328,7 @@ def test_a_new_contact_name_must_be_there_but_may_be_empty() -> None:
 def test_other_descriptions_of_the_fields_do_not_count(
     event_type: str, payload: dict[str, Any], missing: str
 ) -> None:
-    """Contract 2.10: `id` is no key, groups need their phone number, chats their agent."""
+    """`id` is no key, groups need their phone number, chats their agent."""
     with pytest.raises(Invalid, match=f"{missing} is required"):
         payloads.decode(event_type, body(payload), COMPANY)
 
@@ -461,7 +461,7 @@ def test_another_company_is_refused_whatever_its_case(event_type: str, company: 
 @pytest.mark.rule("PAY-6")
 @pytest.mark.parametrize("event_type", HISTORICAL)
 def test_a_history_item_gets_the_company_too(event_type: str) -> None:
-    """The existing service refuses the whole batch (OC2)."""
+    """The existing service refuses the whole batch (PAY-6)."""
     item = ITEMS[event_type](company_id=ABSENT)
     [held] = history(event_type, [item]).items
     assert held.event.company_id == COMPANY  # type: ignore[union-attr]

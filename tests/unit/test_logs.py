@@ -1,4 +1,4 @@
-"""Log lines: JSON with the keys of contract 8.5, whoever wrote them, and without anything secret."""
+"""Log lines: JSON with the documented keys (RUN-16), whoever wrote them, and without anything secret."""
 
 from __future__ import annotations
 

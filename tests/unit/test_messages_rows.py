@@ -1,4 +1,4 @@
-"""Events as rows: what is stored for each field (contract 2.2-2.8, B2, B3, OC3)."""
+"""Events as rows: what is stored for each field (MSG-1, AGT-1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The onboarding agent with tables in memory: outcomes of contract 5.7, the pool of 5.8, faults of design 6."""
+"""The onboarding agent with tables in memory: outcomes, the pool, faults (ONB-13 to ONB-16)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an incoming message does to contact and log: every row of contract 5.4 and 5.5, and their order."""
+"""What an incoming message does to contact and log: each case of ONB-4 to ONB-12, and their order."""
 
 from __future__ import annotations
 
@@ -250,7 +250,6 @@ class TestExistingContact:
         assert store.contact["phone_number"] == "+62 8123 (4500011)"
 
     def test_a_row_without_id_gets_one_and_a_chat_id(self) -> None:
-        """Contract C1."""
         store = Store(row(id="", chat_id="", origin="Referral", first_message_id="m0"))
         store.apply(message(5))
         assert len(store.contact["id"]) == 36

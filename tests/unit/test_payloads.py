@@ -78,7 +78,7 @@ def test_a_device_is_no_part_of_an_address_and_its_server_stays(text: str, parts
 @pytest.mark.parametrize(
     ("changes", "phone"),
     [
-        # The plain case, and what the contract says of it.
+        # The plain case, and what the specification says of it (ONB-3).
         ({}, PHONE),
         ({"from_phone": "+62 812-111 (1)"}, "+62 812-111 (1)"),
         ({"from_phone": ABSENT}, None),

@@ -1,4 +1,4 @@
-"""The routing agent: every delivery is settled once, as contract 3.9 says, and counted once (9.3)."""
+"""The routing agent: every delivery is settled once (OUT-1), and counted once (MET-5)."""
 
 from __future__ import annotations
 
@@ -599,7 +599,7 @@ async def test_every_delivery_counts_as_received_also_the_bad_ones() -> None:
     assert len(office.settled) == 3
 
 
-# ---------------------------------------------------------------- metric 4 (contract 9.5)
+# ---------------------------------------------------------------- metric 4 (MET-6)
 
 
 @pytest.mark.rule("MET-6")

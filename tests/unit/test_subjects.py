@@ -1,4 +1,4 @@
-"""Subjects and tenants (contract 1.1, 1.2; design 8)."""
+"""Subjects and tenants (SUB-1, SUB-3)."""
 
 from __future__ import annotations
 

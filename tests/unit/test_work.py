@@ -1,4 +1,4 @@
-"""One delivery as units of work, and what remains of it for a dead letter (contract 3.1, 3.7, B1)."""
+"""One delivery as units of work, and what remains of it for a dead letter (ROW-1, HIS-1)."""
 
 from __future__ import annotations
 
