@@ -1,4 +1,4 @@
-"""What happens to an event that was handled: pure decisions, from contract 3.9 and 4.3 as design 5 and 7 amend them."""
+"""What happens to an event that was handled: pure decisions (OUT-3, OUT-4, DLQ-6, DLQ-7)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, Literal, NamedTuple
 
 from events.errors import EventError, NotFound
 
-# Limit of contract 4.3: tries of an event over both its queues, before it is given up for good.
+# Tries of an event over both its queues, before it is given up for good.
 REPLAY_LIMIT: Final = 5
 JITTER: Final = 0.2
 
@@ -34,7 +34,7 @@ class Decision(NamedTuple):
 
 
 def decide(error: EventError | None, attempt: int, limits: RetryPolicy) -> Decision:
-    """The outcome of delivery number `attempt` (contract 3.9).
+    """The outcome of delivery number `attempt` (OUT-1).
 
     A row that is not there yet is waited for like a passing failure: another replica may be about to make it.
     """
@@ -46,7 +46,7 @@ def decide(error: EventError | None, attempt: int, limits: RetryPolicy) -> Decis
 
 
 def is_poison(attempt: int, limits: RetryPolicy) -> bool:
-    """Whether an event came so often without an outcome that handling it seems to kill its worker (design 4)."""
+    """Whether an event came so often without an outcome that handling it seems to kill its worker."""
     return attempt > 2 * limits.max_deliver
 
 
@@ -56,7 +56,7 @@ def envelope_retry_count(error: EventError, attempt: int) -> int:
 
 
 def total_attempts(retry_count: int, attempt: int) -> int:
-    """k of contract 4.3: the tries of an event so far, in its own queue and as a dead letter."""
+    """k of DLQ-6: the tries of an event so far, in its own queue and as a dead letter."""
     return retry_count + attempt - 1
 
 
@@ -68,7 +68,7 @@ def decide_replay(
     *,
     spread: Callable[[float, float], float] = random.uniform,
 ) -> Decision:
-    """The outcome of a dead letter's delivery number `attempt` (contract 4.3); its delay has +-20 % jitter."""
+    """The outcome of a dead letter's delivery number `attempt` (DLQ-7); its delay has +-20 % jitter."""
     if error is None:
         return Decision("ack")
     if total_attempts(retry_count, attempt) >= REPLAY_LIMIT or attempt >= limits.max_deliver:

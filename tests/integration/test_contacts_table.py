@@ -98,7 +98,7 @@ async def test_a_thousand_contacts_make_a_thousand_rows(stage: Stage) -> None:
 
 
 @pytest.mark.rule("CTC-2")
-async def test_a_new_contact_has_the_values_of_the_contract(stage: Stage) -> None:
+async def test_a_new_contact_has_the_documented_values(stage: Stage) -> None:
     await stage.write(stage.row(3, phone_number="+62 812"))
     row = dict(await stage.only())
     assert row.pop("created_at") == row.pop("updated_at") is not None

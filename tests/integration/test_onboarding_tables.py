@@ -102,7 +102,7 @@ async def test_every_new_phone_gets_a_contact_and_a_log_row(stage: Stage) -> Non
 
 
 @pytest.mark.rule("ONB-4")
-async def test_contact_and_log_row_have_the_values_of_the_contract(stage: Stage) -> None:
+async def test_contact_and_log_row_have_the_documented_values(stage: Stage) -> None:
     await stage.onboard(message(5))
     contact = dict(await stage.only("contacts"))
     assert UUID(contact.pop("id")).version == 4

@@ -177,7 +177,7 @@ async def _tables_of(database: Database, schema: str) -> set[str]:
 
 @pytest.mark.rule("TAB-1")
 @pytest.mark.parametrize("table", sorted(COLUMNS))
-async def test_a_fresh_schema_has_the_contracts_columns_and_indexes(
+async def test_a_fresh_schema_has_the_documented_columns_and_indexes(
     database: Database, schema: str, table: str
 ) -> None:
     expected = [

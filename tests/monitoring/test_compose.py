@@ -126,7 +126,7 @@ def test_worker_has_time_to_drain_and_writes_nowhere(name: str, service: str) ->
 
 
 @workers
-def test_worker_is_checked_as_the_contract_says(name: str, service: str) -> None:
+def test_worker_is_checked_as_documented(name: str, service: str) -> None:
     check = services(name)[service]["healthcheck"]
     assert check["test"][:2] == ["CMD", "curl"]
     assert check["test"][-1] == "http://127.0.0.1:8080/health"
@@ -154,7 +154,7 @@ def test_builds_name_a_stage_of_the_dockerfile(name: str) -> None:
     ("name", "database", "port"),
     [(DEV, "message_service", 54321), (LOADTEST, "message_service_loadtest", 54322)],
 )
-def test_servers_are_those_of_the_contract(name: str, database: str, port: int) -> None:
+def test_servers_are_the_documented_ones(name: str, database: str, port: int) -> None:
     nats, postgres = services(name)["nats"], services(name)["postgres"]
     assert nats["image"] == "nats:2.11-alpine"
     assert {each.split(":")[2] for each in nats["ports"]} == {"4222", "6222", "8222"}

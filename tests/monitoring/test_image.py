@@ -180,7 +180,7 @@ def comes_up(image: Image, process: subprocess.Popen[bytes], **settings: str) ->
     pytest.fail(f"the worker did not come up: {process.poll()}")
 
 
-def test_image_is_slim_debian_with_what_the_contract_names() -> None:
+def test_image_is_slim_debian_with_what_workers_need() -> None:
     """Not Alpine; CA certificates, tzdata, wget, curl; 8080; production."""
     worker = stages()["worker"]
     python = DOCKERFILE.read_text(encoding="utf-8").split("ARG PYTHON=")[1].split()[0]

@@ -128,7 +128,7 @@ def test_metrics_are_read_at_the_port_that_the_worker_opens() -> None:
     assert int(given["SERVER_PORT"]) == offered["port"] == port["containerPort"] == 8080
 
 
-def test_probes_are_those_of_the_contract() -> None:
+def test_probes_are_the_documented_ones() -> None:
     liveness, readiness = container()["livenessProbe"], container()["readinessProbe"]
     expected = {"timeoutSeconds": 5, "failureThreshold": 3}
     live, ready = {"path": "/health", "port": "http"}, {"path": "/ready", "port": "http"}

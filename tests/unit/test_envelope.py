@@ -131,7 +131,7 @@ def test_huge_numbers_are_embedded_exactly() -> None:
 
 
 @pytest.mark.rule("DLQ-1")
-def test_the_envelope_has_the_fields_of_the_contract_and_no_null() -> None:
+def test_the_envelope_has_the_documented_fields_and_no_null() -> None:
     assert json.loads(envelope.encode(letter())) == {
         "source_subject": "v1.chats.upsert.KopiNusa01",
         "company": "KopiNusa01",

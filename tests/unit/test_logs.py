@@ -46,7 +46,7 @@ def configure() -> Iterator[Configure]:
 
 
 @pytest.mark.rule("RUN-16")
-def test_line_has_the_contract_keys_in_front(configure: Configure) -> None:
+def test_line_has_the_documented_keys_in_front(configure: Configure) -> None:
     lines = configure("info")
     extra = {"company_id": "KopiNusa", "stream_sequence": 7}
     logging.getLogger("streams.source").warning("gone %s", "for now", extra=extra)

@@ -215,7 +215,7 @@ def test_only_a_realtime_message_is_an_incoming_one() -> None:
 
 
 @pytest.mark.rule("ROW-1")
-def test_metadata_is_the_json_of_the_contract_whatever_the_names() -> None:
+def test_metadata_is_the_documented_json_whatever_the_names() -> None:
     origin = MessageMetadata('st"ream', "consumer", "hub", 7, 3, 1, STORED_NS, 0)
     assert json.loads(metadata(origin, "id\n\u2713", "v1.chats.upsert.C", "2026-11-24T07:15:30Z")) == {
         "stream": 'st"ream',
