@@ -21,7 +21,7 @@ SELECT name FROM {schema}.schema_migrations
 -- Remember these migrations.
 INSERT INTO {schema}.schema_migrations (name) SELECT unnest($1::text[])
 
--- name: tell_schema
+-- name: set_schema
 -- The schema's name for index_once, which cannot take it from its own text safely.
 SELECT set_config('daisi.schema', $1, true)
 

@@ -1,4 +1,4 @@
-"""Other systems subscribe to whole rows of the documented tables (contract 6.4)."""
+"""Other systems subscribe to whole rows of the documented tables."""
 
 from __future__ import annotations
 
