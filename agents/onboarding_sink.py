@@ -80,7 +80,7 @@ class OnboardingSink:
             self.ledger.statuses[place] = "success_exists"
         for place, outcome in zip(chosen, outcomes, strict=True):
             self.ledger.statuses[place] = "success_created" if outcome.created else "success_exists"
-            if outcome.settled:
+            if outcome.complete:
                 self.known.add(self.tenant, self.messages[place].pair, outcome.since)
         return bool(chosen)
 

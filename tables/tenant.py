@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self, assert_never
 
 from tables.accounts import Accounts
 from tables.chats import Chats
@@ -15,12 +16,16 @@ from tables.exhausted import ExhaustedEvents
 from tables.messages import Messages
 from tables.mutations import (
     AccountRow,
+    ChatMutation,
     ChatPatch,
     ChatRow,
+    ContactMutation,
     ContactPatch,
     ContactRow,
+    MessageMutation,
     MessagePatch,
     MessageRow,
+    Mutation,
     PostScanRequest,
     WriteRejection,
 )
@@ -33,9 +38,35 @@ if TYPE_CHECKING:
     from tables.connection.pool import Connection
 
 
-Mutation = (
-    MessageRow | MessagePatch | ChatRow | ChatPatch | ContactRow | ContactPatch | AccountRow | PostScanRequest
-)
+@dataclass(frozen=True, slots=True)
+class ByTable:
+    """The mutations of each table."""
+
+    accounts: list[AccountRow] = field(default_factory=list)
+    chats: list[ChatMutation] = field(default_factory=list)
+    contacts: list[ContactMutation] = field(default_factory=list)
+    messages: list[MessageMutation] = field(default_factory=list)
+    post_scan: list[PostScanRequest] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, mutations: Sequence[Mutation]) -> Self:
+        """Each mutation goes to one table; a type without one is an error of the type checker and of each batch."""
+        tables = cls()
+        for mutation in mutations:
+            match mutation:
+                case MessageRow() | MessagePatch():
+                    tables.messages.append(mutation)
+                case ChatRow() | ChatPatch():
+                    tables.chats.append(mutation)
+                case ContactRow() | ContactPatch():
+                    tables.contacts.append(mutation)
+                case AccountRow():
+                    tables.accounts.append(mutation)
+                case PostScanRequest():
+                    tables.post_scan.append(mutation)
+                case _:
+                    assert_never(mutation)
+        return tables
 
 
 class TenantTables:
@@ -59,47 +90,44 @@ class TenantTables:
         """A connection in a transaction: committed on leaving, rolled back on an exception."""
         return self._database.transaction()
 
-    async def write(self, changes: Sequence[Mutation], *, bulk: bool = False) -> list[WriteRejection]:
-        """Write all changes; returns the ones that no row would take. `bulk` marks a history import.
+    async def write(self, mutations: Sequence[Mutation], *, bulk: bool = False) -> list[WriteRejection]:
+        """Write all mutations; returns the ones that no row takes. `bulk` marks a history import.
 
         Raises `tables.errors.StorageError`; then nothing is written, or some new messages, and all may be repeated.
         """
-        if not self.messages.seem_new(changes):
-            return await self._write(changes, bulk=bulk)
-        messages = cast("Sequence[MessageRow]", changes)
+        if not self.messages.are_likely_new(mutations):
+            return await self._write(mutations, bulk=bulk)
         # A single statement commits by itself: one round trip to the server instead of three.
         async with self._database.connection() as connection:
-            known = await self.messages.insert(connection, messages, bulk=bulk)
-        if not known:
+            stored = await self.messages.insert_new(connection, mutations, bulk=bulk)
+        if not stored:
             return []
         async with self._database.transaction() as connection:
-            return await self.messages.merge(connection, known, bulk=bulk)
+            return await self.messages.merge_stored(connection, stored, bulk=bulk)
 
-    async def _write(self, changes: Sequence[Mutation], *, bulk: bool) -> list[WriteRejection]:
-        refusals: list[WriteRejection] = []
+    async def _write(self, mutations: Sequence[Mutation], *, bulk: bool) -> list[WriteRejection]:
+        by_table = ByTable.of(mutations)
+        rejections: list[WriteRejection] = []
         # The order is the same for every replica, so that no two wait for each other.
         async with self._database.transaction() as connection:
-            if accounts := [change for change in changes if isinstance(change, AccountRow)]:
-                refusals += await self.accounts.write(connection, accounts)
-            if chats := [change for change in changes if isinstance(change, (ChatRow, ChatPatch))]:
-                refusals += await self.chats.write(connection, chats, bulk=bulk)
-            if contacts := [change for change in changes if isinstance(change, (ContactRow, ContactPatch))]:
-                refusals += await self.contacts.write(connection, contacts, bulk=bulk)
-            if messages := [change for change in changes if isinstance(change, (MessageRow, MessagePatch))]:
-                refusals += await self.messages.write(connection, messages, bulk=bulk)
-            for request in changes:
-                if isinstance(request, PostScanRequest):
-                    await self.post_scan.schedule(
-                        connection, request.agent_id, request.stored_at, request.metadata
-                    )
-        return refusals
+            if by_table.accounts:
+                rejections += await self.accounts.write(connection, by_table.accounts)
+            if by_table.chats:
+                rejections += await self.chats.write(connection, by_table.chats, bulk=bulk)
+            if by_table.contacts:
+                rejections += await self.contacts.write(connection, by_table.contacts, bulk=bulk)
+            if by_table.messages:
+                rejections += await self.messages.write(connection, by_table.messages, bulk=bulk)
+            for request in by_table.post_scan:
+                await self.post_scan.schedule(connection, request)
+        return rejections
 
     async def unresolved(self) -> int:
-        """How many given-up events no operator has resolved."""
+        """How many parked events no operator has resolved."""
         async with self._database.connection() as connection:
             return await self.exhausted.unresolved(connection)
 
     async def newest_exhausted(self) -> datetime.datetime | None:
-        """When the newest given-up event was stored; None without any."""
+        """When an event was last parked; None without any."""
         async with self._database.connection() as connection:
             return await self.exhausted.newest(connection)

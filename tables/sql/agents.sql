@@ -15,7 +15,7 @@ ORDER BY n.agent_id COLLATE "C"
 ON CONFLICT (agent_id) DO NOTHING
 RETURNING agent_id
 
--- name: find
+-- name: lock
 -- Lock the rows of these agent_ids, in the order of all writers.
 SELECT
     id, agent_id, company_id, last_metadata,

@@ -18,7 +18,7 @@ FROM unnest($3::text[]) AS held(chat_id)
 JOIN {schema}.contacts AS c ON c.chat_id = held.chat_id
 
 -- name: insert
--- New contacts (contract 3.5, 5.4). One whose chat_id another writer took in this moment is left out.
+-- New contacts. One whose chat_id another writer took in this moment is left out.
 INSERT INTO {schema}.contacts (
     id, agent_id, company_id, phone_number, chat_id, push_name, tags, assigned_to, origin, first_message_id,
     first_message_timestamp, last_metadata, type, custom_name, notes, avatar, pob, gender, status, created_at,
