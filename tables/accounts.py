@@ -56,7 +56,9 @@ class Accounts:
         if len(records) < len(groups):
             raise SerializationFailure("an account was deleted while it was looked for")
         for record in records:
-            if taken := accepted(record, groups[record["agent_id"]], rejections):
+            taken, rejected = accepted(record, groups[record["agent_id"]])
+            rejections += rejected
+            if taken:
                 stored = decode_metadata(record["last_metadata"]) or {}
                 values, metadata, _ = COLUMNS.update(stored, record["filled"], taken)
                 row = {"id": record["id"], "last_metadata": metadata, "company_id": taken[0].company_id}

@@ -148,7 +148,8 @@ class Chats:
             label = upsert if any(isinstance(mutation, ChatRow) for mutation in group) else "UpdateChat"
             if record is None and label == upsert:
                 raise SerializationFailure("a chat was deleted while it was looked for")
-            taken = accepted(record, group, rejections)
+            taken, rejected = accepted(record, group)
+            rejections += rejected
             if record is not None and taken:
                 updates[label].append(_update(record, taken))
         for label, updated in updates.items():

@@ -79,18 +79,14 @@ def by_key(mutations: Iterable[Written], key: Callable[[Written], str]) -> dict[
 
 
 def accepted(
-    record: StoredRow | None, group: Sequence[Written], rejections: list[WriteRejection]
-) -> list[Written]:
-    """Those of `group` whose row is there, and of their company or of none; `rejections` gets the others."""
+    record: StoredRow | None, group: Sequence[Written]
+) -> tuple[Sequence[Written], list[WriteRejection]]:
+    """Those of `group` whose row is there, and of their company or of none; and the rejections of the others."""
     if record is None:
-        rejections += [WriteRejection(mutation.ref, "not_found") for mutation in group]
-        return []
+        return [], [WriteRejection(mutation.ref, "not_found") for mutation in group]
     owner = record["company_id"]
-    taken = [mutation for mutation in group if owner in (mutation.company_id, "", None)]
-    if len(taken) < len(group):
-        rejections += [
-            WriteRejection(mutation.ref, "company")
-            for mutation in group
-            if owner not in (mutation.company_id, "", None)
-        ]
-    return taken
+    others = [mutation for mutation in group if owner not in (mutation.company_id, "", None)]
+    if not others:
+        return group, []
+    rejections = [WriteRejection(mutation.ref, "company") for mutation in others]
+    return [mutation for mutation in group if mutation not in others], rejections

@@ -110,7 +110,8 @@ class ExhaustedEvents:
     async def find(self, connection: Connection, search: Search, limit: int | None = None) -> list[FoundRow]:
         """Rows for an operator, the last parked first. Raises `StorageError`."""
         with translated():
-            return [FoundRow(*row) for row in await connection.fetch(self._sql["find"], *search, limit)]
+            rows = await connection.fetch(self._sql["find"], *search, limit)
+            return [FoundRow(**dict(row)) for row in rows]
 
     async def read(self, connection: Connection, row: int) -> dict[str, Any] | None:
         """All of one row, the payloads as indented JSON text; None if there is none. Raises `StorageError`."""
@@ -122,7 +123,7 @@ class ExhaustedEvents:
         """One row, locked until the transaction ends; None if there is none. Raises `StorageError`."""
         with translated():
             found = await connection.fetchrow(self._sql["lock"], row)
-            return None if found is None else LockedRow(*found)
+            return None if found is None else LockedRow(**dict(found))
 
     async def resolve(self, connection: Connection, row: int, action: str, reason: str = "") -> None:
         """Mark a row as resolved and note `action` (by whom), the time and the reason. Raises `StorageError`."""

@@ -166,7 +166,8 @@ class Messages:
         updates: dict[str, list[dict[str, Any]]] = {upsert: [], "UpdateMessageStatus": []}
         for key, group in groups.items():
             record = locked.get(key)
-            taken = accepted(record, group, rejections)
+            taken, rejected = accepted(record, group)
+            rejections += rejected
             if record is not None and taken:
                 rows = [mutation for mutation in taken if isinstance(mutation, MessageRow)]
                 label = upsert if rows else "UpdateMessageStatus"

@@ -49,7 +49,7 @@ async def wanted(database: Database, schema: str, *, required: bool = False) -> 
         if not await connection.fetchval(sql["has_wanted"], schema):
             return []
         rows = await connection.fetch(sql["wanted"], required)
-    return [Wanted(*row) for row in rows]
+    return [Wanted(**dict(row)) for row in rows]
 
 
 async def build(database: Database, schema: str, *, required: bool = False) -> list[str]:

@@ -11,6 +11,7 @@ import tables.accounts
 import tables.chats
 import tables.messages
 from tables.columns import Columns, accepted
+from tables.exhausted import ExhaustedRow
 from tables.last_writer_wins import EventStamp
 from tables.mutations import (
     AccountRow,
@@ -140,11 +141,24 @@ def test_a_row_takes_what_is_of_its_company_or_of_none() -> None:
     ours, other = (
         AccountRow(ref, stamp, "A", company, *[""] * 6) for ref, company in enumerate(("Kopi", "Teh"))
     )
-    rejections: list[WriteRejection] = []
-    assert accepted({"company_id": "Kopi"}, [ours, other], rejections) == [ours]
-    assert accepted({"company_id": None}, [ours, other], rejections) == [ours, other]
-    assert accepted(None, [ours], rejections) == []
-    assert rejections == [WriteRejection(1, "company"), WriteRejection(0, "not_found")]
+    assert accepted({"company_id": "Kopi"}, [ours, other]) == ([ours], [WriteRejection(1, "company")])
+    assert accepted({"company_id": None}, [ours, other]) == ([ours, other], [])
+    assert accepted(None, [ours]) == ([], [WriteRejection(0, "not_found")])
+
+
+@pytest.mark.parametrize("statement", ["add_steps", "drop_steps"])
+def test_the_steps_of_chats_are_written_in_the_order_of_their_statements(statement: str) -> None:
+    assert RowsStatement(_sql("chats", statement)).names == ("chat_id", "ns", "sequence", "incarnation")
+
+
+def test_a_parked_event_is_written_in_the_order_of_its_fields() -> None:
+    statement = _sql("exhausted", "insert_or_reopen")
+    found = re.search(
+        r"exhausted_events \(\s+created_at, ([^)]*), resolved, notes\)\s+SELECT now\(\), ([^\n]*)", statement
+    )
+    assert found is not None
+    assert tuple(re.split(r",\s+", found[1])) == ExhaustedRow._fields
+    assert re.findall(r"\$(\d)", found[2]) == [str(number) for number in range(1, 8)]
 
 
 async def test_a_mutation_of_a_type_that_no_table_takes_is_an_error_and_not_dropped() -> None:
