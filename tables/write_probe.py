@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar, assert_never
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Final, assert_never
 from uuid import uuid4
 
-from tables.accounts import Accounts
 from tables.attribution import CampaignAttribution, Incoming
-from tables.chats import Chats
 from tables.connection.pool import Database
-from tables.contacts import Contacts
 from tables.errors import DataError, QueryTimeout, StorageError, translated
 from tables.last_writer_wins import EventStamp
-from tables.messages import Messages
+from tables.mutation_writer import MutationWriter
 from tables.mutations import (
     AccountRow,
     ChatMutation,
@@ -38,7 +34,6 @@ if TYPE_CHECKING:
     from tables.connection.pool import Connection
 
 Like = Mutation | Incoming
-Row = TypeVar("Row")
 
 # Seconds for each statement, and for the commit.
 LIMIT: Final = 5.0
@@ -80,12 +75,8 @@ class WriteProbe:
         self._limit = limit
         self._sql = load("write_probe", schema)
         # Instances of its own: probes are in no metric, and have no influence on how events are written.
-        self._messages = Messages(schema, _unobserved)
-        self._chats = Chats(schema, _unobserved)
-        self._contacts = Contacts(schema, _unobserved)
-        self._accounts = Accounts(schema, _unobserved)
+        self._writer = MutationWriter(schema, _unobserved, PostScanJobs(database, schema, _unobserved))
         self._onboarding = OnboardingTables(database, schema, _unobserved)
-        self._post_scan = PostScanJobs(database, schema, _unobserved)
 
     async def store(self, like: Like, company: str) -> None:
         """Return when a new row of the kind of `like`, a change to it, and a commit were accepted.
@@ -108,28 +99,11 @@ class WriteProbe:
             raise rejection
 
     async def _write(self, connection: Connection, like: Like, company: str, agent_id: str) -> None:
-        """Insert a row, then change it."""
-        name = f"daisi-write-probe-{uuid4()}"
-        agent_id = agent_id or getattr(like, "agent_id", "") or name
-        match like:
-            case MessageRow() | MessagePatch():
-                messages = _messages(name, company, agent_id, _day(like))
-                await _one_by_one(connection, self._messages.write, messages)
-            case ChatRow() | ChatPatch():
-                await _one_by_one(connection, self._chats.write, _chats(name, company, agent_id))
-            case ContactRow() | ContactPatch():
-                await _one_by_one(connection, self._contacts.write, _contacts(company, agent_id))
-            case AccountRow():
-                account = AccountRow(0, _STAMP, name, company, "", "connected", "", "", "", "")
-                await _one_by_one(connection, self._accounts.write, [account, account])
-            case PostScanRequest():
-                now = datetime.datetime.now(datetime.UTC)
-                await self._post_scan.schedule(connection, PostScanRequest(0, name, now, "{}"))
-            case Incoming():
-                onboard = partial(self._onboarding.write, company=company)
-                await _one_by_one(connection, onboard, _incoming(name, agent_id))
-            case _:
-                assert_never(like)
+        for row in _rows(like, company, agent_id):
+            if isinstance(row, Incoming):
+                await self._onboarding.write(connection, [row], company=company)
+            else:
+                await self._writer.write(connection, [row])
 
     async def _commit(self, connection: Connection) -> None:
         try:
@@ -145,15 +119,6 @@ class WriteProbe:
                 raise
 
 
-async def _one_by_one(
-    connection: Connection,
-    write: Callable[[Connection, Sequence[Row]], Awaitable[object]],
-    rows: Iterable[Row],
-) -> None:
-    for row in rows:
-        await write(connection, [row])
-
-
 def _unobserved(operation: str, entity: str, seconds: float, succeeded: bool) -> None:
     """Probes are in no metric."""
 
@@ -167,6 +132,27 @@ def _day(like: MessageRow | MessagePatch) -> datetime.date:
     if isinstance(like, MessageRow):
         return like.message_date
     return datetime.datetime.now(datetime.UTC).date()
+
+
+def _rows(like: Like, company: str, agent_id: str) -> Sequence[Like]:
+    """A row to insert, and a change of it."""
+    name = f"daisi-write-probe-{uuid4()}"
+    agent_id = agent_id or getattr(like, "agent_id", "") or name
+    match like:
+        case MessageRow() | MessagePatch():
+            return _messages(name, company, agent_id, _day(like))
+        case ChatRow() | ChatPatch():
+            return _chats(name, company, agent_id)
+        case ContactRow() | ContactPatch():
+            return _contacts(company, agent_id)
+        case AccountRow():
+            return [AccountRow(0, _STAMP, name, company, "", "connected", "", "", "", "")] * 2
+        case PostScanRequest():
+            return [PostScanRequest(0, name, datetime.datetime.now(datetime.UTC), "{}")]
+        case Incoming():
+            return _incoming(name, agent_id)
+        case _:
+            assert_never(like)
 
 
 def _messages(name: str, company: str, agent_id: str, day: datetime.date) -> Sequence[MessageMutation]:

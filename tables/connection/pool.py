@@ -92,12 +92,13 @@ class Database:
                 max_size=self._size,
                 reset=_keep_session,
             )
+        self._pool = pool
         try:
-            await self._inspect(pool)
+            await self._warn_once()
         except BaseException:
+            self._pool = None
             pool.terminate()
             raise
-        self._pool = pool
         if self._connector.several and self._watcher is None:
             self._watcher = asyncio.ensure_future(self._watch())
 
@@ -199,20 +200,12 @@ class Database:
         self._known.add(connection)
         return connection
 
-    async def _inspect(self, pool: Pool) -> None:
-        lent = await self._acquire(pool)
-        try:
-            await self._warn(_behind(lent))
-        finally:
-            with suppress(TimeoutError):
-                await pool.release(lent, timeout=RELEASE_TIMEOUT)
-
-    async def _warn(self, connection: HostConnection) -> None:
+    async def _warn_once(self) -> None:
         if self._has_warned:
             return
         for note in self._dsn.notes:
             logger.warning("%s", note)
-        with translated():
+        async with self.connection() as connection:
             await warn_of_missing(connection)
         self._has_warned = True
 
