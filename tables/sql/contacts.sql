@@ -4,7 +4,7 @@
 SELECT count(pg_advisory_xact_lock(key)) FROM unnest($1::bigint[]) AS wanted(key)
 
 -- name: find
--- The contacts of these pairs (agent, cleaned phone), and whoever holds one of these chat_ids. A contact may
+-- The contacts of these pairs (account, cleaned phone), and whoever holds one of these chat_ids. A contact may
 -- come twice. `IS NOT DISTINCT FROM` keeps the planner from the index on agent_id, which finds thousands a pair.
 SELECT c.id, c.xmin::text AS row_version, c.agent_id, c.company_id, c.phone_number, c.chat_id, c.push_name, c.tags,
     c.assigned_to, c.origin, c.first_message_id, c.first_message_timestamp, c.last_metadata, c.created_at

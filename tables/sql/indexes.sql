@@ -51,7 +51,8 @@ WHERE n.nspname = $1 AND c.relname = $2
 -- How far a process is with an index.
 SELECT phase
     || CASE WHEN blocks_total > 0 THEN format(', %s %%', 100 * blocks_done / blocks_total) ELSE '' END
-    || CASE WHEN current_locker_pid > 0 THEN format(', waits for process %s', current_locker_pid) ELSE '' END AS progress
+    || CASE WHEN current_locker_pid > 0 THEN format(', waits for process %s', current_locker_pid) ELSE '' END
+    AS progress
 FROM pg_stat_progress_create_index WHERE pid = $1
 
 -- name: write_create

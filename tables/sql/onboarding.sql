@@ -1,5 +1,5 @@
 -- name: find
--- The log rows of these pairs (agent, cleaned phone), the first of each pair in front. `IS NOT
+-- The log rows of these pairs (account, cleaned phone), the first of each pair in front. `IS NOT
 -- DISTINCT FROM` keeps the planner from the index on agent_id, which finds thousands a pair.
 SELECT log.id, pair.agent_id, pair.phone, log.company_id, log.last_metadata ->> 'version' AS version
 FROM unnest($1::text[], $2::text[]) AS pair(agent_id, phone)

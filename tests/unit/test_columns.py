@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from typing import Any, get_args
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 import tables.accounts
 import tables.chats
 import tables.messages
+from tables.attribution import LogRow
 from tables.columns import Columns, accepted
+from tables.contact_index import Contact
 from tables.exhausted import ExhaustedRow
 from tables.last_writer_wins import EventStamp
 from tables.mutation_writer import ByTable
@@ -144,6 +147,28 @@ def test_a_row_takes_what_is_of_its_company_or_of_none() -> None:
     assert accepted({"company_id": "Kopi"}, [ours, other]) == ([ours], [WriteRejection(1, "company")])
     assert accepted({"company_id": None}, [ours, other]) == ([ours, other], [])
     assert accepted(None, [ours]) == ([], [WriteRejection(0, "not_found")])
+
+
+def test_every_field_of_a_contact_is_read_and_written() -> None:
+    stored = {field.name for field in fields(Contact)} - {"stored_id", "changed"}
+    written = stored - {"row_version"}
+    assert set(RowsStatement(_sql("contacts", "insert")).names) == written
+    # A pair is never another one's, and neither is a company.
+    assert set(RowsStatement(_sql("contacts", "update")).names) == (written - {"agent_id", "company_id"}) | {
+        "stored_id",
+        "row_version",
+    }
+    for select in _sql("contacts", "find").split("UNION ALL"):
+        read = select[select.index("SELECT") + 6 : select.index("FROM unnest")]
+        columns = {re.sub(r"::text( AS row_version)?", "", column).strip() for column in read.split(",")}
+        assert columns == {f"c.{name}" for name in written} | {"c.xmin", "c.created_at"}
+
+
+def test_every_field_of_an_onboarding_log_row_is_written() -> None:
+    new = set(RowsStatement(_sql("onboarding", "insert")).names)
+    changed = set(RowsStatement(_sql("onboarding", "update")).names)
+    assert new == {field.name for field in fields(LogRow)} - {"stored_id", "version", "changed"}
+    assert changed == (new - {"agent_id", "phone"}) | {"stored_id"}
 
 
 @pytest.mark.parametrize("statement", ["add_steps", "drop_steps"])
