@@ -1,4 +1,4 @@
-"""The WhatsApp accounts of one tenant: the table `agents`, one row a connected account."""
+"""The WhatsApp accounts of one tenant: the table `agents`, one row a connected account (AGT-1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an incoming message means for its sender's contact and log row; no SQL here.
+"""What an incoming message means for its sender's contact and log row (ONB-4 to ONB-10); no SQL here.
 
 Messages may come late or again, so everything is decided by versions and ends the same in any order: the
 message with the lowest version is the first one and gives the origin, the highest gives `assigned_to`, tags are a

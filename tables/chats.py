@@ -1,4 +1,4 @@
-"""The chats of one tenant."""
+"""The chats of one tenant (CHT-1 to CHT-5)."""
 
 from __future__ import annotations
 

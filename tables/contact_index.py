@@ -30,7 +30,7 @@ def identity(phone: str) -> str:
 
 
 def derived_chat_id(agent_id: str, phone: str) -> str:
-    """The chat_id that an earlier data model gave a contact."""
+    """The chat_id that an earlier data model gave a contact (ONB-5)."""
     return f"{agent_id}_{clean_phone(phone).replace('-', '')}"
 
 
@@ -126,7 +126,7 @@ class ContactIndex:
             self._assign(contact, chat_id)
 
     def repair(self, contact: Contact, chat_id: str = "") -> None:
-        """Give a row that the existing service left without id an id, and a chat_id or NULL."""
+        """Give a row that the existing service left without id an id, and a chat_id or NULL (CTC-6)."""
         if contact.id:
             return
         contact.id = str(uuid4())

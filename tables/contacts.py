@@ -1,4 +1,4 @@
-"""The contacts of one tenant: one row for each phone and account, written by events and by onboarding."""
+"""The contacts of one tenant: a row for each phone and account, of events and of onboarding (CTC-1 to CTC-7)."""
 
 from __future__ import annotations
 

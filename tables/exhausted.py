@@ -1,4 +1,4 @@
-"""Parked events: those that ended for good, kept in `exhausted_events` for the operators."""
+"""Parked events: those that ended for good, kept in `exhausted_events` for the operators (PRK-1)."""
 
 from __future__ import annotations
 

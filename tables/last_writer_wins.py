@@ -1,4 +1,4 @@
-"""Last writer wins by version, column by column: which event's value a column keeps, whatever their order.
+"""Last writer wins by version: which event's value a column keeps, whatever their order (VER-1 to VER-10).
 
 A row's `last_metadata.version` is the version of the newest event on it; `last_metadata.versions` holds the
 version of each column that differs from it (`""`: written by something that had no version). An empty column

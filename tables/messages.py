@@ -1,4 +1,4 @@
-"""The messages of one tenant: one row per message_id over all partitions."""
+"""The messages of one tenant: one row per message_id over all partitions (MSG-1 to MSG-6)."""
 
 from __future__ import annotations
 

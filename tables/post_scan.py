@@ -1,4 +1,4 @@
-"""After an account's last history batch: give its contacts their first message and origin."""
+"""After an account's last history batch: give its contacts their first message and origin (PSS-1 to PSS-4)."""
 
 from __future__ import annotations
 

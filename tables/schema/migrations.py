@@ -1,4 +1,4 @@
-"""The tenant's schema: made, extended or taken over from the existing service at start."""
+"""The tenant's schema: made, extended or taken over from the existing service at start (TAB-1, TAB-5)."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ async def _require_columns(connection: Connection, schema: str) -> None:
 
 
 async def foreign_company(database: Database, schema: str, company: str) -> str | None:
-    """Another spelling of `company` among the rows of a migrated schema, or None.
+    """Another spelling of `company` among the rows of a migrated schema, or None (SUB-5).
 
     Looks at both ends of each table only, so that it costs the same whatever the size.
     """

@@ -1,4 +1,4 @@
-"""The monthly partitions of a tenant's messages, made ahead of time and without keeping writers waiting."""
+"""The monthly partitions of a tenant's messages, made ahead of time and without keeping writers waiting (TAB-2)."""
 
 from __future__ import annotations
 

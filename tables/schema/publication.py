@@ -1,4 +1,4 @@
-"""Change data capture: the publication that other systems subscribe to."""
+"""Change data capture: the publication that other systems subscribe to (TAB-4)."""
 
 from __future__ import annotations
 

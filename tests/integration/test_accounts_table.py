@@ -1,4 +1,4 @@
-"""Accounts (the table `agents`) on a real PostgreSQL."""
+"""Accounts (the table `agents`) on a real PostgreSQL (AGT-1)."""
 
 from __future__ import annotations
 

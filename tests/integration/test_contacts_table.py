@@ -1,4 +1,4 @@
-"""The contacts table on a real PostgreSQL."""
+"""The contacts table on a real PostgreSQL (CTC-1 to CTC-7)."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ async def test_columns_of_other_programs_are_left_alone(stage: Stage) -> None:
 
 
 async def test_a_change_by_another_program_in_between_is_never_undone(stage: Stage) -> None:
-    """It is seen, and the batch is done again."""
+    """It is seen, and the batch is done again (ROW-4)."""
     await stage.seed(tags="vip")
     async with stage.database.transaction() as connection:
         index = await stage.contacts.look_up(connection, [ContactLookup(AGENT, PHONE, CHAT)])

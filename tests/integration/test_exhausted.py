@@ -1,4 +1,4 @@
-"""Events given up for good have exactly one row each."""
+"""Parked events have exactly one row each (PRK-1)."""
 
 from __future__ import annotations
 

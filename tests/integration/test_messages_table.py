@@ -1,4 +1,4 @@
-"""One row a message, on a real PostgreSQL with all its partitions."""
+"""One row a message, on a real PostgreSQL with all its partitions (MSG-1 to MSG-6)."""
 
 from __future__ import annotations
 

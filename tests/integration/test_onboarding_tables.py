@@ -1,4 +1,4 @@
-"""Onboarding on a real PostgreSQL: repeats, replicas and any order end in the same rows."""
+"""Onboarding on a real PostgreSQL: repeats, replicas and any order end in the same rows (ONB-4 to ONB-11)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The post-scan sync on a real PostgreSQL."""
+"""The post-scan sync on a real PostgreSQL (PSS-1 to PSS-4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A schema that this service makes itself."""
+"""A schema that this service makes itself (TAB-1)."""
 
 from __future__ import annotations
 

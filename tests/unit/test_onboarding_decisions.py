@@ -1,4 +1,4 @@
-"""What an incoming message does to contact and log, in any order."""
+"""What an incoming message does to contact and log, in any order (ONB-4 to ONB-10)."""
 
 from __future__ import annotations
 
