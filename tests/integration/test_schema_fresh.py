@@ -263,6 +263,20 @@ async def test_without_auto_migrate_each_missing_table_is_named(
         await migrate(database, schema, auto_migrate=False)
 
 
+def test_the_columns_that_are_looked_for_are_those_of_the_tables_that_others_may_have_made() -> None:
+    expected = {(table, column[0]) for table in ("messages", *SHARED_TABLES) for column in COLUMNS[table]}
+    assert set(tables.schema.migrations._columns()) == expected
+
+
+async def test_a_missing_column_that_no_statement_uses_is_no_obstacle(
+    database: Database, schema: str
+) -> None:
+    async with database.connection() as connection:
+        await connection.execute(f'ALTER TABLE "{schema}".contacts DROP COLUMN dob')
+
+    assert await migrate(database, schema) == []
+
+
 @pytest.mark.parametrize("auto_migrate", [True, False])
 async def test_every_missing_column_is_named_with_auto_migrate_or_without(
     database: Database, schema: str, auto_migrate: bool
