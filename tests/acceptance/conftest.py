@@ -15,8 +15,8 @@ import pytest
 from nats.aio.client import Client
 
 from events.subjects import Tenant
+from testkit.worker import Worker
 from tests.acceptance.site import Site
-from tests.acceptance.worker import Worker
 
 # One after the other for the tests of a module; more of them only cost the shared worker its start.
 _COMPANIES = 8

@@ -14,7 +14,7 @@ import msgspec
 
 from events import envelope
 from events.delivery import ConsumerType
-from tests import builders
+from testkit import builders
 
 # Rows of a history batch, rows of one that NATS barely takes (1 MB), and agents of a run.
 HISTORY_BATCH: Final = 100

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.bench.contestants import bare, worker
+from tests.bench.environment import BenchError, Environment, Place
 from tests.bench.events import LOADS
 from tests.bench.lines import Line, ratio
 from tests.bench.measuring import bench
 from tests.bench.options import GROWTH, Options
 from tests.bench.runs import Runs
-from tests.bench.scene import Place, Scene
-from tests.bench.trouble import BenchError
+from tests.bench.systems import bare, worker
 
 _PARTITIONS: Final = 26
 # Within 15 % (issue 7).
@@ -41,8 +40,8 @@ class _Point(NamedTuple):
 class Growth:
     """Some rounds over all points, so that none has the machine to itself for long."""
 
-    def __init__(self, scene: Scene, options: Options, folder: Path) -> None:
-        self._scene = scene
+    def __init__(self, env: Environment, options: Options, folder: Path) -> None:
+        self._env = env
         self._options = options
         self._folder = folder
         self.runs = Runs()
@@ -64,7 +63,7 @@ class Growth:
             self._options.chosen(GROWTH),
             self._options.n,
             self._options,
-            self._scene.place,
+            self._env.place,
         )
         base = await make("Base", partitions=_PARTITIONS)
         points = [_Point(_BASE, "base", base, n)]
@@ -85,14 +84,14 @@ class Growth:
     async def _measure(self, point: _Point) -> None:
         if point.axis == "companies":
             async with (
-                bare(self._scene, point.place) as contestant,
-                bench(self._scene, point.place, contestant) as measure,
+                bare(self._env, point.place) as system,
+                bench(self._env, point.place, system) as measure,
             ):
                 load = LOADS["realtime"](point.place.companies, point.n)
                 await self.runs.add(_BARE, "realtime", measure.drain(load))
         async with (
-            worker(self._scene, point.place, self._folder) as contestant,
-            bench(self._scene, point.place, contestant) as measure,
+            worker(self._env, point.place, self._folder) as system,
+            bench(self._env, point.place, system) as measure,
         ):
             for name in point.loads:
                 load = LOADS[name](point.place.companies, point.n)

@@ -61,7 +61,7 @@ class Line:
         return _FORMATS[self.unit].format(value)
 
     def record(self) -> dict[str, Any]:
-        """For the file of results, and for the chart."""
+        """For the file of results."""
         return {
             "group": self.group,
             "name": self.name,

@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
             f"--{name}", type=_positive(kind), default=default, help=f"{meaning} ({default:g})"
         )
     parser.add_argument("--quick", action="store_true", help="small numbers, one run, and nothing is written")
-    parser.add_argument("--out", type=Path, help=f"folder of results.json and results.svg ({RESULTS.name})")
+    parser.add_argument("--out", type=Path, help=f"folder of results.json ({RESULTS.name})")
     return parser
 
 

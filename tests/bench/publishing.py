@@ -12,8 +12,8 @@ import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from tests.bench.environment import BenchError
 from tests.bench.events import Event
-from tests.bench.trouble import BenchError
 
 # On the way at a time: enough to keep the server busy, little enough for its memory. Batches are big.
 _WINDOW: Final = 2000
@@ -22,7 +22,7 @@ _ANSWER: Final = 30.0
 
 
 class Publisher:
-    """Counts the answers of all events on one inbox. `prefix` leads to another contestant's stream."""
+    """Counts the answers of all events on one inbox. `prefix` leads to another system's stream."""
 
     def __init__(self, client: Client, prefix: str) -> None:
         self._client = client

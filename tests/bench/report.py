@@ -13,7 +13,6 @@ from typing import Any, Final
 import psutil
 
 from streams.version import VERSION
-from tests.bench.chart import chart
 from tests.bench.lines import Line
 
 _HEADERS: Final = ("", "measured", "against", "", "target", "")
@@ -72,7 +71,7 @@ def _processor() -> str:
 
 
 def keep(folder: Path, sections: Sequence[Section], settings: dict[str, Any]) -> None:
-    """Write `results.json` and `results.svg`; what was not measured now stays as an earlier sitting left it."""
+    """Write `results.json`; what was not measured now stays as an earlier run left it."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "results.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -87,4 +86,3 @@ def keep(folder: Path, sections: Sequence[Section], settings: dict[str, Any]) ->
     ordered = sorted(lines.values(), key=lambda line: order.index(line["group"]))
     content = {"machine": _machine(), "lines": ordered, "runs": runs}
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (folder / "results.svg").write_text(chart(ordered, _AGAINST), encoding="utf-8")

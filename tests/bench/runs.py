@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
-from tests.bench.trouble import BenchError
+from tests.bench.environment import BenchError
 
 Run = dict[str, Any]
 
@@ -21,53 +21,53 @@ class Recordable(Protocol):
 
 
 class Runs:
-    """Keeps the runs by contestant and line; tells on standard error how it goes."""
+    """Keeps the runs by system and line; tells on standard error how it goes."""
 
     def __init__(self) -> None:
         self._runs: defaultdict[tuple[str, str], list[Run]] = defaultdict(list)
         self._problems: dict[tuple[str, str], str] = {}
 
-    async def add(self, contestant: str, line: str, measurement: Awaitable[Recordable]) -> None:
+    async def add(self, system: str, line: str, measurement: Awaitable[Recordable]) -> None:
         """Wait for a measurement and keep it, or why it failed."""
         try:
-            self.keep(contestant, line, (await measurement).record())
+            self.keep(system, line, (await measurement).record())
         except BenchError as error:
-            self.fail(contestant, line, str(error))
+            self.fail(system, line, str(error))
 
-    def keep(self, contestant: str, line: str, run: Run) -> None:
+    def keep(self, system: str, line: str, run: Run) -> None:
         """Keep what was measured."""
-        self._runs[contestant, line].append(run)
-        _say(contestant, line, " ".join(f"{name}={value:g}" for name, value in run.items()))
+        self._runs[system, line].append(run)
+        _say(system, line, " ".join(f"{name}={value:g}" for name, value in run.items()))
 
-    def fail(self, contestant: str, line: str, problem: str) -> None:
+    def fail(self, system: str, line: str, problem: str) -> None:
         """Keep why a line could not be measured: one failure counts, whatever the other runs say."""
-        self._problems[contestant, line] = problem
-        _say(contestant, line, problem)
+        self._problems[system, line] = problem
+        _say(system, line, problem)
 
-    def of(self, contestant: str, line: str) -> list[Run]:
+    def of(self, system: str, line: str) -> list[Run]:
         """What was measured."""
-        return self._runs[contestant, line]
+        return self._runs[system, line]
 
     def problem(self, *keys: tuple[str, str]) -> str:
-        """Why what needs these contestants and lines cannot be shown; "" if it can."""
+        """Why what needs these systems and lines cannot be shown; "" if it can."""
         for key in keys:
             if found := self._problems.get(key, "" if self._runs[key] else "no run was finished"):
                 return found
         return ""
 
-    def best(self, contestant: str, line: str, value: str, *, highest: bool = False) -> float:
+    def best(self, system: str, line: str, value: str, *, highest: bool = False) -> float:
         """The best value of all runs."""
-        values = [float(run[value]) for run in self.of(contestant, line)]
+        values = [float(run[value]) for run in self.of(system, line)]
         return max(values) if highest else min(values)
 
     def all(self) -> dict[str, dict[str, list[Run]]]:
-        """Everything, by line and contestant."""
+        """Everything, by line and system."""
         found: dict[str, dict[str, list[Run]]] = {}
-        for (contestant, line), runs in self._runs.items():
+        for (system, line), runs in self._runs.items():
             if runs:
-                found.setdefault(line, {})[contestant] = runs
+                found.setdefault(line, {})[system] = runs
         return found
 
 
-def _say(contestant: str, line: str, text: str) -> None:
-    print(f"{contestant:7} {line:22} {text}", file=sys.stderr, flush=True)
+def _say(system: str, line: str, text: str) -> None:
+    print(f"{system:7} {line:22} {text}", file=sys.stderr, flush=True)

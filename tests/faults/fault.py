@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tests.faults.scene import Scene
+from tests.faults.environment import Environment
 
-# What a fault does to a scene of its kind under load; on return everything is healed.
+# What a fault does to a env of its kind under load; on return everything is healed.
 Strike = Callable[[Any], Awaitable[None]]
 Kind = Literal["single", "cluster"]
 Servers = Literal["single", "nodes", "pair", "pooler"]
@@ -47,9 +47,9 @@ class Fault:
         return "single" if self.servers == "single" else "cluster"
 
 
-async def rounds(scene: Scene, most: int) -> AsyncIterator[None]:
+async def rounds(env: Environment, most: int) -> AsyncIterator[None]:
     """Once, or in the full form several times with pauses between: the last one ends with its healing."""
-    for number in range(1 if scene.plan.short else most):
+    for number in range(1 if env.plan.short else most):
         if number:
-            await scene.pause(0.1, 2.0)
+            await env.pause(0.1, 2.0)
         yield

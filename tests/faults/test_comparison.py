@@ -15,9 +15,9 @@ from nats.js.api import PubAck
 
 from testkit.final_places import Evidence, Given, Row
 from testkit.oracle import Published, Version
+from testkit.proxy import Proxy
 from tests.faults.compare import Claim, Outcome, judge
 from tests.faults.load import EARLY, Load
-from tests.faults.proxy import Proxy
 from tests.faults.results import Results
 from tests.unit.test_accounting import COMPANY, perfect, stream
 

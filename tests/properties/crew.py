@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.acceptance.worker import Worker, logged
-from tests.faults.scene import SETTINGS
+from testkit.worker import Worker, logged
+from tests.faults.environment import SETTINGS
 from tests.properties.worlds import REPLICAS
 
 # While events still come, an update may wait for its row as long as it takes: a real-time one without end, a dead
@@ -88,7 +88,7 @@ class Crew:
         # Before that, it is Python itself that the signal ends.
         await asyncio.to_thread(worker.wait_page, "/health", 200)
         code = await asyncio.to_thread(worker.stop)
-        assert code == 0, f"a clean stop ended with {code}: {worker.told()}"
+        assert code == 0, f"a clean stop ended with {code}: {worker.written()}"
 
     async def dismiss(self) -> None:
         """Stop both for good; fails unless both worked until then."""

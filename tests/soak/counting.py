@@ -8,7 +8,7 @@ import asyncpg
 
 from events.subjects import Tenant
 from streams.jetstream import specs
-from tests.bench.scene import Scene
+from tests.bench.environment import Environment
 from tests.soak.traffic import RENAMED
 
 # Rows and different keys: one lost and one doubled row would go unseen in the number of rows alone.
@@ -33,9 +33,9 @@ async def contacts(dsn: str, tenant: Tenant) -> int:
     return (await _ask(dsn, tenant, "contacts"))["contacts"]
 
 
-async def counts(scene: Scene, dsn: str, tenant: Tenant) -> dict[str, int]:
+async def counts(env: Environment, dsn: str, tenant: Tenant) -> dict[str, int]:
     """Everything that `tests.soak.traffic.Traffic.expected` names."""
-    letters = await scene.js.stream_info(specs.TopologyConfig().dlq_stream)
+    letters = await env.js.stream_info(specs.TopologyConfig().dlq_stream)
     return {**await _ask(dsn, tenant, *_COUNTS), "dead letters": letters.state.messages}
 
 

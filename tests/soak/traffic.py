@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from tests import builders
+from testkit import builders
 from tests.bench.events import Author, Event
 
 # How often each kind comes among a hundred events. So many are of phones that were never seen that the worker's

@@ -20,8 +20,8 @@ from tables import errors as db
 from tables.chats import ChatRow
 from tables.last_writer_wins import Version
 from tables.write_rejection import WriteRejection
-from tests import builders
-from tests.builders import ABSENT, COMPANY
+from testkit import builders
+from testkit.builders import ABSENT, COMPANY
 from tests.unit.fakes import (
     LIMITS,
     TENANT,

@@ -21,8 +21,8 @@ from tables import errors as db
 from tables.chats import ChatRow
 from tables.tenant import Mutation
 from tables.write_rejection import WriteRejection
-from tests import builders
-from tests.builders import AGENT, COMPANY, JID
+from testkit import builders
+from testkit.builders import AGENT, COMPANY, JID
 from tests.unit.fakes import (
     LIMITS,
     TENANT,

@@ -19,7 +19,7 @@ from tables.chats import ChatRow
 from tables.last_writer_wins import Version
 from tables.messages import MessageRow
 from tables.post_scan import PostScanRequest
-from tests import builders
+from testkit import builders
 from tests.unit.fakes import STORED_NS, TENANT, FakeDelivery
 
 

@@ -23,10 +23,10 @@ from streams.config.credentials import ANONYMOUS
 from streams.jetstream.client import NatsClient
 from testkit.final_places import Evidence
 from testkit.oracle import Published, Version
+from testkit.proxy import Proxy
 from testkit.servers import NatsServer, PostgresServer
-from tests.acceptance.worker import Worker
+from testkit.worker import Worker
 from tests.faults.load import Load
-from tests.faults.proxy import Proxy
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -82,7 +82,7 @@ class Plan:
     often: Mapping[str, int] = field(default_factory=dict)
 
 
-class Scene:
+class Environment:
     """In an `async with` statement: servers up, worker ready (unless `cold`), nothing published."""
 
     def __init__(self, plan: Plan, database: Database, folder: Path) -> None:
