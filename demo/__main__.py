@@ -143,7 +143,7 @@ async def _drive(
     for number in _ENDS:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     client = await _connected(nats_url, allow_reconnect=True)
-    run = Run(client.jetstream(), dsn, companies, seed=options.seed)
+    run = Run(client, dsn, companies, seed=options.seed)
     work: Coroutine[Any, Any, Report | None] = (
         _proof(run, options.events) if options.events else run.flow(options.rate)
     )

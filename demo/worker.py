@@ -8,15 +8,19 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from testkit.ports import free_port
-from testkit.worker import Worker, WorkerError
+from testkit.worker import START, Worker, WorkerError
 
 PREFERRED_PORT: Final = 8080
+_POLL: Final = 0.05
 # What the demo decides; every other variable of the shell is passed on.
 _OWN: Final = ("COMPANY_ID", "NATS_URL", "POSTGRES_DSN", "SERVER_PORT")
 
@@ -25,6 +29,14 @@ class DemoWorker(Worker):
     """A worker whose errors are one line that names its log."""
 
     keep_log = False
+
+    def wait_ready(self, within: float = START) -> None:
+        """See `Worker.wait_ready`; a stranger on the port may well be ready."""
+        deadline = time.monotonic() + within
+        while not self._listens() and time.monotonic() < deadline:
+            self.check()
+            time.sleep(_POLL)
+        super().wait_ready(within)
 
     def get(self, path: str) -> str | None:
         """The page, or None if it is not served (with status 200). Blocks."""
@@ -35,6 +47,13 @@ class DemoWorker(Worker):
         """Raises `WorkerError` if the worker is gone."""
         if not self.running:
             raise WorkerError(f"the worker has ended: {self.written()}")
+
+    def _listens(self) -> bool:
+        try:
+            connections = psutil.Process(self.pid).net_connections("tcp")
+        except psutil.Error:
+            return False
+        return any(one.status == psutil.CONN_LISTEN and one.laddr.port == self.port for one in connections)
 
     def written(self) -> str:
         """Its first error, else its first line."""

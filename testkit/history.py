@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from testkit.account import Account, Payload
-from testkit.invalid_events import encoded
+from testkit import builders
+from testkit.account import Account
+from testkit.builders import Payload
 from testkit.items import Item, good, refused
 
 SMALLEST: Final = 20
@@ -27,14 +28,14 @@ def batch(account: Account, field: str, *, broken_share: float = BROKEN) -> Batc
         if account.chance(broken_share):
             broken = _broken(account, field, payload)
             payloads.append(broken)
-            items.append(refused(event_type, text=encoded(broken).decode()))
+            items.append(refused(event_type, text=builders.body(broken).decode()))
         else:
             payloads.append(payload)
             items.append(good(event_type, payload))
     body: Payload = {field: payloads}
     if field == "messages" and account.chance(0.3):
         body |= {"is_last_batch": True, "agent_id": account.agent().id}
-    return event_type, encoded(body), tuple(items)
+    return event_type, builders.body(body), tuple(items)
 
 
 def _payload(account: Account, field: str) -> Payload:

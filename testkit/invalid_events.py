@@ -6,18 +6,14 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-from testkit.account import Account, Payload
+from testkit.account import Account
+from testkit.builders import Payload, body
 from testkit.items import Item, good, refused
 
 # A body and what is to become of it.
 Fault = tuple[str, bytes, Item]
 
 _NESTED: Final = 20_000
-
-
-def encoded(payload: Any) -> bytes:
-    """JSON as the senders write it."""
-    return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def of_type(account: Account, event_type: str) -> Fault:
@@ -30,8 +26,7 @@ def invalid(account: Account, only: str | None = None) -> Fault:
 
     `only`: of this event type; if there is no such fault of it, a malformed one.
     """
-    chat = account.newcomer()
-    account.chats.pop()
+    chat = account.stranger()
     message = account.message(chat, incoming=True)
     choices: tuple[tuple[str, Payload], ...] = (
         ("v1.messages.upsert", {**message, "chat_id": ""}),
@@ -52,14 +47,13 @@ def invalid(account: Account, only: str | None = None) -> Fault:
     if not (fitting := [choice for choice in choices if only in (None, choice[0])]):
         return malformed(account, only)
     event_type, payload = account.rng.choice(fitting)
-    return event_type, encoded(payload), refused(event_type, _key(event_type, message, chat.id))
+    return event_type, body(payload), refused(event_type, _key(event_type, message, chat.id))
 
 
 def malformed(account: Account, only: str | None = None) -> Fault:
     """Not the JSON object that was promised, or no JSON at all; `only`: of this event type."""
-    message = encoded(account.message(account.newcomer(), incoming=True))
-    account.chats.pop()
-    body = account.rng.choice(
+    message = body(account.message(account.stranger(), incoming=True))
+    invalid_body = account.rng.choice(
         (
             b"",
             b"not json",
@@ -75,29 +69,27 @@ def malformed(account: Account, only: str | None = None) -> Fault:
     )
     types = ("v1.messages.upsert", "v1.chats.upsert", "v1.history.messages")
     event_type = account.rng.choice(types if only is None else (only,))
-    return event_type, body, refused(event_type)
+    return event_type, invalid_body, refused(event_type)
 
 
 def orphan(account: Account) -> Fault:
     """An update of what never comes."""
-    chat = account.newcomer()
-    account.chats.pop()
+    chat = account.stranger()
     choices: tuple[tuple[str, Payload], ...] = (
         ("v1.messages.update", {"message_id": account.message_id(), "status": "read"}),
         ("v1.chats.update", {"chat_id": chat.id, "agent_id": chat.agent.id, "unread_count": 2}),
         ("v1.contacts.update", account.contact(chat)),
     )
     event_type, payload = account.rng.choice(choices)
-    return event_type, encoded(payload), refused(event_type, _key(event_type, payload, chat.id))
+    return event_type, body(payload), refused(event_type, _key(event_type, payload, chat.id))
 
 
 def oversized(account: Account, room: int) -> Fault:
     """An invalid message that just fits (`room`: bytes of its body), while its dead letter does not."""
-    message = account.message(account.newcomer(), incoming=True)
-    account.chats.pop()
+    message = account.message(account.stranger(), incoming=True)
     message |= {"flow": "SIDEWAYS", "message_obj": {"thumbnail": ""}}
-    message["message_obj"]["thumbnail"] = "A" * (room - len(encoded(message)))
-    return "v1.messages.upsert", encoded(message), refused("v1.messages.upsert", message["message_id"])
+    message["message_obj"]["thumbnail"] = "A" * (room - len(body(message)))
+    return "v1.messages.upsert", body(message), refused("v1.messages.upsert", message["message_id"])
 
 
 def odd(account: Account) -> Fault:
@@ -106,9 +98,9 @@ def odd(account: Account) -> Fault:
     return account.rng.choice(_ODDITIES)(account, payload)
 
 
-def _stored(payload: Payload, body: bytes | None = None, **stored: Any) -> Fault:
+def _stored(payload: Payload, raw: bytes | None = None, **stored: Any) -> Fault:
     event_type = "v1.messages.upsert"
-    return event_type, encoded(payload) if body is None else body, good(event_type, payload, stored)
+    return event_type, body(payload) if raw is None else raw, good(event_type, payload, stored)
 
 
 def _nul(_: Account, payload: Payload) -> Fault:
@@ -122,7 +114,7 @@ def _surrogate(_: Account, payload: Payload) -> Fault:
 
 def _bad_utf8(_: Account, payload: Payload) -> Fault:
     marked = {**payload, "message_text": "caf@"}
-    return _stored(marked, encoded(marked).replace(b"caf@", b"caf\xe9"), message_text="caf\ufffd")
+    return _stored(marked, body(marked).replace(b"caf@", b"caf\xe9"), message_text="caf\ufffd")
 
 
 def _milliseconds(account: Account, payload: Payload) -> Fault:

@@ -220,7 +220,7 @@ async def test_a_lost_row_is_found_and_named(
     try:
         worker.start()
         await asyncio.to_thread(worker.wait_ready)
-        run = Run(client.jetstream(), database_dsn, [company], seed=3)
+        run = Run(client, database_dsn, [company], seed=3)
         await run.publish(60)
         report = await run.settle()
         assert report.ok, report.text()

@@ -15,7 +15,7 @@ from tests.bench.events import HISTORY_BATCH, LARGE_BATCH, Author, Event, Load, 
 from tests.bench.lines import Line, ratio
 from tests.bench.measuring import WARM_UP, latencies, percentile
 from tests.bench.options import Options
-from tests.bench.publishing import Publisher, flood, publisher, steadily
+from tests.bench.publishing import EventPublisher, flood, publisher, steadily
 from tests.bench.runs import Runs
 from tests.bench.systems import SystemUnderTest, worker
 
@@ -65,7 +65,7 @@ class Fairness:
             try:
                 async with (
                     worker(self._env, place, self._folder) as system,
-                    publisher(self._env.servers.nats.url, "") as to,
+                    publisher(self._env.servers.nats.url) as to,
                 ):
                     await self._round(place, system, to)
             except BenchError as error:
@@ -73,9 +73,9 @@ class Fairness:
                     self.runs.fail("import", line, str(error))
         return [self._line(whose, line) for line in _IMPORTS for whose in ("own", "other")]
 
-    async def _round(self, place: Place, system: SystemUnderTest, to: Publisher) -> None:
+    async def _round(self, place: Place, system: SystemUnderTest, to: EventPublisher) -> None:
         warm = Author(place.companies)
-        await flood(to, (warm.upsert(number) for number in range(WARM_UP)))
+        await flood(to, (warm.message(number) for number in range(WARM_UP)))
         await system.drained(self._env, "realtime")
         deadline = time.monotonic() + self._options.seconds
         quiet = self._pace(place, system, to, lambda: time.monotonic() < deadline)
@@ -90,14 +90,14 @@ class Fairness:
             await importing
 
     async def _pace(
-        self, place: Place, system: SystemUnderTest, to: Publisher, going: Callable[[], bool]
+        self, place: Place, system: SystemUnderTest, to: EventPublisher, going: Callable[[], bool]
     ) -> Waits:
         author = Author(place.companies)
         begun = time.time()
         left = await steadily(to, _endless(author), RATE * len(place.companies), going)
         seconds = time.time() - begun
         await system.drained(self._env, "realtime")
-        load = Load("realtime", "realtime", author.agents, [author.upsert(0)])
+        load = Load("realtime", "realtime", author.agents, [author.message(0)])
         own, other = [latencies(await place.commits([schema], load, begun), left) for schema in place.schemas]
         if not own or not other:
             raise BenchError("no real-time event was measured: the history import is too short")
@@ -134,4 +134,4 @@ def _until(importing: asyncio.Task[None], deadline: float) -> Callable[[], bool]
 
 
 def _endless(author: Author) -> Iterator[Event]:
-    return map(author.upsert, itertools.count())
+    return map(author.message, itertools.count())

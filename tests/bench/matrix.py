@@ -61,7 +61,7 @@ class Matrix:
         """Start the worker while an event waits for it; then measure the rest."""
         await place.clear()
         first = realtime(place.companies, 1)
-        async with publisher(self._env.servers.nats.url, "") as to:
+        async with publisher(self._env.servers.nats.url) as to:
             await flood(to, first.events)
         since = time.time()
         async with worker(self._env, place, self._folder) as system:

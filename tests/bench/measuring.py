@@ -19,7 +19,7 @@ import asyncpg
 from tests.bench import usage
 from tests.bench.environment import BenchError, Environment, Place
 from tests.bench.events import LOADS, Event, Load
-from tests.bench.publishing import Publisher, flood, publisher, steadily
+from tests.bench.publishing import EventPublisher, flood, publisher, steadily
 from tests.bench.systems import SystemUnderTest
 
 WARM_UP: Final = 300
@@ -90,7 +90,7 @@ def _rounded(values: dict[str, Any]) -> dict[str, Any]:
 class Bench:
     """Measures one system at one place."""
 
-    def __init__(self, env: Environment, place: Place, system: SystemUnderTest, to: Publisher) -> None:
+    def __init__(self, env: Environment, place: Place, system: SystemUnderTest, to: EventPublisher) -> None:
         self._env = env
         self._place = place
         self._system = system

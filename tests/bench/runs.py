@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
+from testkit.publisher import PublishError
 from tests.bench.environment import BenchError
 
 Run = dict[str, Any]
@@ -31,7 +32,7 @@ class Runs:
         """Wait for a measurement and keep it, or why it failed."""
         try:
             self.keep(system, line, (await measurement).record())
-        except BenchError as error:
+        except (BenchError, PublishError) as error:
             self.fail(system, line, str(error))
 
     def keep(self, system: str, line: str, run: Run) -> None:

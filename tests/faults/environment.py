@@ -142,7 +142,7 @@ class Environment:
             await asyncio.to_thread(self.workers[0].wait_ready)
         plan = self.plan
         self.load = Load(
-            self.js,
+            self.client,
             self.company,
             seed=plan.seed,
             rate=plan.rate,

@@ -6,12 +6,13 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from nats.js.api import PubAck
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from testkit.final_places import Evidence, Given, Row
 from testkit.oracle import Published, Version
@@ -147,13 +148,27 @@ async def test_the_proxy_carries_freezes_heals_and_cuts() -> None:
             one.close()
 
 
-async def test_what_is_about_one_row_is_published_in_order_however_slow_a_confirmation_is() -> None:
-    class Slow:
-        async def publish(self, *_: object, **__: object) -> PubAck:
-            await asyncio.sleep(random.uniform(0, 0.02))
-            return PubAck("stream", 1)
+class SlowClient:
+    """A connection to a JetStream whose answers come out of order."""
 
-    load = Load(Slow(), COMPANY, seed=1, rate=2000, without=EARLY)  # type: ignore[arg-type]
+    max_payload = 1024 * 1024
+    is_connected = False
+    jetstream = new_inbox = staticmethod(lambda: "inbox")
+
+    async def subscribe(self, _subject: str, *, cb: Callable[[Msg], Awaitable[None]], **_: object) -> None:
+        self._answer = cb
+        self._answers: set[asyncio.Task[None]] = set()
+
+    async def publish(self, _subject: str, _body: bytes, reply: str, _headers: object) -> None:
+        self._answers.add(asyncio.create_task(self._confirm(reply)))
+
+    async def _confirm(self, reply: str) -> None:
+        await asyncio.sleep(random.uniform(0, 0.02))
+        await self._answer(Msg(Client(), reply, data=b'{"seq":1}'))
+
+
+async def test_what_is_about_one_row_is_published_in_order_however_slow_a_confirmation_is() -> None:
+    load = Load(SlowClient(), COMPANY, seed=1, rate=2000, without=EARLY)  # type: ignore[arg-type]
     running = asyncio.create_task(load.run())
     while len(load.eras[-1].confirmed) < 300:
         await asyncio.sleep(0.01)

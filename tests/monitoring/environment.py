@@ -21,7 +21,7 @@ from events import envelope
 from events.envelope import Envelope
 from events.subjects import Tenant
 from testkit import builders
-from testkit.publisher import Publisher
+from testkit.publisher import Confirmed, Publisher
 from testkit.servers import free_port
 from testkit.traffic import Traffic, merged
 from testkit.worker import ROOT, Scrape, Worker
@@ -205,14 +205,16 @@ async def _sites(nats_url: str, postgres_dsn: str, *companies: str) -> AsyncIter
 async def _traffic(nats_url: str, postgres_dsn: str) -> dict[str, Facts]:
     facts = {A: Facts(), B: Facts(patient=True)}
     async with _sites(nats_url, postgres_dsn, A, B) as sites:
-        publisher = Publisher(sites[0].js)
+        confirmed: list[Confirmed] = []
         start = int(time.time())
-        for one in merged([Traffic(company, _SEED, start=start) for company in facts], EVENTS * len(facts)):
-            await publisher.publish(one)
-        await publisher.finish()
-        for confirmed in publisher.confirmed:
-            publication = confirmed.publication
-            if confirmed.repeat:
+        async with Publisher(sites[0].nc, on_confirmed=confirmed.append) as publisher:
+            for one in merged(
+                [Traffic(company, _SEED, start=start) for company in facts], EVENTS * len(facts)
+            ):
+                await publisher.send(one)
+            await publisher.finish()
+        for publication, _, repeat, _ in confirmed:
+            if repeat:
                 continue
             known = facts[publication.subject.rpartition(".")[2]]
             bad = any(item.refused for item in publication.items)

@@ -12,7 +12,7 @@ from typing import Final
 from testkit.worker import Worker
 from tests.bench import usage
 from tests.bench.environment import Environment, Place, environment
-from tests.bench.publishing import Publisher, flood, publisher, steadily
+from tests.bench.publishing import EventPublisher, flood, publisher, steadily
 from tests.bench.systems import SystemUnderTest, launch, under_test
 from tests.soak import counting, verdict
 from tests.soak.options import STEPS, Options
@@ -32,7 +32,7 @@ class SoakRun:
     place: Place
     process: Worker
     worker: SystemUnderTest
-    to: Publisher
+    to: EventPublisher
     traffic: Traffic
 
     async def settled(self) -> None:
@@ -74,7 +74,7 @@ async def _soak_run(seed: int, folder: Path) -> AsyncIterator[SoakRun]:
         process = launch(env, place, folder)
         try:
             await asyncio.to_thread(process.wait_ready)
-            async with publisher(env.servers.nats.url, "") as to:
+            async with publisher(env.servers.nats.url) as to:
                 traffic = Traffic(place.companies[0], seed)
                 yield SoakRun(env, place, process, under_test(process, place), to, traffic)
             assert await asyncio.to_thread(process.stop) == 0, process.written()
