@@ -87,7 +87,8 @@ class Load:
             await self._until_signal(2, self._publisher.finish())
             await self._close()
         if self._started:
-            self._progress.end(self._state())
+            self._progress.update(self._state())
+            self._progress.end()
         summary = self._summary()
         self._progress.say(summary.text())
         if failure:
@@ -232,7 +233,7 @@ class Load:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._progress.every)
-            self._progress.show(self._state())
+            self._progress.update(self._state())
 
     def _state(self) -> State:
         elapsed = time.monotonic() - self._started

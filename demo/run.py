@@ -109,7 +109,7 @@ class Run:
             if (text := await asyncio.to_thread(page)) is not None:
                 self._counts = read_metrics(text)
             with suppress(nats.errors.Error):
-                self._progress.show(self._publisher.published, self._counts, await self._backlog())
+                self._progress.update(self._publisher.published, self._counts, await self._backlog())
             await asyncio.sleep(_REFRESH)
 
     async def close(self) -> None:

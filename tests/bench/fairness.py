@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tests.bench.environment import BenchError, Environment, Place
 from tests.bench.events import HISTORY_BATCH, LARGE_BATCH, Author, Event, Load, history
-from tests.bench.lines import Line, ratio
+from tests.bench.lines import Line, Target
 from tests.bench.measuring import WARM_UP, latencies, percentile
 from tests.bench.options import Options
 from tests.bench.publishing import EventPublisher, flood, publisher, steadily
@@ -42,10 +42,6 @@ class Waits:
     other_p99: float
     events: int
     seconds: float
-
-    def record(self) -> dict[str, Any]:
-        """For the file of results."""
-        return {name: round(getattr(self, name), 3) for name in self.__slots__}
 
 
 class Fairness:
@@ -112,21 +108,9 @@ class Fairness:
 
     def _line(self, whose: str, line: str) -> Line:
         name = f"{'same' if whose == 'own' else 'other'} company, {line}"
-        if problem := self.runs.problem(("import", line), (_QUIET, _QUIET)):
-            return Line(name, "fairness", problem=problem)
-        busy, quiet = (
-            self.runs.best(state, of, f"{whose}_p99") for state, of in (("import", line), (_QUIET, _QUIET))
-        )
-        return Line(
-            name,
-            "fairness",
-            "times",
-            ratio(busy, quiet),
-            _P99,
-            at_most=True,
-            ours=f"{busy:.2f} ms",
-            theirs=f"{quiet:.2f} ms",
-        )
+        keys = (("import", line), (_QUIET, _QUIET))
+        field, target = f"{whose}_p99", Target("times", _P99)
+        return self.runs.compared(name, "fairness", target, field, *keys, figure="{:.2f} ms")
 
 
 def _until(importing: asyncio.Task[None], deadline: float) -> Callable[[], bool]:

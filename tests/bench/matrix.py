@@ -9,15 +9,16 @@ from typing import Final
 
 from tests.bench.environment import BenchError, Environment, Place
 from tests.bench.events import LOADS, realtime
-from tests.bench.lines import Line, ratio
+from tests.bench.lines import Line, Target
 from tests.bench.measuring import bench, first_stored
 from tests.bench.options import DRAINS, Options
 from tests.bench.publishing import flood, publisher
 from tests.bench.runs import Runs
 from tests.bench.systems import SystemUnderTest, bare, worker
 
-# Shares of the bare pipeline's messages a second (issue 7).
+# Shares of the bare pipeline's messages a second.
 _SHARES: Final = {"realtime": 0.55, "mixed": 0.35, "inbound_new": 0.25, "history": 0.80, "repeats": 0.40}
+_BARE: Final = ("bare", "realtime")
 _P50: Final = 1.5
 _P99: Final = 3.0
 _CPU: Final = 3.0
@@ -66,7 +67,7 @@ class Matrix:
         since = time.time()
         async with worker(self._env, place, self._folder) as system:
             seconds = await first_stored(self._env, place, system, first, since)
-            self.runs.keep("worker", "start", {"seconds": round(seconds, 3)})
+            self.runs.keep("worker", "start", {"seconds": seconds})
             await self._measure(place, system, drains, paced)
 
     async def _measure(
@@ -83,92 +84,37 @@ class Matrix:
 
     def _lines(self) -> Iterator[Line]:
         for name in self._options.chosen(DRAINS):
-            yield self._drain(name)
+            target = Target("share", _SHARES.get(name), at_most=False)
+            yield self.runs.compared(
+                name, "drain", target, "per_s", ("worker", name), _BARE, best=max, figure="{:,.0f}/s"
+            )
         if "paced" in self._options.lines:
             for rate in self._options.rates:
                 yield from self._paced(rate)
         if "realtime" in self._options.lines:
             yield from self._cost()
         if "start" in self._options.lines:
-            yield self._started()
-
-    def _drain(self, name: str) -> Line:
-        if problem := self.runs.problem(("worker", name), ("bare", "realtime")):
-            return Line(name, "drain", problem=problem)
-        ours = self.runs.best("worker", name, "per_s", highest=True)
-        limit = self.runs.best("bare", "realtime", "per_s", highest=True)
-        return Line(
-            name,
-            "drain",
-            "share",
-            ratio(ours, limit),
-            _SHARES.get(name),
-            ours=f"{ours:,.0f}/s",
-            theirs=f"{limit:,.0f}/s",
-        )
+            key, target = ("worker", "start"), Target("s", _START)
+            yield self.runs.compared(
+                "start to first row", "cost", target, "seconds", key, None, figure="{:.2f} s"
+            )
 
     def _paced(self, rate: float) -> Iterator[Line]:
         name = f"{rate:g}/s"
-        if problem := self.runs.problem(("worker", name), ("bare", name)):
-            yield Line(name, "paced", problem=problem)
-            return
-        for value, target in (("p50", _P50), ("p99", _P99)):
-            ours, limit = (self.runs.best(system, name, value) for system in ("worker", "bare"))
-            yield Line(
-                f"{name}, {value}",
-                "paced",
-                "times",
-                ratio(ours, limit),
-                target,
-                at_most=True,
-                ours=f"{ours:.2f} ms",
-                theirs=f"{limit:.2f} ms",
-            )
-        ours, limit = (self.runs.best(system, name, "left") for system in ("worker", "bare"))
-        yield Line(
-            f"{name}, queue at the end",
-            "paced",
-            "count",
-            ours,
-            rate * _LEFT,
-            at_most=True,
-            ours=f"{ours:.0f}",
-            theirs=f"{limit:.0f}",
+        keys = (("worker", name), ("bare", name))
+        for field, times in (("p50", _P50), ("p99", _P99)):
+            target = Target("times", times)
+            yield self.runs.compared(f"{name}, {field}", "paced", target, field, *keys, figure="{:.2f} ms")
+        yield self.runs.compared(
+            f"{name}, queue at the end", "paced", Target("count", rate * _LEFT), "left", *keys
         )
 
     def _cost(self) -> Iterator[Line]:
-        if problem := self.runs.problem(("worker", "realtime"), ("bare", "realtime")):
-            yield Line("processor time", "cost", problem=problem)
-            return
-        ours, limit = (self.runs.best(system, "realtime", "cpu_us") for system in ("worker", "bare"))
-        yield Line(
-            "processor time a message",
-            "cost",
-            "times",
-            ratio(ours, limit),
-            _CPU,
-            at_most=True,
-            ours=f"{ours:.0f} us",
-            theirs=f"{limit:.0f} us",
+        ours, target = ("worker", "realtime"), Target("times", _CPU)
+        yield self.runs.compared(
+            "processor time a message", "cost", target, "cpu_us", ours, _BARE, figure="{:.0f} us"
         )
-        for name, value in (("memory after all backlogs", "memory_mb"), ("memory at most", "memory_peak_mb")):
-            # Of the last line of a round, after all others.
-            last = self._options.chosen(DRAINS)[-1]
-            ours = max(float(run[value]) for run in self.runs.of("worker", last))
-            limit = self.runs.best("bare", "realtime", value)
-            yield Line(
-                name,
-                "cost",
-                "MB",
-                ours,
-                _MEMORY,
-                at_most=True,
-                ours=f"{ours:.0f} MB",
-                theirs=f"{limit:.0f} MB",
-            )
-
-    def _started(self) -> Line:
-        if problem := self.runs.problem(("worker", "start")):
-            return Line("start to first row", "cost", problem=problem)
-        ours = self.runs.best("worker", "start", "seconds")
-        return Line("start to first row", "cost", "s", ours, _START, at_most=True, ours=f"{ours:.2f} s")
+        # Of the last line of a round, after all others.
+        last, target = ("worker", self._options.chosen(DRAINS)[-1]), Target("MB", _MEMORY)
+        for name, field in (("memory after all backlogs", "memory_mb"), ("memory at most", "memory_peak_mb")):
+            yield self.runs.compared(name, "cost", target, field, last, _BARE, best=max, figure="{:.0f} MB")

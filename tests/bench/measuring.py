@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
@@ -45,10 +45,6 @@ class Drained:
     memory_mb: float
     memory_peak_mb: float
 
-    def record(self) -> dict[str, Any]:
-        """For the file of results."""
-        return _rounded(asdict(self))
-
 
 @dataclass(frozen=True, slots=True)
 class Paced:
@@ -62,10 +58,6 @@ class Paced:
     p99: float
     backlog: int
     left: int
-
-    def record(self) -> dict[str, Any]:
-        """For the file of results."""
-        return _rounded(asdict(self))
 
 
 def _speeds(rows: Sequence[float], commits: Collection[float], resumed: float) -> dict[str, Any]:
@@ -81,10 +73,6 @@ def _speeds(rows: Sequence[float], commits: Collection[float], resumed: float) -
         "per_s_all": from_resumed if few else len(rows) / (last - first),
         "per_s_resumed": from_resumed,
     }
-
-
-def _rounded(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: round(value, 3) if isinstance(value, float) else value for name, value in values.items()}
 
 
 class Bench:

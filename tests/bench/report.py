@@ -36,7 +36,10 @@ class Section:
 
 def table(lines: Sequence[Line]) -> str:
     """All lines by group, in columns; what falls short is marked."""
-    cells = [[line.name, line.ours, line.theirs, line.shown, line.aim, line.verdict] for line in lines]
+    cells = [
+        [line.name, line.measured, line.against, line.shown, line.target.shown, line.verdict]
+        for line in lines
+    ]
     widths = [max(len(row[at]) for row in (list(_HEADERS), *cells)) for at in range(len(_HEADERS))]
     text: list[str] = []
     for group, meaning in _AGAINST.items():
