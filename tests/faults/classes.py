@@ -17,7 +17,7 @@ from testkit.worker import Worker
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
 from tests.faults.compare import deliveries
 from tests.faults.environment import MOST_CONNECTIONS, Environment
-from tests.faults.fault import Fault, Strike, rounds
+from tests.faults.fault import Fault, Strike
 from tests.faults.letters import BAD, dead_letters_refused
 from tests.faults.load import RETRIED
 
@@ -30,7 +30,7 @@ _TRIES: Final = 2000
 
 async def worker_killed(env: Environment) -> None:
     """SIGKILL, and a new one."""
-    async for _ in rounds(env, 2):
+    async for _ in env.rounds(2):
         worker = env.workers[0]
         env.dismiss(worker)
         worker.kill()
@@ -40,7 +40,7 @@ async def worker_killed(env: Environment) -> None:
 
 async def first_start_killed(env: Environment) -> None:
     """SIGKILL while the worker makes schema, streams and consumers, or takes its first events."""
-    async for _ in rounds(env, 3):
+    async for _ in env.rounds(3):
         worker = env.workers[0]
         env.dismiss(worker)
         worker.kill()
@@ -49,9 +49,9 @@ async def first_start_killed(env: Environment) -> None:
 
 async def worker_stopped(env: Environment) -> None:
     """SIGTERM, and a new one once it has ended."""
-    async for _ in rounds(env, 2):
+    async for _ in env.rounds(2):
         await _stop(env, env.workers[0])
-        if env.plan.without == RETRIED:
+        if env.fault.without == RETRIED:
             await _nothing_waits(env)
         env.launch()
 
@@ -68,7 +68,7 @@ async def _nothing_came_twice(env: Environment) -> None:
         info = await env.js.consumer_info(stream, durable)
         state = (await env.js.stream_info(stream, subjects_filter=f"{subjects}.{env.company}")).state
         there = sum((state.subjects or {}).values())
-        delivered = info.num_delivered.consumer_seq if info.num_delivered else 0
+        delivered = info.delivered.consumer_seq if info.delivered else 0
         if delivered != there:
             env.complain(f"{durable}: {delivered} deliveries of {there} events")
 
@@ -76,7 +76,7 @@ async def _nothing_came_twice(env: Environment) -> None:
 async def worker_frozen(env: Environment) -> None:
     """SIGSTOP for longer than the ack wait: another worker gets what it holds, and then it goes on with it."""
     await asyncio.to_thread(env.launch().wait_ready)
-    async for _ in rounds(env, 2):
+    async for _ in env.rounds(2):
         process = env.rng.choice(env.workers).process
         process.send_signal(signal.SIGSTOP)
         await env.pause(2.5, 4.0)
@@ -85,7 +85,7 @@ async def worker_frozen(env: Environment) -> None:
 
 async def replicas_join_and_leave(env: Environment) -> None:
     """A second worker comes, the first one goes, and so on; there is always one."""
-    async for _ in rounds(env, 2):
+    async for _ in env.rounds(2):
         await asyncio.to_thread(env.launch().wait_ready)
         await env.pause(0.2, 1.0)
         await _stop(env, env.workers[0])
@@ -105,7 +105,7 @@ async def _stop(env: Environment, worker: Worker) -> None:
 
 async def nats_killed(env: Environment) -> None:
     """SIGKILL, and a restart on the same store."""
-    async for _ in rounds(env, 2):
+    async for _ in env.rounds(2):
         await asyncio.to_thread(env.nats.kill)
         await env.pause(0.0, 1.0)
         await asyncio.to_thread(env.nats.start)
@@ -129,7 +129,7 @@ async def nats_connection_frozen(env: Environment) -> None:
 
 async def consumer_deleted(env: Environment) -> None:
     """An operator deletes our durables while we use them."""
-    async for _ in rounds(env, 2):
+    async for _ in env.rounds(2):
         env.delivered_before += await deliveries(env.js, env.company)
         for stream, durable in _durables(env):
             if env.rng.random() < 0.7 or stream == REALTIME_STREAM:
@@ -166,8 +166,8 @@ async def _stands(env: Environment) -> tuple[int, int]:
     while True:
         info = await env.js.consumer_info(REALTIME_STREAM, f"wa_realtime_{env.company}")
         assert info.ack_floor is not None
-        assert info.num_delivered is not None
-        stands = info.ack_floor.stream_seq, info.num_delivered.stream_seq
+        assert info.delivered is not None
+        stands = info.ack_floor.stream_seq, info.delivered.stream_seq
         if stands == before:
             return stands
         before = stands
@@ -187,7 +187,7 @@ def _durables(env: Environment) -> tuple[tuple[str, str], ...]:
 
 async def postgres_killed(env: Environment) -> None:
     """SIGKILL of all its processes, and a restart."""
-    async for _ in rounds(env, 2):
+    async for _ in env.rounds(2):
         await asyncio.to_thread(env.postgres.kill)
         await env.pause(0.0, 1.0)
         await asyncio.to_thread(env.postgres.start)
@@ -204,25 +204,25 @@ async def postgres_stopped(env: Environment) -> None:
 
 async def postgres_restarted(env: Environment) -> None:
     """Down and up at once."""
-    async for _ in rounds(env, 2):
+    async for _ in env.rounds(2):
         await asyncio.to_thread(env.postgres.restart)
 
 
 async def backend_ended_idle(env: Environment) -> None:
     """pg_terminate_backend of connections that wait in the pool."""
-    async for _ in rounds(env, 4):
+    async for _ in env.rounds(4):
         await _end_backend(env, "idle")
 
 
 async def backend_ended_in_transaction(env: Environment) -> None:
     """pg_terminate_backend between two statements of a transaction."""
-    async for _ in rounds(env, 4):
+    async for _ in env.rounds(4):
         await _end_backend(env, "idle in transaction")
 
 
 async def backend_ended_in_statement(env: Environment) -> None:
     """pg_terminate_backend while a statement runs."""
-    async for _ in rounds(env, 4):
+    async for _ in env.rounds(4):
         async with env.admin() as database, database.transaction():
             # So that one is surely running.
             await database.execute(f'LOCK TABLE "{env.tenant.schema}".messages IN SHARE MODE')

@@ -23,7 +23,8 @@ from testkit.servers import NatsServer, ServerError
 from testkit.worker import Worker
 from tests.acceptance.site import DLQ_STREAM, REALTIME_STREAM
 from tests.faults.clock import BEHIND, restore_store_times
-from tests.faults.environment import Database, Environment, Plan
+from tests.faults.environment import Database, Environment
+from tests.faults.fault import Fault
 from tests.slow_clock import SlowClock
 
 _API: Final = 5.0
@@ -35,9 +36,16 @@ class ClusterEnvironment(Environment):
     """A run on three NATS nodes. The load has a proxy for each of them, and so can be led away from one."""
 
     def __init__(
-        self, plan: Plan, database: Database, folder: Path, cluster: NatsCluster | None = None
+        self,
+        fault: Fault,
+        database: Database,
+        folder: Path,
+        cluster: NatsCluster | None = None,
+        *,
+        seed: int,
+        short: bool = False,
     ) -> None:
-        super().__init__(plan, database, folder)
+        super().__init__(fault, database, folder, seed=seed, short=short)
         self.clock = SlowClock(BEHIND, REALTIME_STREAM)
         self.evidence: list[str] = []
         self._given = cluster
@@ -147,13 +155,13 @@ class ClusterEnvironment(Environment):
         self._clocks = [
             await self._stack.enter_async_context(Proxy(node.port, self.clock.rewrite))
             for node in self.cluster.nodes
-            if self.plan.proxies
+            if self.fault.proxies
         ]
         return _urls(list(self._ways.values()))
 
     async def _prepare(self) -> None:
         for spec in specified(TopologyConfig()):
-            config = {**spec.config(), "num_replicas": self.plan.replicas}
+            config = {**spec.config(), "num_replicas": self.fault.replicas}
             await self.until(f"{spec.name} is made", lambda: self._made(spec.name, config), 30)  # noqa: B023
 
     async def _made(self, name: str, config: dict[str, Any]) -> bool:
@@ -167,7 +175,7 @@ class ClusterEnvironment(Environment):
         return ",".join(_urls(self._clocks) if self._clocks else self.cluster.urls), self.dsn
 
     def _settings(self) -> dict[str, str]:
-        return {"NATS_STREAM_REPLICAS": str(self.plan.replicas)} | super()._settings()
+        return {"NATS_STREAM_REPLICAS": str(self.fault.replicas)} | super()._settings()
 
 
 class PairEnvironment(Environment):

@@ -148,8 +148,8 @@ async def deliveries(js: JetStreamContext, company: str) -> int:
     """How often the real-time and historical consumers of a company delivered anything."""
     return sum(
         [
-            info.num_delivered.consumer_seq
-            if (info := await _consumer(js, company, role)) and info.num_delivered
+            info.delivered.consumer_seq
+            if (info := await _consumer(js, company, role)) and info.delivered
             else 0
             for role in ("realtime", "history")
         ]

@@ -17,7 +17,7 @@ from testkit.worker import Worker, logged
 from tests.faults.catalogue import FAULTS
 from tests.faults.clusters import ClusterEnvironment, PairEnvironment, PoolerEnvironment
 from tests.faults.compare import Claim, Outcome, compare, deliveries
-from tests.faults.environment import SETTINGS_OF_POSTGRES, Database, Environment, Plan, postgres
+from tests.faults.environment import SETTINGS_OF_POSTGRES, Database, Environment, postgres
 from tests.faults.fault import Fault
 from tests.faults.server_fault import mend, stale_replicas, stuck_consumers, vanished
 
@@ -58,18 +58,7 @@ async def run(
     `cluster`: three nodes that stand already, for a class that needs them.
     """
     fault = FAULTS[name]
-    plan = Plan(
-        seed=seed,
-        rate=fault.rate,
-        short=short,
-        settings=dict(fault.settings),
-        without=fault.without,
-        often=fault.often,
-        proxies=fault.proxies,
-        cold=fault.cold,
-        replicas=fault.replicas,
-    )
-    async with _environment(fault, plan, database, folder, cluster) as env:
+    async with _environment(fault, database, folder, cluster, seed=seed, short=short) as env:
         publishing = asyncio.create_task(env.load.run())
         try:
             recovered = await _suffer(env, fault)
@@ -89,19 +78,18 @@ async def run(
 
 
 def _environment(
-    fault: Fault, plan: Plan, database: Database, folder: Path, cluster: NatsCluster | None
+    fault: Fault, database: Database, folder: Path, cluster: NatsCluster | None, *, seed: int, short: bool
 ) -> Environment:
     if fault.servers == "nodes":
-        return ClusterEnvironment(plan, database, folder, cluster)
-    return {"single": Environment, "pair": PairEnvironment, "pooler": PoolerEnvironment}[fault.servers](
-        plan, database, folder
-    )
+        return ClusterEnvironment(fault, database, folder, cluster, seed=seed, short=short)
+    kinds = {"single": Environment, "pair": PairEnvironment, "pooler": PoolerEnvironment}
+    return kinds[fault.servers](fault, database, folder, seed=seed, short=short)
 
 
 async def _suffer(env: Environment, fault: Fault) -> float | None:
     """Let the fault strike; seconds from its end until all messages before it, and some after it, are stored."""
     await env.pause(0.3, 1.0)
-    if not env.plan.short:
+    if not env.short:
         env.load.burst(env.rng.choice((0, 100, 600)))
     await fault.strike(env)
     healed = time.monotonic()

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 from tests.faults.clusters import PairEnvironment, PoolerEnvironment
-from tests.faults.fault import Fault, rounds
+from tests.faults.fault import Fault
 
 _OURS: Final = "datname = current_database() AND application_name = 'daisi-wa-events-processor'"
 # The worker has to leave a host that hangs; each host has a time limit of its own.
@@ -18,7 +18,7 @@ _MORE: Final = 20
 
 async def primary_killed(env: PairEnvironment) -> None:
     """SIGKILL of the primary, the synchronous standby is promoted; then the old one comes back as its standby."""
-    async for _ in rounds(env, 2):
+    async for _ in env.rounds(2):
         await asyncio.to_thread(env.pair.primary.kill)
         await env.pause(0.0, 1.0)
         await env.pair.promote()
@@ -67,7 +67,7 @@ async def backends_ended(env: PairEnvironment) -> None:
 
 async def pooler_restarted(env: PoolerEnvironment) -> None:
     """The pooler ends, in its orderly way or not, and comes back."""
-    async for _ in rounds(env, 3):
+    async for _ in env.rounds(3):
         await env.restart_pooler()
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-from tests.faults.environment import Environment
 
 # What a fault does to a env of its kind under load; on return everything is healed.
 Strike = Callable[[Any], Awaitable[None]]
@@ -45,11 +43,3 @@ class Fault:
     def kind(self) -> Kind:
         """Whether it needs more than one server of a sort."""
         return "single" if self.servers == "single" else "cluster"
-
-
-async def rounds(env: Environment, most: int) -> AsyncIterator[None]:
-    """Once, or in the full form several times with pauses between: the last one ends with its healing."""
-    for number in range(1 if env.plan.short else most):
-        if number:
-            await env.pause(0.1, 2.0)
-        yield

@@ -13,7 +13,7 @@ import nats
 from testkit.nats_cluster import NatsNode
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
 from tests.faults.clusters import ClusterEnvironment
-from tests.faults.fault import Fault, Strike, rounds
+from tests.faults.fault import Fault, Strike
 from tests.faults.letters import BAD, PROBE, dead_letters_refused_in_a_cluster
 from tests.faults.load import EARLY, HISTORY, RETRIED
 
@@ -26,13 +26,13 @@ _MORE: Final = 20
 
 async def stream_leader_killed(env: ClusterEnvironment) -> None:
     """SIGKILL of the node that leads the real-time stream; it comes back once another one leads."""
-    async for _ in rounds(env, 2):
+    async for _ in env.rounds(2):
         await _fail_over(env, await env.leader(REALTIME_STREAM), REALTIME_STREAM)
 
 
 async def consumer_leader_killed(env: ClusterEnvironment) -> None:
     """SIGKILL of the node that leads our real-time consumer; it comes back once another one leads."""
-    async for _ in rounds(env, 2):
+    async for _ in env.rounds(2):
         durable = f"wa_realtime_{env.company}"
         await _fail_over(env, await env.leader(REALTIME_STREAM, durable), REALTIME_STREAM, durable)
 
@@ -51,7 +51,7 @@ async def _bring_back(env: ClusterEnvironment, *nodes: NatsNode) -> None:
 
 async def workers_node_killed(env: ClusterEnvironment) -> None:
     """SIGKILL of the node that the worker is connected to; it stays away for some seconds."""
-    async for _ in rounds(env, 2):
+    async for _ in env.rounds(2):
         node = env.node_of(env.workers[0])
         await asyncio.to_thread(node.kill)
         await env.pause(0.5, 4.0)
@@ -60,7 +60,7 @@ async def workers_node_killed(env: ClusterEnvironment) -> None:
 
 async def workers_node_cut_off(env: ClusterEnvironment) -> None:
     """The worker's node loses the others for some seconds; the load goes on at these."""
-    async for _ in rounds(env, 2):
+    async for _ in env.rounds(2):
         node = await _cut_off(env)
         await asyncio.sleep(env.outage((3.0, 15.0), (3.0, 5.0)))
         await _join(env, node)

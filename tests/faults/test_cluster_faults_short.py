@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ from testkit.traffic import Traffic
 from tests.faults.clusters import ClusterEnvironment
 from tests.faults.compare import Outcome
 from tests.faults.driver import database_for, run
-from tests.faults.environment import Plan, postgres
+from tests.faults.environment import postgres
+from tests.faults.fault import Fault
 from tests.faults.server_fault import stale_replicas, stuck_consumers, vanished
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -47,7 +49,8 @@ async def test_no_node_reaches_another_one_past_the_proxies(cluster: NatsCluster
 async def test_only_what_the_nodes_say_is_evidence_against_them(
     cluster: NatsCluster, server: PostgresServer, tmp_path: Path
 ) -> None:
-    async with ClusterEnvironment(Plan(seed=1, cold=True), server, tmp_path, cluster) as env:
+    idle = Fault(strike=asyncio.sleep, cold=True)
+    async with ClusterEnvironment(idle, server, tmp_path, cluster, seed=1) as env:
         assert await stale_replicas(env) == {}
         assert await stuck_consumers(env) == {}
         event, other = Traffic(env.company, 1, start=1_790_000_000).events(2)

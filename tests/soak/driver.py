@@ -16,7 +16,6 @@ from tests.bench.publishing import EventPublisher, flood, publisher, steadily
 from tests.bench.systems import SystemUnderTest, launch, under_test
 from tests.soak import counting, verdict
 from tests.soak.options import STEPS, Options
-from tests.soak.resident import watching
 from tests.soak.traffic import Traffic
 
 Say = Callable[[str], None]
@@ -99,12 +98,12 @@ async def _step(run: SoakRun, size: int, number: int, say: Say) -> verdict.Step:
 async def _outage(run: SoakRun, options: Options) -> verdict.Outage:
     before = usage.memory(run.worker.pid).now
     postgres = run.env.servers.postgres
-    async with watching(run.worker.pid) as during:
+    async with usage.watching(run.worker.pid) as during:
         await asyncio.to_thread(postgres.stop)
         await steadily(run.to, run.traffic.events(round(options.rate * options.outage)), options.rate)
         # Else there was none.
         await asyncio.to_thread(run.process.wait_page, "/ready", 503, _NOTICED)
-    async with watching(run.worker.pid) as afterwards:
+    async with usage.watching(run.worker.pid) as afterwards:
         await asyncio.to_thread(postgres.start)
         await asyncio.to_thread(run.process.wait_ready)
         await run.settled()
