@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Final, TextIO
 
-from testkit.final_places import Backlog
+from testkit.evidence import Backlog
 
 _SAMPLE: Final = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 _EVENTS: Final = "message_event_service_events"

@@ -13,7 +13,7 @@ import psutil
 
 from streams.jetstream.specs import TopologyConfig
 from streams.jetstream.specs import streams as specified
-from testkit.final_places import Evidence
+from testkit.evidence import Evidence
 from testkit.oracle import Published
 from testkit.servers import NatsServer, ServerError
 from tests.acceptance.site import DLQ_STREAM

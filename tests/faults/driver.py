@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from testkit.final_places import Evidence, backlog
+from testkit.differences import Problem
+from testkit.evidence import Evidence, backlog
 from tests.acceptance.worker import Worker, logged
 from tests.faults.catalogue import FAULTS
 from tests.faults.clusters import ClusterScene, PairScene, PoolerScene
@@ -123,7 +124,10 @@ async def settle(scene: Scene, fault: Fault) -> Outcome:
             await era.read(scene.company)
     outcome = await _quiet(scene, fault)
     outcome.blame(
-        *(f"{one.publication.subject} sequence {one.sequence}: not in the stream" for one in last.unseen())
+        *(
+            Problem("lost", f"{one.publication.subject} sequence {one.sequence}: not in the stream")
+            for one in last.unseen()
+        )
     )
     if isinstance(scene, ClusterScene) and not outcome.ok:
         outcome = await _judged_by_the_nodes(scene, fault, outcome)

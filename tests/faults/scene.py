@@ -21,7 +21,7 @@ from nats.js import JetStreamContext
 from events.subjects import Tenant
 from streams.config.credentials import ANONYMOUS
 from streams.jetstream.client import NatsClient
-from testkit.final_places import Evidence
+from testkit.evidence import Evidence
 from testkit.oracle import Published, Version
 from testkit.servers import NatsServer, PostgresServer
 from tests.acceptance.worker import Worker
