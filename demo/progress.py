@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, TextIO
 
 from demo.live_line import LiveLine
-from testkit.final_places import Backlog
+from testkit.evidence import Backlog
 from testkit.worker import Scrape
 
 _ACTIONS: Final = "message_event_service_event_processing_actions_total"

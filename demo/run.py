@@ -14,8 +14,8 @@ from nats.aio.client import Client
 
 from demo.progress import Counts, Progress, read_metrics
 from testkit.accounting import Accounting, Report
-from testkit.final_places import Backlog, backlog, gather, total
-from testkit.oracle import in_order
+from testkit.differences import Problem
+from testkit.evidence import Backlog, backlog, gather, total
 from testkit.publisher import Confirmed, Ledger, Publisher
 from testkit.traffic import Traffic, merged
 
@@ -89,8 +89,9 @@ class Run:
             counts["repeats"] += one.repeat
         for one in self._ledger.unseen(confirmed):
             report.counts[one.publication.event_type]["missing"] += 1
-            report.problems.append(f"{one.publication.subject} sequence {one.sequence}: not in the stream")
-        published = sorted(self._ledger.published(confirmed), key=in_order)
+            text = f"{one.publication.subject} sequence {one.sequence}: not in the stream"
+            report.problems.append(Problem("lost", text))
+        published = list(self._ledger.published(confirmed))
         database = await asyncpg.connect(self._dsn)
         try:
             for company in self._companies:

@@ -28,7 +28,7 @@ def batch(account: Account, field: str, *, broken_share: float = BROKEN) -> Batc
         if account.chance(broken_share):
             broken = _broken(account, field, payload)
             payloads.append(broken)
-            items.append(refused(event_type, text=builders.body(broken).decode()))
+            items.append(refused(event_type, payload=broken))
         else:
             payloads.append(payload)
             items.append(good(event_type, payload))

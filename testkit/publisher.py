@@ -255,6 +255,7 @@ class Ledger:
         self._js = js
         self._subscriptions: list[Subscription] = []
         self._stored: dict[str, dict[int, tuple[int, Version]]] = {}
+        self._versions: dict[tuple[str, int], asyncio.Future[Version]] = {}
         self._incarnations: dict[str, int] = {}
 
     async def follow(self, company: str) -> None:
@@ -280,6 +281,16 @@ class Ledger:
                 stored_version(message.reply), incarnation=self._incarnations[message.metadata.stream]
             )
             self._stored.setdefault(message.subject, {})[version.sequence] = (int(number), version)
+            first = self._version(message.subject, int(number))
+            if not first.done():
+                first.set_result(version)
+
+    async def version(self, publication: Publication) -> Version:
+        """The version of a publication, once it is stored."""
+        return await self._version(publication.subject, publication.number)
+
+    def _version(self, subject: str, number: int) -> asyncio.Future[Version]:
+        return self._versions.setdefault((subject, number), asyncio.get_running_loop().create_future())
 
     def published(self, confirmed: list[Confirmed]) -> Iterator[Published]:
         """The events as they were stored; a repeat that the server dropped is not one."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from events.subjects import HISTORICAL
-from testkit.final_places import Evidence, Given, Row
+from testkit.evidence import Evidence, Given, Row
 from testkit.oracle import Published, Version
 from tests.slow_clock import SlowClock
 
@@ -26,6 +26,8 @@ def restore_store_times(clock: SlowClock, evidence: Evidence, published: Iterabl
     for rows in evidence.rows.values():
         for row in (row for found in rows.values() for row in found):
             _restore(row, true)
+    for chat, steps in evidence.steps.items():
+        evidence.steps[chat] = {_version(step, true) for step in steps}
     for given in (evidence.letters, evidence.exhausted):
         given[:] = [_given(one, true) for one in given]
 
@@ -45,5 +47,9 @@ def _text(text: str, true: dict[str, int]) -> str:
 
 
 def _given(one: Given, true: dict[str, int]) -> Given:
-    known = true.get(f"{one.version.ns}-{one.version.sequence}")
-    return one if known is None else one._replace(version=Version(known, one.version.sequence))
+    return one._replace(version=_version(one.version, true))
+
+
+def _version(version: Version, true: dict[str, int]) -> Version:
+    known = true.get(f"{version.ns}-{version.sequence}")
+    return version if known is None else Version(known, version.sequence)

@@ -13,7 +13,7 @@ import psutil
 
 from streams.jetstream.specs import TopologyConfig
 from streams.jetstream.specs import streams as specified
-from testkit.final_places import Evidence
+from testkit.evidence import Evidence
 from testkit.nats_cluster import NatsCluster, NatsNode
 from testkit.oracle import Published
 from testkit.pooler import IGNORED, PROGRAM, Pooler

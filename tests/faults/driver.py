@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from testkit.final_places import Evidence, backlog
+from testkit.differences import Problem
+from testkit.evidence import Evidence, backlog
 from testkit.nats_cluster import NatsCluster
 from testkit.postgres_pair import PostgresPair
 from testkit.worker import Worker, logged
@@ -115,7 +116,10 @@ async def settle(env: Environment, fault: Fault) -> Outcome:
             await era.read(env.company)
     outcome = await _quiet(env, fault)
     outcome.blame(
-        *(f"{one.publication.subject} sequence {one.sequence}: not in the stream" for one in last.unseen())
+        *(
+            Problem("lost", f"{one.publication.subject} sequence {one.sequence}: not in the stream")
+            for one in last.unseen()
+        )
     )
     if isinstance(env, ClusterEnvironment) and not outcome.ok:
         outcome = await _judged_by_the_nodes(env, fault, outcome)

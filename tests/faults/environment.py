@@ -20,7 +20,7 @@ from nats.js import JetStreamContext
 from events.subjects import Tenant
 from streams.config.credentials import ANONYMOUS
 from streams.jetstream.client import NatsClient
-from testkit.final_places import Evidence
+from testkit.evidence import Evidence
 from testkit.oracle import Published, Version
 from testkit.proxy import Proxy
 from testkit.servers import NatsServer, PostgresServer

@@ -14,7 +14,8 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from testkit.final_places import Evidence, Given, Row
+from testkit.differences import Problem
+from testkit.evidence import Evidence, Given, Row
 from testkit.oracle import Published, Version
 from testkit.proxy import Proxy
 from tests.faults.compare import Claim, Outcome, judge
@@ -35,7 +36,7 @@ def _sound(evidence: Evidence) -> Published:
         if one.publication.event_type == "v1.messages.upsert"
         and one.version not in given
         and spoken_of[one.publication.items[0].key] == 1
-        and not one.publication.items[0].onboards
+        and one.publication.items[0].payload["flow"] == "OUT"
     )
 
 
@@ -100,7 +101,7 @@ def test_the_results_go_on_where_they_were_left_and_short_runs_count_apart(tmp_p
     first = Results(path)
     first.add("nats killed", 1, Outcome(published=10, stored=10, recovered=1.5), short=False)
     bad = Outcome(published=10, stored=9)
-    bad.blame("has neither a row nor anything else")
+    bad.blame(Problem("lost", "has neither a row nor anything else"))
     first.add("nats killed", 2, bad, short=False)
     first.add("nats killed", 1, Outcome(published=5, stored=5, recovered=0.5), short=True)
     again = Results(path)

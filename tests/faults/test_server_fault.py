@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from testkit.final_places import Evidence, Given, Row
+from testkit.differences import Problem
+from testkit.evidence import Evidence, Given, Row
 from testkit.oracle import Published, Version
 from testkit.proxy import Proxy
 from testkit.traffic import Publication
@@ -70,7 +71,7 @@ def test_a_consumer_that_nobody_asks_or_that_waits_for_acks_is_our_own_affair() 
 
 def test_an_excused_run_is_counted_apart_and_keeps_what_was_seen() -> None:
     outcome = Outcome()
-    outcome.blame("sequence 4: has neither a row")
+    outcome.blame(Problem("lost", "sequence 4: has neither a row"))
     outcome.excuse(["a replica is stale"])
     assert outcome.ok
     assert (outcome.lost, outcome.server_faults) == (0, 1)

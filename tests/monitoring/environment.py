@@ -219,7 +219,8 @@ async def _traffic(nats_url: str, postgres_dsn: str) -> dict[str, Facts]:
             known = facts[publication.subject.rpartition(".")[2]]
             bad = any(item.refused for item in publication.items)
             (known.given_up if bad else known.stored)[publication.event_type] += 1
-            known.onboarded += any(item.onboards for item in publication.items)
+            if publication.event_type == "v1.messages.upsert":
+                known.onboarded += bool(publication.items[0].onboards)
         await _refuse_in_database(sites[0], facts[A])
         await _cure(sites[0], facts[A])
         for site in sites:

@@ -1,7 +1,7 @@
 """The property of `test_convergence_property`, with real workers on real servers, and workers that are killed.
 
 Two workers of a company share its consumers. The worlds are published as events and dead letters (`script`), while
-workers end and start anew (`crew`): what these held is delivered again. The model gets the versions that JetStream
+workers end and start anew (`crew`): what these held is delivered again. The oracle gets the versions that JetStream
 gave. Rows of the existing service are there before the workers start.
 
 An update without a row is given up at last, so nothing may count as lost that only came late: the workers begin with
@@ -14,7 +14,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -29,15 +29,15 @@ from nats.js.errors import NotFoundError
 from events.subjects import Tenant
 from tables.connection.pool import Database
 from tables.schema.migrations import migrate
+from testkit.evidence import backlog, gather_rows
+from testkit.oracle import Published, expected, facts
 from testkit.servers import PostgresServer
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, Site, comes_to
 from tests.conftest import _administer
 from tests.properties.conftest import SOAK, cases, takes_long
 from tests.properties.crew import HASTY, PATIENCE, Crew, Strike
-from tests.properties.model import Expected, Version
-from tests.properties.outcome import disagreements, leave
+from tests.properties.outcome import leave, problems
 from tests.properties.script import Publishing, Script
-from tests.properties.stored import Stored, read
 from tests.properties.worlds import FAMILIES, REPLICAS, Builder, World, worlds
 
 # Worlds of a family, and how many are played at a time.
@@ -98,15 +98,14 @@ def _drawn(family: str) -> list[World]:
 
 async def _play(ground: Ground, drawn: Sequence[World], seed: int) -> Counter[str]:
     base = (int(time.time()) - _BEFORE) // 6 * 6
-    built = [Builder(world, base) for world in drawn]
     tenant = Tenant(f"Kopi{uuid4().hex[:12].upper()}nusa")
-    async with _sites(ground, tenant) as (dsn, site, elsewhere):
+    built = [Builder(world, base, tenant.company) for world in drawn]
+    async with _site(ground, tenant) as (dsn, site):
         await _adopt(dsn, tenant, built)
         crew = Crew(tenant.company, ground.nats_url, dsn, ground.folder)
         try:
             await crew.ready()
-            case = _Case(site, elsewhere, crew, built, seed)
-            figures = await case.play()
+            figures = await _Case(site, crew, built, seed).play()
             await crew.dismiss()
         finally:
             crew.close()
@@ -116,8 +115,8 @@ async def _play(ground: Ground, drawn: Sequence[World], seed: int) -> Counter[st
 
 
 @asynccontextmanager
-async def _sites(ground: Ground, tenant: Tenant) -> AsyncIterator[tuple[str, Site, Site]]:
-    """A database of its own, the company's site, and one that no worker knows."""
+async def _site(ground: Ground, tenant: Tenant) -> AsyncIterator[tuple[str, Site]]:
+    """A database of its own, and the company's site."""
     name = f"test_{uuid4().hex}"
     dsn = ground.postgres.dsn_of(name)
     async with AsyncExitStack() as stack:
@@ -127,7 +126,7 @@ async def _sites(ground: Ground, tenant: Tenant) -> AsyncIterator[tuple[str, Sit
         stack.push_async_callback(client.close)
         database = await asyncpg.connect(dsn)
         stack.push_async_callback(database.close)
-        yield dsn, Site(tenant, client, database), Site(Tenant(f"{tenant.company}Lost"), client, database)
+        yield dsn, Site(tenant, client, database)
 
 
 async def _adopt(dsn: str, tenant: Tenant, built: Sequence[Builder]) -> None:
@@ -148,39 +147,39 @@ async def _adopt(dsn: str, tenant: Tenant, built: Sequence[Builder]) -> None:
 class _Case:
     """Some worlds played by a crew."""
 
-    def __init__(self, site: Site, elsewhere: Site, crew: Crew, built: Sequence[Builder], seed: int) -> None:
+    def __init__(self, site: Site, crew: Crew, built: Sequence[Builder], seed: int) -> None:
         self._site = site
-        self._elsewhere = elsewhere
         self._crew = crew
-        self._prefixes = [world.prefix for world in built]
+        self._worlds = len(built)
         self._seed = seed
         self._chance = random.Random(seed)
-        self._script = Script(built, site.company, self._chance)
+        self._elsewhere = f"{site.company}Lost"
+        self._script = Script(built, self._elsewhere, self._chance)
 
     async def play(self) -> Counter[str]:
         """Publish all of it, wait until nothing waits any more, and compare."""
         begun = time.monotonic()
-        versions = await self._publish()
-        wanted = self._script.wanted(versions)
-        await self._all_there(wanted)
+        events = await self._publish()
+        await self._all_there(events)
         waited = time.monotonic() - begun
         self._crew.settings = HASTY
         async with asyncio.TaskGroup() as tasks:
             for number, kill in enumerate(self._chance.sample((True, False), REPLICAS)):
                 tasks.create_task(self._crew.suffer(Strike(1.0, number, kill, 0.0)))
         await self._drained()
-        found = disagreements(wanted, await self._stored())
+        evidence = await gather_rows(self._site.database, self._site.company)
+        found = problems(self._site.company, events, self._script.adopted, evidence)
+        versions = {event.publication.number: event.version for event in events}
         assert not found, (
             f"{len(found)} differences, seed {self._seed}: {found[:_SHOWN]}\n"
-            f"{self._script.told(found[:_SHOWN], versions)}\n"
+            f"{self._script.described(str(found[:_SHOWN]), versions)}\n"
             f"(the rows took {waited:.0f} s; dead letters have a patience of {PATIENCE:.0f} s)"
         )
         return await self._figures()
 
-    async def _publish(self) -> dict[int, Version]:
-        publishing = Publishing(self._site, self._elsewhere, self._chance)
-        for site in (self._site, self._elsewhere):
-            await publishing.versions.follow(site)
+    async def _publish(self) -> list[Published]:
+        publishing = Publishing(self._site, self._chance)
+        await publishing.follow(self._site.company, self._elsewhere)
         strikes = self._strikes()
         # Both work again before the next one ends; mostly.
         pauses = [strike.after - _LEAD for strike in strikes if self._chance.random() < 0.8]
@@ -191,7 +190,9 @@ class _Case:
                 while pauses and pauses[0] <= share:
                     pauses.pop(0)
                     await self._crew.ready()
-        return {coming.number: await publishing.versions.of(coming) for coming in self._script.comings}
+        events = await publishing.published(self._script)
+        await publishing.close()
+        return events
 
     def _strikes(self) -> list[Strike]:
         """Each second one is a SIGKILL at least."""
@@ -206,24 +207,24 @@ class _Case:
             for place in range(STRIKES)
         )
 
-    async def _stored(self) -> Stored:
-        return await read(self._site.database, self._site.tenant.schema, self._prefixes, 0)
-
-    async def _all_there(self, wanted: Mapping[str, Expected]) -> None:
+    async def _all_there(self, events: Sequence[Published]) -> None:
         """Wait until every row is there, whatever it holds. What never comes, the comparison will miss."""
+        wanted = expected(facts(events), self._script.adopted).rows
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            stored = await self._stored()
-            if all(_has_rows(stored, model) for model in wanted.values()):
+            evidence = await gather_rows(self._site.database, self._site.company)
+            if all(rows.keys() <= evidence.rows[table].keys() for table, rows in wanted.items()):
                 return
             await asyncio.sleep(0.2)
 
     async def _drained(self) -> None:
         """Wait until nothing waits in any consumer, dead letters included."""
-        for stream in (REALTIME_STREAM, HISTORY_STREAM):
-            await self._site.settled(stream, _DRAIN)
+        await comes_to(0, self._lag, _DRAIN)
         # A dead letter is in its stream before its event is settled.
         await comes_to(0, self._letters_waiting, _DRAIN)
+
+    async def _lag(self) -> int:
+        return (await backlog(self._site.js, self._site.company)).lag
 
     async def _letters_waiting(self) -> int:
         info = await self._site.consumer(DLQ_STREAM)
@@ -237,10 +238,10 @@ class _Case:
     async def _figures(self) -> Counter[str]:
         streams = (REALTIME_STREAM, HISTORY_STREAM)
         deliveries = sum([await self._site.deliveries(stream) for stream in streams])
-        events = sum(not coming.lost for coming in self._script.comings)
+        events = sum(not self._script.is_lost(one) for one in self._script.publications)
         return Counter(
             {
-                "worlds": len(self._prefixes),
+                "worlds": self._worlds,
                 "events": events,
                 "deliveries": deliveries,
                 "redelivered": deliveries - events,
@@ -250,8 +251,3 @@ class _Case:
                 "stops": self._crew.stops,
             }
         )
-
-
-def _has_rows(stored: Stored, wanted: Expected) -> bool:
-    tables = all(rows.keys() <= stored.rows[table].keys() for table, rows in wanted.rows.items())
-    return tables and wanted.contacts.keys() <= stored.contacts.keys()

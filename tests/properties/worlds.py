@@ -1,4 +1,4 @@
-"""Worlds to try: a few keys, the events about them, and the ways on which each event comes.
+"""Worlds to try: a few keys, the events about them, and the ways in which each event is delivered.
 
 Everything is drawn as small numbers, so that a case is cheap and shrinks well; the values of an event name it.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from typing import Any, Final, NamedTuple
 
 from hypothesis import strategies as st
 
-from tests.properties.fields import HISTORY
-from tests.properties.model import NS, Adopted, Event, Payload, Version
+from testkit.items import HISTORY, Payload, items_of
+from testkit.oracle import NS, Adopted, Published, Version
+from testkit.traffic import Publication
 
 ROUNDS: Final = 3
 REPLICAS: Final = 2
@@ -91,9 +93,9 @@ class World:
 
 
 class Built(NamedTuple):
-    """An event and the ways on which it comes."""
+    """An event and the ways in which it is delivered."""
 
-    event: Event
+    event: Published
     itinerary: Itinerary
     half_known: bool = False
 
@@ -134,8 +136,9 @@ class Builder:
     _names = itertools.count(1)
     _sequences = itertools.count(1)
 
-    def __init__(self, world: World, base: int = BASE) -> None:
+    def __init__(self, world: World, base: int = BASE, company: str = COMPANY) -> None:
         self.base = base
+        self._company = company
         self.prefix = f"w{next(self._numbers)}"
         self._clock = world.clock
         self.events = [
@@ -181,7 +184,9 @@ class Builder:
                 ]
 
     def _version(self, second: int, sequence: int, *, made: int = 0) -> Version:
-        return Version((self.base + second) * NS + 5, sequence, made and (self.base - 3600 + made) * NS)
+        return Version(
+            (self.base + second) * NS + 5, sequence, made and (self.base - 3600 + made) * 1_000_000
+        )
 
     def _build(self, spec: Spec, version: Version) -> Built:
         name = next(self._names)
@@ -190,7 +195,10 @@ class Builder:
             for place, (key, bits) in enumerate(spec.items)
         ]
         payload = {HISTORY[spec.kind][0]: parts} if spec.kind in HISTORY else parts[0]
-        return Built(Event(spec.kind, version, payload), spec.itinerary, self._clock is Clock.HALF)
+        items = items_of(spec.kind, payload, self._company)
+        subject, body = f"{spec.kind}.{self._company}", json.dumps(payload).encode()
+        event = Published(Publication(name, subject, body, {}, spec.kind, items), version)
+        return Built(event, spec.itinerary, self._clock is Clock.HALF)
 
     def _item(self, kind: str, key: int, bits: int, name: str, second: int) -> Payload:
         # An own time between those of two events whose times step back would make the order no total one.
