@@ -16,7 +16,7 @@ from events.subjects import EVENT_TYPES
 from testkit.differences import Problem, differences
 from testkit.evidence import Evidence, Given
 from testkit.items import HISTORY
-from testkit.oracle import Adopted, Fact, Published, Version, expected, facts, given_up
+from testkit.oracle import Expected, Fact, Published, Version, expected, facts
 
 STORED: Final = "stored"
 WAITING: Final = "waiting"
@@ -96,8 +96,8 @@ class _GivenUp:
 class Accounting:
     """The account of one company. `published`: its events as JetStream stored them.
 
-    `letters_allowed`: an event that can be stored may have become a dead letter all the same. `adopted`: rows that were
-    there before.
+    `letters_allowed`: an event that can be stored may have become a dead letter all the same. `before`: rows that were
+    there already.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Accounting:
         evidence: Evidence,
         *,
         letters_allowed: bool = True,
-        adopted: Sequence[Adopted] = (),
+        before: Expected | None = None,
     ) -> None:
         self._company = company
         self._published = published
@@ -116,7 +116,7 @@ class Accounting:
         self._letters = _GivenUp("dead letters", evidence.letters)
         self._exhausted = _GivenUp("exhausted rows", evidence.exhausted)
         self._letters_allowed = letters_allowed
-        self._adopted = adopted
+        self._before = before
 
     def add_to(self, report: Report) -> None:
         """Write this company's part of the report."""
@@ -132,7 +132,7 @@ class Accounting:
                     text = f"{_name(published, index)}: {problem.text}"
                     report.problems.append(Problem(problem.kind, text, str(fact.item)))
         stored = [fact for fact, place in places if place == STORED]
-        report.problems += differences(self._company, expected(stored, self._adopted), self._evidence)
+        report.problems += differences(self._company, expected(stored, self._before), self._evidence)
         report.problems += self._letters.problems(self._by_version)
         report.problems += self._exhausted.problems(self._by_version)
         report.problems += self._wrong_queue(
@@ -170,16 +170,17 @@ class Accounting:
         return version if event is None else event.version
 
     def _needless(self, places: Iterable[tuple[Fact, str]]) -> Iterator[Problem]:
-        hopeless = given_up(self._published)
-        for version in self._letters.by_version.keys() | self._exhausted.by_version.keys():
-            event = self._by_version.get(version)
-            if event is not None and version not in hopeless:
-                yield _needless(event)
-        orphans = {fact.event.version for fact in expected(fact for fact, _ in places).orphans}
-        for fact, place in places:
-            sound = not fact.item.refused and fact.event.version not in orphans
-            if sound and place in (WAITING, EXHAUSTED) and fact.event.version in hopeless:
-                yield _needless(fact.event)
+        orphans = {fact.version for fact in expected(facts(self._published), self._before).orphans}
+        needless = {
+            fact.event.name
+            for fact, place in places
+            if not fact.item.refused and fact.version not in orphans
+            if place in (WAITING, EXHAUSTED)
+            or self._letters.has(fact, whole=False)
+            or self._exhausted.has(fact, whole=False)
+        }
+        for name in needless:
+            yield Problem("needless", f"{name}: nothing is wrong with it, but it became a dead letter")
 
     def _wrong_queue(self, waiting: set[Version]) -> Iterator[Problem]:
         backlog = self._evidence.backlog
@@ -201,10 +202,6 @@ class Accounting:
                 f"{len(waiting)} events need one{where}"
             )
             yield Problem("wrong", text)
-
-
-def _needless(event: Published) -> Problem:
-    return Problem("needless", f"{event.name}: nothing is wrong with it, but it became a dead letter")
 
 
 def _is_whole(published: Published) -> bool:

@@ -52,8 +52,7 @@ class Given(NamedTuple):
     body: bytes
 
 
-@dataclass(slots=True)
-class Backlog:
+class Backlog(NamedTuple):
     """What a company's consumers still have to do; `waiting`: dead letters put off or being replayed."""
 
     pending: int = 0
@@ -124,21 +123,16 @@ async def gather_rows(database: Connection, company: str) -> Evidence:
 
 async def backlog(js: JetStreamContext, company: str) -> Backlog:
     """What the company's durable consumers say of their work."""
-    found = Backlog()
+    found = []
     for base in (REALTIME[0], HISTORICAL[0], DLQ):
         stream = await js.find_stream_name_by_subject(f"{base}.{company}")
         for info in await js.consumers_info(stream):
             if _belongs(info, company):
-                found.pending += info.num_pending or 0
-                held = info.num_ack_pending or 0
-                found.settled += (info.ack_floor.stream_seq if info.ack_floor else 0) + (
-                    info.delivered.stream_seq if info.delivered else 0
-                )
-                if base == DLQ:
-                    found.waiting += held
-                else:
-                    found.unacknowledged += held
-    return found
+                in_flight = info.num_ack_pending or 0
+                settled = sum(at.stream_seq for at in (info.ack_floor, info.delivered) if at)
+                work = (0, in_flight) if base == DLQ else (in_flight, 0)
+                found.append(Backlog(info.num_pending or 0, *work, settled))
+    return total(found)
 
 
 def _belongs(info: ConsumerInfo, company: str) -> bool:
@@ -216,10 +210,4 @@ def _given(text: bytes, original: bytes | None = None) -> Given | None:
 
 def total(backlogs: Iterable[Backlog]) -> Backlog:
     """The backlogs of several companies together."""
-    summed = Backlog()
-    for one in backlogs:
-        summed.pending += one.pending
-        summed.unacknowledged += one.unacknowledged
-        summed.waiting += one.waiting
-        summed.settled += one.settled
-    return summed
+    return Backlog(*map(sum, zip(Backlog(), *backlogs, strict=True)))

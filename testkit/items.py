@@ -1,4 +1,4 @@
-"""What an event contains: itself, or the items of a history batch, and which of them can be stored."""
+"""What an event contains: itself, or the items of a history batch; and the columns that these have values for."""
 
 from __future__ import annotations
 
@@ -12,15 +12,6 @@ HISTORY: Final = {
     "v1.history.messages": ("messages", "v1.messages.upsert"),
     "v1.history.chats": ("chats", "v1.chats.upsert"),
     "v1.history.contacts": ("contacts", "v1.contacts.upsert"),
-}
-_REQUIRED: Final = {
-    "v1.messages.upsert": ("message_id", "chat_id", "jid", "flow", "agent_id"),
-    "v1.messages.update": ("message_id",),
-    "v1.chats.upsert": ("chat_id", "jid", "agent_id", "phone_number"),
-    "v1.chats.update": ("chat_id", "agent_id"),
-    "v1.contacts.upsert": ("chat_id", "phone_number", "agent_id", "push_name"),
-    "v1.contacts.update": ("phone_number", "agent_id"),
-    "v1.connection.update": ("agent_id",),
 }
 _TABLES: Final[dict[str, Table]] = {
     "messages": "messages",
@@ -113,15 +104,6 @@ def refused(event_type: str, key: str = "", payload: object = None) -> Item:
     return Item(item_type, key, payload, refused=True)
 
 
-def items_of(event_type: str, payload: Payload, company: str) -> tuple[Item, ...]:
-    """The items of an event whose values have the right types, by the rules for what can be stored."""
-    field, item_type = HISTORY.get(event_type, ("", event_type))
-    return tuple(
-        good(item_type, one) if _valid(item_type, one, company) else refused(item_type, payload=one)
-        for one in (payload[field] if field else [payload])
-    )
-
-
 def cleaned(phone: str) -> str:
     """A phone as contacts are looked up by it."""
     return "".join(char for char in phone if char not in "+ ()")
@@ -130,12 +112,3 @@ def cleaned(phone: str) -> str:
 def contact_key(agent: str, phone: str) -> str:
     """What names a contact: its agent and its cleaned phone."""
     return f"{agent} {cleaned(phone)}"
-
-
-def _valid(item_type: str, payload: Payload, company: str) -> bool:
-    return (
-        all(payload.get(name) for name in _REQUIRED[item_type])
-        and payload.get("company_id", company) in ("", company)
-        and payload.get("flow", "IN") in ("IN", "OUT")
-        and (item_type != "v1.contacts.update" or payload.get("push_name") is not None)
-    )

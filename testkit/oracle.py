@@ -7,7 +7,8 @@ has one outcome, in whatever order they are handled.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cmp_to_key
 from typing import Any, Final, NamedTuple
@@ -93,14 +94,6 @@ class Fact(NamedTuple):
 def by_age(first: Published | Fact, second: Published | Fact) -> int:
     """A key to sort by: the oldest version first."""
     return first.version.after(second.version) - second.version.after(first.version)
-
-
-class Adopted(NamedTuple):
-    """A row without versions, of the service that this one replaces."""
-
-    table: Table
-    key: str
-    values: Mapping[str, Any]
 
 
 @dataclass
@@ -218,17 +211,15 @@ def facts(events: Iterable[Published]) -> list[Fact]:
     return [Fact(item, event.version_of(item), event) for event in events for item in event.publication.items]
 
 
-def expected(stored: Iterable[Fact], adopted: Iterable[Adopted] = ()) -> Expected:
-    """The rows that these facts must leave; refused ones leave none."""
+def expected(stored: Iterable[Fact], before: Expected | None = None) -> Expected:
+    """The rows that these facts must leave; refused ones leave none. `before`: rows that were there already."""
     sound = [fact for fact in stored if not fact.item.refused]
     of_row = _in_order(((fact.item.table, fact.item.key), fact) for fact in sound)
     incoming = [fact for fact in sound if fact.onboards]
     of_contact = _in_order(
         (("contacts", contact_key(fact.item.payload["agent_id"], fact.onboards)), fact) for fact in incoming
     )
-    result = Expected()
-    for row in adopted:
-        _adopt(result, row)
+    result = deepcopy(before) if before else Expected()
     # A row is there as soon as something makes it, whatever comes first.
     for (table, key), about in of_row.items():
         if table == "agents" or any(fact.item.type.endswith(".upsert") for fact in about):
@@ -253,27 +244,6 @@ def _in_order(named: Iterable[tuple[tuple[Table, str], Fact]]) -> dict[tuple[Tab
         groups[row].append(fact)
     # Versions have a total order among the events of a row only. It is stable: of equal ones the later one counts.
     return {row: sorted(about, key=by_age) for row, about in groups.items()}
-
-
-def given_up(events: Iterable[Published]) -> set[Version]:
-    """The events of which something can never be stored: each must end as a dead letter."""
-    every = facts(events)
-    refused = {fact.event.version for fact in every if fact.item.refused}
-    return refused | {fact.event.version for fact in expected(every).orphans}
-
-
-def _adopt(result: Expected, adopted: Adopted) -> None:
-    row = result.make(adopted.table, adopted.key)
-    values = dict(adopted.values)
-    if "conversation_timestamp" in values:
-        row.unversioned["conversation_timestamp"] = values.pop("conversation_timestamp")
-    row.newest = {column: (value, None) for column, value in values.items()}
-    # Zero unread messages are a value.
-    row.closed = frozenset(
-        column
-        for column, value in values.items()
-        if column == "unread_count" or value not in ("", None, False)
-    )
 
 
 def _seconds(value: Any) -> int:

@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from events.subjects import Tenant
 from tables.queries import quoted
 from testkit.accounting import Accounting, Report
 from testkit.differences import Problem
 from testkit.evidence import Evidence
-from testkit.oracle import Adopted, Published
+from testkit.items import Table
+from testkit.oracle import Expected, Published
+
+
+class Adopted(NamedTuple):
+    """A row without versions, of the service that this one replaces."""
+
+    table: Table
+    key: str
+    values: Mapping[str, Any]
+
+
+def rows_of(adopted: Iterable[Adopted]) -> Expected:
+    """These rows, as they are before any event."""
+    before = Expected()
+    for table, key, values in adopted:
+        row = before.make(table, key)
+        row.newest = {column: (value, None) for column, value in values.items()}
+        # It has no version in any row.
+        if "conversation_timestamp" in row.newest:
+            row.unversioned["conversation_timestamp"], _ = row.newest.pop("conversation_timestamp")
+        # Zero unread messages are a value.
+        row.closed = frozenset(
+            column
+            for column, (value, _) in row.newest.items()
+            if column == "unread_count" or value not in ("", None, False)
+        )
+    return before
 
 
 async def leave(connection: Any, tenant: Tenant, adopted: Iterable[Adopted]) -> None:
@@ -33,5 +60,5 @@ def problems(
 ) -> list[Problem]:
     """Each way in which the tables differ from what the events ask for; a needless dead letter is one, too."""
     report = Report()
-    Accounting(company, events, evidence, letters_allowed=False, adopted=adopted).add_to(report)
+    Accounting(company, events, evidence, letters_allowed=False, before=rows_of(adopted)).add_to(report)
     return report.problems

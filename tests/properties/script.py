@@ -11,10 +11,11 @@ from typing import Final, NamedTuple
 
 from events import envelope
 from streams.jetstream.stream_reader import nanoseconds
-from testkit.oracle import Adopted, Published, Version, given_up
+from testkit.oracle import Published, Version, expected, facts
 from testkit.publisher import Ledger, Publisher
 from testkit.traffic import MESSAGE_ID_HEADER, NUMBER_HEADER, Publication
 from tests.acceptance.site import HISTORY_STREAM, REALTIME_STREAM, Site, stream_of
+from tests.properties.outcome import Adopted
 from tests.properties.worlds import ROUNDS, Builder, Built
 
 # Tries that a dead letter has behind it whose event can never be stored: two or three replays, and that is all.
@@ -80,7 +81,9 @@ class Script:
         )
 
     def _plan(self, world: Builder) -> Iterator[Publication]:
-        hopeless = given_up(built.event for built in world.events)
+        every = facts(built.event for built in world.events)
+        refused = [fact for fact in every if fact.item.refused]
+        hopeless = {fact.event.version for fact in (*refused, *expected(every).orphans)}
         for built in world.events:
             yield from self._publications(built, hopeless=built.event.version in hopeless)
 

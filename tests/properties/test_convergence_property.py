@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from events.subjects import HISTORICAL
 from tables.queries import quoted
 from testkit.evidence import gather_rows
-from testkit.oracle import Adopted
 from tests.properties.conftest import Stage, cases, takes_long
-from tests.properties.outcome import leave, problems
+from tests.properties.outcome import Adopted, leave, problems
 from tests.properties.replicas import Message, Replica
 from tests.properties.worlds import COMPANY, FAMILIES, ROUNDS, Builder, Built, World, worlds
 

@@ -36,7 +36,7 @@ from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, S
 from tests.conftest import _administer
 from tests.properties.conftest import SOAK, cases, takes_long
 from tests.properties.crew import HASTY, PATIENCE, Crew, Strike
-from tests.properties.outcome import leave, problems
+from tests.properties.outcome import leave, problems, rows_of
 from tests.properties.script import Publishing, Script
 from tests.properties.worlds import FAMILIES, REPLICAS, Builder, World, worlds
 
@@ -209,7 +209,7 @@ class _Case:
 
     async def _all_there(self, events: Sequence[Published]) -> None:
         """Wait until every row is there, whatever it holds. What never comes, the comparison will miss."""
-        wanted = expected(facts(events), self._script.adopted).rows
+        wanted = expected(facts(events), rows_of(self._script.adopted)).rows
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             evidence = await gather_rows(self._site.database, self._site.company)

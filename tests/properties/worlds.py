@@ -15,9 +15,11 @@ from typing import Any, Final, NamedTuple
 
 from hypothesis import strategies as st
 
-from testkit.items import HISTORY, Payload, items_of
-from testkit.oracle import NS, Adopted, Published, Version
+from testkit.items import HISTORY, Payload
+from testkit.oracle import NS, Published, Version
 from testkit.traffic import Publication
+from tests.properties.outcome import Adopted
+from tests.properties.validity import items_of
 
 ROUNDS: Final = 3
 REPLICAS: Final = 2
