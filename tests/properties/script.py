@@ -89,20 +89,20 @@ class Script:
 
     def _publications(self, built: Built, *, hopeless: bool) -> Iterator[Publication]:
         source: Publication | None = None
-        if built.itinerary[0].letter:
+        if built.arrivals[0].letter:
             subject = f"{built.event.publication.event_type}.{self._elsewhere}"
             source = self._publication(built, 0, subject)
             yield source
-        for stop in built.itinerary:
-            if not stop.letter:
-                publication = self._publication(built, stop.round, built.event.publication.subject)
+        for arrival in built.arrivals:
+            if not arrival.letter:
+                publication = self._publication(built, arrival.round, built.event.publication.subject)
                 source = source or publication
                 yield publication
-        for stop in built.itinerary:
-            if stop.letter:
+        for arrival in built.arrivals:
+            if arrival.letter:
                 assert source is not None
                 retried = self._chance.choice(_RETRIED) if hopeless else 0
-                self.rounds[stop.round].append(Letter(source, retried))
+                self.rounds[arrival.round].append(Letter(source, retried))
 
     def _publication(self, built: Built, turn: int, subject: str) -> Publication:
         number = next(self._numbers)
@@ -152,7 +152,7 @@ class Publishing:
         return [Published(one, await self._ledger.version(one)) for one in script.publications]
 
     async def close(self) -> None:
-        """Stop publishing and reading."""
+        """Arrival publishing and reading."""
         await self._publisher.close()
         await self._ledger.close()
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from events.subjects import HISTORICAL
 from tables.queries import quoted
 from testkit.evidence import gather_rows
-from tests.properties.conftest import Stage, cases, takes_long
+from tests.properties.conftest import Simulation, cases, takes_long
 from tests.properties.outcome import Adopted, leave, problems
 from tests.properties.replicas import Message, Replica
 from tests.properties.worlds import COMPANY, FAMILIES, ROUNDS, Builder, Built, World, worlds
@@ -30,14 +30,14 @@ DRAIN = 12
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_way_of_delivery_ends_in_the_rows_of_the_model(stage: Stage, family: str) -> None:
+def test_every_way_of_delivery_ends_in_the_rows_of_the_model(simulation: Simulation, family: str) -> None:
     """Two replicas at the same time, repeats, dead letters replayed later, history in between."""
 
     @cases(normal=30, soak=600)
     @given(_groups(family), st.booleans())
     def check(drawn: list[World], forgetful: bool) -> None:
-        stage.replicas[0].stream.forgetful = forgetful
-        stage.play(_play(stage.replicas, [Builder(world) for world in drawn]))
+        simulation.replicas[0].stream.forgetful = forgetful
+        simulation.play(_play(simulation.replicas, [Builder(world) for world in drawn]))
 
     check()
 
@@ -85,10 +85,10 @@ def _message(built: Built) -> Message:
 async def _turn(replica: Replica, number: int, turn: int, events: Iterable[tuple[Built, Message]]) -> None:
     """One round of one replica: what it is given as batches, and what has become a dead letter."""
     mine = [
-        (message, stop.letter)
+        (message, arrival.letter)
         for built, message in events
-        for stop in built.itinerary
-        if stop.round == turn and stop.replica == number
+        for arrival in built.arrivals
+        if arrival.round == turn and arrival.replica == number
     ]
     await asyncio.gather(
         replica.take([message for message, letter in mine if not letter]),

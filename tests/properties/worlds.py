@@ -54,7 +54,7 @@ FAMILIES: Final[Kinds] = {
 }
 
 
-class Stop(NamedTuple):
+class Arrival(NamedTuple):
     """One time that an event comes: in which round, to which replica, as itself or as a dead letter."""
 
     round: int
@@ -62,7 +62,7 @@ class Stop(NamedTuple):
     letter: bool = False
 
 
-Itinerary = tuple[Stop, ...]
+Arrivals = tuple[Arrival, ...]
 
 
 class Clock(enum.Enum):
@@ -82,7 +82,7 @@ class Spec(NamedTuple):
     kind: str
     second: int
     items: Sequence[tuple[int, int]]
-    itinerary: Itinerary
+    arrivals: Arrivals
 
 
 @dataclass(frozen=True)
@@ -98,32 +98,32 @@ class Built(NamedTuple):
     """An event and the ways in which it is delivered."""
 
     event: Published
-    itinerary: Itinerary
+    arrivals: Arrivals
     half_known: bool = False
 
 
-def _itineraries() -> list[Itinerary]:
+def _ways() -> list[Arrivals]:
     """Simple ones first: hypothesis shrinks towards them."""
-    once: list[Itinerary] = [
-        (Stop(turn, replica, letter),)
+    once: list[Arrivals] = [
+        (Arrival(turn, replica, letter),)
         for letter in (False, True)
         for turn, replica in itertools.product(range(ROUNDS), range(REPLICAS))
     ]
     chance = random.Random(5)
-    stops = [stop for (stop,) in once]
-    several = [tuple(sorted(chance.sample(stops, chance.choice((2, 2, 3))))) for _ in range(24)]
+    arrivals = [arrival for (arrival,) in once]
+    several = [tuple(sorted(chance.sample(arrivals, chance.choice((2, 2, 3))))) for _ in range(24)]
     return once + several
 
 
 def worlds(family: str, most: int) -> st.SearchStrategy[World]:
     """Worlds of one family of events, with up to `most` events."""
     item = st.tuples(st.integers(0, 1), st.integers(0, 2**20 - 1))
-    itinerary = st.sampled_from(_itineraries())
+    arrivals = st.sampled_from(_ways())
     second = st.integers(0, 7)
 
     def spec(kind: str) -> st.SearchStrategy[Spec]:
         items = st.lists(item, min_size=1, max_size=3) if kind in HISTORY else item.map(lambda one: [one])
-        return st.builds(Spec, st.just(kind), second, items, itinerary)
+        return st.builds(Spec, st.just(kind), second, items, arrivals)
 
     specs = st.one_of([spec(kind) for kind in FAMILIES[family]])
     adopted = st.sampled_from((0, 0, 1, 2, 3)) if family in ("messages", "chats") else st.just(0)
@@ -200,7 +200,7 @@ class Builder:
         items = items_of(spec.kind, payload, self._company)
         subject, body = f"{spec.kind}.{self._company}", json.dumps(payload).encode()
         event = Published(Publication(name, subject, body, {}, spec.kind, items), version)
-        return Built(event, spec.itinerary, self._clock is Clock.HALF)
+        return Built(event, spec.arrivals, self._clock is Clock.HALF)
 
     def _item(self, kind: str, key: int, bits: int, name: str, second: int) -> Payload:
         # An own time between those of two events whose times step back would make the order no total one.
