@@ -23,7 +23,7 @@ def restore_store_times(clock: SlowClock, evidence: Evidence, published: Iterabl
         for one in published
         if one.publication.event_type not in HISTORICAL and one.version.ns >= clock.since
     }
-    for rows in evidence.rows.values():
+    for rows in (*evidence.rows.values(), evidence.onboarded):
         for row in (row for found in rows.values() for row in found):
             _restore(row, true)
     for chat, steps in evidence.steps.items():
