@@ -87,7 +87,7 @@ def _run(stack: ExitStack, options: argparse.Namespace) -> int:
     asyncio.run(_reachable(nats_url, dsn))
     print("starting the worker: faust -A streams.app worker", flush=True)
     worker = stack.enter_context(running_worker(companies, nats_url, dsn))
-    _tell(worker, _watched(stack, worker), nats_url, dsn, companies)
+    _print_addresses(worker, _watched(stack, worker), nats_url, dsn, companies)
     return asyncio.run(_drive(worker, nats_url, dsn, companies, options))
 
 
@@ -182,7 +182,9 @@ async def _proof(run: Run, events: int) -> Report:
     return await run.settle()
 
 
-def _tell(worker: DemoWorker, watcher: str, nats_url: str, dsn: str, companies: Sequence[str]) -> None:
+def _print_addresses(
+    worker: DemoWorker, watcher: str, nats_url: str, dsn: str, companies: Sequence[str]
+) -> None:
     schema = Tenant(companies[0]).schema
     shown = _masked(dsn)
     print(

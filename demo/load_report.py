@@ -1,4 +1,4 @@
-"""How a load run is told: latencies, a live line or plain ones, and the summary (pure but for the output)."""
+"""The report of a load run: latencies, a live line or plain ones, and the summary."""
 
 from __future__ import annotations
 
@@ -135,8 +135,8 @@ class Summary:
 
     def _percentiles(self) -> str:
         found = [(name, self.latencies.quantile(share)) for name, share in _PERCENTILES]
-        told = [f"{name} {seconds * 1000:.1f} ms" for name, seconds in found if seconds is not None]
-        return "  ".join(told) or "nothing was confirmed"
+        shown = [f"{name} {seconds * 1000:.1f} ms" for name, seconds in found if seconds is not None]
+        return "  ".join(shown) or "nothing was confirmed"
 
 
 _PERCENTILES: Final = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))

@@ -48,7 +48,7 @@ class NatsServer(Server):
 
     @property
     def monitoring_url(self) -> str:
-        """Where the server tells about itself (`/varz`, `/jsz`)."""
+        """The server's own pages (`/varz`, `/jsz`)."""
         return f"http://127.0.0.1:{self.monitoring_port}"
 
     def reload(self, settings: str) -> None:
@@ -159,7 +159,7 @@ class PostgresServer(Server):
                 check=False,
             )
         if done.returncode != 0:
-            raise ServerError(f"{program} failed: {self._last_words()}")
+            raise ServerError(f"{program} failed: {self._log_tail()}")
 
     def _ready(self) -> bool:
         try:

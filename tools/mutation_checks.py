@@ -108,9 +108,9 @@ def main(words: Sequence[str]) -> int:
     missed = []
     for mutation in chosen:
         verdict = judge(mutation)
-        told = f"`{verdict.failed}`" if verdict.failed else "**none**"
+        noticed = f"`{verdict.failed}`" if verdict.failed else "**none**"
         print(
-            f"| {mutation.name} (`{mutation.file}`) | {mutation.protects} | {told} |",
+            f"| {mutation.name} (`{mutation.file}`) | {mutation.protects} | {noticed} |",
             flush=True,
         )
         if not verdict.failed:

@@ -192,7 +192,7 @@ class PullSource(mode.Service):
             if previous is not None:
                 await previous.released.wait()
             await self._send(batch)
-            self._meter.batch(self.role, self.tenant.company, len(deliveries))
+            self._meter.batch_received(self.role, self.tenant.company, len(deliveries))
             previous = batch
 
     async def _prepared(self, batch: Batch) -> object:
@@ -255,7 +255,7 @@ class PullSource(mode.Service):
         self._reply = f"{self._inbox}.{self._requests}"
         self._status = None
         self._answered.clear()
-        self._meter.fetched(self.role)
+        self._meter.pull_requested(self.role)
         try:
             await self._broker.send(self._ask, self._limits.request(self._wanted), self._reply)
             async with asyncio.timeout(EXPIRES + GRACE):
@@ -307,7 +307,7 @@ class PullSource(mode.Service):
             logger.info("pulling from %s works again", self.durable)
 
     async def _failed(self, status: Status) -> None:
-        self._meter.fetch_failed(self.role)
+        self._meter.pull_failed(self.role)
         self.incarnation.doubt()
         first, self._failing = not self._failing, True
         if first:

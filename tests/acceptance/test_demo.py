@@ -232,7 +232,7 @@ async def test_a_lost_row_is_found_and_named(
         )
         report, _ = await run.account()
         assert not report.ok
-        assert any(f"v1.messages.upsert.{company} sequence " in problem for problem in report.problems)
+        assert any(f"v1.messages.upsert.{company} sequence " in problem.text for problem in report.problems)
         assert lost not in report.text()
         await run.close()
     finally:

@@ -26,7 +26,7 @@ def cpu(pid: int) -> float:
             times = process.cpu_times()
         except psutil.NoSuchProcess:
             continue
-        # Those of ended children are told on Linux only.
+        # Only Linux reports those of ended children.
         ended = (getattr(times, f"children_{kind}", 0.0) for kind in ("user", "system"))
         total += times.user + times.system + sum(ended)
     return total

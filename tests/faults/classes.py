@@ -17,7 +17,7 @@ from testkit.worker import Worker
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
 from tests.faults.compare import deliveries
 from tests.faults.environment import MOST_CONNECTIONS, Environment
-from tests.faults.fault import Fault, Strike
+from tests.faults.fault import Fault, Injection
 from tests.faults.letters import BAD, dead_letters_refused
 from tests.faults.load import RETRIED
 
@@ -32,7 +32,7 @@ async def worker_killed(env: Environment) -> None:
     """SIGKILL, and a new one."""
     async for _ in env.rounds(2):
         worker = env.workers[0]
-        env.dismiss(worker)
+        env.expect_end(worker)
         worker.kill()
         await env.pause(0.0, 0.3)
         env.launch()
@@ -42,7 +42,7 @@ async def first_start_killed(env: Environment) -> None:
     """SIGKILL while the worker makes schema, streams and consumers, or takes its first events."""
     async for _ in env.rounds(3):
         worker = env.workers[0]
-        env.dismiss(worker)
+        env.expect_end(worker)
         worker.kill()
         env.launch()
 
@@ -94,7 +94,7 @@ async def replicas_join_and_leave(env: Environment) -> None:
 async def _stop(env: Environment, worker: Worker) -> None:
     # Before that, it is Python itself that the signal ends.
     await asyncio.to_thread(worker.wait_page, "/health", 200)
-    env.dismiss(worker)
+    env.expect_end(worker)
     code = await asyncio.to_thread(worker.stop)
     if code:
         env.complain(f"a clean stop ended with {code}")
@@ -313,45 +313,45 @@ async def mixed(env: Environment) -> None:
     if env.rng.random() < 0.5:
         await asyncio.to_thread(env.launch().wait_ready)
 
-    async def later(strike: Strike) -> None:
+    async def later(inject: Injection) -> None:
         await env.pause(0.0, 1.5)
-        await strike(env)
+        await inject(env)
 
-    strikes = [env.rng.choice(group) for group in (_OF_WORKER, _OF_NATS, _OF_POSTGRES)]
-    await asyncio.gather(*map(later, strikes))
+    injections = [env.rng.choice(group) for group in (_OF_WORKER, _OF_NATS, _OF_POSTGRES)]
+    await asyncio.gather(*map(later, injections))
 
 
 FAULTS: Final[Mapping[str, Fault]] = MappingProxyType(
     {
-        "worker killed": Fault(strike=worker_killed),
-        "first start killed": Fault(strike=first_start_killed, cold=True),
-        "worker stopped": Fault(strike=worker_stopped, without=RETRIED, afterwards=_nothing_came_twice),
-        "worker frozen beside another": Fault(strike=worker_frozen),
-        "replicas join and leave": Fault(strike=replicas_join_and_leave),
-        "nats killed": Fault(strike=nats_killed),
-        "nats connection cut": Fault(strike=nats_connection_cut, proxies=True),
-        "nats connection frozen": Fault(strike=nats_connection_frozen, proxies=True),
-        "consumer deleted": Fault(strike=consumer_deleted),
-        "stream deleted": Fault(strike=stream_deleted, letters=True),
-        "postgres killed": Fault(strike=postgres_killed),
+        "worker killed": Fault(inject=worker_killed),
+        "first start killed": Fault(inject=first_start_killed, cold=True),
+        "worker stopped": Fault(inject=worker_stopped, without=RETRIED, afterwards=_nothing_came_twice),
+        "worker frozen beside another": Fault(inject=worker_frozen),
+        "replicas join and leave": Fault(inject=replicas_join_and_leave),
+        "nats killed": Fault(inject=nats_killed),
+        "nats connection cut": Fault(inject=nats_connection_cut, proxies=True),
+        "nats connection frozen": Fault(inject=nats_connection_frozen, proxies=True),
+        "consumer deleted": Fault(inject=consumer_deleted),
+        "stream deleted": Fault(inject=stream_deleted, letters=True),
+        "postgres killed": Fault(inject=postgres_killed),
         "postgres stopped": Fault(
-            strike=postgres_stopped, rate=30.0, without=RETRIED, afterwards=_nothing_came_twice
+            inject=postgres_stopped, rate=30.0, without=RETRIED, afterwards=_nothing_came_twice
         ),
-        "postgres restarted": Fault(strike=postgres_restarted),
-        "backend ended idle": Fault(strike=backend_ended_idle),
-        "backend ended in transaction": Fault(strike=backend_ended_in_transaction),
-        "backend ended in statement": Fault(strike=backend_ended_in_statement),
-        "postgres connection cut": Fault(strike=postgres_connection_cut, proxies=True),
-        "postgres connection frozen": Fault(strike=postgres_connection_frozen, proxies=True),
-        "read only": Fault(strike=read_only, without=RETRIED, afterwards=_nothing_came_twice),
-        "connections full": Fault(strike=connections_full, without=RETRIED, afterwards=_nothing_came_twice),
-        "table locked": Fault(strike=table_locked),
+        "postgres restarted": Fault(inject=postgres_restarted),
+        "backend ended idle": Fault(inject=backend_ended_idle),
+        "backend ended in transaction": Fault(inject=backend_ended_in_transaction),
+        "backend ended in statement": Fault(inject=backend_ended_in_statement),
+        "postgres connection cut": Fault(inject=postgres_connection_cut, proxies=True),
+        "postgres connection frozen": Fault(inject=postgres_connection_frozen, proxies=True),
+        "read only": Fault(inject=read_only, without=RETRIED, afterwards=_nothing_came_twice),
+        "connections full": Fault(inject=connections_full, without=RETRIED, afterwards=_nothing_came_twice),
+        "table locked": Fault(inject=table_locked),
         "dead letters soon": Fault(
-            strike=worker_killed,
+            inject=worker_killed,
             drained=True,
             settings={"NATS_DLQBASEDELAYMINUTES": "0.003", "NATS_DLQMAXDELAYMINUTES": "0.01"},
         ),
-        "mixed": Fault(strike=mixed, proxies=True),
-        "dead letters refused": Fault(strike=dead_letters_refused, often=BAD),
+        "mixed": Fault(inject=mixed, proxies=True),
+        "dead letters refused": Fault(inject=dead_letters_refused, often=BAD),
     }
 )

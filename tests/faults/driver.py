@@ -62,7 +62,7 @@ async def run(
     async with _environment(fault, database, folder, cluster, seed=seed, short=short) as env:
         publishing = asyncio.create_task(env.load.run())
         try:
-            recovered = await _suffer(env, fault)
+            recovered = await _inject(env, fault)
         finally:
             env.load.finish()
             await asyncio.wait_for(publishing, 60)
@@ -87,12 +87,12 @@ def _environment(
     return kinds[fault.servers](fault, database, folder, seed=seed, short=short)
 
 
-async def _suffer(env: Environment, fault: Fault) -> float | None:
-    """Let the fault strike; seconds from its end until all messages before it, and some after it, are stored."""
+async def _inject(env: Environment, fault: Fault) -> float | None:
+    """Inject the fault; seconds from its end until all messages before it, and some after it, are stored."""
     await env.pause(0.3, 1.0)
     if not env.short:
         env.load.burst(env.rng.choice((0, 100, 600)))
-    await fault.strike(env)
+    await fault.inject(env)
     healed = time.monotonic()
     enough = len(env.load.messages()) + _AFTERWARDS
 

@@ -1,4 +1,4 @@
-"""One run: a company with a worker, servers, proxies and load, and what a fault may do to them."""
+"""What a fault is injected into: a company with a worker, servers, proxies and load."""
 
 from __future__ import annotations
 
@@ -165,8 +165,8 @@ class Environment:
         self.workers.append(worker)
         return worker
 
-    def dismiss(self, worker: Worker) -> None:
-        """This worker's end is part of the fault."""
+    def expect_end(self, worker: Worker) -> None:
+        """The end of this worker is part of the fault."""
         self.workers.remove(worker)
 
     def admin(self, database: str = "") -> Admin:

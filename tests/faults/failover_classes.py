@@ -73,13 +73,13 @@ async def pooler_restarted(env: PoolerEnvironment) -> None:
 
 FAILOVER_FAULTS: Final[Mapping[str, Fault]] = MappingProxyType(
     {
-        "primary killed, standby promoted": Fault(strike=primary_killed, servers="pair", runs=5),
-        "switch-over and back": Fault(strike=switch_over, servers="pair", runs=5),
+        "primary killed, standby promoted": Fault(inject=primary_killed, servers="pair", runs=5),
+        "switch-over and back": Fault(inject=switch_over, servers="pair", runs=5),
         "switch-over and back, asynchronous": Fault(
-            strike=switch_over, servers="pair", runs=5, synchronous=False
+            inject=switch_over, servers="pair", runs=5, synchronous=False
         ),
-        "first host hung": Fault(strike=first_host_hung, servers="pair", runs=5),
-        "backends ended in a loop": Fault(strike=backends_ended, servers="pair", runs=5),
-        "pooler restarted": Fault(strike=pooler_restarted, servers="pooler", runs=5),
+        "first host hung": Fault(inject=first_host_hung, servers="pair", runs=5),
+        "backends ended in a loop": Fault(inject=backends_ended, servers="pair", runs=5),
+        "pooler restarted": Fault(inject=pooler_restarted, servers="pooler", runs=5),
     }
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 # What a fault does to a env of its kind under load; on return everything is healed.
-Strike = Callable[[Any], Awaitable[None]]
+Injection = Callable[[Any], Awaitable[None]]
 Kind = Literal["single", "cluster"]
 Servers = Literal["single", "nodes", "pair", "pooler"]
 
@@ -24,7 +24,7 @@ class Fault:
     `afterwards` is called when all is settled.
     """
 
-    strike: Strike
+    inject: Injection
     servers: Servers = "single"
     runs: int = 10
     rate: float = 80.0
@@ -37,7 +37,7 @@ class Fault:
     replicas: int = 3
     synchronous: bool = True
     settings: Mapping[str, str] = field(default_factory=dict)
-    afterwards: Strike | None = None
+    afterwards: Injection | None = None
 
     @property
     def kind(self) -> Kind:

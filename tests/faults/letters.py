@@ -27,15 +27,15 @@ Refusal = Callable[[Environment], AbstractAsyncContextManager[object]]
 
 async def dead_letters_refused(env: Environment) -> None:
     """No dead letter is taken for longer than the ack wait: full, unknown or forbidden, or NATS hangs."""
-    await _strike(env, env.rng.choice((_full, _unknown, _denied, _frozen)))
+    await _inject(env, env.rng.choice((_full, _unknown, _denied, _frozen)))
 
 
 async def dead_letters_refused_in_a_cluster(env: Environment) -> None:
     """The dead-letter stream of three replicas takes nothing: full or unknown, or its leader hangs."""
-    await _strike(env, env.rng.choice((_full, _unknown, _frozen)))
+    await _inject(env, env.rng.choice((_full, _unknown, _frozen)))
 
 
-async def _strike(env: Environment, refuse: Refusal) -> None:
+async def _inject(env: Environment, refuse: Refusal) -> None:
     async with refuse(env):
         before = len(env.load.messages())
 

@@ -13,7 +13,7 @@ import nats
 from testkit.nats_cluster import NatsNode
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
 from tests.faults.clusters import ClusterEnvironment
-from tests.faults.fault import Fault, Strike
+from tests.faults.fault import Fault, Injection
 from tests.faults.letters import BAD, PROBE, dead_letters_refused_in_a_cluster
 from tests.faults.load import EARLY, HISTORY, RETRIED
 
@@ -208,7 +208,7 @@ async def letters_refused(env: ClusterEnvironment) -> None:
 
 
 def _on_nodes(
-    strike: Strike,
+    inject: Injection,
     *,
     runs: int = 5,
     rate: float = 80.0,
@@ -218,7 +218,7 @@ def _on_nodes(
     often: Mapping[str, int] = MappingProxyType({}),
 ) -> Fault:
     return Fault(
-        strike=strike,
+        inject=inject,
         servers="nodes",
         runs=runs,
         rate=rate,

@@ -49,7 +49,7 @@ async def test_no_node_reaches_another_one_past_the_proxies(cluster: NatsCluster
 async def test_only_what_the_nodes_say_is_evidence_against_them(
     cluster: NatsCluster, server: PostgresServer, tmp_path: Path
 ) -> None:
-    idle = Fault(strike=asyncio.sleep, cold=True)
+    idle = Fault(inject=asyncio.sleep, cold=True)
     async with ClusterEnvironment(idle, server, tmp_path, cluster, seed=1) as env:
         assert await stale_replicas(env) == {}
         assert await stuck_consumers(env) == {}

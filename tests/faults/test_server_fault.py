@@ -152,4 +152,4 @@ def test_a_campaign_goes_on_with_the_runs_that_are_not_on_record(tmp_path: Path)
 
 def test_every_class_is_of_one_kind_and_says_what_it_does() -> None:
     assert sorted(of_kind("single") + of_kind("cluster")) == sorted(FAULTS)
-    assert all(fault.strike.__doc__ for fault in FAULTS.values())
+    assert all(fault.inject.__doc__ for fault in FAULTS.values())

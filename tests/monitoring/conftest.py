@@ -1,4 +1,4 @@
-"""Programs that the monitoring checks need."""
+"""Programs that the monitoring tests need: without them the tests are skipped, in CI they fail."""
 
 from __future__ import annotations
 
