@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import deque
 from dataclasses import dataclass
@@ -55,6 +56,11 @@ class Chat:
     def jid(self) -> str:
         """WhatsApp's own name of the chat."""
         return f"{self.number}@{'g.us' if self.group else 's.whatsapp.net'}"
+
+
+def encoded(payload: object) -> bytes:
+    """JSON as the senders write it."""
+    return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 class Account:

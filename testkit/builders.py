@@ -167,4 +167,4 @@ def envelope(payload: Any = ABSENT, **changes: Any) -> Payload:
 
 def body(payload: Any) -> bytes:
     """A payload as it is published."""
-    return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(payload, ensure_ascii=False).encode()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from testkit import builders
-from testkit.account import Account
+from testkit.account import Account, encoded
 from testkit.builders import Payload
 from testkit.items import Item, good, refused
 
@@ -35,7 +34,7 @@ def batch(account: Account, field: str, *, broken_share: float = BROKEN) -> Batc
     body: Payload = {field: payloads}
     if field == "messages" and account.chance(0.3):
         body |= {"is_last_batch": True, "agent_id": account.agent().id}
-    return event_type, builders.body(body), tuple(items)
+    return event_type, encoded(body), tuple(items)
 
 
 def _payload(account: Account, field: str) -> Payload:

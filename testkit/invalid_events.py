@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-from testkit.account import Account
-from testkit.builders import Payload, body
+from testkit.account import Account, encoded
+from testkit.builders import Payload
 from testkit.items import Item, good, refused
 
 # A body and what is to become of it.
@@ -47,12 +47,12 @@ def invalid(account: Account, only: str | None = None) -> Fault:
     if not (fitting := [choice for choice in choices if only in (None, choice[0])]):
         return malformed(account, only)
     event_type, payload = account.rng.choice(fitting)
-    return event_type, body(payload), refused(event_type, _key(event_type, message, chat.id))
+    return event_type, encoded(payload), refused(event_type, _key(event_type, message, chat.id))
 
 
 def malformed(account: Account, only: str | None = None) -> Fault:
     """Not the JSON object that was promised, or no JSON at all; `only`: of this event type."""
-    message = body(account.message(account.stranger(), incoming=True))
+    message = encoded(account.message(account.stranger(), incoming=True))
     invalid_body = account.rng.choice(
         (
             b"",
@@ -81,15 +81,15 @@ def orphan(account: Account) -> Fault:
         ("v1.contacts.update", account.contact(chat)),
     )
     event_type, payload = account.rng.choice(choices)
-    return event_type, body(payload), refused(event_type, _key(event_type, payload, chat.id))
+    return event_type, encoded(payload), refused(event_type, _key(event_type, payload, chat.id))
 
 
 def oversized(account: Account, room: int) -> Fault:
     """An invalid message that just fits (`room`: bytes of its body), while its dead letter does not."""
     message = account.message(account.stranger(), incoming=True)
     message |= {"flow": "SIDEWAYS", "message_obj": {"thumbnail": ""}}
-    message["message_obj"]["thumbnail"] = "A" * (room - len(body(message)))
-    return "v1.messages.upsert", body(message), refused("v1.messages.upsert", message["message_id"])
+    message["message_obj"]["thumbnail"] = "A" * (room - len(encoded(message)))
+    return "v1.messages.upsert", encoded(message), refused("v1.messages.upsert", message["message_id"])
 
 
 def odd(account: Account) -> Fault:
@@ -100,7 +100,7 @@ def odd(account: Account) -> Fault:
 
 def _stored(payload: Payload, raw: bytes | None = None, **stored: Any) -> Fault:
     event_type = "v1.messages.upsert"
-    return event_type, body(payload) if raw is None else raw, good(event_type, payload, stored)
+    return event_type, encoded(payload) if raw is None else raw, good(event_type, payload, stored)
 
 
 def _nul(_: Account, payload: Payload) -> Fault:
@@ -114,7 +114,7 @@ def _surrogate(_: Account, payload: Payload) -> Fault:
 
 def _bad_utf8(_: Account, payload: Payload) -> Fault:
     marked = {**payload, "message_text": "caf@"}
-    return _stored(marked, body(marked).replace(b"caf@", b"caf\xe9"), message_text="caf\ufffd")
+    return _stored(marked, encoded(marked).replace(b"caf@", b"caf\xe9"), message_text="caf\ufffd")
 
 
 def _milliseconds(account: Account, payload: Payload) -> Fault:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from testkit import history, invalid_events
-from testkit.account import AGENTS, Account, Chat
-from testkit.builders import Payload, body
+from testkit.account import AGENTS, Account, Chat, encoded
+from testkit.builders import Payload
 from testkit.items import Item, good
 
 NUMBER_HEADER: Final = "Traffic-Number"
@@ -277,12 +277,12 @@ DECK: Final = {
 
 
 def _draft(event_type: str, payload: Payload) -> _Draft:
-    return _Draft(event_type, body(payload), (good(event_type, payload),))
+    return _Draft(event_type, encoded(payload), (good(event_type, payload),))
 
 
 def _faulty(fault: invalid_events.Fault) -> _Draft:
-    event_type, encoded, item = fault
-    return _Draft(event_type, encoded, (item,))
+    event_type, body, item = fault
+    return _Draft(event_type, body, (item,))
 
 
 def merged(companies: list[Traffic], count: int | None = None) -> Iterator[Publication]:

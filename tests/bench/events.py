@@ -13,7 +13,7 @@ from uuid import uuid4
 from events import envelope
 from events.delivery import ConsumerType
 from testkit import builders
-from testkit.account import TEXT, Account, Chat
+from testkit.account import TEXT, Account, Chat, encoded
 from testkit.builders import Payload
 from testkit.traffic import MESSAGE_ID_HEADER, Publication
 
@@ -124,7 +124,7 @@ class Author:
 
 def _event(event_type: str, payload: Payload, *rows: tuple[str, str]) -> Event:
     subject = f"{event_type}.{payload['company_id']}"
-    return Event(Publication(0, subject, builders.body(payload), {}, event_type, ()), rows)
+    return Event(Publication(0, subject, encoded(payload), {}, event_type, ()), rows)
 
 
 def realtime(companies: Sequence[str], n: int) -> Load:

@@ -389,7 +389,7 @@ def test_field_names_are_matched_by_case() -> None:
 def test_nul_is_removed_and_half_a_surrogate_pair_replaced() -> None:
     chat = raw("v1.chats.upsert", "push_name", r'"Sa\u0000ri \ud83d"', last_message={"a\0": ["\0b"]})
     assert chat.push_name == "Sari \ufffd"
-    assert fields.object_text(chat.last_message) == '{"a":["b"]}'
+    assert fields.object_text(chat.last_message) == '{"a": ["b"]}'
 
 
 def test_bytes_that_are_no_text_are_replaced() -> None:
