@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests import builders
+from testkit import builders
 from tests.acceptance.conftest import Launch
 from tests.acceptance.site import Site
 from tests.unit.documented_metrics import (

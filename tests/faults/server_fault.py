@@ -16,7 +16,7 @@ from events.subjects import HISTORICAL
 from testkit.publisher import Confirmed
 from testkit.traffic import NUMBER_HEADER
 from tests.acceptance.site import HISTORY_STREAM, REALTIME_STREAM
-from tests.faults.clusters import ClusterScene
+from tests.faults.clusters import ClusterEnvironment
 
 # Replicas apply what the leader confirmed a moment later: what differs for this long does not move any more.
 _STEADY: Final = 6.0
@@ -26,51 +26,53 @@ _PAGE: Final = "/jsz?accounts=true&streams=true&consumers=true"
 Details = Mapping[str, Mapping[str, Any]]  # by node, then by stream
 
 
-async def stale_replicas(scene: ClusterScene) -> dict[str, str]:
+async def stale_replicas(env: ClusterEnvironment) -> dict[str, str]:
     """By node: which of its replicas differs from the leader's for good."""
-    first = differing(await _details(scene))
+    first = differing(await _details(env))
     if not first:
         return {}
     await asyncio.sleep(_STEADY)
-    second = differing(await _details(scene))
+    second = differing(await _details(env))
     return {node: text for node, text in second.items() if first.get(node) == text}
 
 
-async def stuck_consumers(scene: ClusterScene) -> dict[tuple[str, str], str]:
+async def stuck_consumers(env: ClusterEnvironment) -> dict[tuple[str, str], str]:
     """By stream and durable: consumers with requests and events that bring the two together no more."""
-    first = stuck(await _details(scene), scene.company)
+    first = stuck(await _details(env), env.company)
     if not first:
         return {}
     await asyncio.sleep(_STEADY)
-    second = stuck(await _details(scene), scene.company)
+    second = stuck(await _details(env), env.company)
     return {name: text for name, text in second.items() if first.get(name) == text}
 
 
-async def vanished(scene: ClusterScene, unseen: Sequence[Confirmed]) -> list[str]:
+async def vanished(env: ClusterEnvironment, unseen: Sequence[Confirmed]) -> list[str]:
     """Confirmed events that the stream's leader does not have under the sequence that it confirmed."""
-    return [text for one in unseen if (text := await _absent(scene, one))]
+    return [text for one in unseen if (text := await _absent(env, one))]
 
 
-async def mend(scene: ClusterScene, stale: Mapping[str, str], held: Mapping[tuple[str, str], str]) -> None:
+async def mend(
+    env: ClusterEnvironment, stale: Mapping[str, str], held: Mapping[tuple[str, str], str]
+) -> None:
     """What an operator does about it: stale nodes restart with an empty disk, stuck consumers get another leader."""
     for name in stale:
-        node = scene.cluster.node(name)
+        node = env.cluster.node(name)
         await asyncio.to_thread(node.wipe)
         await asyncio.to_thread(node.start)
-        await scene.healthy()
+        await env.healthy()
     for stream, durable in held:
-        await scene.api(f"CONSUMER.LEADER.STEPDOWN.{stream}.{durable}")
+        await env.api(f"CONSUMER.LEADER.STEPDOWN.{stream}.{durable}")
 
 
-async def _details(scene: ClusterScene) -> Details:
-    pages = await asyncio.gather(*(asyncio.to_thread(node.page, _PAGE) for node in scene.cluster.nodes))
+async def _details(env: ClusterEnvironment) -> Details:
+    pages = await asyncio.gather(*(asyncio.to_thread(node.page, _PAGE) for node in env.cluster.nodes))
     return {
         node.node_name: {
             stream["name"]: stream
             for account in (page or {}).get("account_details") or ()
             for stream in account.get("stream_detail") or ()
         }
-        for node, page in zip(scene.cluster.nodes, pages, strict=True)
+        for node, page in zip(env.cluster.nodes, pages, strict=True)
     }
 
 
@@ -108,10 +110,10 @@ def stuck(details: Details, company: str) -> dict[tuple[str, str], str]:
     return found
 
 
-async def _absent(scene: ClusterScene, one: Confirmed) -> str:
+async def _absent(env: ClusterEnvironment, one: Confirmed) -> str:
     stream = HISTORY_STREAM if one.publication.event_type in HISTORICAL else REALTIME_STREAM
     try:
-        kept = await scene.js.get_msg(stream, one.sequence, direct=False)
+        kept = await env.js.get_msg(stream, one.sequence, direct=False)
     except nats.js.errors.NotFoundError:
         return f"{stream} confirmed sequence {one.sequence} and does not have it"
     number = (kept.headers or {}).get(NUMBER_HEADER)

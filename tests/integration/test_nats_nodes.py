@@ -21,9 +21,9 @@ from streams.jetstream.broker import Broker, Unusable
 from streams.jetstream.nodes import AVOIDED_FOR, Nodes
 from streams.jetstream.specs import TopologyConfig, streams
 from streams.jetstream.stream_reader import ApiError
+from testkit.proxy import Proxy
 from testkit.servers import NatsServer, free_port
-from tests.faults.proxy import Proxy
-from tests.nats_servers import ChangingNats, rights
+from tests.nats_servers import rights
 from tests.sources import SUBJECT, Reader, ack_all, eventually, pull_source
 
 CONFIG = TopologyConfig()
@@ -58,15 +58,15 @@ async def at(broker: Broker, server: NatsServer) -> None:
 
 
 @pytest.fixture
-def nodes() -> Iterator[tuple[ChangingNats, ChangingNats]]:
+def nodes() -> Iterator[tuple[NatsServer, NatsServer]]:
     """Two servers with JetStream in an account that can lose it."""
     settings = WITHOUT.format("enabled")
-    with ChangingNats(settings=settings) as first, ChangingNats(settings=settings) as second:
+    with NatsServer(settings=settings) as first, NatsServer(settings=settings) as second:
         yield first, second
 
 
 async def test_a_node_that_lost_jetstream_is_left_for_another_and_told_once(
-    nodes: tuple[ChangingNats, ChangingNats], caplog: pytest.LogCaptureFixture
+    nodes: tuple[NatsServer, NatsServer], caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = nodes
     counted: list[str] = []
@@ -81,7 +81,7 @@ async def test_a_node_that_lost_jetstream_is_left_for_another_and_told_once(
 
 
 async def test_a_node_without_an_answer_is_left_already_while_the_worker_starts(
-    nodes: tuple[ChangingNats, ChangingNats],
+    nodes: tuple[NatsServer, NatsServer],
 ) -> None:
     first, second = nodes
     silent = 'authorization { users: [ { user: "a", password: "a" } ] }\njetstream: disabled'
@@ -100,7 +100,7 @@ async def test_a_node_without_an_answer_is_left_already_while_the_worker_starts(
 
 
 async def test_a_node_that_only_tells_of_its_streams_is_left(
-    nodes: tuple[ChangingNats, ChangingNats],
+    nodes: tuple[NatsServer, NatsServer],
 ) -> None:
     """So does a node that is cut off from its cluster: STREAM.INFO is answered, everything else is refused."""
     first, second = nodes
@@ -128,7 +128,7 @@ async def test_a_node_that_only_tells_of_its_streams_is_left(
 
 
 async def test_a_first_node_without_jetstream_does_not_end_the_start_while_others_are_untried(
-    nodes: tuple[ChangingNats, ChangingNats], monkeypatch: pytest.MonkeyPatch
+    nodes: tuple[NatsServer, NatsServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streams.jetstream.broker.JETSTREAM_PATIENCE", 0.5)
     first, second = nodes
@@ -140,7 +140,7 @@ async def test_a_first_node_without_jetstream_does_not_end_the_start_while_other
 
 
 async def test_the_start_ends_when_no_node_has_jetstream_for_the_account(
-    nodes: tuple[ChangingNats, ChangingNats], monkeypatch: pytest.MonkeyPatch
+    nodes: tuple[NatsServer, NatsServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streams.jetstream.broker.JETSTREAM_PATIENCE", 0.5)
     for node in nodes:
@@ -158,7 +158,7 @@ async def test_a_cluster_whose_jetstream_nodes_are_down_is_waited_for(
     ports = [free_port(), free_port()]
     cluster = 'cluster {{ name: C, listen: "127.0.0.1:{}", routes: [ "nats://127.0.0.1:{}" ] }}\n'
     bare = cluster.format(ports[0], ports[1]) + "jetstream: disabled"
-    with ChangingNats() as first:
+    with NatsServer() as first:
         first.reconfigure(bare)
         async with begun(first.url) as broker:
 
@@ -171,7 +171,7 @@ async def test_a_cluster_whose_jetstream_nodes_are_down_is_waited_for(
 
 
 async def test_a_single_node_is_not_left_and_named_on_ready(
-    nodes: tuple[ChangingNats, ChangingNats],
+    nodes: tuple[NatsServer, NatsServer],
 ) -> None:
     first, _ = nodes
     async with begun(first.at("a:a")) as broker:
@@ -192,7 +192,7 @@ async def test_a_single_node_is_not_left_and_named_on_ready(
         await at(broker, first)
 
 
-async def test_two_names_of_one_node_are_one_node(nodes: tuple[ChangingNats, ChangingNats]) -> None:
+async def test_two_names_of_one_node_are_one_node(nodes: tuple[NatsServer, NatsServer]) -> None:
     first, _ = nodes
     async with begun(first.at("a:a"), first.at("a:a").replace("127.0.0.1", "localhost")) as broker:
         lost: list[bool] = []
@@ -210,7 +210,7 @@ async def test_two_names_of_one_node_are_one_node(nodes: tuple[ChangingNats, Cha
 
 async def test_a_denied_right_is_no_reason_to_leave_a_node() -> None:
     settings = rights(denied=["$JS.API.INFO"])
-    with ChangingNats(settings=rights()) as first, ChangingNats(settings=rights()) as second:
+    with NatsServer(settings=rights()) as first, NatsServer(settings=rights()) as second:
         async with begun(first.at("worker:w"), second.at("worker:w")) as broker:
             await at(broker, first)
             lost: list[bool] = []

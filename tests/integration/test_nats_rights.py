@@ -19,7 +19,8 @@ from streams.jetstream.broker import Broker
 from streams.jetstream.max_deliveries import MaxDeliveriesListener
 from streams.jetstream.pull_source import PullSource
 from streams.jetstream.specs import TopologyConfig
-from tests.nats_servers import ChangingNats, rights
+from testkit.servers import NatsServer
+from tests.nats_servers import rights
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = TopologyConfig(realtime_ack_wait=1)
@@ -27,9 +28,9 @@ NEXT = "$JS.API.CONSUMER.MSG.NEXT.>"
 
 
 @pytest.fixture
-def server() -> Iterator[ChangingNats]:
+def server() -> Iterator[NatsServer]:
     """A NATS whose user `worker` has all rights that a worker needs."""
-    with ChangingNats(settings=rights()) as server:
+    with NatsServer(settings=rights()) as server:
         yield server
 
 
@@ -39,13 +40,13 @@ def reader() -> Reader:
 
 
 @pytest.fixture
-async def broker(server: ChangingNats) -> AsyncIterator[Broker]:
+async def broker(server: NatsServer) -> AsyncIterator[Broker]:
     async with connected(server.at("worker:w")) as broker:
         yield broker
 
 
 @pytest.fixture
-async def observer(server: ChangingNats, tenant: Tenant) -> AsyncIterator[Client]:
+async def observer(server: NatsServer, tenant: Tenant) -> AsyncIterator[Client]:
     """A user with all rights; streams and consumers are there."""
     async with connected(server.at("tests:t")) as all_rights:
         await topology.reconcile(all_rights, CONFIG, [tenant])
@@ -85,7 +86,7 @@ async def fine(broker: Broker) -> None:
 
 
 async def test_without_the_right_to_acknowledge_nothing_is_delivered(
-    server: ChangingNats, broker: Broker, observer: Client, reader: Reader, tenant: Tenant
+    server: NatsServer, broker: Broker, observer: Client, reader: Reader, tenant: Tenant
 ) -> None:
     server.reload(rights(without=["ack"]))
     await acks_are(broker, False)
@@ -105,7 +106,7 @@ async def test_without_the_right_to_acknowledge_nothing_is_delivered(
 
 
 async def test_a_right_to_acknowledge_that_is_taken_away_costs_no_more_than_one_delivery(
-    server: ChangingNats,
+    server: NatsServer,
     broker: Broker,
     observer: Client,
     reader: Reader,
@@ -149,7 +150,7 @@ async def test_a_right_to_acknowledge_that_is_taken_away_costs_no_more_than_one_
 
 
 async def test_denied_pulls_are_named_and_go_on_with_the_right(
-    server: ChangingNats, broker: Broker, observer: Client, reader: Reader, tenant: Tenant
+    server: NatsServer, broker: Broker, observer: Client, reader: Reader, tenant: Tenant
 ) -> None:
     source = pull_source(broker, tenant, CONFIG, reader)
     await source.start()
@@ -166,7 +167,7 @@ async def test_denied_pulls_are_named_and_go_on_with_the_right(
 
 
 async def test_a_denied_inbox_is_named_and_goes_on_with_the_right(
-    server: ChangingNats, broker: Broker, observer: Client, reader: Reader, tenant: Tenant
+    server: NatsServer, broker: Broker, observer: Client, reader: Reader, tenant: Tenant
 ) -> None:
     source = pull_source(broker, tenant, CONFIG, reader)
     await source.start()
@@ -184,7 +185,7 @@ async def test_a_denied_inbox_is_named_and_goes_on_with_the_right(
 
 
 async def test_a_source_that_starts_without_its_inbox_waits_for_it(
-    server: ChangingNats, observer: Client, reader: Reader, tenant: Tenant
+    server: NatsServer, observer: Client, reader: Reader, tenant: Tenant
 ) -> None:
     server.reload(rights(inbox="nobody"))
     await publish(observer, tenant, 3)
@@ -201,7 +202,7 @@ async def test_a_source_that_starts_without_its_inbox_waits_for_it(
 
 
 async def test_a_dead_letter_that_we_may_not_publish_is_refused_in_the_servers_words(
-    server: ChangingNats, broker: Broker, observer: Client, tenant: Tenant
+    server: NatsServer, broker: Broker, observer: Client, tenant: Tenant
 ) -> None:
     server.reload(rights(without=["dlq"]))
     subject = f"v1.dlq.{tenant.company}"
@@ -233,7 +234,7 @@ async def test_a_dead_letter_that_we_may_not_publish_is_refused_in_the_servers_w
 @pytest.mark.parametrize(
     "right", ["STREAM.INFO.>", "STREAM.CREATE.>", "CONSUMER.INFO.>", "CONSUMER.CREATE.>"]
 )
-async def test_what_the_start_may_not_do_is_named(server: ChangingNats, tenant: Tenant, right: str) -> None:
+async def test_what_the_start_may_not_do_is_named(server: NatsServer, tenant: Tenant, right: str) -> None:
     server.reload(rights(denied=[f"$JS.API.{right}"]))
     name = right.removesuffix(">")
 
@@ -248,7 +249,7 @@ async def test_what_the_start_may_not_do_is_named(server: ChangingNats, tenant: 
     await eventually(denied)
 
 
-async def test_denied_advisories_are_named(server: ChangingNats, broker: Broker, observer: Client) -> None:
+async def test_denied_advisories_are_named(server: NatsServer, broker: Broker, observer: Client) -> None:
     server.reload(rights().replace("MAX_DELIVERIES.>", "OTHERS.>"))
 
     async def ignore(_: object) -> None:
@@ -267,7 +268,7 @@ async def test_denied_advisories_are_named(server: ChangingNats, broker: Broker,
 
 
 async def test_a_denied_right_is_logged_once(
-    server: ChangingNats, broker: Broker, caplog: pytest.LogCaptureFixture
+    server: NatsServer, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     for number in range(20):
@@ -280,7 +281,7 @@ async def test_a_limit_of_subscriptions_is_told_and_waited_out_without_a_restart
     later: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     tenants = [Tenant(f"Company{number}") for number in range(3)]
-    with ChangingNats(settings="" if later else "max_subscriptions: 4") as server:
+    with NatsServer(settings="" if later else "max_subscriptions: 4") as server:
         async with connected(server.url) as broker:
             await topology.reconcile(broker, CONFIG, tenants)  # answers take a subscription, too
             other = await broker._client.subscribe("other")

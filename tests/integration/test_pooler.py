@@ -16,8 +16,9 @@ from tables.connection.session import are_shared, require_prepared
 from tables.errors import Unavailable
 from tables.schema.migrations import migrate
 from tables.tenant import TenantTables
+from testkit.pooler import IGNORED, KEEPS_PREPARED, Pooler, version
 from testkit.servers import PostgresServer
-from tests.pooler import IGNORED, KEEPS_PREPARED, Pooler, version
+from tests.programs import required
 
 SESSION, TRANSACTION = "pool_mode = session", "pool_mode = transaction"
 
@@ -30,6 +31,11 @@ async def opened(dsn: str, size: int = 4) -> AsyncIterator[Database]:
         yield database
     finally:
         await database.close()
+
+
+@pytest.fixture(autouse=True)
+def installed() -> None:
+    required("pgbouncer")
 
 
 @pytest.fixture

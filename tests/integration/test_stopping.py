@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.acceptance.worker import ROOT
+from testkit.worker import ROOT
 
 _SETUP = """
     import asyncio, os, signal, sys, time

@@ -19,10 +19,10 @@ from nats.aio.client import Client
 from events.subjects import Tenant
 from streams.config.names import COMPANIES
 from tables.queries import load
-from tests import builders
+from testkit import builders
+from testkit.worker import Worker
 from tests.acceptance.conftest import visited
 from tests.acceptance.site import HISTORY_STREAM, Site
-from tests.acceptance.worker import Worker
 
 TABLES: Final = ("messages", "chats", "contacts", "agents", "onboarding_log")
 FOLDER: Final = Path(__file__).parents[2] / "tables"

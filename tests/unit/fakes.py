@@ -19,7 +19,7 @@ from events.subjects import Tenant
 from tables.exhausted import ExhaustedRow
 from tables.mutations import Mutation, WriteRejection
 from tables.tenant import TenantTables
-from tests import builders
+from testkit import builders
 
 TENANT = Tenant(builders.COMPANY)
 STORED_NS = 1_795_500_200_000_000_000

@@ -20,7 +20,7 @@ from events.errors import BrokerError, EventError
 from events.subjects import Tenant
 from tables.errors import DataError, Unavailable
 from tables.last_writer_wins import Version
-from tests import builders
+from testkit import builders
 from tests.unit.fakes import (
     LIMITS,
     STORED_NS,

@@ -17,10 +17,9 @@ from typing import Final
 from events.delivery import ConsumerType
 from streams.jetstream import specs
 from testkit import process_guard
-from tests.acceptance.worker import ROOT, Worker
+from testkit.worker import ROOT, Worker, WorkerError
 from tests.bench.bare import durable
-from tests.bench.scene import BARE_PREFIX, BARE_STREAM, Place, Scene
-from tests.bench.trouble import BenchError
+from tests.bench.environment import BARE_PREFIX, BARE_STREAM, BenchError, Environment, Place
 
 _POLL: Final = 0.05
 # Without any progress for so long, something is broken. Longer than an ack wait.
@@ -28,7 +27,7 @@ _STALLED: Final = 90.0
 
 
 @dataclass(frozen=True, slots=True)
-class Contestant:
+class SystemUnderTest:
     """A running process, and where it takes events from and puts rows. `prefix` goes before each subject."""
 
     name: str
@@ -46,17 +45,17 @@ class Contestant:
         finally:
             process_guard.signal_family(self.pid, signal.SIGCONT)
 
-    async def backlog(self, scene: Scene, role: ConsumerType) -> int:
+    async def backlog(self, env: Environment, role: ConsumerType) -> int:
         """How many events are not settled yet: waiting in the stream, or unacknowledged."""
-        return sum([await _unsettled(scene, *consumer) for consumer in self.consumers[role]])
+        return sum([await _unsettled(env, *consumer) for consumer in self.consumers[role]])
 
     async def drained(
-        self, scene: Scene, role: ConsumerType, look: Callable[[], None] = lambda: None
+        self, env: Environment, role: ConsumerType, look: Callable[[], None] = lambda: None
     ) -> None:
         """Return when every event is settled; `look` is called often. Raises `BenchError` when nothing moves."""
         for consumer in self.consumers[role]:
             left, moved = -1, time.monotonic()
-            while now := await _unsettled(scene, *consumer):
+            while now := await _unsettled(env, *consumer):
                 if now != left:
                     left, moved = now, time.monotonic()
                 elif time.monotonic() - moved > _STALLED:
@@ -67,55 +66,55 @@ class Contestant:
                 await asyncio.sleep(_POLL)
 
 
-async def _unsettled(scene: Scene, stream: str, durable: str) -> int:
-    info = await scene.js.consumer_info(stream, durable)
+async def _unsettled(env: Environment, stream: str, durable: str) -> int:
+    info = await env.js.consumer_info(stream, durable)
     return int(info.num_pending or 0) + int(info.num_ack_pending or 0)
 
 
 @asynccontextmanager
-async def worker(scene: Scene, place: Place, folder: Path) -> AsyncIterator[Contestant]:
+async def worker(env: Environment, place: Place, folder: Path) -> AsyncIterator[SystemUnderTest]:
     """The real worker with default settings, ready, for all companies of a place; stopped in the orderly way."""
-    process = launch(scene, place, folder)
+    process = launch(env, place, folder)
     try:
         await asyncio.to_thread(process.wait_ready)
-        yield contestant(process, place)
+        yield under_test(process, place)
         await asyncio.to_thread(process.stop)
-    except AssertionError as error:
+    except WorkerError as error:
         raise BenchError(str(error)) from error
     finally:
         process.kill()
 
 
-def launch(scene: Scene, place: Place, folder: Path) -> Worker:
+def launch(env: Environment, place: Place, folder: Path) -> Worker:
     """Start a worker; returns at once. Its log goes into a new file of `folder`."""
     log = Path(tempfile.mkdtemp(prefix="worker-", dir=folder)) / "worker.log"
-    servers = scene.servers
+    servers = env.servers
     process = Worker(place.companies, nats_url=servers.nats.url, postgres_dsn=place.dsn, log=log)
     # From this thread, which lives as long as the bench: the worker ends with the thread that made it.
     process.start()
     return process
 
 
-def contestant(process: Worker, place: Place) -> Contestant:
+def under_test(process: Worker, place: Place) -> SystemUnderTest:
     """A worker as what is measured."""
     found: dict[ConsumerType, list[tuple[str, str]]] = {"realtime": [], "historical": [], "dlq": []}
     for tenant in place.tenants:
         for spec in specs.consumers(specs.TopologyConfig(), tenant):
             found[spec.role].append((spec.stream, spec.durable))
-    return Contestant("worker", process.process.pid, "", place.schemas, found)
+    return SystemUnderTest("worker", process.process.pid, "", place.schemas, found)
 
 
 @asynccontextmanager
-async def bare(scene: Scene, place: Place) -> AsyncIterator[Contestant]:
+async def bare(env: Environment, place: Place) -> AsyncIterator[SystemUnderTest]:
     """The bare pipeline, ready, for all companies of a place."""
     arguments = {
-        "nats": scene.servers.nats.url,
+        "nats": env.servers.nats.url,
         "postgres": place.dsn,
         "stream": BARE_STREAM,
         "schemas": ",".join(place.schemas),
     }
     for tenant in place.tenants:
-        await scene.consumer(BARE_STREAM, durable(tenant.schema), f"{BARE_PREFIX}v1.*.*.{tenant.company}")
+        await env.consumer(BARE_STREAM, durable(tenant.schema), f"{BARE_PREFIX}v1.*.*.{tenant.company}")
     process = subprocess.Popen(
         [
             sys.executable,
@@ -135,7 +134,7 @@ async def bare(scene: Scene, place: Place) -> AsyncIterator[Contestant]:
         consumers: dict[ConsumerType, list[tuple[str, str]]] = {
             "realtime": [(BARE_STREAM, durable(schema)) for schema in place.schemas]
         }
-        yield Contestant("bare", process.pid, BARE_PREFIX, place.schemas, consumers)
+        yield SystemUnderTest("bare", process.pid, BARE_PREFIX, place.schemas, consumers)
     finally:
         process.kill()
         process.communicate()

@@ -20,14 +20,15 @@ import nats
 from events import envelope
 from events.envelope import Envelope
 from events.subjects import Tenant
-from testkit.publisher import Publisher
+from testkit import builders
+from testkit.publisher import Confirmed, Publisher
 from testkit.servers import free_port
 from testkit.traffic import Traffic, merged
-from tests import builders
+from testkit.worker import ROOT, Scrape, Worker
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, Site, comes_to
-from tests.acceptance.worker import ROOT, Scrape, Worker
 from tests.monitoring.dashboards import LOAD_TEST
-from tests.monitoring.prometheus import Prometheus, required
+from tests.monitoring.prometheus import Prometheus
+from tests.programs import required
 
 # A's dead letters are given up within seconds; B's still wait when everything is over.
 A: Final = "TruthKopi01"
@@ -79,7 +80,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class Environment:
     """Everything after the traffic: nothing moves any more. The load generator is gone, it was seen until it ended."""
 
     prometheus: Prometheus
@@ -100,7 +101,7 @@ class Stage:
 
 
 @contextmanager
-def set_up(nats_url: str, postgres_dsn: str, folder: Path) -> Iterator[Stage]:
+def set_up(nats_url: str, postgres_dsn: str, folder: Path) -> Iterator[Environment]:
     """Two workers, the load generator, Prometheus with our rules; then the traffic, to its end."""
     # Before anything is started for nothing.
     required("prometheus")
@@ -136,7 +137,7 @@ def set_up(nats_url: str, postgres_dsn: str, folder: Path) -> Iterator[Stage]:
             "the traffic took longer than a window of the panels"
         )
         pages = {"tenant_app_A": workers[0].scrape(), "tenant_app_B": workers[1].scrape()}
-        yield Stage(prometheus, facts, pages, moments, idle, confirmed)
+        yield Environment(prometheus, facts, pages, moments, idle, confirmed)
 
 
 def _address(port: int) -> str:
@@ -204,19 +205,22 @@ async def _sites(nats_url: str, postgres_dsn: str, *companies: str) -> AsyncIter
 async def _traffic(nats_url: str, postgres_dsn: str) -> dict[str, Facts]:
     facts = {A: Facts(), B: Facts(patient=True)}
     async with _sites(nats_url, postgres_dsn, A, B) as sites:
-        publisher = Publisher(sites[0].js)
+        confirmed: list[Confirmed] = []
         start = int(time.time())
-        for one in merged([Traffic(company, _SEED, start=start) for company in facts], EVENTS * len(facts)):
-            await publisher.publish(one)
-        await publisher.finish()
-        for confirmed in publisher.confirmed:
-            publication = confirmed.publication
-            if confirmed.repeat:
+        async with Publisher(sites[0].nc, on_confirmed=confirmed.append) as publisher:
+            for one in merged(
+                [Traffic(company, _SEED, start=start) for company in facts], EVENTS * len(facts)
+            ):
+                await publisher.send(one)
+            await publisher.finish()
+        for publication, _, repeat, _ in confirmed:
+            if repeat:
                 continue
             known = facts[publication.subject.rpartition(".")[2]]
             bad = any(item.refused for item in publication.items)
             (known.given_up if bad else known.stored)[publication.event_type] += 1
-            known.onboarded += any(item.onboards for item in publication.items)
+            if publication.event_type == "v1.messages.upsert":
+                known.onboarded += bool(publication.items[0].onboards)
         await _refuse_in_database(sites[0], facts[A])
         await _cure(sites[0], facts[A])
         for site in sites:

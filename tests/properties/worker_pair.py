@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.acceptance.worker import Worker, logged
-from tests.faults.scene import SETTINGS
+from testkit.worker import Worker, logged
+from tests.faults.environment import SETTINGS
 from tests.properties.worlds import REPLICAS
 
 # While events still come, an update may wait for its row as long as it takes: a real-time one without end, a dead
@@ -30,7 +30,7 @@ HASTY: Final = SETTINGS | {
 _LOUD: Final = ("error", "critical")
 
 
-class Strike(NamedTuple):
+class Interruption(NamedTuple):
     """The end of one worker: by SIGKILL or SIGTERM, after which share of the publications, and for how long (s)."""
 
     after: float
@@ -39,7 +39,7 @@ class Strike(NamedTuple):
     pause: float
 
 
-class Crew:
+class WorkerPair:
     """The workers; to be used in the main thread."""
 
     def __init__(self, company: str, nats_url: str, postgres_dsn: str, folder: Path) -> None:
@@ -51,7 +51,7 @@ class Crew:
         self._postgres_dsn = postgres_dsn
         self._folder = folder
         self._logs: list[Path] = []
-        self._turns = [asyncio.Lock() for _ in range(REPLICAS)]
+        self._locks = [asyncio.Lock() for _ in range(REPLICAS)]
         self._workers = [self._started() for _ in range(REPLICAS)]
 
     def _started(self) -> Worker:
@@ -68,16 +68,16 @@ class Crew:
 
     async def ready(self) -> None:
         """Wait until both are, also those that are about to be started anew."""
-        for number, turn in enumerate(self._turns):
-            async with turn:
+        for number, lock in enumerate(self._locks):
+            async with lock:
                 await asyncio.to_thread(self._workers[number].wait_ready)
 
-    async def suffer(self, strike: Strike) -> None:
+    async def interrupt(self, interruption: Interruption) -> None:
         """End a worker, and start it anew after a while, with the settings of that moment."""
-        async with self._turns[strike.number]:
-            await self._end(self._workers[strike.number], kill=strike.kill)
-            await asyncio.sleep(strike.pause)
-            self._workers[strike.number] = self._started()
+        async with self._locks[interruption.number]:
+            await self._end(self._workers[interruption.number], kill=interruption.kill)
+            await asyncio.sleep(interruption.pause)
+            self._workers[interruption.number] = self._started()
 
     async def _end(self, worker: Worker, *, kill: bool) -> None:
         if kill:
@@ -88,14 +88,14 @@ class Crew:
         # Before that, it is Python itself that the signal ends.
         await asyncio.to_thread(worker.wait_page, "/health", 200)
         code = await asyncio.to_thread(worker.stop)
-        assert code == 0, f"a clean stop ended with {code}: {worker.told()}"
+        assert code == 0, f"a clean stop ended with {code}: {worker.written()}"
 
-    async def dismiss(self) -> None:
-        """Stop both for good; fails unless both worked until then."""
+    async def stop(self) -> None:
+        """Arrival both for good; fails unless both worked until then."""
         await self.ready()
         await asyncio.gather(*(self._end(worker, kill=False) for worker in self._workers))
 
-    def complaints(self) -> Iterator[str]:
+    def logged_errors(self) -> Iterator[str]:
         """What they logged as an error."""
         for log in self._logs:
             for said in logged(log):

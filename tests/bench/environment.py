@@ -1,4 +1,4 @@
-"""The servers of one sitting, and the databases on them: as many companies, partitions and stored messages as
+"""The servers of one run, and the databases on them: as many companies, partitions and stored messages as
 a line wants."""
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from tables.connection.pool import Database
 from tables.schema.migrations import migrate
 from testkit.servers import Servers, embedded_servers
 from tests.bench.events import KEYS, Load
-from tests.bench.trouble import BenchError
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -41,6 +40,10 @@ _SEED_STEP: Final = 250_000
 _STEP_PATIENCE: Final = 600.0
 # A gigabyte is PostgreSQL's default for the WAL between two checkpoints; the bench makes no more between two runs.
 _WAL_MEGABYTES: Final = 2048
+
+
+class BenchError(RuntimeError):
+    """A line cannot be measured; the message says why. The others still can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ class Place:
         )
 
 
-class Scene:
+class Environment:
     """Running servers and a connection to each."""
 
     def __init__(self, servers: Servers, client: Client, admin: Connection) -> None:
@@ -163,12 +166,12 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene() -> AsyncIterator[Scene]:
+async def environment() -> AsyncIterator[Environment]:
     """Fresh servers, PostgreSQL with fsync and commit timestamps, and the streams."""
     with embedded_servers(fsync=True) as servers:
         client = await nats.connect(servers.nats.url)
         admin = await _connect(servers.postgres.dsn)
-        made = Scene(servers, client, admin)
+        made = Environment(servers, client, admin)
         try:
             await _age(admin)
             for spec in specs.streams(specs.TopologyConfig()):

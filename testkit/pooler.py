@@ -1,4 +1,4 @@
-"""pgbouncer before the embedded PostgreSQL: skipped with a word where there is none, a failure in CI."""
+"""The system's pgbouncer in front of an embedded PostgreSQL."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-import pytest
-
-from testkit.binaries import unprivileged_account
+from testkit.binaries import ServerError, unprivileged_account
 from testkit.server import Server
 from testkit.servers import PostgresServer
 
@@ -23,26 +21,22 @@ IGNORED: Final = (
     "ignore_startup_parameters = statement_timeout,lock_timeout,idle_in_transaction_session_timeout,"
     "jit,plan_cache_mode,enable_seqscan"
 )
-_FOLDERS: Final = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin"))
-
-
-def program() -> str:
-    """Its path."""
-    found = shutil.which("pgbouncer", path=_FOLDERS)
-    if found is None:
-        reason = "pgbouncer is not installed: make system-deps"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
+PROGRAM: Final = shutil.which("pgbouncer", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin")))
 
 
 def version() -> tuple[int, int]:
-    """Its version, major and minor."""
-    text = subprocess.run([program(), "--version"], capture_output=True, text=True, check=True).stdout
+    """The version of the program, major and minor. Raises `ServerError`."""
+    text = subprocess.run([_program(), "--version"], capture_output=True, text=True, check=True).stdout
     found = re.search(r"(\d+)\.(\d+)", text)
-    assert found is not None, text
+    if found is None:
+        raise ServerError(f"pgbouncer does not say its version: {text}")
     return int(found[1]), int(found[2])
+
+
+def _program() -> str:
+    if PROGRAM is None:
+        raise ServerError("pgbouncer is not installed: make system-deps")
+    return PROGRAM
 
 
 class Pooler(Server):
@@ -53,7 +47,7 @@ class Pooler(Server):
 
     def __init__(self, postgres: PostgresServer, *lines: str) -> None:
         super().__init__(unprivileged_account())
-        self._program = program()
+        self._program = _program()
         self._postgres = postgres
         self.lines: tuple[str, ...] = lines
 
@@ -69,22 +63,18 @@ class Pooler(Server):
         return [self._program, str(self._ini)]
 
     def _configure(self) -> None:
-        self._ini.write_text(
-            "\n".join(
-                [
-                    "[databases]",
-                    f"* = host=127.0.0.1 port={self._postgres.port} user=postgres",
-                    "[pgbouncer]",
-                    "listen_addr = 127.0.0.1",
-                    f"listen_port = {self.port}",
-                    "unix_socket_dir =",
-                    "auth_type = any",
-                    *self.lines,
-                    "",
-                ]
-            ),
-            encoding="utf-8",
-        )
+        lines = [
+            "[databases]",
+            f"* = host=127.0.0.1 port={self._postgres.port} user=postgres",
+            "[pgbouncer]",
+            "listen_addr = 127.0.0.1",
+            f"listen_port = {self.port}",
+            "unix_socket_dir =",
+            "auth_type = any",
+            *self.lines,
+        ]
+        self._ini.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        self._ini.chmod(0o644)
 
     def _ready(self) -> bool:
         try:

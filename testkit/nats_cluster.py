@@ -15,8 +15,8 @@ from typing import Any, Final, Self
 
 import psutil
 
+from testkit.proxy import Proxy
 from testkit.servers import NatsServer, ServerError, free_port
-from tests.faults.proxy import Proxy
 
 NODES: Final = 3
 _HEALTHY: Final = 60.0
@@ -68,7 +68,7 @@ class NatsNode(NatsServer):
                 "cluster {",
                 "  name: faults",
                 f'  listen: "127.0.0.1:{self.route_port}"',
-                # Nodes tell each other where they listen, and would then meet past the proxies: nobody is there.
+                # Nodes advertise their addresses, and would connect past the proxies: nobody listens here.
                 '  advertise: "127.0.0.1:1"',
                 "  no_advertise: true",
                 f"  routes: [{', '.join(self.routes)}]",

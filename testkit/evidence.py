@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import json
-from collections import Counter
-from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import asyncpg
 import nats
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
@@ -18,11 +17,15 @@ from events import envelope
 from events.errors import Malformed
 from events.subjects import HISTORICAL, REALTIME, Tenant
 from tables.queries import quoted
-from testkit.items import Table, cleaned
+from testkit.items import KEYS, Table, contact_key
 from testkit.oracle import Version
+
+if TYPE_CHECKING:
+    from tables.connection.pool import Connection
 
 DLQ: Final = "v1.dlq"
 _TABLES: Final[tuple[Table, ...]] = ("messages", "chats", "contacts", "agents")
+_JSON: Final = frozenset({"key", "message_obj", "edited_message_obj", "last_message", "last_metadata"})
 _SILENCE: Final = 5.0
 
 
@@ -32,16 +35,14 @@ class Row(NamedTuple):
     columns: dict[str, Any]
 
     @property
-    def versions(self) -> set[Version]:
-        """Every version that is written on it."""
-        metadata = self.columns.get("last_metadata") or {}
-        texts = {metadata.get("version"), *(metadata.get("versions") or {}).values()}
-        return {version for text in texts if (version := parse_version(text))}
+    def version(self) -> Version | None:
+        """The version of the newest event on it; None if it has none."""
+        return parse_version((self.columns.get("last_metadata") or {}).get("version"))
 
-    @property
-    def newest(self) -> Version:
-        """The version of the newest event on it; (-1, -1) if it has none."""
-        return parse_version((self.columns.get("last_metadata") or {}).get("version")) or Version(-1, -1)
+    def version_of(self, column: str) -> str | None:
+        """The version of a column's value, as it is written; None if it has none."""
+        metadata = self.columns.get("last_metadata") or {}
+        return metadata.get("versions", {}).get(column, metadata.get("version")) or None
 
 
 class Given(NamedTuple):
@@ -51,8 +52,7 @@ class Given(NamedTuple):
     body: bytes
 
 
-@dataclass(slots=True)
-class Backlog:
+class Backlog(NamedTuple):
     """What a company's consumers still have to do; `waiting`: dead letters put off or being replayed."""
 
     pending: int = 0
@@ -68,12 +68,14 @@ class Backlog:
 
 @dataclass(slots=True)
 class Evidence:
-    """All that is found of one company."""
+    """All that is found of one company: rows by table and key, and what belongs to chats, messages and contacts."""
 
     rows: dict[Table, dict[str, list[Row]]] = field(default_factory=dict)
+    steps: dict[str, set[Version]] = field(default_factory=dict)
+    message_keys: dict[str, datetime.date] = field(default_factory=dict)
+    onboarded: dict[str, list[Row]] = field(default_factory=dict)
     letters: list[Given] = field(default_factory=list)
     exhausted: list[Given] = field(default_factory=list)
-    onboarded: dict[str, list[str]] = field(default_factory=dict)
     backlog: Backlog = field(default_factory=Backlog)
 
     def size(self) -> tuple[int, ...]:
@@ -91,35 +93,46 @@ def parse_version(text: str | None) -> Version | None:
     return Version(ns, sequence, incarnation // 1000)
 
 
-async def gather(js: JetStreamContext, database: asyncpg.Connection, company: str) -> Evidence:
+async def gather(js: JetStreamContext, database: Connection, company: str) -> Evidence:
     """Read all that there is of a company."""
-    tenant = Tenant(company)
-    evidence = Evidence(backlog=await backlog(js, company))
-    for table in _TABLES:
-        evidence.rows[table] = await _rows(database, tenant.schema, table)
-    evidence.onboarded = await _onboarded(database, tenant.schema)
-    evidence.exhausted = await _exhausted(database, tenant.schema)
+    waiting = await backlog(js, company)
+    evidence = await gather_rows(database, company)
+    evidence.backlog = waiting
     evidence.letters = [letter async for letter in _letters(js, company)]
+    return evidence
+
+
+async def gather_rows(database: Connection, company: str) -> Evidence:
+    """Read what the tables have of a company."""
+    schema = quoted(Tenant(company).schema)
+
+    async def rows(table: str) -> list[dict[str, Any]]:
+        return [_decoded(dict(record)) for record in await database.fetch(f"SELECT * FROM {schema}.{table}")]
+
+    evidence = Evidence()
+    for table in _TABLES:
+        evidence.rows[table] = _grouped(table, await rows(table))
+    evidence.onboarded = _grouped("contacts", await rows("onboarding_log"))
+    for step in await rows("chat_steps"):
+        evidence.steps.setdefault(step["chat_id"], set()).add(Version(step["ns"], step["sequence"]))
+    evidence.message_keys = {row["message_id"]: row["message_date"] for row in await rows("message_keys")}
+    exhausted = [_exhausted(row) for row in await rows("exhausted_events")]
+    evidence.exhausted = [given for given in exhausted if given is not None]
     return evidence
 
 
 async def backlog(js: JetStreamContext, company: str) -> Backlog:
     """What the company's durable consumers say of their work."""
-    found = Backlog()
+    found = []
     for base in (REALTIME[0], HISTORICAL[0], DLQ):
         stream = await js.find_stream_name_by_subject(f"{base}.{company}")
         for info in await js.consumers_info(stream):
             if _belongs(info, company):
-                found.pending += info.num_pending or 0
-                held = info.num_ack_pending or 0
-                found.settled += (info.ack_floor.stream_seq if info.ack_floor else 0) + (
-                    info.delivered.stream_seq if info.delivered else 0
-                )
-                if base == DLQ:
-                    found.waiting += held
-                else:
-                    found.unacknowledged += held
-    return found
+                in_flight = info.num_ack_pending or 0
+                settled = sum(at.stream_seq for at in (info.ack_floor, info.delivered) if at)
+                work = (0, in_flight) if base == DLQ else (in_flight, 0)
+                found.append(Backlog(info.num_pending or 0, *work, settled))
+    return total(found)
 
 
 def _belongs(info: ConsumerInfo, company: str) -> bool:
@@ -128,44 +141,32 @@ def _belongs(info: ConsumerInfo, company: str) -> bool:
     return bool(config.durable_name) and any(subject.endswith(f".{company}") for subject in filters)
 
 
-async def _rows(database: asyncpg.Connection, schema: str, table: Table) -> dict[str, list[Row]]:
+def _decoded(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: json.loads(value) if value is not None and name in _JSON else value
+        for name, value in record.items()
+    }
+
+
+def _grouped(table: Table, rows: Iterable[dict[str, Any]]) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
-    for record in await database.fetch(f"SELECT * FROM {quoted(schema)}.{table}"):
-        columns = {
-            name: json.loads(value) if value is not None and name in _JSON else value
-            for name, value in record.items()
-        }
-        found.setdefault(_key(table, columns), []).append(Row(columns))
+    for columns in rows:
+        if table == "contacts":
+            key = contact_key(columns["agent_id"], columns["phone_number"] or "")
+        else:
+            key = str(columns[KEYS[table]])
+        found.setdefault(key, []).append(Row(columns))
     return found
 
 
-_JSON: Final = frozenset({"key", "message_obj", "edited_message_obj", "last_message", "last_metadata"})
-_KEYS: Final = {"messages": "message_id", "chats": "chat_id", "agents": "agent_id"}
-
-
-def _key(table: Table, columns: dict[str, Any]) -> str:
-    if table == "contacts":
-        return f"{columns['agent_id']} {cleaned(columns['phone_number'] or '')}"
-    return str(columns[_KEYS[table]])
-
-
-async def _onboarded(database: asyncpg.Connection, schema: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    statement = f"SELECT agent_id, phone_number, message_id FROM {quoted(schema)}.onboarding_log"
-    for agent, phone, message_id in await database.fetch(statement):
-        found.setdefault(f"{agent} {phone}", []).append(message_id)
-    return found
-
-
-async def _exhausted(database: asyncpg.Connection, schema: str) -> list[Given]:
-    statement = f"SELECT dlq_payload FROM {quoted(schema)}.exhausted_events"
-    rows = await database.fetch(statement)
-    return [given for (text,) in rows if (given := _given(_unwrapped(text)))]
-
-
-def _unwrapped(text: str) -> bytes:
-    """An envelope that PostgreSQL does not take as JSON is stored as a JSON string."""
-    return (json.loads(text) if text.startswith('"') else text).encode(errors="replace")
+def _exhausted(row: Mapping[str, Any]) -> Given | None:
+    """The event of a row; an envelope that PostgreSQL does not take as JSON is stored as a JSON string."""
+    wrapped = row["dlq_payload"].startswith('"')
+    texts = (row["dlq_payload"], row["original_payload"])
+    dlq_payload, original = (
+        (json.loads(text) if wrapped and text else text or "").encode(errors="replace") for text in texts
+    )
+    return _given(dlq_payload, original)
 
 
 async def _letters(js: JetStreamContext, company: str) -> AsyncIterator[Given]:
@@ -194,35 +195,19 @@ def _letter(message: Msg) -> Given | None:
     return given if given is not None and named == given.version else None
 
 
-def _given(text: bytes) -> Given | None:
+def _given(text: bytes, original: bytes | None = None) -> Given | None:
+    """The event in an envelope; `original`: its payload as it is stored beside the envelope."""
     try:
         letter = envelope.decode(text)
+        if original is not None:
+            letter = replace(letter, original_payload=original)
+        body = envelope.original(letter)
     except Malformed:
         return None
     version = parse_version(letter.event_version)
-    return Given(version, envelope.original(letter)) if version else None
-
-
-def batch_items(body: bytes, field_name: str) -> Counter[str]:
-    """The items of a history batch as comparable texts; empty for what is no batch."""
-    try:
-        items = json.loads(body)[field_name]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return Counter()
-    return Counter(map(comparable, items)) if isinstance(items, list) else Counter()
-
-
-def comparable(item: object) -> str:
-    """A JSON value as text, the same for the same value."""
-    return json.dumps(item, sort_keys=True)
+    return Given(version, body) if version else None
 
 
 def total(backlogs: Iterable[Backlog]) -> Backlog:
     """The backlogs of several companies together."""
-    summed = Backlog()
-    for one in backlogs:
-        summed.pending += one.pending
-        summed.unacknowledged += one.unacknowledged
-        summed.waiting += one.waiting
-        summed.settled += one.settled
-    return summed
+    return Backlog(*map(sum, zip(Backlog(), *backlogs, strict=True)))

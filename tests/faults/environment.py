@@ -1,13 +1,12 @@
-"""One run: a company with a worker, servers, proxies and load, and what a fault may do to them."""
+"""What a fault is injected into: a company with a worker, servers, proxies and load."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
@@ -21,12 +20,13 @@ from nats.js import JetStreamContext
 from events.subjects import Tenant
 from streams.config.credentials import ANONYMOUS
 from streams.jetstream.client import NatsClient
-from testkit.final_places import Evidence
+from testkit.evidence import Evidence
 from testkit.oracle import Published, Version
+from testkit.proxy import Proxy
 from testkit.servers import NatsServer, PostgresServer
-from tests.acceptance.worker import Worker
+from testkit.worker import Worker
+from tests.faults.fault import Fault
 from tests.faults.load import Load
-from tests.faults.proxy import Proxy
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -62,32 +62,18 @@ class Database(Protocol):
         """Where clients connect to one of its databases."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """The numbers of a run.
+class Environment:
+    """In an `async with` statement: servers up, worker ready (unless the fault is `cold`), nothing published.
 
-    `short`: as in the tests, where an outage takes a second. `cold`: the worker is not waited for, and has yet to
-    make its schema and its streams. `without`: kinds of events that are left out; `often`: how many of a kind come
-    in a hundred. `replicas` of the streams, in a cluster.
+    `short`: as in the tests, where an outage takes a second.
     """
 
-    seed: int
-    rate: float = 80.0
-    short: bool = False
-    settings: dict[str, str] = field(default_factory=dict)
-    without: tuple[str, ...] = ()
-    proxies: bool = False
-    cold: bool = False
-    replicas: int = 3
-    often: Mapping[str, int] = field(default_factory=dict)
-
-
-class Scene:
-    """In an `async with` statement: servers up, worker ready (unless `cold`), nothing published."""
-
-    def __init__(self, plan: Plan, database: Database, folder: Path) -> None:
-        self.plan = plan
-        self.rng = random.Random(plan.seed)
+    def __init__(
+        self, fault: Fault, database: Database, folder: Path, *, seed: int, short: bool = False
+    ) -> None:
+        self.fault = fault
+        self.short = short
+        self.rng = random.Random(seed)
         self.company = f"Kopi{uuid4().hex[:12].upper()}nusa"
         self.tenant = Tenant(self.company)
         self.database = database
@@ -96,6 +82,7 @@ class Scene:
         self.doubtful: frozenset[Version] = frozenset()
         self.undelivered: frozenset[Version] = frozenset()
         self.delivered_before = 0
+        self._seed = seed
         self._folder = folder
         self._database = f"run_{uuid4().hex}"
         self._stack = AsyncExitStack()
@@ -138,16 +125,15 @@ class Scene:
         await self._prepare()
         self._stack.callback(self._kill_all)
         self.launch()
-        if not self.plan.cold:
+        if not self.fault.cold:
             await asyncio.to_thread(self.workers[0].wait_ready)
-        plan = self.plan
         self.load = Load(
-            self.js,
+            self.client,
             self.company,
-            seed=plan.seed,
-            rate=plan.rate,
-            without=plan.without,
-            often=plan.often,
+            seed=self._seed,
+            rate=self.fault.rate,
+            without=self.fault.without,
+            often=self.fault.often,
         )
 
     async def _open_servers(self) -> list[str]:
@@ -162,13 +148,13 @@ class Scene:
 
     def _urls(self) -> tuple[str, str]:
         """Where the worker finds NATS and PostgreSQL."""
-        if not self.plan.proxies:
+        if not self.fault.proxies:
             return self.nats.url, self.dsn
         dsn = f"postgresql://postgres@127.0.0.1:{self.postgres_proxy.port}/{self._database}"
         return f"nats://127.0.0.1:{self.nats_proxy.port}", dsn
 
     def _settings(self) -> dict[str, str]:
-        return SETTINGS | self.plan.settings
+        return {**SETTINGS, **self.fault.settings}
 
     def launch(self) -> Worker:
         """Start one more worker; does not wait until it is ready."""
@@ -179,13 +165,20 @@ class Scene:
         self.workers.append(worker)
         return worker
 
-    def dismiss(self, worker: Worker) -> None:
-        """This worker's end is part of the fault."""
+    def expect_end(self, worker: Worker) -> None:
+        """The end of this worker is part of the fault."""
         self.workers.remove(worker)
 
     def admin(self, database: str = "") -> Admin:
         """A connection of an operator to the run's database, or to another one."""
         return Admin(self.database.dsn_of(database or self._database))
+
+    async def rounds(self, most: int) -> AsyncIterator[None]:
+        """Once, or in the full form several times with pauses between: the last one ends with its healing."""
+        for number in range(1 if self.short else most):
+            if number:
+                await self.pause(0.1, 2.0)
+            yield
 
     async def pause(self, least: float, most: float) -> None:
         """Let a moment pass, some seconds long."""
@@ -193,7 +186,7 @@ class Scene:
 
     def outage(self, full: tuple[float, float], short: tuple[float, float]) -> float:
         """How long this fault takes, in seconds."""
-        return self.rng.uniform(*(short if self.plan.short else full))
+        return self.rng.uniform(*(short if self.short else full))
 
     async def server_of_letters(self) -> NatsServer:
         """The server that takes dead letters."""
