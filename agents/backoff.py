@@ -1,4 +1,4 @@
-"""Growing waits between tries."""
+"""Growing pauses between attempts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,23 @@ LONGEST_PAUSE: Final = 5.0
 
 
 class Backoff:
-    """Growing waits with jitter, for an outage of unknown length."""
+    """Pauses that double, with jitter, up to a longest one; all in seconds."""
 
-    def __init__(self) -> None:
-        self._next = FIRST_PAUSE
+    def __init__(self, first: float | None = None, longest: float | None = None) -> None:
+        self._first = FIRST_PAUSE if first is None else first
+        self._longest = LONGEST_PAUSE if longest is None else longest
+        self._next = self._first
+
+    def next(self) -> float:
+        """The next pause."""
+        pause = self._next * random.uniform(0.5, 1.0)
+        self._next = min(self._next * 2, self._longest)
+        return pause
+
+    def reset(self) -> None:
+        """Begin with the first pause again."""
+        self._next = self._first
 
     async def wait(self) -> None:
-        """Sleep a little longer than the last time."""
-        await asyncio.sleep(self._next * random.uniform(0.5, 1.0))
-        self._next = min(self._next * 2, LONGEST_PAUSE)
+        """Sleep for the next pause."""
+        await asyncio.sleep(self.next())

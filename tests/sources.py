@@ -89,9 +89,9 @@ async def ack_all(deliveries: Sequence[Delivery]) -> None:
 
 
 @asynccontextmanager
-async def connected(url: str, **more: Any) -> AsyncIterator[Broker]:
-    """A broker that is connected to `url`."""
-    broker = Broker(urls=[url], name="tests", **more)
+async def connected(*urls: str, **more: Any) -> AsyncIterator[Broker]:
+    """A broker that is connected to one of `urls`."""
+    broker = Broker(urls=urls, name="tests", **more)
     await broker.start()
     try:
         async with asyncio.timeout(PATIENCE):

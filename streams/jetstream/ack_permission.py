@@ -42,7 +42,7 @@ class AckPermission:
             self._prefix = ack_prefix(reply)
 
     async def granted(self, timeout: float) -> bool:
-        """Whether acks are taken. Raises `BrokerFailed` when the server does not answer in `timeout` seconds."""
+        """Whether acks are taken. Raises `BrokerError` when the server does not answer in `timeout` seconds."""
         if self._known:
             return True
         doubts = self._doubts

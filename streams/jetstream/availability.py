@@ -37,7 +37,7 @@ State = Literal["works", "absent", "unavailable", "silent"]
 class AvailabilityCheck:
     """Asks from time to time, and leaves a server after `leave_after` seconds without an answer.
 
-    * `ask` requests the account's information. It raises `BrokerFailed` when a right is denied, and errors of
+    * `ask` requests the account's information. It raises `BrokerError` when a right is denied, and errors of
       nats-py.
     * A single known server is never left: nothing is gained by it.
     * While all sources get answers to their pulls, JetStream works for us, whatever its API says.

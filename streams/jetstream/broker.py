@@ -19,8 +19,8 @@ from streams.config.credentials import ANONYMOUS, Login, host
 from streams.jetstream.async_errors import AsyncErrors
 from streams.jetstream.availability import ASK_EVERY, LEAVE_AFTER, AvailabilityCheck
 from streams.jetstream.client import NatsClient, refuses_credentials
-from streams.jetstream.cluster import node_count
 from streams.jetstream.link import FAILURES, NatsLink, wire_size
+from streams.jetstream.node_count import NodeCounter
 from streams.jetstream.nodes import Nodes
 from streams.jetstream.permissions import Permissions
 from streams.jetstream.stream_reader import ApiError
@@ -81,6 +81,7 @@ class Broker(mode.Service):
         self._client.on_denied = self.permissions.denied
         self._link = NatsLink(self._client, self.permissions)
         self._nodes = Nodes()
+        self._node_counter = NodeCounter()
         self.jetstream = AvailabilityCheck(
             client=self._client,
             nodes=self._nodes,
@@ -115,10 +116,9 @@ class Broker(mode.Service):
         """The server's limit for body and headers of one message, bytes."""
         return self._client.max_payload
 
-    @property
-    def nodes(self) -> int:
-        """How many NATS nodes there are, as far as is known; see `streams.jetstream.cluster`."""
-        return node_count(self._client._server_info, self._client.servers)
+    async def count_nodes(self) -> int:
+        """How many NATS nodes there are; see `NodeCounter`."""
+        return await self._node_counter.count(self._client._server_info, self._client.servers)
 
     async def wait_connected(self) -> None:
         """Return once the server answers. Raises `Unusable`."""
@@ -157,11 +157,11 @@ class Broker(mode.Service):
         return self._prefix + subject
 
     async def send(self, subject: str, payload: bytes, reply: str = "") -> None:
-        """Publish without a confirmation, as acks and pull requests are. Raises `BrokerFailed`."""
+        """Publish without a confirmation, as acks and pull requests are. Raises `BrokerError`."""
         await self._link.send(subject, payload, reply)
 
     async def api(self, subject: str, body: object = None) -> dict[str, Any]:
-        """The answer of the JetStream API to a request. Raises `ApiError` and `BrokerFailed`."""
+        """The answer of the JetStream API to a request. Raises `ApiError` and `BrokerError`."""
         payload = b"" if body is None else msgspec.json.encode(body)
         answer = await self._request(self.api_subject(subject), payload, REQUEST_SECONDS)
         reply: dict[str, Any] = msgspec.json.decode(answer.data)
@@ -170,7 +170,7 @@ class Broker(mode.Service):
         return reply
 
     async def may_publish(self, subject: str, payload: bytes, timeout: float) -> bool:
-        """Publish, and tell whether the server let it through. Raises `BrokerFailed` without an answer in time."""
+        """Publish, and tell whether the server let it through. Raises `BrokerError` without an answer in time."""
         return await self._link.may_publish(subject, payload, timeout)
 
     async def subscribe(

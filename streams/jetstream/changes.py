@@ -78,7 +78,7 @@ def refused(kind: Kind, name: str, stream: str, error: ApiError, doing: str = ""
 async def look_up(api: Api, kind: Kind, stream: str, name: str = "") -> dict[str, Any] | None:
     """What the server says of a stream, or of its consumer `name`; None if it is not there.
 
-    Raises `TopologyError` and `BrokerFailed`.
+    Raises `TopologyError` and `BrokerError`.
     """
     subject = f"STREAM.INFO.{stream}" if kind == "stream" else f"CONSUMER.INFO.{stream}.{name}"
     try:

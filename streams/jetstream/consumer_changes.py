@@ -14,7 +14,7 @@ from streams.jetstream.stream_reader import Api
 async def plan_consumer(
     api: Api, spec: ConsumerSpec, consumer_states: ConsumerStates | None = None
 ) -> list[TopologyChange]:
-    """What to do about one of our consumers. Raises `TopologyError` and `BrokerFailed`.
+    """What to do about one of our consumers. Raises `TopologyError` and `BrokerError`.
 
     `consumer_states`: where one that is missing now begins again, if it stood somewhere before.
     """

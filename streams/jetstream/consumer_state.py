@@ -58,7 +58,7 @@ class ConsumerStates:
         anew, or came back from a backup, gives the same sequences to other events. Then the event at the
         floor is missing, or was stored after the server spoke of it.
 
-        Raises `TopologyError` and `BrokerFailed` when the server does not say: the consumer has to wait, for a start
+        Raises `TopologyError` and `BrokerError` when the server does not say: the consumer has to wait, for a start
         from the beginning would deliver the whole stream once more.
         """
         known = self._known.get((stream, durable))

@@ -112,7 +112,7 @@ class JetDelivery:
             await self._held.settle(self, self._reply, _TERM)
 
     async def in_progress(self) -> None:
-        """Start its ack wait anew. Raises `BrokerFailed`."""
+        """Start its ack wait anew. Raises `BrokerError`."""
         self.touched = time.perf_counter()
         if not self.stale:
             await self._held.publish(self._reply, _IN_PROGRESS)
@@ -160,7 +160,7 @@ class InFlight:
         return delivery
 
     async def settle(self, delivery: JetDelivery, reply: str, payload: bytes) -> None:
-        """Tell the broker the outcome. Raises `BrokerFailed`: then it comes again after its ack wait."""
+        """Tell the broker the outcome. Raises `BrokerError`: then it comes again after its ack wait."""
         del self._open[delivery]
         self._progress = time.monotonic()
         self.progress_count += 1
@@ -184,7 +184,7 @@ class InFlight:
                 delivery.stale = True
 
     async def keep_alive(self) -> None:
-        """Renew the ack wait of all that used up half of it. Raises `BrokerFailed`."""
+        """Renew the ack wait of all that used up half of it. Raises `BrokerError`."""
         oldest = time.perf_counter() - self._ack_wait / 2
         for delivery in [held for held in self._open if held.touched < oldest]:
             if delivery in self._open:

@@ -42,7 +42,7 @@ class Stamped(Protocol):
 
 
 async def created(api: Api, stream: str) -> int:
-    """When the stream was made, in ns since 1970. Raises `ApiError` and `BrokerFailed`."""
+    """When the stream was made, in ns since 1970. Raises `ApiError` and `BrokerError`."""
     return nanoseconds((await api.api(f"STREAM.INFO.{stream}"))["created"])
 
 
@@ -188,7 +188,7 @@ class IncarnationWatch:
         self._sources = sources
 
     async def look(self) -> bool:
-        """Ask once for each stream. Raises `BrokerFailed`."""
+        """Ask once for each stream. Raises `BrokerError`."""
         for stream in dict.fromkeys(one.stream for one in self._sources):
             try:
                 told = await created(self._api, stream)

@@ -34,7 +34,7 @@ class NatsLink:
         self._over_limit: set[str] = set()
 
     async def send(self, subject: str, payload: bytes, reply: str = "") -> None:
-        """Publish without a confirmation. Raises `BrokerFailed`; a denied right shows later, in `permissions`."""
+        """Publish without a confirmation. Raises `BrokerError`; a denied right shows later, in `permissions`."""
         try:
             await self._client.publish(subject, payload, reply)
         except FAILURES as error:
@@ -54,7 +54,7 @@ class NatsLink:
     async def ask(
         self, subject: str, body: bytes, timeout: float, headers: dict[str, Any] | None = None
     ) -> Msg:
-        """The answer to a request. Raises `BrokerFailed` as soon as a right is denied, and errors of nats-py."""
+        """The answer to a request. Raises `BrokerError` as soon as a right is denied, and errors of nats-py."""
         inbox = self._client.answers_subject
         if inbox and (denial := self._permissions.refusal(SUBSCRIPTION, inbox)) is not None:
             raise BrokerError(str(denial))
@@ -73,7 +73,7 @@ class NatsLink:
     async def subscribe(self, subject: str, callback: Callable[[Msg], Awaitable[None]], queue: str) -> None:
         """Have `callback` called, one message at a time.
 
-        Raises `BrokerFailed`, also when the server denies the right: then nothing is subscribed. A right that is
+        Raises `BrokerError`, also when the server denies the right: then nothing is subscribed. A right that is
         taken away later is in `permissions`, and the subscription comes back with it.
         """
         async with self._turn:

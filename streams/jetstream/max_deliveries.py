@@ -100,7 +100,7 @@ class MaxDeliveriesListener(mode.Service):
         self._given_up = given_up
 
     async def on_start(self) -> None:
-        """Begin to listen. Raises `streams.jetstream.broker.Unusable` and `BrokerFailed`."""
+        """Begin to listen. Raises `streams.jetstream.broker.Unusable` and `BrokerError`."""
         await self._broker.wait_connected()
         subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{self._stream}.{self._durable}"
         await self._broker.subscribe(subject, self._on_advisory, queue=self._durable)

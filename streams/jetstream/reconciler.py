@@ -7,27 +7,23 @@ import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from events.errors import BrokerError
 from streams.jetstream.changes import TopologyChange, TopologyError
 from streams.jetstream.consumer_state import ConsumerStates
 from streams.jetstream.specs import ConsumerSpec, TopologyConfig, streams
+from streams.jetstream.stream_reader import Api
 from streams.jetstream.topology import apply, plan_consumer, plan_stream
 
 logger = logging.getLogger(__name__)
 
 
-class ClusterApi(Protocol):
+class ClusterApi(Api, Protocol):
     """The JetStream API of a cluster, as `streams.jetstream.broker.Broker` offers it."""
 
-    @property
-    def nodes(self) -> int:
+    async def count_nodes(self) -> int:
         """How many NATS nodes there are."""
-        ...
-
-    async def api(self, subject: str, body: object = None) -> dict[str, Any]:
-        """The answer to a request. Raises `ApiError` and `BrokerFailed`."""
         ...
 
 
@@ -63,13 +59,13 @@ class Reconciler:
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def stream(self, name: str) -> None:
-        """Make or extend this one of our streams. Raises `TopologyError` and `BrokerFailed`."""
-        for spec in streams(self._config, self._api.nodes):
+        """Make or extend this one of our streams. Raises `TopologyError` and `BrokerError`."""
+        for spec in streams(self._config, await self._api.count_nodes()):
             if spec.name == name:
                 await self._ensure("streams", partial(plan_stream, self._api, spec))
 
     async def consumer(self, spec: ConsumerSpec) -> None:
-        """Make or correct this consumer. Raises `TopologyError` and `BrokerFailed`."""
+        """Make or correct this consumer. Raises `TopologyError` and `BrokerError`."""
         plan = partial(plan_consumer, self._api, spec, self._standings)
         await self._ensure(f"consumers of {spec.stream}", plan)
 

@@ -23,7 +23,7 @@ class Api(Protocol):
     """The JetStream API, as `streams.jetstream.broker.Broker` offers it."""
 
     async def api(self, subject: str, body: object = None) -> dict[str, Any]:
-        """The answer to a request. Raises `ApiError` and `BrokerFailed`."""
+        """The answer to a request. Raises `ApiError` and `BrokerError`."""
         ...
 
 
@@ -42,7 +42,7 @@ async def get_message(
 ) -> RawStreamMessage | None:
     """The message of this sequence, or the first at or after it on `subject`; None if there is none.
 
-    Raises `ApiError` and `BrokerFailed`.
+    Raises `ApiError` and `BrokerError`.
     """
     query: dict[str, object] = {"seq": sequence}
     if subject is not None:

@@ -49,7 +49,7 @@ class Lag(NamedTuple):
 
 
 async def description(api: Api, config: TopologyConfig) -> list[str]:
-    """Our streams as they are on the server, a line each. Raises `TopologyError` and `BrokerFailed`."""
+    """Our streams as they are on the server, a line each. Raises `TopologyError` and `BrokerError`."""
     return [describe(spec.name, await look_up(api, "stream", spec.name)) for spec in streams(config)]
 
 
@@ -60,7 +60,7 @@ async def plan(
     consumer_states: ConsumerStates | None = None,
     nodes: int = 1,
 ) -> list[TopologyChange]:
-    """What `apply` has to do. Raises `TopologyError` and `BrokerFailed`.
+    """What `apply` has to do. Raises `TopologyError` and `BrokerError`.
 
     `consumer_states`: where a consumer that is missing now begins again, if it stood somewhere before.
     `nodes`: how many NATS nodes there are, for the replicas of streams that are made.
@@ -80,7 +80,7 @@ async def plan(
 
 
 async def apply(api: Api, changes: Sequence[TopologyChange]) -> None:
-    """Do what was planned and log it. Raises `TopologyError` and `BrokerFailed`."""
+    """Do what was planned and log it. Raises `TopologyError` and `BrokerError`."""
     for change in changes:
         if change.request is None:
             logger.warning("%s %s: %s", change.kind, change.name, change.text)
@@ -103,21 +103,21 @@ async def reconcile(
     consumer_states: ConsumerStates | None = None,
     nodes: int = 1,
 ) -> list[TopologyChange]:
-    """Plan and apply; what was planned. Raises `TopologyError` and `BrokerFailed`."""
+    """Plan and apply; what was planned. Raises `TopologyError` and `BrokerError`."""
     changes = await plan(api, config, tenants, consumer_states, nodes)
     await apply(api, changes)
     return changes
 
 
 async def plan_stream(api: Api, spec: StreamSpec) -> list[TopologyChange]:
-    """What to do about one stream. Raises `TopologyError` and `BrokerFailed`."""
+    """What to do about one stream. Raises `TopologyError` and `BrokerError`."""
     return compare_stream(spec, await look_up(api, "stream", spec.name))
 
 
 async def drop_old(api: Api, config: TopologyConfig, tenants: Iterable[Tenant]) -> list[TopologyChange]:
     """Delete the old durables of the tenants whose successors exist; the shared one of the DLQ stays.
 
-    Raises `TopologyError` if a successor is missing, and `BrokerFailed`.
+    Raises `TopologyError` if a successor is missing, and `BrokerError`.
     """
     changes = []
     for tenant in tenants:
@@ -140,7 +140,7 @@ async def drop_old(api: Api, config: TopologyConfig, tenants: Iterable[Tenant]) 
 
 
 async def has_limit(api: Api, spec: ConsumerSpec) -> bool:
-    """Whether somebody gave this consumer a limit of deliveries. Raises `TopologyError` and `BrokerFailed`."""
+    """Whether somebody gave this consumer a limit of deliveries. Raises `TopologyError` and `BrokerError`."""
     found = await look_up(api, "consumer", spec.stream, spec.durable)
     return found is not None and found["config"].get("max_deliver", -1) > 0
 
@@ -148,7 +148,7 @@ async def has_limit(api: Api, spec: ConsumerSpec) -> bool:
 async def lag(api: Api, stream: str, durable: str, consumer_states: ConsumerStates | None = None) -> Lag:
     """Messages not delivered yet, and delivered but not settled; also noted in `consumer_states`.
 
-    Raises `ApiError` and `BrokerFailed`.
+    Raises `ApiError` and `BrokerError`.
     """
     info = await api.api(f"CONSUMER.INFO.{stream}.{durable}")
     if consumer_states is not None:
@@ -159,7 +159,7 @@ async def lag(api: Api, stream: str, durable: str, consumer_states: ConsumerStat
 async def oldest_age(api: Api, stream: str, durable: str, subject: str) -> float:
     """Seconds since the oldest unsettled message of a consumer of one subject was stored; 0 without one.
 
-    Raises `ApiError` and `BrokerFailed`.
+    Raises `ApiError` and `BrokerError`.
     """
     info = await api.api(f"CONSUMER.INFO.{stream}.{durable}")
     if not info["num_pending"] + info["num_ack_pending"]:

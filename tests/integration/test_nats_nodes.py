@@ -24,7 +24,7 @@ from streams.jetstream.stream_reader import ApiError
 from testkit.servers import NatsServer, free_port
 from tests.faults.proxy import Proxy
 from tests.nats_servers import ChangingNats, rights
-from tests.sources import SUBJECT, Reader, ack_all, eventually, pull_source
+from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = TopologyConfig()
 QUICK = {"ask_every": 0.3, "leave_after": 2.0}
@@ -206,6 +206,24 @@ async def test_two_names_of_one_node_are_one_node(nodes: tuple[ChangingNats, Cha
         await eventually(tried)
         await asyncio.sleep(3 * QUICK["leave_after"])
         assert lost.count(False) <= 2
+
+
+async def test_a_node_with_several_addresses_is_counted_once() -> None:
+    """Streams would get three replicas on two nodes, and be refused for ever."""
+    routes = [free_port() for _ in range(2)]
+    known = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
+    async with AsyncExitStack() as stack:
+        addresses = []
+        for port in routes:
+            settings = f'cluster {{ name: C, listen: "127.0.0.1:{port}", routes: [ {known} ] }}'
+            server = await asyncio.to_thread(stack.enter_context, NatsServer(settings=settings))
+            proxies = [await stack.enter_async_context(Proxy(server.port)) for _ in range(2)]
+            addresses += [server.url, *(f"nats://127.0.0.1:{proxy.port}" for proxy in proxies)]
+        async with connected(*addresses) as broker:
+            assert await broker.count_nodes() == 2
+        down = f"nats://127.0.0.1:{free_port()}"
+        async with connected(*addresses, down) as broker:
+            assert await broker.count_nodes() == 3
 
 
 async def test_a_denied_right_is_no_reason_to_leave_a_node() -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlparse
 
 import pytest
 
 from streams.jetstream.changes import refused
-from streams.jetstream.cluster import node_count
 from streams.jetstream.specs import StreamSpec, TopologyConfig, replicas, streams
 from streams.jetstream.stream_changes import compare_stream, describe, room_limit
 from streams.jetstream.stream_reader import ApiError
@@ -111,28 +109,6 @@ def test_streams_get_three_copies_where_there_are_three_nodes_unless_told_otherw
     assert [replicas(0, nodes) for nodes in (1, 2, 3, 5)] == [1, 1, 3, 3]
     assert [replicas(wanted, 1) for wanted in (1, 3, 5)] == [1, 3, 5]
     assert {stream.replicas for stream in streams(TopologyConfig(stream_replicas=5), 3)} == {5}
-
-
-@pytest.mark.parametrize(
-    ("info", "servers", "nodes"),
-    [
-        ({}, ["nats://a:1", "nats://b:1", "nats://c:1"], 1),
-        ({"cluster": "c"}, ["nats://a:1", "nats://b:1", "nats://c:1"], 3),
-        ({"cluster": "c"}, ["nats://nats:4222", "nats://10.0.0.1:4222", "nats://10.0.0.2:4222"], 2),
-        ({"cluster": "c"}, ["nats://u:p@127.0.0.1:1", "nats://127.0.0.1:2", "nats://127.0.0.1:3"], 3),
-        # Each node tells its addresses of both families.
-        (
-            {"cluster": "c"},
-            ["nats://10.0.0.1:1", "nats://[fd00::1]:1", "nats://10.0.0.2:1", "nats://[fd00::2]:1"],
-            2,
-        ),
-        ({"cluster": "c"}, ["nats://nats:1", "nats://10.0.0.1:1", "nats://[fd00::1]:1"], 1),
-        ({"cluster": "c"}, ["nats://127.0.0.1:1", "nats://u:p@127.0.0.1:1"], 1),
-        ({"cluster": "c"}, [], 1),
-    ],
-)
-def test_nodes_are_counted_once_each(info: dict[str, Any], servers: list[str], nodes: int) -> None:
-    assert node_count(info, map(urlparse, servers)) == nodes
 
 
 @pytest.mark.parametrize(
