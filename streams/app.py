@@ -26,7 +26,7 @@ from streams.jetstream.consumer_state import ConsumerStates
 from streams.jetstream.incarnation import IncarnationWatch
 from streams.jetstream.pull_source import PullSource
 from streams.jetstream.reconciler import Reconciler
-from streams.jetstream.specs import ConsumerSpec, byte_share, consumers, share, topology_config
+from streams.jetstream.specs import ConsumerSpec, batch_share, byte_share, consumers, topology_config
 from streams.lifecycle.bootstrap import Bootstrap
 from streams.lifecycle.company_startup import CompanyStarts
 from streams.lifecycle.periodic_tasks import GAUGES_EVERY, PeriodicTasks
@@ -246,7 +246,7 @@ class Container:
             role=spec.role,
             stream=spec.stream,
             durable=spec.durable,
-            batch_size=share(spec.batch_size, len(self.settings.tenants)),
+            batch_size=batch_share(spec.batch_size, len(self.settings.tenants)),
             batch_bytes=byte_share(spec.role, len(self.settings.tenants)),
             ack_wait=spec.ack_wait,
             send=channel.deliver_item,

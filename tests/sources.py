@@ -10,10 +10,10 @@ from typing import Any
 
 from events.delivery import Batch, ConsumerType, Delivery
 from events.subjects import Tenant
-from streams.jetstream import topology
 from streams.jetstream.broker import Broker
 from streams.jetstream.pull_source import PullSource
 from streams.jetstream.specs import TopologyConfig
+from tests.reconcile import reconcile
 
 SUBJECT = "v1.messages.upsert"
 # Seconds for what has to happen, however busy the machine is: no test is about how fast it does.
@@ -111,7 +111,7 @@ def pull_source(
     """The tenant's real-time source, read by `reader`."""
 
     async def restore() -> None:
-        await topology.reconcile(broker, config, [tenant])
+        await reconcile(broker, config, [tenant])
 
     arguments: dict[str, Any] = {
         "batch_size": 10,

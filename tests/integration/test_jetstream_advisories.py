@@ -10,11 +10,11 @@ import pytest
 
 from events.delivery import Delivery
 from events.subjects import Tenant
-from streams.jetstream import topology
 from streams.jetstream.broker import Broker
 from streams.jetstream.max_deliveries import MaxDeliveriesListener
 from streams.jetstream.specs import TopologyConfig
 from testkit.servers import NatsServer
+from tests.reconcile import reconcile
 from tests.sources import PATIENCE, SUBJECT, Reader, connected, pull_source
 
 CONFIG = TopologyConfig(realtime_ack_wait=0.5)
@@ -31,7 +31,7 @@ def own_server() -> Iterator[NatsServer]:
 @pytest.fixture
 async def broker(own_server: NatsServer) -> AsyncIterator[Broker]:
     async with connected(own_server.url) as broker:
-        await topology.reconcile(broker, CONFIG, [ACME])
+        await reconcile(broker, CONFIG, [ACME])
         config = (await broker.api("CONSUMER.INFO.wa_events_stream.wa_realtime_Acme"))["config"]
         await broker.api(
             "CONSUMER.CREATE.wa_events_stream.wa_realtime_Acme",

@@ -16,14 +16,15 @@ from nats.aio.msg import Msg
 
 from events.errors import BrokerError
 from events.subjects import Tenant
-from streams.jetstream import topology
 from streams.jetstream.broker import Broker, Unusable
+from streams.jetstream.changes import TopologyError
 from streams.jetstream.nodes import AVOIDED_FOR, Nodes
 from streams.jetstream.specs import TopologyConfig, streams
 from streams.jetstream.stream_reader import ApiError
 from testkit.servers import NatsServer, free_port
 from tests.faults.proxy import Proxy
 from tests.nats_servers import ChangingNats, rights
+from tests.reconcile import reconcile
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = TopologyConfig()
@@ -281,8 +282,8 @@ async def test_a_node_that_is_cut_off_from_its_cluster_is_left_and_the_events_go
         await eventually(made, within=30)
 
         async def reconciled() -> bool:
-            with suppress(topology.TopologyError, BrokerError):
-                await topology.reconcile(broker, CONFIG, [tenant])
+            with suppress(TopologyError, BrokerError):
+                await reconcile(broker, CONFIG, [tenant])
                 return True
             return False
 

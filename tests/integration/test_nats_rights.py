@@ -14,12 +14,14 @@ from nats.aio.client import Client
 
 from events.errors import BrokerError
 from events.subjects import Tenant
-from streams.jetstream import topology
 from streams.jetstream.broker import Broker
+from streams.jetstream.changes import TopologyError
+from streams.jetstream.consumer_state import read_lag
 from streams.jetstream.max_deliveries import MaxDeliveriesListener
 from streams.jetstream.pull_source import PullSource
 from streams.jetstream.specs import TopologyConfig
 from tests.nats_servers import ChangingNats, rights
+from tests.reconcile import reconcile
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = TopologyConfig(realtime_ack_wait=1)
@@ -48,7 +50,7 @@ async def broker(server: ChangingNats) -> AsyncIterator[Broker]:
 async def observer(server: ChangingNats, tenant: Tenant) -> AsyncIterator[Client]:
     """A user with all rights; streams and consumers are there."""
     async with connected(server.at("tests:t")) as all_rights:
-        await topology.reconcile(all_rights, CONFIG, [tenant])
+        await reconcile(all_rights, CONFIG, [tenant])
     client = await nats.connect(server.at("tests:t"))
     yield client
     await client.close()
@@ -119,7 +121,7 @@ async def test_a_right_to_acknowledge_that_is_taken_away_costs_no_more_than_one_
     stream, durable = CONFIG.realtime_stream, CONFIG.realtime_durable + tenant.company
 
     async def settled() -> bool:
-        return (await topology.lag(broker, stream, durable)).ack_pending == 0
+        return (await read_lag(broker, stream, durable)).ack_pending == 0
 
     await eventually(settled)
     server.reload(rights(without=["ack"]))
@@ -138,7 +140,7 @@ async def test_a_right_to_acknowledge_that_is_taken_away_costs_no_more_than_one_
     await acks_are(broker, True)
     seen: list[int] = []
     async with asyncio.timeout(20):
-        while any(await topology.lag(broker, stream, durable)):
+        while any(await read_lag(broker, stream, durable)):
             with suppress(TimeoutError):
                 for delivery in await reader.take(1, within=0.5):
                     seen.append(delivery.metadata.num_delivered)
@@ -240,8 +242,8 @@ async def test_what_the_start_may_not_do_is_named(server: ChangingNats, tenant: 
     async def denied() -> bool:
         async with connected(server.at("worker:w")) as broker:
             try:
-                await topology.reconcile(broker, CONFIG, [tenant])
-            except (BrokerError, topology.TopologyError) as error:
+                await reconcile(broker, CONFIG, [tenant])
+            except (BrokerError, TopologyError) as error:
                 return f'Permissions Violation for Publish to "$JS.API.{name}' in str(error)
             return False
 
@@ -282,7 +284,7 @@ async def test_a_limit_of_subscriptions_is_told_and_waited_out_without_a_restart
     tenants = [Tenant(f"Company{number}") for number in range(3)]
     with ChangingNats(settings="" if later else "max_subscriptions: 4") as server:
         async with connected(server.url) as broker:
-            await topology.reconcile(broker, CONFIG, tenants)  # answers take a subscription, too
+            await reconcile(broker, CONFIG, tenants)  # answers take a subscription, too
             other = await broker._client.subscribe("other")
             readers = [Reader() for _ in tenants]
             sources = [
