@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from tables.errors import SerializationFailure
-from tables.last_writer_wins import Origin, PendingMerge, merge, remembered
+from tables.last_writer_wins import PendingMerge, merge, remembered
+from tables.mutations import AccountRow, WriteRejection
 from tables.queries import Observer, load, operation
-from tables.write_rejection import WriteRejection
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
-
-
-class AccountRow(NamedTuple):
-    """One `connection.update`; `""` leaves what is stored."""
-
-    ref: int
-    origin: Origin
-    agent_id: str
-    company_id: str
-    qr_code: str
-    status: str
-    agent_name: str
-    phone_number: str
-    host_name: str
-    version: str
 
 
 _VERSIONED: Final = ("qr_code", "status", "agent_name", "phone_number", "host_name", "version")
@@ -100,8 +85,8 @@ def _update(record: Any, group: Sequence[AccountRow]) -> Sequence[Any]:
 
 
 def _draft(group: Sequence[AccountRow]) -> PendingMerge:
-    draft = PendingMerge(group[0].origin)
+    draft = PendingMerge(group[0].stamp)
     for row in group:
         fed = ((column, getattr(row, column)) for column in _VERSIONED)
-        draft.add(row.origin, {column: value for column, value in fed if value})
+        draft.add(row.stamp, {column: value for column, value in fed if value})
     return draft

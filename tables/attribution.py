@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from tables.contact_index import Contact, ContactIndex, derived_chat_id
-from tables.last_writer_wins import Origin, Version, parse, stamped
+from tables.last_writer_wins import EventStamp, Version, parse, stamped
 
 PLAIN_ORIGIN: Final = "DirectChat"
 PLAIN_TAG: Final = "Onboarded"
@@ -37,7 +37,7 @@ class Incoming(NamedTuple):
     chat_id: str
     jid: str
     campaign: CampaignAttribution | None
-    origin: Origin
+    stamp: EventStamp
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -67,10 +67,10 @@ class Log:
 
     def take(self, message: Incoming) -> None:
         """Name `message` as the first one."""
-        self.version = message.origin.version
+        self.version = message.stamp.version
         self.message_id = message.message_id
         self.sent_at = message.sent_at
-        self.last_metadata = stamped(message.origin.metadata, message.origin.version)
+        self.last_metadata = stamped(message.stamp.metadata, message.stamp.version)
         self.changed = True
 
 
@@ -99,12 +99,12 @@ def onboard(book: ContactIndex, logs: Logs, company: str, message: Incoming) -> 
 
 
 def _precedes(message: Incoming, known: Version | None) -> bool:
-    version = message.origin.version
+    version = message.stamp.version
     return version is not None and known is not None and known.supersedes(version)
 
 
 def _mark(message: Incoming) -> str:
-    return str(message.origin.version or "")
+    return str(message.stamp.version or "")
 
 
 def _create(book: ContactIndex, company: str, message: Incoming) -> None:
@@ -119,8 +119,8 @@ def _create(book: ContactIndex, company: str, message: Incoming) -> None:
         contact.tags, contact.assigned_to, contact.origin = message.campaign
         if contact.origin:
             marked.append("origin")
-    version = message.origin.version
-    contact.last_metadata = stamped(message.origin.metadata, version, dict.fromkeys(marked, version))
+    version = message.stamp.version
+    contact.last_metadata = stamped(message.stamp.metadata, version, dict.fromkeys(marked, version))
 
 
 def _update(book: ContactIndex, contact: Contact, log: Log | None, message: Incoming) -> None:
@@ -133,11 +133,11 @@ def _update(book: ContactIndex, contact: Contact, log: Log | None, message: Inco
         if _takes_origin(contact, marks, log, message):
             _plain(contact, marks, message)
         if marks != before:
-            contact.apply(message.origin, {}, marks)
+            contact.apply(message.stamp, {}, marks)
         return
     _campaign(contact, marks, message, message.campaign)
     assigned_to = message.campaign.assigned_to
-    contact.apply(message.origin, {"assigned_to": assigned_to} if assigned_to else {}, marks)
+    contact.apply(message.stamp, {"assigned_to": assigned_to} if assigned_to else {}, marks)
 
 
 def _first_message(contact: Contact, marks: dict[str, str], message: Incoming) -> None:

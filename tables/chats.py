@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from tables.errors import SerializationFailure
 from tables.last_writer_wins import (
     CLOCK_STEP_NS,
-    Origin,
+    EventStamp,
     PendingMerge,
     Version,
     merge,
@@ -17,50 +17,11 @@ from tables.last_writer_wins import (
     stamped,
     watermark,
 )
+from tables.mutations import ChatPatch, ChatRow, WriteRejection
 from tables.queries import Observer, load, operation
-from tables.write_rejection import WriteRejection
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
-
-
-class ChatRow(NamedTuple):
-    """One `chats.upsert` or an item of a history batch: texts `""` when absent, objects as JSON text.
-
-    `unread_count` is always a value, 0 too. The fields from `chat_id` on are in the order of the statement.
-    """
-
-    ref: int
-    origin: Origin
-    chat_id: str
-    jid: str
-    company_id: str
-    agent_id: str
-    phone_number: str
-    push_name: str
-    is_group: bool
-    group_name: str
-    last_message: str | None
-    conversation_timestamp: int
-    unread_count: int
-    not_spam: bool
-
-
-class ChatPatch(NamedTuple):
-    """One `chats.update`: `unread_count` 1 is a step, 2 and more a value, anything else the value 0."""
-
-    ref: int
-    origin: Origin
-    chat_id: str
-    company_id: str
-    unread_count: int
-    conversation_timestamp: int
-    last_message: str | None
-
-    @property
-    def is_step(self) -> bool:
-        """Whether it counts one unread message more, instead of setting the count (contract 3.4)."""
-        return self.unread_count == 1
 
 
 Change = ChatRow | ChatPatch
@@ -212,7 +173,7 @@ def _new(group: Sequence[Change]) -> _New | None:
     """The row to insert for the changes of one chat_id; None if they are updates only."""
     first = group[0]
     if len(group) == 1 and isinstance(first, ChatRow):
-        return _New(first, stamped(first.origin.metadata, first.origin.version), {})
+        return _New(first, stamped(first.stamp.metadata, first.stamp.version), {})
     rows = [change for change in group if isinstance(change, ChatRow)]
     if not rows:
         return None
@@ -251,9 +212,9 @@ def _update(record: Mapping[str, Any], group: Sequence[Change]) -> _Update:
 
 
 def _draft(group: Sequence[Change]) -> PendingMerge:
-    draft = PendingMerge(group[0].origin)
+    draft = PendingMerge(group[0].stamp)
     for change in group:
-        draft.add(change.origin, _fed(change))
+        draft.add(change.stamp, _fed(change))
     return draft
 
 
@@ -262,8 +223,8 @@ def _fed(change: Change) -> dict[str, Any]:
     if isinstance(change, ChatRow):
         texts = {column: value for column in _TEXTS if (value := getattr(change, column))}
         return {**texts, "unread_count": change.unread_count}
-    fed: dict[str, Any] = {} if change.is_step else {"unread_count": max(0, change.unread_count)}
-    return fed if change.last_message is None else {**fed, "last_message": change.last_message}
+    fed = {"unread_count": change.unread_count, "last_message": change.last_message}
+    return {column: value for column, value in fed.items() if value is not None}
 
 
 def _fixed(rows: Sequence[ChatRow]) -> dict[str, Any]:
@@ -285,12 +246,12 @@ def _steps(group: Sequence[Change], absolute: Version | None, past: tuple[str, i
     """
     steps: dict[_Event, _Step] = {}
     for change in group:
-        version = change.origin.version
+        version = change.stamp.version
         if isinstance(change, ChatRow) or not change.is_step:
-            if version is None:
+            if version is None and change.unread_count is not None:
                 steps.update({event: _Step(0, False) for event in steps if not event[0]})
         elif absolute is None:
-            stream, sequence = _place(change.origin)
+            stream, sequence = _place(change.stamp)
             seen = past is not None and past[0] == stream and sequence <= past[1]
             _put(steps, version or Version(0, sequence), counts=not seen)
         elif version is not None and version.supersedes(absolute):
@@ -304,7 +265,7 @@ def _put(steps: dict[_Event, _Step], version: Version, *, counts: bool) -> None:
     steps[version.event] = _Step(known.incarnation or version.incarnation, known.counts)
 
 
-def _place(origin: Origin) -> tuple[str, int]:
+def _place(stamp: EventStamp) -> tuple[str, int]:
     """The stream of an event and its sequence there."""
-    metadata = remembered(origin.metadata) or {}
+    metadata = remembered(stamp.metadata) or {}
     return metadata.get("stream", ""), metadata.get("stream_sequence", 0)

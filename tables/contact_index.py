@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from uuid import uuid4
 
-from tables.last_writer_wins import Origin, PendingMerge, merge, remembered
+from tables.last_writer_wins import EventStamp, PendingMerge, merge, remembered
 
 _PUNCTUATION: Final = str.maketrans("", "", "+ ()")
 _NEWEST_WINS: Final = ("push_name", "assigned_to")
@@ -60,14 +60,14 @@ class Contact:
         return dict(marks) if isinstance(marks, dict) else {}
 
     def apply(
-        self, origin: Origin, values: Mapping[str, Any], marks: Mapping[str, str] | None = None
+        self, stamp: EventStamp, values: Mapping[str, Any], marks: Mapping[str, str] | None = None
     ) -> None:
         """Fold in an event: `values` where it is the newest; `marks`, if given, replace the remembered ones."""
         stored = self._known()
         if marks is not None:
             stored = {**(stored or {}), "versions": marks}
         filled = [column for column in _NEWEST_WINS if getattr(self, column)]
-        draft = PendingMerge(origin, [(origin, values)])
+        draft = PendingMerge(stamp, [(stamp, values)])
         settled = merge(draft, stored, filled, _MARKED)
         for column, value in settled.values.items():
             setattr(self, column, value)

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tables.contact_index import Contact, ContactIndex, derived_chat_id, identity
 from tables.errors import SerializationFailure
-from tables.last_writer_wins import Origin
+from tables.mutations import ContactPatch, ContactRow, WriteRejection
 from tables.queries import Observer, load, operation
-from tables.write_rejection import WriteRejection
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
@@ -32,29 +31,6 @@ _DATA_COLUMNS: Final = (
 )
 _INSERTED: Final = ("id", "agent_id", "company_id", *_DATA_COLUMNS)
 _UPDATED: Final = ("stored_id", "row_version", "id", *_DATA_COLUMNS)
-
-
-class ContactRow(NamedTuple):
-    """What `contacts.upsert`, or an item of `history.contacts`, says."""
-
-    ref: int
-    origin: Origin
-    chat_id: str
-    phone_number: str
-    company_id: str
-    agent_id: str
-    push_name: str
-
-
-class ContactPatch(NamedTuple):
-    """What `contacts.update` says; an empty name leaves the name."""
-
-    ref: int
-    origin: Origin
-    phone_number: str
-    company_id: str
-    agent_id: str
-    push_name: str
 
 
 class ContactLookup(NamedTuple):
@@ -145,7 +121,7 @@ def upsert(book: ContactIndex, row: ContactRow) -> Contact:
         contact = book.add(row.company_id, row.agent_id, row.phone_number, row.chat_id)
     book.repair(contact, row.chat_id)
     book.offer_chat_id(contact, row.chat_id)
-    contact.apply(row.origin, {"push_name": row.push_name} if row.push_name else {})
+    contact.apply(row.stamp, {"push_name": row.push_name} if row.push_name else {})
     return contact
 
 
@@ -156,5 +132,5 @@ def rename(book: ContactIndex, patch: ContactPatch) -> WriteRejection | None:
         known = book.held_elsewhere(patch.agent_id, patch.phone_number)
         return WriteRejection(patch.ref, "company" if known else "not_found")
     book.repair(contact)
-    contact.apply(patch.origin, {"push_name": patch.push_name} if patch.push_name else {})
+    contact.apply(patch.stamp, {"push_name": patch.push_name} if patch.push_name else {})
     return None

@@ -24,7 +24,7 @@ _ESCAPE: Final = re.compile(
 )
 
 # The field by which a replayed envelope says which row it comes from; readers of envelopes know no such field.
-ORIGIN: Final = "exhausted_id"
+EXHAUSTED_ID: Final = "exhausted_id"
 # Without the incarnation, which not every letter of an event has.
 _VERSION: Final = re.compile(r'"event_version": ?"(\d+-\d+)')
 
@@ -61,7 +61,7 @@ class FoundRow(NamedTuple):
     resolved: bool
 
 
-class HeldRow(NamedTuple):
+class LockedRow(NamedTuple):
     """A row that nobody else can resolve or open now; `dlq_payload` is JSON text."""
 
     id: int
@@ -125,11 +125,11 @@ class ExhaustedEvents:
             found = await connection.fetchrow(self._sql["read"], row)
             return None if found is None else dict(found)
 
-    async def hold(self, connection: Connection, row: int) -> HeldRow | None:
+    async def lock(self, connection: Connection, row: int) -> LockedRow | None:
         """One row, kept from others until the transaction ends; None if there is none. Raises `StorageError`."""
         with translated():
-            found = await connection.fetchrow(self._sql["hold"], row)
-            return None if found is None else HeldRow(*found)
+            found = await connection.fetchrow(self._sql["lock"], row)
+            return None if found is None else LockedRow(*found)
 
     async def resolve(self, connection: Connection, row: int, deed: str, reason: str = "") -> None:
         """Mark a row as resolved and note `deed` (done by whom), the time and the reason. Raises `StorageError`."""

@@ -83,7 +83,7 @@ def parse(text: str | None) -> Version | None:
     return version if fits else None
 
 
-class Origin(NamedTuple):
+class EventStamp(NamedTuple):
     """The event behind a write. `metadata` is the JSON object of contract 3.1, as text, without versions."""
 
     version: Version | None
@@ -101,8 +101,8 @@ class Origin(NamedTuple):
         return self.version is not None and not stored.supersedes(self.version)
 
 
-def newer(first: Origin, second: Origin) -> Origin:
-    """The origin with the newer version; of two equal ones the second, unless only the first knows the incarnation."""
+def newer(first: EventStamp, second: EventStamp) -> EventStamp:
+    """The stamp with the newer version; of two equal ones the second, unless only the first knows the incarnation."""
     if first.version is None:
         return second
     if second.version is not None and second.version.lacks(first.version):
@@ -114,13 +114,13 @@ def newer(first: Origin, second: Origin) -> Origin:
 class PendingMerge:
     """What the events of one batch want of one row, in the order in which they came."""
 
-    newest: Origin
-    events: list[tuple[Origin, Mapping[str, Any]]] = field(default_factory=list)
+    newest: EventStamp
+    events: list[tuple[EventStamp, Mapping[str, Any]]] = field(default_factory=list)
 
-    def add(self, origin: Origin, values: Mapping[str, Any]) -> None:
+    def add(self, stamp: EventStamp, values: Mapping[str, Any]) -> None:
         """Fold in an event that feeds `values` (only columns it really feeds: no empty ones)."""
-        self.newest = newer(self.newest, origin)
-        self.events.append((origin, values))
+        self.newest = newer(self.newest, stamp)
+        self.events.append((stamp, values))
 
 
 class MergeResult(NamedTuple):
@@ -213,15 +213,15 @@ def _fold(draft: PendingMerge, held: dict[str, Version | None], unversioned: set
     real-time value, a history item that came before that one would be lost, and the same item after it not.
     """
     values: dict[str, Any] = {}
-    for origin, fed in draft.events:
+    for stamp, fed in draft.events:
         for column, value in fed.items():
             if column in held and (
-                not origin.supersedes(held[column]) or (origin.history and column in unversioned)
+                not stamp.supersedes(held[column]) or (stamp.history and column in unversioned)
             ):
                 continue
             values[column] = value
-            held[column] = _fuller(origin.version, held.get(column))
-            if origin.version is None:
+            held[column] = _fuller(stamp.version, held.get(column))
+            if stamp.version is None:
                 unversioned.add(column)
     return values
 

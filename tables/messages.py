@@ -2,57 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tables.errors import SerializationFailure
-from tables.last_writer_wins import Origin, PendingMerge, merge, remembered, stamped
+from tables.last_writer_wins import PendingMerge, merge, remembered, stamped
+from tables.mutations import MessagePatch, MessageRow, WriteRejection
 from tables.queries import Observer, load, operation
-from tables.write_rejection import WriteRejection
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
-
-
-class MessageRow(NamedTuple):
-    """One `messages.upsert` or an item of a history batch: texts `""` when absent, objects as JSON text.
-
-    `ref` names the change in a `Refusal`. The fields from `message_id` on are in the order of the statement.
-    """
-
-    ref: int
-    origin: Origin
-    message_id: str
-    from_phone: str
-    to_phone: str
-    chat_id: str
-    jid: str
-    flow: str
-    message_text: str
-    message_url: str
-    message_type: str
-    agent_id: str
-    company_id: str
-    message_obj: str | None
-    key: str | None
-    status: str
-    message_timestamp: int
-    message_date: datetime.date
-
-
-class MessagePatch(NamedTuple):
-    """One `messages.update`: `""` and None leave a column as it is."""
-
-    ref: int
-    origin: Origin
-    message_id: str
-    company_id: str
-    status: str
-    edited_message_obj: str | None
-    is_deleted: bool | None
-    message_url: str
 
 
 Change = MessageRow | MessagePatch
@@ -250,7 +210,7 @@ def _new(group: Sequence[Change]) -> _New:
     first = group[0]
     if len(group) == 1 and isinstance(first, MessageRow):
         # Nearly every message: no folding, no dictionaries.
-        return _New(first, None, None, stamped(first.origin.metadata, first.origin.version))
+        return _New(first, None, None, stamped(first.stamp.metadata, first.stamp.version))
     rows = [change for change in group if isinstance(change, MessageRow)]
     values, metadata, _ = merge(_draft(group), None, (), _EXPLICIT)
     empty = {column: None if column == "message_obj" else "" for column in _ROW_VERSIONED}
@@ -275,11 +235,11 @@ def _update(record: Mapping[str, Any], group: Sequence[Change]) -> Sequence[Any]
 
 
 def _draft(group: Sequence[Change]) -> PendingMerge:
-    draft = PendingMerge(group[0].origin)
+    draft = PendingMerge(group[0].stamp)
     for change in group:
         columns, of = _ROW if isinstance(change, MessageRow) else _PATCH
         fed = zip(columns, of(change), strict=True)
-        draft.add(change.origin, {column: value for column, value in fed if value not in ("", None)})
+        draft.add(change.stamp, {column: value for column, value in fed if value not in ("", None)})
     return draft
 
 

@@ -28,15 +28,6 @@ _LONGEST_PHONE: Final = 17
 _LINKED: Final = ("@lid", "@hosted.lid")
 
 
-class PostScanRequest(NamedTuple):
-    """The wish of a last history batch: look at this agent's contacts again later (contract 5.6)."""
-
-    ref: int
-    agent_id: str
-    stored_at: datetime.datetime
-    metadata: str
-
-
 @dataclass(slots=True)
 class Claim:
     """A job that is ours until `until`, and how far its contacts have been looked at."""

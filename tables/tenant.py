@@ -7,17 +7,27 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, cast
 
-from tables.accounts import AccountRow, Accounts
-from tables.chats import ChatPatch, ChatRow, Chats
+from tables.accounts import Accounts
+from tables.chats import Chats
 from tables.connection.pool import Database
-from tables.contacts import ContactPatch, ContactRow, Contacts
+from tables.contacts import Contacts
 from tables.exhausted import ExhaustedEvents
-from tables.messages import MessagePatch, MessageRow, Messages
+from tables.messages import Messages
+from tables.mutations import (
+    AccountRow,
+    ChatPatch,
+    ChatRow,
+    ContactPatch,
+    ContactRow,
+    MessagePatch,
+    MessageRow,
+    PostScanRequest,
+    WriteRejection,
+)
 from tables.onboarding import OnboardingTables
-from tables.post_scan import DELAY, PostScanJobs, PostScanRequest
+from tables.post_scan import DELAY, PostScanJobs
 from tables.queries import Observer
 from tables.write_probe import WriteProbe
-from tables.write_rejection import WriteRejection
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
@@ -39,7 +49,7 @@ class TenantTables:
         self.messages = Messages(schema, observer)
         self.chats = Chats(schema, observer)
         self.contacts = Contacts(schema, observer)
-        self.agents = Accounts(schema, observer)
+        self.accounts = Accounts(schema, observer)
         self.exhausted = ExhaustedEvents(schema, observer)
         self.onboarding = OnboardingTables(database, schema, observer)
         self.post_scan = PostScanJobs(database, schema, observer, delay=post_scan_delay)
@@ -69,8 +79,8 @@ class TenantTables:
         refusals: list[WriteRejection] = []
         # The order is the same for every replica, so that no two wait for each other.
         async with self._database.transaction() as connection:
-            if agents := [change for change in changes if isinstance(change, AccountRow)]:
-                refusals += await self.agents.write(connection, agents)
+            if accounts := [change for change in changes if isinstance(change, AccountRow)]:
+                refusals += await self.accounts.write(connection, accounts)
             if chats := [change for change in changes if isinstance(change, (ChatRow, ChatPatch))]:
                 refusals += await self.chats.write(connection, chats, bulk=bulk)
             if contacts := [change for change in changes if isinstance(change, (ContactRow, ContactPatch))]:

@@ -8,16 +8,26 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from tables.accounts import AccountRow, Accounts
+from tables.accounts import Accounts
 from tables.attribution import CampaignAttribution, Incoming
-from tables.chats import ChatPatch, ChatRow, Chats
+from tables.chats import Chats
 from tables.connection.pool import Database
-from tables.contacts import ContactPatch, ContactRow, Contacts
+from tables.contacts import Contacts
 from tables.errors import DataError, QueryTimeout, StorageError, translated
-from tables.last_writer_wins import Origin
-from tables.messages import MessagePatch, MessageRow, Messages
+from tables.last_writer_wins import EventStamp
+from tables.messages import Messages
+from tables.mutations import (
+    AccountRow,
+    ChatPatch,
+    ChatRow,
+    ContactPatch,
+    ContactRow,
+    MessagePatch,
+    MessageRow,
+    PostScanRequest,
+)
 from tables.onboarding import OnboardingTables
-from tables.post_scan import PostScanJobs, PostScanRequest
+from tables.post_scan import PostScanJobs
 from tables.queries import load
 
 if TYPE_CHECKING:
@@ -42,7 +52,7 @@ _FOREIGN_KEY: Final = "23503"
 # The harmless write is not there, or not for us: then only the row counts.
 _NO_COMMIT: Final = ("42883", "42501", "0A000")
 _CANCELED: Final = "57014"
-_ORIGIN: Final = Origin(None, "{}")
+_STAMP: Final = EventStamp(None, "{}")
 _Write = Callable[["Connection", Sequence[Any]], Awaitable[object]]
 _KINDS: Final[dict[type, str]] = {
     MessagePatch: "messages",
@@ -164,7 +174,7 @@ def _messages(
     phone = _phone()
     row = MessageRow(
         ref=0,
-        origin=_ORIGIN,
+        stamp=_STAMP,
         message_id=name,
         from_phone=phone,
         to_phone=_phone(),
@@ -182,14 +192,14 @@ def _messages(
         message_timestamp=0,
         message_date=day,
     )
-    return row, MessagePatch(0, _ORIGIN, name, company, "read", None, None, "")
+    return row, MessagePatch(0, _STAMP, name, company, "read", None, None, "")
 
 
 def _chats(name: str, company: str, agent_id: str) -> Sequence[ChatRow | ChatPatch]:
     phone = _phone()
     row = ChatRow(
         ref=0,
-        origin=_ORIGIN,
+        stamp=_STAMP,
         chat_id=name,
         jid=f"{phone}@s.whatsapp.net",
         company_id=company,
@@ -203,22 +213,22 @@ def _chats(name: str, company: str, agent_id: str) -> Sequence[ChatRow | ChatPat
         unread_count=0,
         not_spam=True,
     )
-    return row, ChatPatch(0, _ORIGIN, name, company, 1, 1, None)
+    return row, ChatPatch(0, _STAMP, name, company, True, None, 1, None)
 
 
 def _contacts(company: str, agent_id: str) -> Sequence[ContactRow | ContactPatch]:
     phone = _phone()
-    row = ContactRow(0, _ORIGIN, f"{agent_id}_{phone}", phone, company, agent_id, "a")
-    return row, ContactPatch(0, _ORIGIN, phone, company, agent_id, "b")
+    row = ContactRow(0, _STAMP, f"{agent_id}_{phone}", phone, company, agent_id, "a")
+    return row, ContactPatch(0, _STAMP, phone, company, agent_id, "b")
 
 
 def _agents(name: str, company: str) -> Sequence[AccountRow]:
-    row = AccountRow(0, _ORIGIN, name, company, "", "connected", "", "", "", "")
+    row = AccountRow(0, _STAMP, name, company, "", "connected", "", "", "", "")
     return row, row
 
 
 def _incoming(name: str, agent_id: str) -> Sequence[Incoming]:
     phone = _phone()
     jid = f"{phone}@s.whatsapp.net"
-    plain = Incoming(agent_id, phone, name, 0, f"{agent_id}_{phone}", jid, None, _ORIGIN)
+    plain = Incoming(agent_id, phone, name, 0, f"{agent_id}_{phone}", jid, None, _STAMP)
     return plain, plain._replace(campaign=CampaignAttribution("a", "", ""))

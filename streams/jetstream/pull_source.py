@@ -1,4 +1,4 @@
-"""Events out of JetStream: one pull consumer becomes batches on a channel (design 4)."""
+"""Events out of JetStream: one pull consumer becomes batches on a channel."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GRACE: Final = 1.0
 UNWATCHED: Final = 1.0
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 5.0
-# With the drain's 25 s it stays below the 30 s after which a worker is killed (contract 8.4).
+# With the drain's 25 s it stays below the 30 s after which a worker is killed.
 FLUSH_SECONDS: Final = 2.0
 
 # How soon a right that was denied is tried again.
@@ -43,16 +43,14 @@ DENIED_PAUSE: Final = 2.0
 
 
 class PullSource(mode.Service):
-    """Pulls one consumer and hands batches over, one at a time, while it prepares the next.
+    """Pulls one consumer and sends batches to an agent, one at a time.
 
     * A batch has at most `batch_size` messages and `batch_bytes`; a message with more bytes is one by itself.
-    * `send` puts a batch on the agent's channel; the next one follows when the agent released it.
-    * `prepare`, if any, decodes a batch; its result becomes `batch.prepared`. If it raises, that stays None: no
-      message can stop a source.
+    * `send` puts a batch on the agent's channel; the next one is pulled when the agent has released it.
     * `restore` makes stream and consumer again when they are gone; `recovered` is called when pulling works again,
       whoever made them.
     * `on_stop` drains: it waits until everything handed over is settled, at most `drain_budget` seconds, so
-      it has to run while the agents live. What is left is given back.
+      it has to run while the agents live. What is left is naked, and redelivered at once.
     """
 
     def __init__(
@@ -67,7 +65,6 @@ class PullSource(mode.Service):
         batch_bytes: int,
         ack_wait: float,
         send: Callable[[Batch], Awaitable[None]],
-        prepare: Callable[[Batch], Awaitable[object]] | None,
         restore: Callable[[], Awaitable[None]],
         meter: Meter,
         drain_budget: float = 25.0,
@@ -85,7 +82,6 @@ class PullSource(mode.Service):
         self._wanted = batch_size
         self._keep_alive_every = ack_wait / 8
         self._send = send
-        self._prepare = prepare
         self._restore = restore
         self._recovered = recovered
         self._meter = meter
@@ -119,7 +115,7 @@ class PullSource(mode.Service):
 
     @property
     def held(self) -> int:
-        """How many messages are in our hands unsettled."""
+        """How many messages are in flight."""
         return len(self._held)
 
     @property
@@ -181,28 +177,15 @@ class PullSource(mode.Service):
 
     async def _run(self) -> None:
         await self._subscribe()
-        previous: Batch | None = None
         while not self._draining:
             deliveries = await self._pull()
             if not deliveries:
                 continue
             await self.incarnation.settle()
             batch = Batch(self.tenant, self.role, deliveries)
-            batch.prepared = await self._prepared(batch)
-            if previous is not None:
-                await previous.released.wait()
             await self._send(batch)
             self._meter.batch(self.role, self.tenant.company, len(deliveries))
-            previous = batch
-
-    async def _prepared(self, batch: Batch) -> object:
-        if self._prepare is None:
-            return None
-        try:
-            return await self._prepare(batch)
-        except Exception:
-            logger.exception("preparing a batch of %s failed", self.durable)
-            return None
+            await batch.released.wait()
 
     async def _pull(self) -> Sequence[JetDelivery]:
         """One request: up to a batch of messages, as soon as any are there; nothing after a while."""
@@ -234,7 +217,7 @@ class PullSource(mode.Service):
         return deliveries
 
     async def _may_pull(self) -> bool:
-        """Whether we may receive and acknowledge: a delivery counts, also one in vain. Raises `BrokerFailed`."""
+        """Whether we may receive and acknowledge: a delivery counts, also one in vain. Raises `BrokerError`."""
         if self._broker.permissions.refusal(SUBSCRIPTION, f"{self._inbox}.*") is not None:
             return False
         return await self._acks.granted(EXPIRES + GRACE)

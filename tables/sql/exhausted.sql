@@ -96,7 +96,7 @@ FROM {schema}.exhausted_events AS e
 LEFT JOIN {schema}.exhausted_reopened AS r ON r.exhausted_id = e.id
 WHERE e.id = $1
 
--- name: hold
+-- name: lock
 -- One row, kept from others until the end of the transaction.
 SELECT id, coalesce(retry_count, 0) AS retry_count, resolved IS TRUE AS resolved, dlq_payload::text AS dlq_payload
 FROM {schema}.exhausted_events WHERE id = $1 FOR UPDATE

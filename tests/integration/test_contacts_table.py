@@ -13,11 +13,11 @@ import pytest
 
 from tables.connection.pool import Database
 from tables.contact_index import derived_chat_id
-from tables.contacts import ContactLookup, ContactPatch, ContactRow, Contacts
+from tables.contacts import ContactLookup, Contacts
 from tables.errors import SerializationFailure
-from tables.last_writer_wins import Origin, Version
+from tables.last_writer_wins import EventStamp, Version
+from tables.mutations import ContactPatch, ContactRow, WriteRejection
 from tables.queries import load, quoted
-from tables.write_rejection import WriteRejection
 
 AGENT = "agent-7f3a"
 PHONE = "6281234500011"
@@ -40,14 +40,14 @@ class Stage:
 
     def row(self, ns: int = 1, *, history: bool = False, **fields: Any) -> ContactRow:
         given = {
-            "ref": ns, "origin": origin(ns, history=history), "chat_id": CHAT, "phone_number": PHONE,
+            "ref": ns, "stamp": stamp(ns, history=history), "chat_id": CHAT, "phone_number": PHONE,
             "company_id": self.company, "agent_id": AGENT, "push_name": "Sari W",
         }  # fmt: skip
         return ContactRow(**{**given, **fields})
 
     def patch(self, ns: int = 1, **fields: Any) -> ContactPatch:
         given = {
-            "ref": ns, "origin": origin(ns), "phone_number": PHONE, "company_id": self.company,
+            "ref": ns, "stamp": stamp(ns), "phone_number": PHONE, "company_id": self.company,
             "agent_id": AGENT, "push_name": "Sari Wulandari",
         }  # fmt: skip
         return ContactPatch(**{**given, **fields})
@@ -79,8 +79,8 @@ class Stage:
         return row
 
 
-def origin(ns: int, *, history: bool = False) -> Origin:
-    return Origin(Version(ns, ns), json.dumps({"stream": "s", "stream_sequence": ns}), history)
+def stamp(ns: int, *, history: bool = False) -> EventStamp:
+    return EventStamp(Version(ns, ns), json.dumps({"stream": "s", "stream_sequence": ns}), history)
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ async def test_a_change_by_another_program_in_between_is_never_undone(stage: Sta
         await stage.execute("UPDATE {table} SET tags = 'changed'")
         contact = book.stored("c-1")
         assert contact is not None
-        contact.apply(origin(1), {"push_name": "Sari"})
+        contact.apply(stamp(1), {"push_name": "Sari"})
         with pytest.raises(SerializationFailure):
             await stage.contacts.update(connection, book.changed)
     await stage.write(stage.row(1))

@@ -14,8 +14,9 @@ import pytest
 
 from tables.attribution import CampaignAttribution, Incoming
 from tables.connection.pool import Database
-from tables.contacts import ContactPatch, ContactRow, Contacts
-from tables.last_writer_wins import Origin, Version
+from tables.contacts import Contacts
+from tables.last_writer_wins import EventStamp, Version
+from tables.mutations import ContactPatch, ContactRow
 from tables.onboarding import OnboardingTables, Outcome
 from tables.queries import quoted
 
@@ -24,14 +25,14 @@ PHONE = "6281234500011"
 CHAT = f"{AGENT}_{PHONE}"
 
 
-def origin(ns: int) -> Origin:
-    return Origin(Version(ns, ns), json.dumps({"stream": "s", "stream_sequence": ns}))
+def stamp(ns: int) -> EventStamp:
+    return EventStamp(Version(ns, ns), json.dumps({"stream": "s", "stream_sequence": ns}))
 
 
 def message(ns: int = 1, campaign: CampaignAttribution | None = None, **fields: Any) -> Incoming:
     given = {
         "agent_id": AGENT, "phone": PHONE, "message_id": f"m{ns}", "sent_at": 1_795_500_000 + ns, "chat_id": CHAT,
-        "jid": f"{PHONE}@s.whatsapp.net", "campaign": campaign, "origin": origin(ns),
+        "jid": f"{PHONE}@s.whatsapp.net", "campaign": campaign, "stamp": stamp(ns),
     }  # fmt: skip
     return Incoming(**{**given, **fields})
 
@@ -54,11 +55,11 @@ class Stage:
         return await self.onboarding.onboard(self.company, messages)
 
     async def contact(self, ns: int, name: str, phone: str = PHONE, chat_id: str = CHAT) -> None:
-        row = ContactRow(ns, origin(ns), chat_id, phone, self.company, AGENT, name)
+        row = ContactRow(ns, stamp(ns), chat_id, phone, self.company, AGENT, name)
         await self._write(row)
 
     async def rename(self, ns: int, name: str) -> None:
-        await self._write(ContactPatch(ns, origin(ns), PHONE, self.company, AGENT, name))
+        await self._write(ContactPatch(ns, stamp(ns), PHONE, self.company, AGENT, name))
 
     async def _write(self, change: ContactRow | ContactPatch) -> None:
         async with self.database.transaction() as connection:

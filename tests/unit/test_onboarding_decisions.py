@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from tables.attribution import CampaignAttribution, Incoming, Log, Logs, onboard
 from tables.contact_index import ContactIndex, clean_phone, derived_chat_id
-from tables.contacts import ContactPatch, ContactRow, rename, upsert
-from tables.last_writer_wins import Origin, Version, parse
+from tables.contacts import rename, upsert
+from tables.last_writer_wins import EventStamp, Version, parse
+from tables.mutations import ContactPatch, ContactRow
 
 COMPANY = "KopiNusa01"
 AGENT = "agent-7f3a"
@@ -27,17 +28,17 @@ COMPARED = ("push_name", "assigned_to", "origin", "first_message_id", "first_mes
 
 
 def _age(event: Incoming | ContactRow | ContactPatch) -> tuple[int, int]:
-    return event.origin.version.event if event.origin.version else (0, 0)
+    return event.stamp.version.event if event.stamp.version else (0, 0)
 
 
-def origin(ns: int | None, *, history: bool = False) -> Origin:
-    return Origin(None if ns is None else Version(ns, ns), json.dumps({"stream_sequence": ns}), history)
+def stamp(ns: int | None, *, history: bool = False) -> EventStamp:
+    return EventStamp(None if ns is None else Version(ns, ns), json.dumps({"stream_sequence": ns}), history)
 
 
 def message(ns: int | None = 1, campaign: CampaignAttribution | None = None, **fields: Any) -> Incoming:
     given = {
         "agent_id": AGENT, "phone": PHONE, "message_id": f"m{ns}", "sent_at": 1_795_500_000 + (ns or 0),
-        "chat_id": CHAT, "jid": f"{PHONE}@s.whatsapp.net", "campaign": campaign, "origin": origin(ns),
+        "chat_id": CHAT, "jid": f"{PHONE}@s.whatsapp.net", "campaign": campaign, "stamp": stamp(ns),
     }  # fmt: skip
     return Incoming(**{**given, **fields})
 
@@ -315,7 +316,7 @@ class TestAnyOrder:
             if kind in ("plain", "campaign"):
                 events.append(message(ns, data.draw(touches) if kind == "campaign" else None))
             else:
-                said = origin(ns, history=kind == "history")
+                said = stamp(ns, history=kind == "history")
                 events.append(ContactRow(ns, said, CHAT, PHONE, COMPANY, AGENT, f"name {ns}"))
         reference, other, together = Store(), Store(), Store()
         for event in sorted(events, key=_age):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tables.last_writer_wins import (
-    Origin,
+    EventStamp,
     PendingMerge,
     Version,
     merge,
@@ -23,25 +23,27 @@ from tables.last_writer_wins import (
 )
 
 
-def realtime(ns: int, sequence: int = 1) -> Origin:
-    return Origin(Version(ns, sequence), f'{{"at":{ns}}}')
+def realtime(ns: int, sequence: int = 1) -> EventStamp:
+    return EventStamp(Version(ns, sequence), f'{{"at":{ns}}}')
 
 
-def history(ns: int) -> Origin:
-    return Origin(Version(ns, 1), f'{{"at":{ns}}}', history=True)
+def history(ns: int) -> EventStamp:
+    return EventStamp(Version(ns, 1), f'{{"at":{ns}}}', history=True)
 
 
-def unversioned() -> Origin:
-    return Origin(None, '{"stream":"dlq_stream","stream_sequence":7}')
+def unversioned() -> EventStamp:
+    return EventStamp(None, '{"stream":"dlq_stream","stream_sequence":7}')
 
 
 def settled(
-    *events: tuple[Origin, dict[str, Any]], stored: dict[str, Any] | None = None, filled: tuple[str, ...] = ()
+    *events: tuple[EventStamp, dict[str, Any]],
+    stored: dict[str, Any] | None = None,
+    filled: tuple[str, ...] = (),
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `settle` makes of the events: the values, and the metadata parsed."""
     draft = PendingMerge(events[0][0])
-    for origin, values in events:
-        draft.add(origin, values)
+    for stamp, values in events:
+        draft.add(stamp, values)
     result = merge(draft, stored, filled)
     return result.values, json.loads(result.metadata)
 
@@ -73,7 +75,7 @@ def test_a_value_without_version_is_between_history_and_realtime() -> None:
 
 
 def test_newer_prefers_any_version_to_none_and_the_second_of_equals() -> None:
-    first, second = realtime(5), Origin(Version(5, 1), '{"second":1}')
+    first, second = realtime(5), EventStamp(Version(5, 1), '{"second":1}')
     assert newer(first, second) is second
     assert newer(first, unversioned()) is first
     assert newer(unversioned(), first) is first
@@ -221,8 +223,8 @@ def test_a_later_event_wins_when_its_store_time_steps_back() -> None:
     assert of(-1, 8).supersedes(of(0, 7))
     assert not of(0, 7).supersedes(of(-1, 8))
     assert of(-10, 8).supersedes(of(0, 7))
-    assert Origin(of(-1, 8), "{}").supersedes(of(0, 7))
-    assert not Origin(of(0, 7), "{}").supersedes(of(-1, 8))
+    assert EventStamp(of(-1, 8), "{}").supersedes(of(0, 7))
+    assert not EventStamp(of(0, 7), "{}").supersedes(of(-1, 8))
 
 
 def test_sequences_given_out_again_are_newer() -> None:
@@ -251,17 +253,17 @@ def test_versions_cannot_be_compared_as_tuples() -> None:
 
 
 def test_a_repeat_without_incarnation_keeps_the_one_that_is_known() -> None:
-    known, repeat = str(of(0, 7)), Origin(of(0, 7, 0), '{"at":1}')
+    known, repeat = str(of(0, 7)), EventStamp(of(0, 7, 0), '{"at":1}')
     for stored in ({"version": known}, {"version": "9" * 18 + "-1", "versions": {"status": known}}):
         _, metadata = settled((repeat, {"status": "x"}), stored=stored, filled=("status",))
         assert metadata.get("versions", {}).get("status", metadata["version"]) == known
-    _, metadata = settled((Origin(of(0, 7), "{}"), {"status": "x"}), (repeat, {"status": "x"}))
+    _, metadata = settled((EventStamp(of(0, 7), "{}"), {"status": "x"}), (repeat, {"status": "x"}))
     assert metadata == {"version": known}
 
 
 def test_a_repeat_with_incarnation_completes_a_row_that_has_none() -> None:
     stored = {"version": str(of(0, 7, 0))}
-    _, metadata = settled((Origin(of(0, 7), "{}"), {"status": "x"}), stored=stored, filled=("status",))
+    _, metadata = settled((EventStamp(of(0, 7), "{}"), {"status": "x"}), stored=stored, filled=("status",))
     assert metadata == {"version": str(of(0, 7))}
 
 
