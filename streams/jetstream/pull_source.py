@@ -19,10 +19,11 @@ from events.subjects import Tenant
 from streams.jetstream.ack_permission import AckPermission
 from streams.jetstream.broker import Broker
 from streams.jetstream.in_flight import InFlight, JetDelivery
-from streams.jetstream.incarnation import Incarnation, StoreClock
+from streams.jetstream.incarnation import Incarnation
 from streams.jetstream.meter import Meter
 from streams.jetstream.permissions import ACK_PREFIX, PUBLISH, SUBSCRIPTION, Denial
 from streams.jetstream.pull_limits import CROWDED_PAUSE, PullLimits, Status
+from streams.jetstream.store_clock import StoreClock
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +182,7 @@ class PullSource(mode.Service):
             deliveries = await self._pull()
             if not deliveries:
                 continue
-            await self.incarnation.settle()
+            await self._held.set_incarnations()
             batch = Batch(self.tenant, self.role, deliveries)
             await self._send(batch)
             self._meter.batch(self.role, self.tenant.company, len(deliveries))
@@ -255,7 +256,7 @@ class PullSource(mode.Service):
             if self._closed:
                 await delivery.nak()
                 return
-            self._acks.num_delivered(message.reply)
+            self._acks.note_delivery(message.reply)
             self._arrived.append(delivery)
             if len(self._arrived) >= self._wanted:
                 self._answered.set()

@@ -1,4 +1,4 @@
-"""Messages read straight from a stream, past its consumers."""
+"""Direct reads from a stream, without a consumer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Api(Protocol):
 
 
 class RawStreamMessage(NamedTuple):
-    """A message as its stream holds it."""
+    """A message as it is stored in its stream."""
 
     subject: str
     sequence: int
@@ -63,7 +63,7 @@ async def get_message(
 
 
 def nanoseconds(text: str) -> int:
-    """Nanoseconds since 1970 of a server's time, such as `2026-11-24T07:15:30.123456789Z`."""
+    """The nanoseconds since 1970 of a time as the server writes it, such as `2026-11-24T07:15:30.123456789Z`."""
     whole, _, rest = text.partition(".")
     digits = rest[: next((at for at, char in enumerate(rest) if not char.isdigit()), len(rest))]
     zone = rest[len(digits) :]

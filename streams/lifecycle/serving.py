@@ -52,7 +52,7 @@ class Serving:
             broker=self._broker,
             stream=spec.stream,
             durable=spec.durable,
-            given_up=partial(self._given_up, spec),
+            on_max_deliveries=partial(self._given_up, spec),
         )
         try:
             await self._run(watch)

@@ -58,7 +58,7 @@ async def test_a_message_at_its_limit_is_handed_over_with_its_payload(
 ) -> None:
     got: asyncio.Queue[Delivery] = asyncio.Queue()
     watch = MaxDeliveriesListener(
-        broker=broker, stream="wa_events_stream", durable="wa_realtime_Acme", given_up=got.put
+        broker=broker, stream="wa_events_stream", durable="wa_realtime_Acme", on_max_deliveries=got.put
     )
     await watch.start()
     await exhaust(own_server, broker)
@@ -76,7 +76,7 @@ async def test_a_message_at_its_limit_is_handed_over_with_its_payload(
 async def test_after_a_nak_it_is_handed_over_again(own_server: NatsServer, broker: Broker) -> None:
     got: asyncio.Queue[Delivery] = asyncio.Queue()
     watch = MaxDeliveriesListener(
-        broker=broker, stream="wa_events_stream", durable="wa_realtime_Acme", given_up=got.put
+        broker=broker, stream="wa_events_stream", durable="wa_realtime_Acme", on_max_deliveries=got.put
     )
     await watch.start()
     await exhaust(own_server, broker)
@@ -91,7 +91,7 @@ async def test_replicas_share_the_advisories(own_server: NatsServer, broker: Bro
     got: asyncio.Queue[Delivery] = asyncio.Queue()
     watches = [
         MaxDeliveriesListener(
-            broker=broker, stream="wa_events_stream", durable="wa_realtime_Acme", given_up=got.put
+            broker=broker, stream="wa_events_stream", durable="wa_realtime_Acme", on_max_deliveries=got.put
         )
         for _ in range(2)
     ]

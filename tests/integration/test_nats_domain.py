@@ -99,7 +99,7 @@ async def test_what_the_hub_gives_up_is_handed_over_at_the_leaf(
     request = {"stream_name": stream, "config": {**config, "max_deliver": 1}}
     await broker.api(f"CONSUMER.CREATE.{stream}.{durable}", request)
     got: asyncio.Queue[Delivery] = asyncio.Queue()
-    watch = MaxDeliveriesListener(broker=broker, stream=stream, durable=durable, given_up=got.put)
+    watch = MaxDeliveriesListener(broker=broker, stream=stream, durable=durable, on_max_deliveries=got.put)
     await watch.start()
     source = pull_source(broker, tenant, CONFIG, reader)
     await source.start()

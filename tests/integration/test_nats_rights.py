@@ -257,7 +257,7 @@ async def test_denied_advisories_are_named(server: ChangingNats, broker: Broker,
         return None
 
     async def denied() -> bool:
-        watch = MaxDeliveriesListener(broker=broker, stream="s", durable="d", given_up=ignore)
+        watch = MaxDeliveriesListener(broker=broker, stream="s", durable="d", on_max_deliveries=ignore)
         try:
             await watch.start()
         except BrokerError as error:
