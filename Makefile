@@ -40,16 +40,18 @@ faults: $(READY) ## let faults strike under load, on single servers and clusters
 monitoring-check: $(READY) ## check what watches the worker: Prometheus, alerts, dashboards, containers, page
 	$(BIN)/python -m pytest tests/monitoring $(ARGS)
 
-check: $(READY) ## style, types, who imports whom, and whether constraints.txt is in step
+check: $(READY) ## style, types, who imports whom, and whether constraints.txt and the tables of docs/ are in step
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.constraints
+	$(BIN)/python -m tools.reference
 
-format: $(READY) ## put the code into its form
+format: $(READY) ## put the code into its form, and write the tables of docs/ from it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python -m tools.reference --write
 
 bench: $(READY) ## measure speed, cost, growth and fairness against a bare pipeline (ARGS="--lines realtime,paced --runs 1")
 	$(BIN)/python -m tests.bench $(ARGS)

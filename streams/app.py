@@ -40,8 +40,9 @@ from streams.lifecycle.startup import Startup
 from streams.lifecycle.watchdog import LOOK_EVERY, Activity, Watchdog
 from streams.monitoring import http, status_page
 from streams.monitoring.metrics import Metrics
-from streams.monitoring.metrics_history import EVERY
+from streams.monitoring.metrics_history import SNAPSHOT_EVERY, MetricsHistory
 from streams.monitoring.source_meter import SourceMeter
+from streams.monitoring.worker_status import WorkerStatus
 from streams.version import VERSION
 from streams.worker.application import Connections, EventsApp, EventsWorker, use_fast_loop
 from streams.worker.channel import DirectChannel
@@ -269,16 +270,19 @@ class Container:
         """Put the page for people on the web server; the chore fills its charts. Not without metrics."""
         if not self.settings.metrics_enabled:
             return []
-        samples = status_page.install(
-            self.app,
+        companies = [tenant.company for tenant in self.settings.tenants]
+        history = MetricsHistory(self.metrics.collectors, companies)
+        status = WorkerStatus(
             version=VERSION,
-            companies=[tenant.company for tenant in self.settings.tenants],
+            companies=companies,
             sources=sources,
             agents=lambda: {name: name not in self.app.dead_agents() for name in self.app.agents},
             readiness=self.readiness.reasons,
             collectors=self.metrics.collectors,
+            history=history,
         )
-        return [PeriodicTask("samples for the page", EVERY, samples.take)]
+        status_page.register(self.app, status)
+        return [PeriodicTask("samples for the page", SNAPSHOT_EVERY, history.record)]
 
     async def _given_up(self, spec: ConsumerSpec, delivery: Delivery) -> None:
         if spec.role == "dlq":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from events.delivery import Batch, ConsumerType, Delivery
@@ -28,18 +30,37 @@ class Counters:
         self.sizes: list[int] = []
         self.seconds_back = 0.0
 
-    def fetched(self, role: ConsumerType) -> None:
-        self.count[f"fetched {role}"] += 1
+    def pull_requested(self, role: ConsumerType) -> None:
+        self.count[f"pulls {role}"] += 1
 
-    def fetch_failed(self, role: ConsumerType) -> None:
+    def pull_failed(self, role: ConsumerType) -> None:
         self.count[f"failed {role}"] += 1
 
-    def batch(self, role: ConsumerType, company: str, size: int) -> None:
+    def batch_received(self, role: ConsumerType, company: str, size: int) -> None:
         self.sizes.append(size)
 
     def store_time_stepped_back(self, role: ConsumerType, seconds: float) -> None:
         self.count[f"steps back {role}"] += 1
         self.seconds_back += seconds
+
+
+@dataclass
+class StubSource:
+    """A source whose status is set by the test."""
+
+    tenant: Tenant = field(default_factory=lambda: Tenant("KopiNusa"))
+    role: ConsumerType = "realtime"
+    stream: str = "wa_events_stream"
+    durable: str = "wa_realtime_KopiNusa"
+    alive: bool = True
+    held: int = 0
+    progress_count: int = 0
+    last_fetch: float = field(default_factory=time.monotonic)
+    last_progress: float = field(default_factory=time.monotonic)
+
+    @property
+    def name(self) -> str:
+        return f"{self.role} {self.tenant.company}"
 
 
 class Reader:

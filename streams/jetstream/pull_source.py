@@ -185,7 +185,7 @@ class PullSource(mode.Service):
             await self._held.set_incarnations()
             batch = Batch(self.tenant, self.role, deliveries)
             await self._send(batch)
-            self._meter.batch(self.role, self.tenant.company, len(deliveries))
+            self._meter.batch_received(self.role, self.tenant.company, len(deliveries))
             await batch.released.wait()
 
     async def _pull(self) -> Sequence[JetDelivery]:
@@ -239,7 +239,7 @@ class PullSource(mode.Service):
         self._reply = f"{self._inbox}.{self._requests}"
         self._status = None
         self._answered.clear()
-        self._meter.fetched(self.role)
+        self._meter.pull_requested(self.role)
         try:
             await self._broker.send(self._ask, self._limits.request(self._wanted), self._reply)
             async with asyncio.timeout(EXPIRES + GRACE):
@@ -291,7 +291,7 @@ class PullSource(mode.Service):
             logger.info("pulling from %s works again", self.durable)
 
     async def _failed(self, status: Status) -> None:
-        self._meter.fetch_failed(self.role)
+        self._meter.pull_failed(self.role)
         self.incarnation.doubt()
         first, self._failing = not self._failing, True
         if first:

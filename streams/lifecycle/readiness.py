@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
+from events.delivery import SourceStatus
 from streams.lifecycle.wait_reasons import WaitReasons
 
 # Seconds without an answered pull request, or without any settled delivery while some are held, after which
@@ -21,30 +22,6 @@ PING_TIMEOUT: Final = 2.0
 _OF_THE_DATABASE: Final = ("storing ", "onboarding ")
 
 
-class WatchedSource(Protocol):
-    """What is asked of a source."""
-
-    @property
-    def name(self) -> str:
-        """Role and company."""
-        ...
-
-    @property
-    def held(self) -> int:
-        """Deliveries not settled yet."""
-        ...
-
-    @property
-    def last_fetch(self) -> float:
-        """When a pull request was last answered, `time.monotonic()` seconds; 0 before the first."""
-        ...
-
-    @property
-    def last_progress(self) -> float:
-        """When a delivery was last settled or nothing was held, `time.monotonic()` seconds."""
-        ...
-
-
 class Readiness:
     """Collects reasons not to be ready; an empty answer means ready.
 
@@ -57,7 +34,7 @@ class Readiness:
         self._unserved = WaitReasons("waiting: {name}: {reason}", "no longer waiting: {name}")
         self._paused = WaitReasons("{name} waits: {reason}", "{name} works again")
         self._unanswered = WaitReasons("{name}: {reason}", "{name} is there again")
-        self.sources: Sequence[WatchedSource] = ()
+        self.sources: Sequence[SourceStatus] = ()
         self.broker_problem: Callable[[], str | None] = lambda: "not connected yet"
         self.ping_database: Callable[[], Awaitable[None]] | None = None
         self.dead_agents: Callable[[], Sequence[str]] = lambda: ()

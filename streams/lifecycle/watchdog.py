@@ -6,9 +6,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
-from events.subjects import Tenant
+from events.delivery import SourceStatus
 from streams.jetstream.consumer_state import ConsumerStates
 from tables.queries import Observer
 
@@ -20,40 +20,6 @@ LOOK_EVERY: Final = 5.0
 SUSPICIOUS: Final = 60.0
 # A consumer_state older than this says nothing of the present.
 STALE: Final = 20.0
-
-
-class WatchedSource(Protocol):
-    """What is asked of a source."""
-
-    @property
-    def name(self) -> str:
-        """Role and company."""
-        ...
-
-    @property
-    def held(self) -> int:
-        """Deliveries not settled yet."""
-        ...
-
-    @property
-    def progress_count(self) -> int:
-        """How many deliveries arrived and were settled, since its start."""
-        ...
-
-    @property
-    def tenant(self) -> Tenant:
-        """Whose events it pulls."""
-        ...
-
-    @property
-    def stream(self) -> str:
-        """From where."""
-        ...
-
-    @property
-    def durable(self) -> str:
-        """By which consumer."""
-        ...
 
 
 class Activity:
@@ -91,7 +57,7 @@ class Watchdog:
     def __init__(
         self,
         *,
-        sources: Sequence[WatchedSource],
+        sources: Sequence[SourceStatus],
         consumer_states: ConsumerStates,
         activity: Activity,
         limit: float,
@@ -128,7 +94,7 @@ class Watchdog:
             if seconds >= (min(self._limit, SUSPICIOUS) or SUSPICIOUS)
         }
 
-    def _compare(self, source: WatchedSource) -> None:
+    def _compare(self, source: SourceStatus) -> None:
         moves, operations = source.progress_count, self._activity.operations[source.tenant.company]
         mark = self._marks.get(source.name)
         if mark is None or mark[:2] != (moves, operations) or not self._work(source):
@@ -143,7 +109,7 @@ class Watchdog:
             if (mark := self._marks.get(source.name)) and (work := self._work(source))
         }
 
-    def _work(self, source: WatchedSource) -> str:
+    def _work(self, source: SourceStatus) -> str:
         """What a source has to do, in words; empty if nothing, or nothing that is known."""
         if source.held:
             return f"{source.held} deliveries under way"

@@ -90,7 +90,7 @@ async def test_goes_on_after_each_crash_of_the_server(
         (delivery,) = await reader.take(1)
         assert delivery.data == b"%d" % round_
         await delivery.ack()
-    assert reader.counters.count["fetched realtime"] > 3
+    assert reader.counters.count["pulls realtime"] > 3
 
 
 async def test_what_was_held_during_a_crash_is_settled_afterwards(
@@ -237,7 +237,7 @@ async def test_an_idle_source_counts_no_errors_and_stays_fresh(source: PullSourc
     began = source.last_fetch
 
     async def asked_thrice() -> bool:
-        return reader.counters.count["fetched realtime"] >= 3
+        return reader.counters.count["pulls realtime"] >= 3
 
     await eventually(asked_thrice)
     assert reader.counters.count["failed realtime"] == 0

@@ -90,7 +90,7 @@ async def test_a_limit_of_the_durable_is_kept_to(
     await source.stop()
     assert warnings(caplog, source.durable, told) == 1
     assert reader.counters.count["failed realtime"] == 0
-    assert reader.counters.count["fetched realtime"] < 100
+    assert reader.counters.count["pulls realtime"] < 100
 
 
 async def test_several_limits_are_kept_to_together(
@@ -152,7 +152,7 @@ async def test_replicas_share_the_only_request_that_may_wait(
         task.cancel()
 
     async def both_asked() -> bool:
-        return all(each.counters.count["fetched realtime"] > 3 for each in readers)
+        return all(each.counters.count["pulls realtime"] > 3 for each in readers)
 
     await eventually(both_asked)
     for source in sources:
@@ -160,7 +160,7 @@ async def test_replicas_share_the_only_request_that_may_wait(
     assert warnings(caplog, sources[0].durable, "max_waiting") <= 2
     for each in readers:
         assert each.counters.count["failed realtime"] == 0
-        assert each.counters.count["fetched realtime"] < 60
+        assert each.counters.count["pulls realtime"] < 60
 
 
 def test_a_refusal_that_names_no_smaller_limit_is_no_limit() -> None:

@@ -1,4 +1,4 @@
-"""The compose files as data, for the tests of what they say."""
+"""The compose files as parsed data."""
 
 from __future__ import annotations
 

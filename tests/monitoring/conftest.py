@@ -1,4 +1,4 @@
-"""Tools of the monitoring checks: skipped with a clear word where they are missing, and a failure in CI."""
+"""Programs that the monitoring tests need: without them the tests are skipped, in CI they fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grafana's dashboards as files: their panels, and the expressions as Prometheus gets them."""
+"""Grafana dashboards as files: their panels, and the expressions that Prometheus receives."""
 
 from __future__ import annotations
 

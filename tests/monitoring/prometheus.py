@@ -1,4 +1,4 @@
-"""A real Prometheus, Debian's, as a child of the tests: what it scraped, and what it answers."""
+"""A Prometheus process of the tests, with a client for its queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees who has chosen one company, and what the worker's page says the same should be."""
+"""The dashboards' values for one company, beside the values on the worker's /metrics page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Known traffic for real workers under the eyes of a real Prometheus, and what it must have come to."""
+"""Known traffic for real workers that a real Prometheus scrapes, and the results it must have."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EVENTS: Final = 230
 WINDOW: Final = 300
 _SEED: Final = 7
 _LOAD_RATE: Final = 20
-# Tries of an event over both its queues (contract 4.3); all of A's dead letters begin at 1.
+# Attempts of an event over both its queues; all of A's dead letters begin at 1.
 REPLAYS_PUT_OFF: Final = 4
 _SOON: Final = {"NATS_DLQBASEDELAYMINUTES": "0.005", "NATS_DLQMAXDELAYMINUTES": "0.005"}
 # Long enough for an update that comes a little before its row, also on a busy machine.

@@ -1,4 +1,4 @@
-"""The compose files without an engine: they fit the specification, and all that they name is there."""
+"""The compose files, without Docker: they fit the specification, and everything they name exists."""
 
 from __future__ import annotations
 

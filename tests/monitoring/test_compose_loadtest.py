@@ -1,4 +1,4 @@
-"""The compose file of the load test: two companies, load, and those who watch."""
+"""The compose file of the load test: two companies, load, and monitoring."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The image without an engine: its Dockerfile is read, and what it says is done in a folder of this machine."""
+"""The image, without Docker: the steps of its Dockerfile are run in a local folder."""
 
 from __future__ import annotations
 

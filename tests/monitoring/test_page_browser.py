@@ -1,4 +1,4 @@
-"""The page for people in a real browser, beside a real worker: right numbers, red when it should be, for everybody."""
+"""The status page in a real browser, with a real worker: right numbers, right colours, accessible."""
 
 from __future__ import annotations
 

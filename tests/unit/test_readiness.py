@@ -5,38 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
 
 import pytest
 
 from streams.lifecycle.readiness import FETCH_SILENCE, NO_PROGRESS, REFUSED_SILENCE, Readiness
 from tables.errors import Unavailable
+from tests.sources import StubSource
 
 
-@dataclass
-class Watched:
-    """A source that says what it is told to; times are seconds ago."""
-
-    name: str = "realtime Kopi"
-    held: int = 0
-    fetched_ago: float = 0.0
-    progress_ago: float = 0.0
-    now: float = field(default_factory=time.monotonic)
-
-    @property
-    def last_fetch(self) -> float:
-        return self.now - self.fetched_ago
-
-    @property
-    def last_progress(self) -> float:
-        return self.now - self.progress_ago
+def source(*, held: int = 0, fetched_ago: float = 0.0, progress_ago: float = 0.0) -> StubSource:
+    """A source; times are seconds ago."""
+    now = time.monotonic()
+    return StubSource(held=held, last_fetch=now - fetched_ago, last_progress=now - progress_ago)
 
 
 async def answers() -> None:
     """A database that answers."""
 
 
-def running(*sources: Watched) -> Readiness:
+def running(*sources: StubSource) -> Readiness:
     """A worker that runs without trouble."""
     readiness = Readiness()
     readiness.started()
@@ -47,7 +34,7 @@ def running(*sources: Watched) -> Readiness:
 
 
 async def test_a_worker_with_everything_in_place_is_ready() -> None:
-    assert await running(Watched(held=5)).reasons() == {}
+    assert await running(source(held=5)).reasons() == {}
 
 
 async def test_a_worker_that_only_just_started_is_not_ready() -> None:
@@ -55,22 +42,22 @@ async def test_a_worker_that_only_just_started_is_not_ready() -> None:
 
 
 async def test_a_source_that_makes_no_progress_while_work_is_pending_is_not_ready() -> None:
-    stuck = Watched(held=3, progress_ago=NO_PROGRESS + 1)
+    stuck = source(held=3, progress_ago=NO_PROGRESS + 1)
     [(name, reason)] = (await running(stuck).reasons()).items()
     assert name == stuck.name
     assert "3" in reason
 
 
 async def test_a_source_without_work_needs_no_progress() -> None:
-    assert await running(Watched(held=0, progress_ago=NO_PROGRESS + 1)).reasons() == {}
+    assert await running(source(held=0, progress_ago=NO_PROGRESS + 1)).reasons() == {}
 
 
 async def test_a_source_whose_requests_are_not_answered_is_not_ready() -> None:
-    assert list(await running(Watched(fetched_ago=FETCH_SILENCE + 1)).reasons()) == ["realtime Kopi"]
+    assert list(await running(source(fetched_ago=FETCH_SILENCE + 1)).reasons()) == ["realtime KopiNusa"]
 
 
 async def test_a_source_that_waits_for_its_agent_need_not_fetch() -> None:
-    assert await running(Watched(held=5, fetched_ago=FETCH_SILENCE + 1)).reasons() == {}
+    assert await running(source(held=5, fetched_ago=FETCH_SILENCE + 1)).reasons() == {}
 
 
 async def test_a_dead_agent_is_named() -> None:
@@ -235,10 +222,10 @@ async def test_a_company_that_is_not_served_yet_is_no_outage_for_those_that_are(
 
 
 async def test_a_source_whose_consumer_is_refused_says_so_without_the_long_silence() -> None:
-    silent = Watched(fetched_ago=REFUSED_SILENCE + 1)
+    silent = source(fetched_ago=REFUSED_SILENCE + 1)
     readiness = running(silent)
     assert await readiness.reasons() == {}
     readiness.unanswered(silent.name, "maximum consumers limit reached")
     assert await readiness.reasons() == {silent.name: "maximum consumers limit reached"}
-    silent.fetched_ago = 0.0
+    silent.last_fetch = time.monotonic()
     assert await readiness.reasons() == {}

@@ -6,22 +6,11 @@ from typing import Any
 
 import pytest
 
-from events.subjects import Tenant
 from streams.jetstream.consumer_state import ConsumerStates
 from streams.lifecycle.watchdog import STALE, SUSPICIOUS, Activity, Watchdog
+from tests.sources import StubSource
 
 LIMIT = 300.0
-
-
-class FakeSource:
-    name = "realtime KopiNusa"
-    tenant = Tenant("KopiNusa")
-    stream = "wa_events_stream"
-    durable = "wa_realtime_KopiNusa"
-
-    def __init__(self) -> None:
-        self.held = 0
-        self.progress_count = 0
 
 
 class Rig:
@@ -29,7 +18,7 @@ class Rig:
 
     def __init__(self, limit: float = LIMIT) -> None:
         self.now = 1000.0
-        self.source = FakeSource()
+        self.source = StubSource()
         self.consumer_states = ConsumerStates(clock=lambda: self.now)
         self.activity = Activity()
         self.away: str | None = None
