@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from streams.jetstream.broker import Broker
+from streams.jetstream.messaging import Messaging
 from streams.jetstream.permissions import ACK_PREFIX, PUBLISH, Denial, ack_prefix
 
 logger = logging.getLogger(__name__)
@@ -21,8 +21,8 @@ class AckPermission:
     At the start, on a new connection and after a denial that is tried with an in-progress ack for no message.
     """
 
-    def __init__(self, broker: Broker, stream: str, durable: str) -> None:
-        self._broker = broker
+    def __init__(self, messaging: Messaging, stream: str, durable: str) -> None:
+        self._messaging = messaging
         self._durable = durable
         self._prefix = f"{ACK_PREFIX}{stream}.{durable}"
         self._known = False
@@ -36,7 +36,7 @@ class AckPermission:
 
     def concerns(self, denial: Denial) -> bool:
         """Whether the server refused an ack for this consumer."""
-        return denial.right == PUBLISH and ack_prefix(denial.subject) == self._prefix
+        return denial.kind == PUBLISH and ack_prefix(denial.subject) == self._prefix
 
     def note_delivery(self, reply: str) -> None:
         """Take over the form of ack subjects of this server, from the reply subject of a delivery."""
@@ -48,16 +48,13 @@ class AckPermission:
         if self._known:
             return True
         doubts = self._doubts
-        granted = await self._broker.may_publish(f"{self._prefix}.{_NO_EVENT}", _IN_PROGRESS, timeout)
+        granted = await self._messaging.may_publish(f"{self._prefix}.{_NO_EVENT}", _IN_PROGRESS, timeout)
         # Another connection, made meanwhile, may have other permissions.
         self._known = granted and doubts == self._doubts
         if granted == self._denied:
             self._denied = not granted
-            self._log()
+            if self._denied:
+                logger.warning("nothing is pulled from %s while its acks are denied", self._durable)
+            else:
+                logger.info("pulling from %s goes on: its acks are taken again", self._durable)
         return granted
-
-    def _log(self) -> None:
-        if self._denied:
-            logger.warning("nothing is pulled from %s while its acks are denied", self._durable)
-        else:
-            logger.info("pulling from %s goes on: its acks are taken again", self._durable)

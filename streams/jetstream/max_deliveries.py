@@ -104,7 +104,7 @@ class MaxDeliveriesListener(mode.Service):
         """Subscribe. Raises `streams.jetstream.broker.Unusable` and `BrokerError`."""
         await self._broker.wait_connected()
         subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{self._stream}.{self._durable}"
-        await self._broker.subscribe(subject, self._on_advisory, queue=self._durable)
+        await self._broker.messaging.subscribe(subject, self._on_advisory, queue=self._durable)
 
     async def _on_advisory(self, message: Msg) -> None:
         advisory = msgspec.json.decode(message.data, type=_Advisory)

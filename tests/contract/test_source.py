@@ -205,7 +205,7 @@ async def test_a_message_comes_as_it_was_published(rig: Rig, reader: Reader, ten
     await rig.open(reader)
     batch = await reader.batch()
     (delivery,) = batch.deliveries
-    assert (batch.tenant, batch.role) == (tenant, "realtime")
+    assert (batch.tenant, batch.consumer_type) == (tenant, "realtime")
     assert delivery.subject == tenant.subject(SUBJECT)
     assert delivery.data == b'{"a": 1}'
     assert not delivery.headers

@@ -114,7 +114,7 @@ async def test_what_the_hub_gives_up_is_handed_over_at_the_leaf(
 
 
 async def test_a_domain_that_nobody_serves_is_named_and_waited_for(pair: Pair) -> None:
-    broker = Broker(urls=[pair.leaf.url], name="tests", domain="nowhere", ask_every=0.2)
+    broker = Broker(urls=[pair.leaf.url], name="tests", domain="nowhere", check_every=0.2)
     await broker.start()
 
     async def said() -> bool:
@@ -127,7 +127,7 @@ async def test_a_domain_that_nobody_serves_is_named_and_waited_for(pair: Pair) -
 
 
 async def test_a_hub_that_is_away_is_waited_for(pair: Pair, tenant: Tenant, reader: Reader) -> None:
-    async with connected(pair.leaf.url, domain="hub", ask_every=0.2) as broker:
+    async with connected(pair.leaf.url, domain="hub", check_every=0.2) as broker:
         await reconcile(broker, CONFIG, [tenant])
         source = pull_source(broker, tenant, CONFIG, reader)
         await source.start()

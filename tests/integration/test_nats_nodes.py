@@ -18,7 +18,7 @@ from events.errors import BrokerError
 from events.subjects import Tenant
 from streams.jetstream.broker import Broker, Unusable
 from streams.jetstream.changes import TopologyError
-from streams.jetstream.nodes import AVOIDED_FOR, Nodes
+from streams.jetstream.nodes import AVOID_SECONDS, Nodes
 from streams.jetstream.specs import TopologyConfig, streams
 from streams.jetstream.stream_reader import ApiError
 from testkit.servers import NatsServer, free_port
@@ -28,7 +28,7 @@ from tests.reconcile import reconcile
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = TopologyConfig()
-QUICK = {"ask_every": 0.3, "leave_after": 2.0}
+QUICK = {"check_every": 0.3, "leave_after": 2.0}
 WITHOUT = "accounts {{ A {{ jetstream: {}, users: [ {{ user: a, password: a }} ] }} }}"
 
 
@@ -131,7 +131,7 @@ async def test_a_node_that_only_tells_of_its_streams_is_left(
 async def test_a_first_node_without_jetstream_does_not_end_the_start_while_others_are_untried(
     nodes: tuple[ChangingNats, ChangingNats], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streams.jetstream.broker.JETSTREAM_PATIENCE", 0.5)
+    monkeypatch.setattr("streams.jetstream.broker.NO_JETSTREAM_SECONDS", 0.5)
     first, second = nodes
     first.reconfigure(WITHOUT.format("disabled"))
     async with begun(first.at("a:a"), second.at("a:a")) as broker:
@@ -143,7 +143,7 @@ async def test_a_first_node_without_jetstream_does_not_end_the_start_while_other
 async def test_the_start_ends_when_no_node_has_jetstream_for_the_account(
     nodes: tuple[ChangingNats, ChangingNats], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streams.jetstream.broker.JETSTREAM_PATIENCE", 0.5)
+    monkeypatch.setattr("streams.jetstream.broker.NO_JETSTREAM_SECONDS", 0.5)
     for node in nodes:
         node.reconfigure(WITHOUT.format("disabled"))
     async with begun(*(node.at("a:a") for node in nodes), leave_after=0.5) as broker:
@@ -155,7 +155,7 @@ async def test_the_start_ends_when_no_node_has_jetstream_for_the_account(
 async def test_a_cluster_whose_jetstream_nodes_are_down_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streams.jetstream.broker.JETSTREAM_PATIENCE", 0.2)
+    monkeypatch.setattr("streams.jetstream.broker.NO_JETSTREAM_SECONDS", 0.2)
     ports = [free_port(), free_port()]
     cluster = 'cluster {{ name: C, listen: "127.0.0.1:{}", routes: [ "nats://127.0.0.1:{}" ] }}\n'
     bare = cluster.format(ports[0], ports[1]) + "jetstream: disabled"
@@ -185,7 +185,7 @@ async def test_a_single_node_is_not_left_and_named_on_ready(
             return f"JetStream does not answer at 127.0.0.1:{first.port}" in (broker.problem or "")
 
         await eventually(said)
-        assert await broker.jetstream.look() == "absent"
+        assert await broker.jetstream.check() == "absent"
         await asyncio.sleep(2 * QUICK["leave_after"])
         assert not lost
         assert broker.connected
@@ -313,11 +313,11 @@ def test_a_server_that_was_left_comes_last_until_the_others_failed_often() -> No
     now = [0.0]
     nodes = Nodes(lambda: now[0])
     left, other = (Server(uri=urlparse(f"nats://a:b@host{number}:4222"), reconnects=0) for number in (1, 2))
-    nodes.arrived("host1:4222", "one")
+    nodes.note_connected("host1:4222", "one")
     nodes.leave("host1:4222")
     assert nodes.choose([left, other], {})[0] is other
     assert nodes.choose([left, Server(uri=other.uri, reconnects=5)], {})[0] is left
-    now[0] = AVOIDED_FOR + 1
+    now[0] = AVOID_SECONDS + 1
     assert nodes.choose([left, Server(uri=other.uri, reconnects=1)], {})[0] is left
 
 
@@ -326,8 +326,8 @@ def test_connections_that_end_at_once_are_tried_less_and_less_often() -> None:
     server = Server(uri=urlparse("nats://host:4222"), reconnects=0)
     waits = []
     for _ in range(8):
-        nodes.arrived("host:4222", "one")
-        nodes.lost()
+        nodes.note_connected("host:4222", "one")
+        nodes.note_disconnected()
         waits.append(nodes.choose([server], {})[1])
     assert waits == sorted(waits)
     assert waits[-1] == 2.0

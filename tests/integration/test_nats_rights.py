@@ -65,7 +65,7 @@ async def acks_are(broker: Broker, taken: bool) -> None:
     """Wait until the server has read its new configuration."""
 
     async def as_said() -> bool:
-        return await broker.may_publish("$JS.ACK.s.c.1.0.0.0.0", b"+WPI", 5) is taken
+        return await broker.messaging.may_publish("$JS.ACK.s.c.1.0.0.0.0", b"+WPI", 5) is taken
 
     await eventually(as_said)
 
@@ -133,7 +133,7 @@ async def test_a_right_to_acknowledge_that_is_taken_away_costs_no_more_than_one_
     with suppress(TimeoutError):
         while True:
             await ack_all(await reader.take(1, within=2.5 * CONFIG.realtime_ack_wait))
-    assert broker.permissions.refusal("Publish", f"$JS.ACK.{stream}.{durable}.1.1.1.1.1") is not None
+    assert broker.permissions.denial("Publish", f"$JS.ACK.{stream}.{durable}.1.1.1.1.1") is not None
     assert len([one for one in caplog.records if f"$JS.ACK.{stream}.{durable}" in one.getMessage()]) == 1
 
     server.reload(rights())
@@ -273,7 +273,7 @@ async def test_a_denied_right_is_logged_once(
 ) -> None:
     caplog.set_level(logging.INFO)
     for number in range(20):
-        await broker.may_publish(f"secret.of.others.{number % 2}", b"", 5)
+        await broker.messaging.may_publish(f"secret.of.others.{number % 2}", b"", 5)
     assert len([one for one in caplog.records if "secret.of.others" in one.getMessage()]) == 2
 
 
