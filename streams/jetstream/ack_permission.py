@@ -21,6 +21,9 @@ class AckPermission:
     At the start, on a new connection and after a denial that is tried with an in-progress ack for no message.
     """
 
+    # Acks of what was pulled before the first denial are lost, which costs a delivery each. With a `max_deliver` of 1
+    # these messages are not delivered again, but reach `MaxDeliveriesListener` at the first pull request afterwards.
+
     def __init__(self, messaging: Messaging, stream: str, durable: str) -> None:
         self._messaging = messaging
         self._durable = durable

@@ -50,6 +50,8 @@ async def exhaust(server: NatsServer, broker: Broker) -> None:
     await source.start()
     for _ in range(2):
         await (await reader.take(1))[0].nak()
+    # The server publishes the advisory when the next pull request comes.
+    assert await reader.gets_nothing(0.3)
     await source.stop()
 
 

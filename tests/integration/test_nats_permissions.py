@@ -12,6 +12,7 @@ import nats
 import pytest
 from nats.aio.client import Client
 
+from events.delivery import Delivery
 from events.errors import BrokerError
 from events.subjects import Tenant
 from streams.jetstream.broker import Broker
@@ -148,6 +149,40 @@ async def test_a_right_to_acknowledge_that_is_taken_away_costs_no_more_than_one_
     assert max(seen) == 2
     await fine(broker)
     await source.stop()
+
+
+async def test_an_event_with_one_delivery_whose_ack_is_denied_reaches_the_listener_of_lost_events(
+    server: ChangingNats, broker: Broker, observer: Client, reader: Reader, tenant: Tenant
+) -> None:
+    stream, durable = CONFIG.realtime_stream, CONFIG.realtime_durable + tenant.company
+    config = (await broker.api(f"CONSUMER.INFO.{stream}.{durable}"))["config"]
+    limited = {"stream_name": stream, "config": {**config, "max_deliver": 1}, "action": "update"}
+    await broker.api(f"CONSUMER.CREATE.{stream}.{durable}", limited)
+    lost: asyncio.Queue[Delivery] = asyncio.Queue()
+    listener = MaxDeliveriesListener(
+        broker=broker, stream=stream, durable=durable, on_max_deliveries=lost.put
+    )
+    await listener.start()
+    source = pull_source(broker, tenant, CONFIG, reader)
+    await source.start()
+    await publish(observer, tenant, 1)
+    await ack_all(await reader.take(1))
+    assert await broker.flush()
+    server.reload(rights(without=["ack"]))
+    await acks_are(broker, False)
+    await observer.jetstream().publish(tenant.subject(SUBJECT), b"denied")
+    await ack_all(await reader.take(1))
+    assert await broker.flush()
+    assert broker.permissions.denial("Publish", f"$JS.ACK.{stream}.{durable}.1.1.1.1.1") is not None
+
+    server.reload(rights())
+    await acks_are(broker, True)
+    async with asyncio.timeout(30):
+        delivery = await lost.get()
+    assert delivery.data == b"denied"
+    await delivery.ack()
+    await source.stop()
+    await listener.stop()
 
 
 async def test_denied_pulls_are_named_and_go_on_with_the_right(
