@@ -88,8 +88,7 @@ class PendingRequest:
 class Permissions:
     """The permissions that are denied now, by kind and subject; the acks of a consumer count as one subject."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._known: dict[tuple[str, str], _Known] = {}
         self._pending: list[PendingRequest] = []
         self._listeners: list[Callable[[Denial], None]] = []
@@ -113,7 +112,7 @@ class Permissions:
         known = self._known.get(key)
         if known is None:
             logger.warning("%s", denial)
-        self._known[key] = _Known(known.denial if known else denial, self._clock())
+        self._known[key] = _Known(known.denial if known else denial, time.monotonic())
         for request in tuple(self._pending):
             request.note_denial(denial)
         for listener in tuple(self._listeners):
@@ -159,4 +158,4 @@ class Permissions:
         return [known.denial for known in self._known.values() if not self._expired(known)]
 
     def _expired(self, known: _Known) -> bool:
-        return self._clock() - known.seen > DENIAL_SECONDS
+        return time.monotonic() - known.seen > DENIAL_SECONDS
