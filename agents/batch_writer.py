@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic, Protocol, TypeVar
 
-from agents.backoff import Backoff
 from agents.circuit_breaker import CircuitBreaker
 from agents.outage_probe import OutageProbe
+from events.backoff import Backoff
 from tables.errors import QueryTimeout, SerializationFailure, StorageError, Unavailable
 
 # A sub-batch that runs into a time limit this often may be to blame itself.
@@ -24,7 +24,7 @@ CONTENTIONS: Final = 10
 Item = TypeVar("Item")
 Taken = TypeVar("Taken", contravariant=True)
 Sleep = Callable[[float], Awaitable[None]]
-Aside = Callable[[], AbstractAsyncContextManager[object]]
+WhileWaiting = Callable[[], AbstractAsyncContextManager[object]]
 
 
 class Health(Protocol):
@@ -82,7 +82,7 @@ class SubBatch(Generic[Item]):
         """Whether there is nobody else to blame."""
         return len(self.items) == 1
 
-    def halves(self) -> list[SubBatch[Item]]:
+    def bisect(self) -> list[SubBatch[Item]]:
         """Both halves, the second first: sub-batches are taken from the end."""
         middle = len(self.items) // 2
         return [SubBatch(self.items[middle:]), SubBatch(self.items[:middle])]
@@ -113,13 +113,15 @@ class BatchWriter:
         self._judges: dict[str, tuple[OutageProbe, CircuitBreaker]] = {}
         self._waiting: Counter[str] = Counter()
 
-    async def store(self, items: Sequence[Item], target: Sink[Item], *, aside: Aside = nullcontext) -> None:
+    async def store(
+        self, items: Sequence[Item], sink: Sink[Item], *, while_waiting: WhileWaiting = nullcontext
+    ) -> None:
         """Write all items, in order; returns when each one is stored or blamed.
 
-        Waits for as long as the database cannot be used; `aside()` is entered for each wait.
+        Waits for as long as the database cannot be used; `while_waiting()` is entered for each wait.
         """
         if items:
-            await _Run(self, items, target, f"{self._name} {target.company}", aside).finish()
+            await _Run(self, items, sink, f"{self._name} {sink.company}", while_waiting).finish()
 
     def paused(self, waiter: str, reason: str, *, again: bool) -> None:
         """A batch of `waiter` waits; `again`: as it did before, and has not gone on."""
@@ -144,13 +146,18 @@ class _Run(Generic[Item]):
     """One batch on its way through a `BatchWriter`."""
 
     def __init__(
-        self, writer: BatchWriter, items: Sequence[Item], target: Sink[Item], waiter: str, aside: Aside
+        self,
+        writer: BatchWriter,
+        items: Sequence[Item],
+        sink: Sink[Item],
+        waiter: str,
+        while_waiting: WhileWaiting,
     ) -> None:
-        self._aside = aside
+        self._while_waiting = while_waiting
         self._writer = writer
-        self._target = target
+        self._sink = sink
         self._waiter = waiter
-        self._evidence, self._breaker = writer.judges(target.company)
+        self._evidence, self._breaker = writer.judges(sink.company)
         self._pending = [SubBatch(items)]
         self._backoff = writer.backoff()
         self._paused = False
@@ -165,7 +172,7 @@ class _Run(Generic[Item]):
 
     async def _step(self, batch: SubBatch[Item]) -> None:
         try:
-            stored = await self._target.write(batch.items)
+            stored = await self._sink.write(batch.items)
         except Unavailable as error:
             await self._wait_for_database(batch, str(error))
         except QueryTimeout as error:
@@ -176,7 +183,7 @@ class _Run(Generic[Item]):
             if batch.alone:
                 await self._judge(batch, error)
             else:
-                self._pending.extend(batch.halves())
+                self._pending.extend(batch.bisect())
         else:
             self._backoff = self._writer.backoff()
             self._resume()
@@ -201,21 +208,21 @@ class _Run(Generic[Item]):
     async def _judge(self, batch: SubBatch[Item], error: StorageError | Exception) -> None:
         """Find out whether the database is to blame; if not, bisect, or blame the item that is alone."""
         item = batch.items[0]
-        probe = partial(self._target.probe, item)
-        if reason := await self._evidence.outage(self._target.kind(item), probe, error):
+        probe = partial(self._sink.probe, item)
+        if reason := await self._evidence.outage(self._sink.kind(item), probe, error):
             await self._wait_for_database(batch, reason)
         elif not batch.alone:
-            self._pending.extend(batch.halves())
+            self._pending.extend(batch.bisect())
         else:
             await self._blame(batch, item, error)
 
     async def _blame(self, batch: SubBatch[Item], item: Item, error: Exception) -> None:
-        event = self._target.event(item)
+        event = self._sink.event(item)
         pause = 0.0 if event is None else self._breaker.wait(event)
         if pause == 0.0:
             if event is not None:
                 self._breaker.blamed(event, str(error) or type(error).__name__)
-            self._target.blame(item, error)
+            self._sink.blame(item, error)
         elif self._pending and not batch.put_off:
             # One of the others may be stored, which closes the breaker.
             batch.put_off = True
@@ -223,13 +230,13 @@ class _Run(Generic[Item]):
         else:
             self._pending.append(batch)
             self._pause(self._breaker.reason)
-            async with self._aside():
+            async with self._while_waiting():
                 await self._writer.sleep(pause)
 
     async def _wait_for_database(self, batch: SubBatch[Item], reason: str) -> None:
         self._pending.append(batch)
         self._pause(reason)
-        async with self._aside():
+        async with self._while_waiting():
             await self._backoff.wait()
 
     def _pause(self, reason: str) -> None:

@@ -1,16 +1,19 @@
-"""What is published, or kept in `exhausted_events`, of an event that was given up: fixed once, before any try."""
+"""What is published, or stored in `exhausted_events`, of an event that failed: fixed once, before the first attempt."""
 
 from __future__ import annotations
 
 import datetime
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from agents.received_event import ReceivedEvent, remainder
+from agents.received_event import ReceivedEvent
 from agents.retry_policy import RetryPolicy, envelope_retry_count
 from events import envelope
+from events.delivery import message_id
 from events.errors import EventError
+from events.models import History
 from tables.exhausted import ExhaustedRow
 
 logger = logging.getLogger(__name__)
@@ -20,36 +23,41 @@ logger = logging.getLogger(__name__)
 class DeadLetter:
     """One dead letter. It owns all that it carries, so its event may be released while it waits.
 
-    Each try publishes the same bytes under the same `Nats-Msg-Id`: a repeat is no second letter.
+    Each attempt publishes the same bytes under the same `Nats-Msg-Id`: a repeat is no second dead letter.
     """
 
     company: str
+    event_type: str
     subject: str
     headers: Mapping[str, str]
     envelope: envelope.Envelope
     stored_at: datetime.datetime  # JetStream's store time of the event
 
     @classmethod
-    def of(cls, work: ReceivedEvent, error: EventError, base_subject: str, limits: RetryPolicy) -> DeadLetter:
-        """The letter of an event whose outcome is known, and which is not released yet."""
-        payload, encoding = envelope.embed(_payload(work))
+    def of(
+        cls, received: ReceivedEvent, error: EventError, base_subject: str, policy: RetryPolicy
+    ) -> DeadLetter:
+        """The dead letter of an event whose outcome is known, and which is not released yet."""
+        payload, encoding = envelope.embed(_payload(received))
+        metadata = received.metadata
         return cls(
-            company=work.tenant.company,
-            subject=work.tenant.subject(base_subject),
-            headers=_headers(work),
+            company=received.tenant.company,
+            event_type=metadata.event_type,
+            subject=received.tenant.subject(base_subject),
+            headers=_headers(received),
             envelope=envelope.Envelope(
-                source_subject=work.delivery.subject,
-                company=work.tenant.company,
+                source_subject=received.delivery.subject,
+                company=received.tenant.company,
                 original_payload=payload,
                 original_payload_encoding=encoding,
                 error=str(error),
                 error_type=error.error_type,
-                retry_count=envelope_retry_count(error, work.delivery.metadata.num_delivered),
-                max_retry=limits.max_deliver,
+                retry_count=envelope_retry_count(error, received.delivery.metadata.num_delivered),
+                max_retry=policy.max_deliver,
                 ts=envelope.now(),
-                event_version=None if work.source.version is None else str(work.source.version),
+                event_version=None if metadata.version is None else str(metadata.version),
             ),
-            stored_at=datetime.datetime.fromtimestamp(work.source.stored_ns / 1e9, datetime.UTC),
+            stored_at=datetime.datetime.fromtimestamp(metadata.stored_ns / 1e9, datetime.UTC),
         )
 
     @property
@@ -59,12 +67,12 @@ class DeadLetter:
 
     @property
     def body(self) -> bytes:
-        """What is published. Made for each try: the letters that wait would take twice the memory."""
+        """What is published. Encoded for each attempt: dead letters that wait would take twice the memory."""
         return envelope.encode(self.envelope)
 
     @property
     def row(self) -> ExhaustedRow:
-        """The row for a letter that no stream takes."""
+        """The row for a dead letter that no stream takes."""
         # The event's own time, not the present: a repeat after a crash must make the same row.
         letter = replace(self.envelope, ts=envelope.written(self.stored_at))
         return ExhaustedRow(
@@ -78,25 +86,32 @@ class DeadLetter:
         )
 
 
-def message_id(headers: Mapping[str, str] | None, sequence: int) -> str:
-    """The publisher's `Nats-Msg-Id`, else `msg-<stream sequence>`; always storable text."""
-    name = (headers or {}).get("Nats-Msg-Id") or f"msg-{sequence}"
-    return str(name).replace("\0", "").encode(errors="replace").decode()
+def remaining_payload(received: ReceivedEvent) -> bytes:
+    """The payload of the dead letter: the event as it came, or the history batch with only the items that failed."""
+    history = received.payload
+    if not isinstance(history, History):
+        return received.delivery.data
+    failed = sorted(index for index, _ in received.failures())
+    items = b",".join(history.items[index].raw for index in failed if index < len(history.items))
+    body = b'{"%s":[%s]' % (history.field.encode(), items)
+    if len(history.items) in failed:  # the post-scan request itself was not stored
+        body += b',"is_last_batch":true,"agent_id":' + json.dumps(history.agent_id).encode()
+    return body + b"}"
 
 
-def _payload(work: ReceivedEvent) -> bytes:
+def _payload(received: ReceivedEvent) -> bytes:
     try:
-        return remainder(work)
+        return remaining_payload(received)
     except Exception:
-        # All items of a history batch instead of the bad ones: those that are stored are stored again harmlessly.
+        # All items of a history batch instead of the failed ones: a stored one is stored again without effect.
         logger.exception("unexpected exception with a dead letter's payload; it carries the whole event")
-        return work.delivery.data
+        return received.delivery.data
 
 
-def _headers(work: ReceivedEvent) -> dict[str, str]:
-    origin = work.delivery.metadata
+def _headers(received: ReceivedEvent) -> dict[str, str]:
+    position = received.delivery.metadata
     return {
         # Store time as well: a stream that is made anew starts again at sequence 1.
-        "Nats-Msg-Id": f"{origin.stream}-{origin.stream_sequence}-{origin.stored_ns}",
-        "Original-Nats-Msg-Id": message_id(work.delivery.headers, origin.stream_sequence),
+        "Nats-Msg-Id": f"{position.stream}-{position.stream_sequence}-{position.stored_ns}",
+        "Original-Nats-Msg-Id": message_id(received.delivery),
     }

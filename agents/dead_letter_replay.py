@@ -1,4 +1,4 @@
-"""The dead-letter agent: replays envelopes, and stores what stays broken (contract 4, design 7)."""
+"""The DLQ agent: replays dead letters, and parks those whose attempts are used up."""
 
 from __future__ import annotations
 
@@ -6,92 +6,87 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, Final, Protocol
 
 from agents import retry_policy
-from agents.backoff import Backoff
-from agents.batch_writer import Aside
-from agents.dead_letter_publisher import store_exhausted
-from agents.received_event import ReceivedEvent, plan
-from agents.replays import exhausted_row, replayed, stranger, unreadable
+from agents.batch_writer import WhileWaiting
+from agents.decode import decode, replayed
+from agents.event_writer import EventWriter
+from agents.onboarding import Onboarding, onboarding_task
 from agents.retry_policy import RetryPolicy
-from agents.routing import Routing
+from agents.settlement import DeadLetterSettlement
 from agents.slots import Slot
 from events import envelope
 from events.delivery import Batch, Delivery
 from events.envelope import Envelope
-from events.errors import BrokerError, EventError, Malformed, MaxDeliveriesExceeded, UnexpectedError
-from events.subjects import Tenant
-from tables.errors import StorageError
-from tables.exhausted import ExhaustedRow
-from tables.tenant import TenantTables
+from events.errors import (
+    BrokerError,
+    EventError,
+    Invalid,
+    Malformed,
+    MaxDeliveriesExceeded,
+    UnexpectedError,
+    UnknownSubject,
+)
+from events.models import History
+from events.subjects import Tenant, event_type
 
 logger = logging.getLogger(__name__)
 
-# Envelopes of one company that wait for a worker.
-BUFFER: Final = 10
+# Dead letters of one company that wait for a worker.
+QUEUE_SIZE: Final = 10
 
 
 class DlqMeter(Protocol):
-    """What is counted here (contract 9, rows 12-17)."""
+    """What is counted here."""
 
     def dlq_submitted(self, company: str) -> None:
-        """An envelope was handed to the workers."""
+        """A dead letter was handed to the workers."""
         ...
 
     def dlq_finished(self, company: str, seconds: float) -> None:
-        """An envelope was handled, whatever came of it."""
-        ...
-
-    def dlq_retried(self, company: str) -> None:
-        """A replay was put off."""
-        ...
-
-    def dlq_acked(self, company: str) -> None:
-        """A replay worked and was acknowledged."""
+        """A dead letter was handled, whatever came of it."""
         ...
 
     def dlq_ack_failed(self, company: str) -> None:
-        """An envelope was ended without success, or the broker could not be told."""
-        ...
-
-    def dlq_dropped(self, company: str) -> None:
-        """An envelope was stored in `exhausted_events`."""
+        """A dead letter was ended without success, or the broker could not be told."""
         ...
 
 
 class DeadLetterReplayer:
-    """Replays through the routing code, a few at a time; a delayed one waits in JetStream, not here.
+    """Replays dead letters, a few at a time; a delayed one waits in JetStream, not here.
 
-    Each company has its own queue, and a replay that waits for an outage to end leaves its place to others: no company
+    Each company has its own queue, and a replay that waits for an outage to end yields its slot to others: no company
     waits for another one's tables.
     """
 
     def __init__(
         self,
         *,
-        routing: Routing,
-        tables: Callable[[Tenant], TenantTables],
-        limits: RetryPolicy,
+        writer: EventWriter,
+        onboarding: Onboarding,
+        settlement: DeadLetterSettlement,
+        policy: RetryPolicy,
         workers: int,
         meter: DlqMeter,
     ) -> None:
-        self._routing = routing
-        self._tables = tables
-        self._limits = limits
+        self._writer = writer
+        self._onboarding = onboarding
+        self._settlement = settlement
+        self._policy = policy
         self._workers = workers
         self._meter = meter
         self._queues: dict[Tenant, asyncio.Queue[Delivery]] = {}
-        self._places = asyncio.Semaphore(workers)
+        self._slots = asyncio.Semaphore(workers)
         self._tasks: set[asyncio.Task[None]] = set()
         self._active = 0
 
     @property
     def queue_length(self) -> int:
-        """Envelopes waiting for a worker."""
+        """Dead letters waiting for a worker."""
         return sum(queue.qsize() for queue in self._queues.values())
 
     @property
@@ -100,20 +95,42 @@ class DeadLetterReplayer:
         return self._active
 
     async def run(self, stream: AsyncIterable[Batch]) -> AsyncIterator[int]:
-        """The agent's body: hand the envelopes of each batch to the workers.
-
-        Each source hands over its next batch only when the one before is released.
-        """
+        """The agent's body: hand the dead letters of each batch to the workers, then release it."""
         try:
             async for batch in stream:
-                self._begin(self._hand_over(batch))
+                self._start(self._hand_over(batch))
                 yield len(batch.deliveries)
         finally:
             for task in self._tasks:
                 task.cancel()
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+    async def on_max_deliveries(self, tenant: Tenant, delivery: Delivery) -> None:
+        """Park a dead letter that the server will not deliver again. Raises `BrokerError`."""
+        error = MaxDeliveriesExceeded("the consumer's own limit of deliveries (max_deliver) was reached")
+        try:
+            letter = envelope.decode(delivery.data)
+        except Malformed:
+            letter = _unreadable(delivery)
+        await self._settlement.park(tenant, delivery, letter, error)
+
+    async def handle(
+        self, tenant: Tenant, delivery: Delivery, *, while_waiting: WhileWaiting = nullcontext
+    ) -> None:
+        """Replay one dead letter and settle it. Raises `BrokerError`. `while_waiting()` is entered for each wait."""
+        park = partial(self._settlement.park, tenant, delivery, while_waiting=while_waiting)
+        try:
+            letter = envelope.decode(delivery.data)
+        except Malformed as malformed:
+            return await park(_unreadable(delivery), malformed)
+        if (refusal := _refusal(tenant, letter)) is not None:
+            return await park(letter, refusal)
+        if retry_policy.is_poison(delivery.metadata.num_delivered, self._policy):
+            return await park(letter, MaxDeliveriesExceeded())
+        error = await self._replay(tenant, delivery, letter, while_waiting)
+        await self._settlement.settle(tenant, delivery, letter, error, while_waiting=while_waiting)
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -125,126 +142,91 @@ class DeadLetterReplayer:
 
     def _queue_of(self, tenant: Tenant) -> asyncio.Queue[Delivery]:
         if tenant not in self._queues:
-            queue = self._queues[tenant] = asyncio.Queue(BUFFER)
+            queue = self._queues[tenant] = asyncio.Queue(QUEUE_SIZE)
             for _ in range(self._workers):
-                self._begin(self._work(tenant, queue))
+                self._start(self._work(tenant, queue))
         return self._queues[tenant]
 
     async def _work(self, tenant: Tenant, queue: asyncio.Queue[Delivery]) -> None:
         while True:
             delivery = await queue.get()
-            async with Slot(self._places) as place:
-                await self._attend(tenant, delivery, place)
+            async with Slot(self._slots) as slot:
+                await self._process(tenant, delivery, slot)
 
-    async def _attend(self, tenant: Tenant, delivery: Delivery, place: Slot) -> None:
+    async def _process(self, tenant: Tenant, delivery: Delivery, slot: Slot) -> None:
         started = time.perf_counter()
         self._active += 1
         try:
-            await self.handle(tenant, delivery, aside=partial(self._aside, place))
+            await self.handle(tenant, delivery, while_waiting=partial(self._inactive, slot))
         except BrokerError as error:
             logger.warning("dead letter not settled, it comes again: %s", error)
             self._meter.dlq_ack_failed(tenant.company)
         except Exception:
             logger.exception("unexpected exception with a dead letter; it comes again")
-            await self._hand_back(tenant, delivery)
+            await self._nak(tenant, delivery)
         finally:
             self._active -= 1
             self._meter.dlq_finished(tenant.company, time.perf_counter() - started)
 
     @asynccontextmanager
-    async def _aside(self, place: Slot) -> AsyncIterator[None]:
+    async def _inactive(self, slot: Slot) -> AsyncIterator[None]:
         self._active -= 1
         try:
-            async with place.left():
+            async with slot.yielded():
                 yield
         finally:
             self._active += 1
 
-    async def _hand_back(self, tenant: Tenant, delivery: Delivery) -> None:
-        # Left unsettled it would stay in our hands for ever.
+    async def _nak(self, tenant: Tenant, delivery: Delivery) -> None:
+        # Left unsettled it would stay in flight for ever.
         self._meter.dlq_ack_failed(tenant.company)
         with suppress(Exception):
-            await delivery.nak(self._limits.maximum)
-
-    async def handle(self, tenant: Tenant, delivery: Delivery, *, aside: Aside = nullcontext) -> None:
-        """Replay one envelope and settle it (contract 4.3). Raises `BrokerFailed`.
-
-        `aside()` is entered while it waits for others.
-        """
-        try:
-            letter = envelope.decode(delivery.data)
-        except Malformed as error:
-            return await self._exhaust(tenant, delivery, unreadable(delivery), error, aside)
-        if (refused := stranger(tenant, letter)) is not None:
-            return await self._exhaust(tenant, delivery, letter, refused, aside)
-        attempt = delivery.metadata.num_delivered
-        if retry_policy.is_poison(attempt, self._limits):
-            return await self._exhaust(tenant, delivery, letter, MaxDeliveriesExceeded(), aside)
-        outcome = await self._replay(tenant, delivery, letter, aside)
-        decision = retry_policy.decide_replay(outcome, letter.retry_count, attempt, self._limits)
-        if outcome is None:
-            await delivery.ack()
-            self._meter.dlq_acked(tenant.company)
-        elif decision.outcome == "nak":
-            await delivery.nak(decision.delay)
-            self._meter.dlq_retried(tenant.company)
-        else:
-            await self._exhaust(tenant, delivery, letter, outcome, aside)
-
-    async def on_max_deliveries(self, tenant: Tenant, delivery: Delivery) -> None:
-        """Store an envelope that the server will not deliver again (contract C14, OC13). Raises `BrokerFailed`."""
-        error = MaxDeliveriesExceeded("the consumer's own limit of deliveries (max_deliver) was reached")
-        try:
-            letter = envelope.decode(delivery.data)
-        except Malformed:
-            letter = unreadable(delivery)
-        await self._exhaust(tenant, delivery, letter, error)
+            await delivery.nak(self._policy.maximum)
 
     async def _replay(
-        self, tenant: Tenant, delivery: Delivery, letter: Envelope, aside: Aside
+        self, tenant: Tenant, delivery: Delivery, letter: Envelope, while_waiting: WhileWaiting
     ) -> EventError | None:
         try:
-            work = ReceivedEvent(tenant, delivery, replayed(delivery, letter))
-            plan(work, envelope.original(letter), itertools.count())
-            return await self._routing.replay(work, aside=aside)
+            event = replayed(tenant, delivery, letter)
+            decode(event, envelope.original(letter), itertools.count())
+            history = isinstance(event.payload, History)
+            await self._writer.write([event], history=history, replayed=True, while_waiting=while_waiting)
+            if event.conclude() is None and (task := onboarding_task(event)):
+                async with while_waiting():
+                    return await self._onboarding.replay(task, self._policy)
+            return event.error
         except EventError as error:
             return error.kept()
         except Exception as error:
             logger.exception("unexpected exception while replaying a dead letter")
             return UnexpectedError(f"unexpected {type(error).__name__} while replaying")
 
-    async def _exhaust(
-        self,
-        tenant: Tenant,
-        delivery: Delivery,
-        letter: Envelope,
-        error: EventError,
-        aside: Aside = nullcontext,
-    ) -> None:
-        """Store the row, then end the envelope; while that fails it is put off, at the last delivery it is kept."""
-        row = exhausted_row(tenant, delivery, letter, error)
-        if not await self._stored(tenant, row, delivery.metadata.num_delivered, aside):
-            await delivery.nak(self._limits.delay(delivery.metadata.num_delivered))
-            self._meter.dlq_ack_failed(tenant.company)
-            return
-        await delivery.term()
-        self._meter.dlq_dropped(tenant.company)
-        self._meter.dlq_ack_failed(tenant.company)
-        logger.warning(
-            "dead letter given up and stored in exhausted_events: %s",
-            error,
-            extra={"company_id": tenant.company, "subject": row.source_subject},
-        )
 
-    async def _stored(self, tenant: Tenant, row: ExhaustedRow, attempt: int, aside: Aside) -> bool:
-        pauses = Backoff()
-        while True:
-            try:
-                await store_exhausted(self._tables(tenant), row)
-                return True
-            except StorageError as trouble:
-                logger.warning("exhausted event not stored yet: %s", trouble)
-            if attempt < self._limits.max_deliver:
-                return False
-            async with aside():
-                await pauses.wait()
+def _refusal(tenant: Tenant, letter: Envelope) -> EventError | None:
+    """Why a dead letter is never replayed: it is another company's, or of no known event type.
+
+    The existing service wrote full subjects; a bare base subject names no company, and counts as ours.
+    """
+    if letter.company not in ("", tenant.company):
+        return Invalid("validation failed: company is not the company of the dead-letter subject")
+    kind = event_type(letter.source_subject)
+    if kind is None:
+        return UnknownSubject("source_subject is unknown")
+    if letter.source_subject not in (kind, tenant.subject(kind)):
+        return Invalid("validation failed: source_subject is not of the company of the dead-letter subject")
+    return None
+
+
+def _unreadable(delivery: Delivery) -> Envelope:
+    """What can be said of a dead letter that is no envelope."""
+    return Envelope(
+        source_subject=delivery.subject,
+        company="",
+        original_payload=None,
+        error="",
+        error_type="",
+        retry_count=0,
+        max_retry=0,
+        ts=None,
+        event_version=None,
+    )

@@ -1,32 +1,38 @@
-"""The onboarding agent: the first contact of a phone number, in batches beside the routing (contract 5).
+"""The onboarding agent: the first contact of a phone number, as a second stage of a routing batch.
 
-A job's tasks are stored in one transaction, by the `BatchWriter` that the routing uses too: an outage is waited for, a
-refused batch is bisected until the task to blame is alone.
+The tasks of a job are stored in one transaction by a `BatchWriter`, as in the routing: an outage is waited out, a
+refused batch is bisected.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Hashable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Literal, Protocol
 
-from agents.backoff import Backoff
-from agents.batch_writer import BatchWriter, Health
-from agents.onboarding_queue import KnownPairs, Load, TaskQueue
-from agents.onboarding_sink import OnboardingSink, Probe, Tables, TaskOutcomes
+from agents.batch_writer import BatchWriter
+from agents.event_writer import event_error
+from agents.onboarding_queue import KnownPairs, Load, TaskQueue, nothing_new
+from agents.received_event import ReceivedEvent
+from agents.retry_policy import RetryPolicy
+from agents.settlement import Settlement
 from agents.slots import Slot
 from events.errors import EventError
-from events.fields import Campaign
-from events.senders import is_to_many
+from events.models import MessageUpsert
+from events.senders import is_to_many, sender_phone
 from events.subjects import Tenant
 from tables.attribution import CampaignAttribution, Incoming
 from tables.contact_index import clean_phone
-from tables.last_writer_wins import EventStamp
+from tables.errors import StorageError
+from tables.last_writer_wins import EventStamp, Version
+from tables.onboarding import Outcome, Pair
+from tables.write_probe import kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,50 +40,14 @@ POOL_SIZE: Final = 10
 QUEUE_SIZE: Final = 10_000
 MAX_BLOCK: Final = 1.0
 
-
-class OnboardingTask(NamedTuple):
-    """One incoming message; `message_timestamp` in Unix seconds."""
-
-    agent_id: str
-    from_phone: str
-    message_id: str
-    message_timestamp: int
-    chat_id: str
-    jid: str
-    campaign: Campaign | None
-    stamp: EventStamp
-
-
-Results = Sequence[EventError | None]
-
-
-@dataclass(slots=True, eq=False)
-class OnboardingJob:
-    """One channel item: the incoming messages of one routing batch, or of one replayed envelope.
-
-    `done` is called once, with an entry for each task: None when its outcome is settled (also when it is
-    `error_other`), else the error its message is to be given up for. `submitted` is a time of
-    `time.perf_counter()`, `bodies` the bytes of the messages that `done` needs. `replayed`: of a dead letter.
-    """
-
-    tenant: Tenant
-    tasks: list[OnboardingTask]
-    done: Callable[[Results], Awaitable[None]]
-    submitted: float
-    bodies: int = 0
-    replayed: bool = False
-
-    @property
-    def load(self) -> Load:
-        """What it takes of the queue."""
-        return Load(self.tenant, len(self.tasks), self.bodies)
+Status = Literal["success_created", "success_exists", "error_db", "error_other"]
 
 
 class OnboardingMeter(Protocol):
-    """What is counted here (contract 9, rows 19-21)."""
+    """What is counted here."""
 
     def onboarding_submitted(self, company: str, count: int) -> None:
-        """Tasks were offered."""
+        """Tasks were submitted."""
         ...
 
     def onboarding_ended(self, company: str, status: str, seconds: float) -> None:
@@ -85,60 +55,148 @@ class OnboardingMeter(Protocol):
         ...
 
 
-def wants_onboarding(flow: str, from_phone: str, jid: str) -> bool:
-    """Whether a stored message is a task: incoming, with a phone, from a person or group (contract 5.1, design 6)."""
-    return flow == "IN" and from_phone != "" and not is_to_many(jid)
+class OnboardingTables(Protocol):
+    """What is needed of `tables.onboarding.OnboardingTables`."""
+
+    def known(self, company: str, pairs: Iterable[Pair]) -> Awaitable[dict[Pair, Version | None]]:
+        """Which pairs are in the log."""
+        ...
+
+    def onboard(self, company: str, messages: Sequence[Incoming]) -> Awaitable[list[Outcome]]:
+        """Onboard the senders, in one transaction."""
+        ...
+
+
+class Probe(Protocol):
+    """What is needed of `tables.write_probe.WriteProbe`."""
+
+    def store(self, like: Incoming, company: str) -> Awaitable[None]:
+        """Return if PostgreSQL onboards a sender that cannot exist. Raises `StorageError`."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class OnboardingTask:
+    """A stored incoming message whose sender is to be onboarded, and how that ended.
+
+    `error` is what its event is dead-lettered for; None when the outcome is final, also with `error_other`.
+    """
+
+    event: ReceivedEvent
+    message: Incoming
+    status: Status | None = None
+    error: EventError | None = None
+
+
+@dataclass(slots=True, eq=False)
+class OnboardingJob:
+    """One channel item: the incoming messages of one routing batch, or of one replayed dead letter.
+
+    Its events are settled by `policy` when it is done; those of a replay (`replayed`) are not: who replays awaits
+    `outcome` instead. `submitted` is a time of `time.perf_counter()`.
+    """
+
+    tenant: Tenant
+    tasks: list[OnboardingTask]
+    policy: RetryPolicy
+    submitted: float
+    outcome: asyncio.Future[EventError | None] | None = None
+
+    @property
+    def replayed(self) -> bool:
+        """Whether its only task is of a dead letter."""
+        return self.outcome is not None
+
+    @property
+    def load(self) -> Load:
+        """What it takes of the queue: a replay's message is held by the replay."""
+        bodies = 0 if self.replayed else sum(len(task.event.delivery.data) for task in self.tasks)
+        return Load(self.tenant, len(self.tasks), bodies)
+
+
+def onboarding_task(event: ReceivedEvent) -> OnboardingTask | None:
+    """The task of a stored event: an incoming real-time message with a phone, from a person or group; else None."""
+    message = event.payload
+    if event.error is not None or not isinstance(message, MessageUpsert) or message.flow != "IN":
+        return None
+    phone = sender_phone(message.from_phone or "", message.jid or "", message, message.key)
+    if not phone or is_to_many(message.jid or ""):
+        return None
+    campaign, attribution = message.campaign, None
+    if campaign is not None and campaign.is_campaign:
+        attribution = CampaignAttribution(
+            campaign.tags or "", campaign.assigned_to or "", campaign.origin or ""
+        )
+    return OnboardingTask(
+        event,
+        Incoming(
+            message.agent_id or "",
+            clean_phone(phone),
+            message.message_id or "",
+            message.sent_at,
+            message.chat_id or "",
+            message.jid or "",
+            attribution,
+            EventStamp(event.metadata.version, event.metadata.last_metadata),
+        ),
+    )
 
 
 class Onboarding:
-    """Takes jobs from the routing, runs some at a time, and tells each job how its tasks ended."""
+    """Takes jobs from the routing, runs some at a time, and settles the events of each when it is done."""
 
     def __init__(
         self,
         *,
-        tables: Callable[[Tenant], Tables],
+        tables: Callable[[Tenant], OnboardingTables],
         probe: Callable[[Tenant], Probe],
+        writer: BatchWriter,
+        settlement: Settlement,
         meter: OnboardingMeter,
         send: Callable[[OnboardingJob], Awaitable[None]],
         pool_size: int = POOL_SIZE,
         queue_size: int = QUEUE_SIZE,
         max_block: float = MAX_BLOCK,
-        health: Health,
-        backoff: Callable[[], Backoff] = Backoff,
     ) -> None:
         """`send` puts a job on the agent's channel; `queue_size` counts tasks, `max_block` is in seconds."""
         self._tables = tables
         self._probe = probe
+        self._writer = writer
+        self._settlement = settlement
         self._meter = meter
         self._send = send
-        self._writer = BatchWriter("onboarding", health, backoff=backoff)
         self._known = KnownPairs()
         self._queue = TaskQueue(queue_size, max_block)
         self._slots = asyncio.Semaphore(pool_size)
-        self._turns: defaultdict[Tenant, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._company_locks: defaultdict[Tenant, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._running: set[asyncio.Task[None]] = set()
 
     @property
     def waiting(self) -> int:
-        """Tasks that no worker has taken yet (contract 9, row 22)."""
+        """Tasks that no worker has taken yet."""
         return self._queue.waiting
 
-    async def submit(self, job: OnboardingJob) -> None:
-        """Offer a job; returns once it is queued. A full queue is waited for, with a warning after `max_block`."""
-        self._meter.onboarding_submitted(job.tenant.company, len(job.tasks))
-        await self._queue.enter(job.load)
-        try:
-            await self._send(job)
-        except BaseException:
-            self._queue.leave(job.load)
-            raise
+    async def submit(self, tasks: list[OnboardingTask], policy: RetryPolicy) -> None:
+        """Queue the tasks of one batch, of one company; their events are settled when they are done.
+
+        A full queue is waited for, with a warning after `max_block`.
+        """
+        for task in tasks:
+            task.event.release()
+        await self._submit(OnboardingJob(tasks[0].event.tenant, tasks, policy, time.perf_counter()))
+
+    async def replay(self, task: OnboardingTask, policy: RetryPolicy) -> EventError | None:
+        """Queue the task of a dead letter; returns what its event is to be dead-lettered for."""
+        outcome: asyncio.Future[EventError | None] = asyncio.get_running_loop().create_future()
+        await self._submit(OnboardingJob(task.event.tenant, [task], policy, time.perf_counter(), outcome))
+        return await outcome
 
     async def run(self, stream: AsyncIterable[OnboardingJob]) -> AsyncIterator[int]:
-        """The agent's body. Nothing that happens to a job may leave the loop."""
+        """The agent's body. No exception of a job ends the loop."""
         try:
             async for job in stream:
-                # They wait for a place here, not in the channel, which is short: our own queue is the limit.
-                worker = asyncio.create_task(self._take_turn(job))
+                # They wait for a slot here, not in the channel, which is short: our own queue is the limit.
+                worker = asyncio.create_task(self._process(job))
                 self._running.add(worker)
                 worker.add_done_callback(self._running.discard)
                 yield len(job.tasks)
@@ -147,64 +205,126 @@ class Onboarding:
             for worker in self._running:
                 worker.cancel()
 
-    async def _take_turn(self, job: OnboardingJob) -> None:
-        async with AsyncExitStack() as turn:
+    async def _submit(self, job: OnboardingJob) -> None:
+        self._meter.onboarding_submitted(job.tenant.company, len(job.tasks))
+        await self._queue.enter(job.load)
+        try:
+            await self._send(job)
+        except BaseException:
+            self._queue.leave(job.load)
+            raise
+
+    async def _process(self, job: OnboardingJob) -> None:
+        async with AsyncExitStack() as stack:
             try:
-                # Jobs of one company would only wait for each other's locks, each with a connection in hand.
-                await turn.enter_async_context(self._turns[job.tenant])
-                place = await turn.enter_async_context(Slot(self._slots))
+                # Jobs of one company would only wait for each other's locks, each with a connection in use.
+                await stack.enter_async_context(self._company_locks[job.tenant])
+                slot = await stack.enter_async_context(Slot(self._slots))
             finally:
                 self._queue.leave(job.load)
-            await self._work(job, place)
+            await self._onboard(job, slot)
+            # With the slot: events whose dead letters have to wait hold the next jobs back.
+            await self._finish(job)
 
-    async def _work(self, job: OnboardingJob, place: Slot) -> None:
-        ledger = TaskOutcomes([None] * len(job.tasks))
+    async def _onboard(self, job: OnboardingJob, slot: Slot) -> None:
         try:
-            await self._handle(job, ledger, place)
+            tasks = [task for task in job.tasks if _is_complete(task)]
+            sink = OnboardingSink(
+                job.tenant, self._known, self._tables(job.tenant), self._probe(job.tenant), job.replayed
+            )
+            # An outage of one company's tables must not keep the others from being onboarded.
+            await self._writer.store(tasks, sink, while_waiting=slot.yielded)
         except Exception:
             logger.exception("unexpected exception while onboarding")
         seconds = time.perf_counter() - job.submitted
-        for status in ledger.statuses:
-            self._meter.onboarding_ended(job.tenant.company, status or "error_other", seconds)
+        for task in job.tasks:
+            self._meter.onboarding_ended(job.tenant.company, task.status or "error_other", seconds)
+
+    async def _finish(self, job: OnboardingJob) -> None:
+        for task in job.tasks:
+            task.event.error = task.error
+        if job.outcome is not None:
+            if not job.outcome.done():  # the replay may have been cancelled
+                job.outcome.set_result(job.tasks[0].error)
+            return
         try:
-            await job.done(ledger.errors)
+            await self._settlement.settle([task.event for task in job.tasks], job.policy)
         except Exception:
             logger.exception("unexpected exception while settling onboarded messages; they come again")
 
-    async def _handle(self, job: OnboardingJob, ledger: TaskOutcomes, taken: Slot) -> None:
-        messages = [_incoming(task) for task in job.tasks]
-        places = []
-        for place, message in enumerate(messages):
-            if message.agent_id and message.phone:
-                places.append(place)
-            else:
-                ledger.statuses[place] = "error_other"
-                logger.warning("message names no agent, or no phone that is left after cleaning")
-        writes = OnboardingSink(
-            tenant=job.tenant,
-            messages=messages,
-            ledger=ledger,
-            known=self._known,
-            tables=self._tables(job.tenant),
-            tenant_probe=self._probe(job.tenant),
-            replayed=job.replayed,
-        )
-        # An outage of one company's tables must not keep the others from being onboarded.
-        await self._writer.store(places, writes, aside=taken.left)
+
+@dataclass(frozen=True, slots=True)
+class OnboardingSink:
+    """A `Sink` for onboarding tasks; each gets its status.
+
+    A replay was blamed before: it does not count for the circuit breaker.
+    """
+
+    tenant: Tenant
+    known_pairs: KnownPairs
+    tables: OnboardingTables
+    tenant_probe: Probe
+    replayed: bool = False
+
+    @property
+    def company(self) -> str:
+        """Whose tasks they are."""
+        return self.tenant.company
+
+    async def write(self, items: Sequence[OnboardingTask]) -> bool:
+        """Onboard the senders. Raises `StorageError`."""
+        known = await self._known(items)
+        new = [task for task in items if task not in known]
+        outcomes = await self.tables.onboard(self.company, [task.message for task in new])
+        for task in known:
+            task.status = "success_exists"
+        for task, outcome in zip(new, outcomes, strict=True):
+            task.status = "success_created" if outcome.created else "success_exists"
+            if outcome.complete:
+                self.known_pairs.add(self.tenant, task.message.pair, outcome.since)
+        return bool(new)
+
+    async def _known(self, items: Sequence[OnboardingTask]) -> set[OnboardingTask]:
+        """The tasks whose messages have nothing to add to what is stored."""
+        likely = [
+            task
+            for task in items
+            if task.message.campaign is None
+            and self.known_pairs.has(self.tenant, task.message.pair, task.message.stamp.version)
+        ]
+        if not likely:
+            return set()
+        logged = await self.tables.known(self.company, {task.message.pair for task in likely})
+        return {task for task in likely if nothing_new(task.message, logged)}
+
+    async def probe(self, item: OnboardingTask) -> None:
+        """Onboard a sender that cannot exist. Raises `StorageError`."""
+        await self.tenant_probe.store(item.message, self.company)
+
+    def kind(self, item: OnboardingTask) -> Hashable:
+        """All tasks are of one kind."""
+        return kind_of(item.message)
+
+    def event(self, item: OnboardingTask) -> Hashable:
+        """Stream and sequence of the message."""
+        if self.replayed:
+            return None
+        metadata = json.loads(item.message.stamp.metadata)
+        return metadata.get("stream"), metadata.get("stream_sequence")
+
+    def blame(self, item: OnboardingTask, error: Exception) -> None:
+        """End the task: its event is dead-lettered if the database refused it, and acknowledged if we failed."""
+        if isinstance(error, StorageError):
+            item.status = "error_db"
+            item.error = event_error(error)
+        else:
+            item.status = "error_other"
+            logger.error("unexpected exception while onboarding a message", exc_info=error)
 
 
-def _incoming(task: OnboardingTask) -> Incoming:
-    campaign = task.campaign
-    touch = None
-    if campaign is not None and campaign.is_campaign:
-        touch = CampaignAttribution(campaign.tags or "", campaign.assigned_to or "", campaign.origin or "")
-    return Incoming(
-        task.agent_id,
-        clean_phone(task.from_phone),
-        task.message_id,
-        task.message_timestamp,
-        task.chat_id,
-        task.jid,
-        touch,
-        task.stamp,
-    )
+def _is_complete(task: OnboardingTask) -> bool:
+    if task.message.agent_id and task.message.phone:
+        return True
+    task.status = "error_other"
+    logger.warning("message names no agent, or no phone that is left after cleaning")
+    return False

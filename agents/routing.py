@@ -1,4 +1,4 @@
-"""The routing agent: a batch of events in, rows out, each event settled once (contract 3, design 5)."""
+"""The routing agent: decodes, writes and settles the batches of the real-time and the historical consumers."""
 
 from __future__ import annotations
 
@@ -6,96 +6,77 @@ import asyncio
 import itertools
 import logging
 import time
-from collections import Counter
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext, suppress
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Final, Protocol, cast
+from typing import Final, Protocol
 
-from agents import retry_policy
-from agents.batch_writer import Aside, BatchWriter
-from agents.dead_letter import message_id
-from agents.dead_letter_publisher import DeadLetterPublisher, context
-from agents.event_sink import EventSink
+from agents.decode import decode, receive
+from agents.event_writer import EventWriter
 from agents.history_throttle import HistoryThrottle
-from agents.onboarding import OnboardingJob, OnboardingTask
-from agents.received_event import EventMetadata, PendingWrite, ReceivedEvent, advance, metadata
+from agents.onboarding import Onboarding, OnboardingTask, onboarding_task
+from agents.received_event import ReceivedEvent
 from agents.retry_policy import RetryPolicy
-from agents.senders import named_agent, onboarding_task
-from events import envelope, models
+from agents.settlement import Settlement
+from events import envelope
 from events.delivery import Batch, ConsumerType, Delivery
-from events.errors import BrokerError, EventError, MaxDeliveriesExceeded, UnexpectedError
-from events.subjects import Tenant, event_type
-from tables.last_writer_wins import Version
-from tables.tenant import TenantTables
+from events.errors import MaxDeliveriesExceeded, UnexpectedError
+from events.subjects import Tenant
 
 logger = logging.getLogger(__name__)
 
-UNKNOWN = "unknown"
 # A millisecond or two of decoding, before other companies have a turn.
-EVENTS_A_TURN: Final = 100
-# A millisecond of decoding a history batch, a few of storing it, and one of freeing its memory, before others have a
-# turn: 900 items in one piece made the p99 of real-time events seven times that of quiet.
-ITEMS_A_TURN: Final = 50
-ROWS_A_TURN: Final = 25
-FORGOTTEN_A_TURN: Final = 500
+EVENTS_A_SLICE: Final = 100
+# A millisecond of decoding a history batch, and one of freeing its memory, before others have a turn: 900 items in one
+# piece made the p99 of real-time events seven times that of quiet.
+ITEMS_A_SLICE: Final = 50
+RELEASED_A_SLICE: Final = 500
 
 
 class RoutingMeter(Protocol):
-    """What is counted here (contract 9, rows 1-7)."""
+    """What is counted here."""
 
     def received(self, company: str, event_type: str, count: int) -> None:
         """Deliveries arrived."""
         ...
 
     def agent_seen(self, company: str, event_type: str, agent_id: str, jid: str) -> None:
-        """A delivery named an agent."""
-        ...
-
-    def settled(
-        self,
-        company: str,
-        event_type: str,
-        action: str,
-        error_type: str,
-        processing_seconds: float,
-        routing_seconds: float,
-    ) -> None:
-        """A delivery came to its end."""
+        """A delivery named a WhatsApp account."""
         ...
 
 
 class Routing:
-    """Handles the batches of the real-time and the historical consumers, and replays dead letters."""
+    """Decodes each batch while the one before it is written, and settles what onboarding does not.
+
+    Batches of different sources are processed side by side, so that no company waits for another. Of one source, a
+    batch is written when the one before it is done; then it is released, and the source pulls the next.
+    """
 
     def __init__(
         self,
         *,
-        tables: Callable[[Tenant], TenantTables],
-        writer: BatchWriter,
-        dead_letters: DeadLetterPublisher,
-        onboard: Callable[[OnboardingJob], Awaitable[None]],
-        limits: Mapping[ConsumerType, RetryPolicy],
+        writer: EventWriter,
+        settlement: Settlement,
+        onboarding: Onboarding,
+        policies: Mapping[ConsumerType, RetryPolicy],
+        throttle: HistoryThrottle,
         meter: RoutingMeter,
     ) -> None:
-        self._tables = tables
         self._writer = writer
-        self._dead_letters = dead_letters
-        self._onboard = onboard
-        self._limits = limits
+        self._settlement = settlement
+        self._onboarding = onboarding
+        self._policies = policies
+        self._throttle = throttle
         self._meter = meter
-        self._precedence = HistoryThrottle()
+        self._writing: defaultdict[tuple[Tenant, ConsumerType], asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def run(self, stream: AsyncIterable[Batch]) -> AsyncIterator[int]:
-        """The agent's body: one channel item is a batch. Nothing that happens to one may leave the loop.
-
-        Batches of different sources run side by side, so that no tenant waits for another; each source hands
-        over its next batch only when the one before is released.
-        """
+        """The agent's body: one channel item is a batch. No exception of a batch ends the loop."""
         running: set[asyncio.Task[None]] = set()
         try:
             async for batch in stream:
-                task = asyncio.create_task(self._attend(batch))
+                task = asyncio.create_task(self._process(batch))
                 running.add(task)
                 task.add_done_callback(running.discard)
                 yield len(batch.deliveries)
@@ -103,235 +84,92 @@ class Routing:
             for task in running:
                 task.cancel()
 
-    async def _attend(self, batch: Batch) -> None:
+    async def on_max_deliveries(
+        self, tenant: Tenant, consumer_type: ConsumerType, delivery: Delivery
+    ) -> None:
+        """Dead-letter an event that the server will not deliver again."""
+        policy = self._policies[consumer_type]
+        event = receive(tenant, delivery, policy, envelope.now())
+        decode(event, delivery.data, itertools.count())
+        self._count([event])
+        event.fail(MaxDeliveriesExceeded("the consumer's own limit of deliveries (max_deliver) was reached"))
+        await self._settlement.settle([event], policy)
+
+    async def _process(self, batch: Batch) -> None:
         try:
-            await self.handle(batch)
+            events = await self._decoded(batch)
+            async with self._writing[batch.tenant, batch.consumer_type]:
+                batch.release()
+                await self._handle(batch, events)
         except Exception:
             logger.exception("unexpected exception in the routing agent; its events come again")
-            await self._hand_back(batch)
+            await self._nak_all(batch)
         finally:
             batch.release()
 
-    async def _hand_back(self, batch: Batch) -> None:
-        # Left unsettled they would stay in our hands for ever; for those that are settled it has no effect.
+    async def _nak_all(self, batch: Batch) -> None:
+        # Left unsettled they would stay in flight for ever; for those that are settled it has no effect.
         for delivery in batch.deliveries:
             with suppress(Exception):
-                await delivery.nak(self._limits[batch.role].base)
+                await delivery.nak(self._policies[batch.consumer_type].base)
 
-    async def prepare(self, batch: Batch) -> list[ReceivedEvent]:
-        """Decode and check a batch; the source calls it while the agent is busy with the one before.
-
-        Other companies, and this one's real-time events, take their turns in between.
-        """
-        receive = partial(self._receive, batch.tenant, self._limits[batch.role], envelope.now())
-        works, refs = [], itertools.count()
+    async def _decoded(self, batch: Batch) -> list[ReceivedEvent]:
+        """Decode a batch; other companies, and this one's real-time events, have their turns in between."""
+        policy, processed_at = self._policies[batch.consumer_type], envelope.now()
+        events, refs = [], itertools.count()
         for number, delivery in enumerate(batch.deliveries, 1):
-            work = receive(delivery)
-            works.append(work)
-            if batch.role == "historical":
-                await self._in_turns(partial(_decode, work, refs, ITEMS_A_TURN))
+            event = receive(batch.tenant, delivery, policy, processed_at)
+            events.append(event)
+            if batch.consumer_type == "historical":
+                await self._in_slices(partial(decode, event, delivery.data, refs, ITEMS_A_SLICE))
             else:
-                _decode(work, refs)
-                if number % EVENTS_A_TURN == 0:
+                decode(event, delivery.data, refs)
+                if number % EVENTS_A_SLICE == 0:
                     await asyncio.sleep(0)
-        self._note(batch.tenant, works)
-        return works
+        self._count(events)
+        return events
 
-    async def _in_turns(self, step: Callable[[], bool]) -> None:
+    async def _in_slices(self, step: Callable[[], bool]) -> None:
         over = False
         while not over:
-            async with self._precedence.history():
+            async with self._throttle.time_slice():
                 over = step()
 
-    def _note(self, tenant: Tenant, works: Sequence[ReceivedEvent]) -> None:
-        for kind, count in Counter(work.source.event_type for work in works).items():
-            self._meter.received(tenant.company, kind, count)
-        for work in works:
-            agent_id, jid = named_agent(work.event or work.error)
+    def _count(self, events: Sequence[ReceivedEvent]) -> None:
+        for (company, event_type), count in Counter(
+            (event.tenant.company, event.metadata.event_type) for event in events
+        ).items():
+            self._meter.received(company, event_type, count)
+        for event in events:
+            agent_id, jid = event.account
             if agent_id:
-                self._meter.agent_seen(tenant.company, work.source.event_type, agent_id, jid)
+                self._meter.agent_seen(event.tenant.company, event.metadata.event_type, agent_id, jid)
 
-    async def handle(self, batch: Batch) -> None:
-        """Store a batch and settle each delivery, or hand it on to onboarding, which then settles it."""
-        works = cast("list[ReceivedEvent]", batch.prepared) if batch.prepared else await self.prepare(batch)
-        limits = self._limits[batch.role]
+    async def _handle(self, batch: Batch, events: Sequence[ReceivedEvent]) -> None:
+        """Write a batch and settle each event, or hand it to onboarding, which then settles it."""
+        policy = self._policies[batch.consumer_type]
+        history = batch.consumer_type == "historical"
         started = time.perf_counter()
-        await self._store(works, bulk=batch.role == "historical")
+        await self._writer.write(events, history=history)
         seconds = time.perf_counter() - started
-        for work in works:
-            work.routing_seconds += seconds
-            work.conclude()
-        tasks = [(work, task) for work in works if work.error is None and (task := onboarding_task(work))]
-        waiting = {id(work) for work, _ in tasks}
-        await self._settle([work for work in works if id(work) not in waiting], limits)
+        for event in events:
+            event.routing_seconds += seconds
+            event.conclude()
+        tasks = [] if history else [task for event in events if (task := onboarding_task(event))]
+        onboarded = {id(task.event) for task in tasks}
+        await self._settlement.settle([event for event in events if id(event) not in onboarded], policy)
         if tasks:
-            await self._hand_on(self._job(batch.tenant, tasks, limits))
-        if batch.role == "historical":
-            for work in works:
-                await self._in_turns(partial(work.forget, FORGOTTEN_A_TURN))
+            await self._onboard(tasks, policy)
+        if history:
+            for event in events:
+                await self._in_slices(partial(event.release_items, RELEASED_A_SLICE))
 
-    async def _hand_on(self, job: OnboardingJob) -> None:
+    async def _onboard(self, tasks: list[OnboardingTask], policy: RetryPolicy) -> None:
         try:
-            await self._onboard(job)
+            await self._onboarding.submit(tasks, policy)
         except Exception as error:
             logger.exception("unexpected exception while handing messages to onboarding")
-            crashed = UnexpectedError(f"unexpected {type(error).__name__} while handing over to onboarding")
-            await job.done([crashed] * len(job.tasks))
-
-    async def on_max_deliveries(self, tenant: Tenant, role: ConsumerType, delivery: Delivery) -> None:
-        """Dead-letter an event that the server will not deliver again (contract C14, OC13)."""
-        limits = self._limits[role]
-        work = self._receive(tenant, limits, envelope.now(), delivery)
-        _decode(work, itertools.count())
-        self._note(tenant, [work])
-        work.fail(MaxDeliveriesExceeded("the consumer's own limit of deliveries (max_deliver) was reached"))
-        await self._settle([work], limits)
-
-    async def replay(self, work: ReceivedEvent, *, aside: Aside = nullcontext) -> EventError | None:
-        """Handle a dead letter's event like a live one, onboarding included; returns what went wrong.
-
-        `aside()` is entered while it waits for others.
-        """
-        bulk = isinstance(work.event, models.History)
-        await self._store([work], bulk=bulk, replayed=True, aside=aside)
-        if work.conclude() is None and (task := onboarding_task(work)):
-            outcome: asyncio.Future[EventError | None] = asyncio.get_running_loop().create_future()
-
-            async def done(results: Sequence[EventError | None]) -> None:
-                outcome.set_result(results[0])
-
-            async with aside():
-                await self._onboard(
-                    OnboardingJob(work.tenant, [task], done, time.perf_counter(), replayed=True)
-                )
-                work.error = await outcome
-        return work.error
-
-    @staticmethod
-    def _receive(tenant: Tenant, limits: RetryPolicy, processed_at: str, delivery: Delivery) -> ReceivedEvent:
-        origin = delivery.metadata
-        kind = event_type(delivery.subject)
-        name = message_id(delivery.headers, origin.stream_sequence)
-        source = EventMetadata(
-            event_type=kind or UNKNOWN,
-            metadata=metadata(origin, name, delivery.subject, processed_at),
-            stored_ns=origin.stored_ns,
-            sequence=origin.stream_sequence,
-            version=Version(origin.stored_ns, origin.stream_sequence, origin.incarnation),
-        )
-        work = ReceivedEvent(tenant, delivery, source)
-        if kind is None or delivery.subject != tenant.subject(kind):
-            work.error = UnknownSubject()
-        elif retry_policy.is_poison(origin.num_delivered, limits):
-            work.error = MaxDeliveriesExceeded()
-        return work
-
-    async def _store(
-        self,
-        works: Sequence[ReceivedEvent],
-        *,
-        bulk: bool,
-        replayed: bool = False,
-        aside: Aside = nullcontext,
-    ) -> None:
-        if not works:
-            return
-        units = [unit for work in works for unit in work.units]
-        try:
-            tenant = works[0].tenant
-            writes = EventSink(tenant.company, self._tables(tenant), bulk=bulk, replayed=replayed)
-            if bulk:
-                await self._store_in_turns(units, writes, aside)
-            else:
-                with self._precedence.realtime():
-                    await self._writer.store(units, writes, aside=partial(self._held_up, aside))
-        except Exception as error:
-            logger.exception("unexpected exception while storing a batch")
-            for unit in units:
-                unit.error = unit.error or UnexpectedError(f"unexpected {type(error).__name__} while storing")
-
-    @asynccontextmanager
-    async def _held_up(self, aside: Aside) -> AsyncIterator[None]:
-        async with aside():
-            with self._precedence.held_up():
-                yield
-
-    async def _store_in_turns(self, units: Sequence[PendingWrite], writes: EventSink, aside: Aside) -> None:
-        start = 0
-        while start < len(units):
-            async with self._precedence.history():
-                # A third faster, but others would wait for its commit.
-                end = len(units) if self._precedence.idle else start + ROWS_A_TURN
-                await self._writer.store(units[start:end], writes, aside=aside)
-            start = end
-
-    def _job(
-        self, tenant: Tenant, tasks: Sequence[tuple[ReceivedEvent, OnboardingTask]], limits: RetryPolicy
-    ) -> OnboardingJob:
-        works = [work for work, _ in tasks]
-
-        async def done(results: Sequence[EventError | None]) -> None:
-            for work, error in zip(works, results, strict=True):
-                work.error = error
-            await self._settle(works, limits)
-
-        for work in works:
-            work.release()
-        bodies = sum(len(work.delivery.data) for work in works)
-        return OnboardingJob(tenant, [task for _, task in tasks], done, time.perf_counter(), bodies)
-
-    async def _settle(self, works: Sequence[ReceivedEvent], limits: RetryPolicy) -> None:
-        failed: list[ReceivedEvent] = []
-        for work in works:
-            if work.error is not None:
-                failed.append(work)
-                continue
-            try:
-                await work.delivery.ack()
-            except BrokerError:
-                # It comes again, and is stored again without effect.
-                logger.warning("event is stored, but its ack was not sent", extra=context(work))
-                continue
-            self.ended(work, "ack_success", None)
-        await asyncio.gather(*(self._settle_failed(work, limits) for work in failed))
-
-    async def _settle_failed(self, work: ReceivedEvent, limits: RetryPolicy) -> None:
-        error = cast(EventError, work.error)
-        try:
-            if isinstance(error, UnknownSubject):
-                await self._dead_letters.park(work, error, limits)
-                return
-            decision = retry_policy.decide(error, work.delivery.metadata.num_delivered, limits)
-            if decision.outcome == "nak":
-                await work.delivery.nak(decision.delay)
-                self.ended(work, "nack_retryable", error)
-            else:
-                logger.warning("event given up: %s", error, extra=context(work))
-                await self._dead_letters.dead_letter(work, error, limits)
-        except BrokerError as trouble:
-            logger.warning("event not settled, it comes again: %s", trouble, extra=context(work))
-
-    def ended(self, work: ReceivedEvent, action: str, error: EventError | None) -> None:
-        """Count a delivery that came to its end."""
-        self._meter.settled(
-            work.tenant.company,
-            work.source.event_type,
-            action,
-            "none" if error is None else error.label,
-            time.perf_counter() - work.delivery.received,
-            work.routing_seconds,
-        )
-
-
-def _decode(work: ReceivedEvent, refs: Iterator[int], items: int | None = None) -> bool:
-    """Decode at most so many items of a history batch; returns whether none are left."""
-    if work.error is not None:
-        return True
-    started = time.perf_counter()
-    over = advance(work, work.delivery.data, refs, items)
-    work.routing_seconds += time.perf_counter() - started
-    return over
-
-
-class UnknownSubject(EventError):
-    """The subject is of no known event type, or not of this company."""
+            text = f"unexpected {type(error).__name__} while handing over to onboarding"
+            for task in tasks:
+                task.event.error = UnexpectedError(text)
+            await self._settlement.settle([task.event for task in tasks], policy)

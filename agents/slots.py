@@ -1,4 +1,4 @@
-"""Places for work side by side; who waits for an outage to end leaves the place to others meanwhile."""
+"""Slots for concurrent work; work that waits for an outage to end yields its slot to others meanwhile."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from types import TracebackType
 
 
 class Slot:
-    """One of the places that `places` counts, in an `async with` statement."""
+    """One of the slots that `slots` counts, in an `async with` statement."""
 
-    def __init__(self, places: asyncio.Semaphore) -> None:
-        self._places = places
-        self._held = False
+    def __init__(self, slots: asyncio.Semaphore) -> None:
+        self._slots = slots
+        self._taken = False
 
     async def __aenter__(self) -> Slot:
-        """Wait for a place."""
-        await self._places.acquire()
-        self._held = True
+        """Wait for a slot."""
+        await self._slots.acquire()
+        self._taken = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give it back."""
-        self._give_back()
+        """Free the slot."""
+        self._free()
 
     @asynccontextmanager
-    async def left(self) -> AsyncIterator[None]:
-        """In an `async with` statement: it is somebody else's, also after an exception, which is to end the work."""
-        self._give_back()
+    async def yielded(self) -> AsyncIterator[None]:
+        """In an `async with` statement: others may take the slot, also after an exception, which is to end the work."""
+        self._free()
         yield
         await self.__aenter__()
 
-    def _give_back(self) -> None:
-        if self._held:
-            self._held = False
-            self._places.release()
+    def _free(self) -> None:
+        if self._taken:
+            self._taken = False
+            self._slots.release()

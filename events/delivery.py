@@ -1,4 +1,4 @@
-"""What an agent sees of a broker: deliveries in batches. JetStream is one implementation (design 12)."""
+"""What an agent sees of a broker: deliveries in batches. JetStream is one implementation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ConsumerType = Literal["realtime", "historical", "dlq"]
 
 
 class MessageMetadata(NamedTuple):
-    """Where a delivery comes from: the facts behind `last_metadata` (contract 3.1)."""
+    """Where a delivery comes from: the facts behind `last_metadata`."""
 
     stream: str
     consumer: str
@@ -27,7 +27,7 @@ class MessageMetadata(NamedTuple):
 
 
 class Delivery(Protocol):
-    """One message in our hands. It is settled exactly once: by ack, nak or term."""
+    """One message in flight. It is settled exactly once: by ack, nak or term."""
 
     @property
     def subject(self) -> str:
@@ -55,16 +55,22 @@ class Delivery(Protocol):
         ...
 
     def ack(self) -> Awaitable[None]:
-        """Settle it as done. Raises `BrokerFailed` if the broker cannot be told."""
+        """Settle it as done. Raises `BrokerError` if the broker cannot be told."""
         ...
 
     def nak(self, delay: float = 0.0) -> Awaitable[None]:
-        """Ask for it again after `delay` seconds. Raises `BrokerFailed`."""
+        """Ask for it again after `delay` seconds. Raises `BrokerError`."""
         ...
 
     def term(self) -> Awaitable[None]:
-        """Settle it as given up. Raises `BrokerFailed`."""
+        """Settle it as given up. Raises `BrokerError`."""
         ...
+
+
+def message_id(delivery: Delivery) -> str:
+    """The publisher's `Nats-Msg-Id`, else `msg-<stream sequence>`; always storable text."""
+    name = (delivery.headers or {}).get("Nats-Msg-Id") or f"msg-{delivery.metadata.stream_sequence}"
+    return str(name).replace("\0", "").encode(errors="replace").decode()
 
 
 class Publisher(Protocol):
@@ -74,7 +80,7 @@ class Publisher(Protocol):
         """Store `body` durably; a confirmation `duplicate` counts as stored.
 
         Raises `TooLarge` when body and headers exceed the broker's limit (nothing was sent),
-        `BrokerFailed` when the broker does not confirm.
+        `BrokerError` when the broker does not confirm.
         """
         ...
 
@@ -141,16 +147,15 @@ class TooLarge(Exception):
 class Batch:
     """Deliveries of one tenant from one source, in stream order: one item of a channel.
 
-    The agent calls `release` when the source may hand over the next batch; the deliveries
-    themselves are settled one by one, before or after that.
+    The agent calls `release` when the source may pull the next batch; the deliveries themselves are settled one by
+    one, before or after that.
     """
 
     tenant: Tenant
-    role: ConsumerType
+    consumer_type: ConsumerType
     deliveries: Sequence[Delivery]
-    prepared: object = None  # what the source's `prepare` hook made of it while the agent was busy
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
     def release(self) -> None:
-        """Let the source hand over its next batch."""
+        """Let the source pull its next batch."""
         self.released.set()

@@ -5,11 +5,12 @@ EventError                 carries the label of contract 3.8 and whether trying 
 ├─ Invalid                 a field is missing, of the wrong value, or of another company
 ├─ NotFound                the row to update is not there (yet)
 ├─ Rejected                the database refuses this very event's data
-├─ Unstored                the database failed on this very event, for a reason that may pass
+├─ DatabaseError           the database failed on this very event, for a reason that may pass
 ├─ TimedOut                this very event ran into a time-out again and again
-├─ BrokerFailed            NATS did not take what was published
-├─ Crashed                 an unexpected exception while handling the event
-└─ Undelivered             each try so far ended without an outcome (its worker died)
+├─ BrokerError             NATS did not take what was published
+├─ UnexpectedError         an unexpected exception while handling the event
+├─ MaxDeliveriesExceeded   each delivery so far ended without an outcome (its worker died)
+└─ UnknownSubject          the subject is of no known event type, or of another company
 """
 
 from __future__ import annotations
@@ -107,3 +108,7 @@ class UnexpectedError(EventError):
 
 class MaxDeliveriesExceeded(EventError):
     """Every delivery so far ended without an outcome."""
+
+
+class UnknownSubject(EventError):
+    """The subject is of no known event type, or not of this company."""

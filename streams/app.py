@@ -12,11 +12,14 @@ from typing import Any
 from agents.batch_writer import BatchWriter
 from agents.dead_letter_publisher import DeadLetterPublisher
 from agents.dead_letter_replay import DeadLetterReplayer
-from agents.onboarding import Onboarding
+from agents.event_writer import EventWriter
+from agents.history_throttle import HistoryThrottle
+from agents.onboarding import Onboarding, OnboardingJob
 from agents.post_scan import PostScan
 from agents.retry_policy import RetryPolicy
 from agents.routing import Routing
-from events.delivery import ConsumerType, Delivery
+from agents.settlement import DeadLetterSettlement, Settlement
+from events.delivery import Batch, ConsumerType, Delivery
 from events.subjects import Tenant
 from streams import logs
 from streams.cli.commands import Operations
@@ -26,7 +29,7 @@ from streams.jetstream.consumer_state import ConsumerStates
 from streams.jetstream.incarnation import IncarnationWatch
 from streams.jetstream.pull_source import PullSource
 from streams.jetstream.reconciler import Reconciler
-from streams.jetstream.specs import ConsumerSpec, byte_share, consumers, share, topology_config
+from streams.jetstream.specs import ConsumerSpec, batch_share, byte_share, consumers, topology_config
 from streams.lifecycle.bootstrap import Bootstrap
 from streams.lifecycle.company_startup import CompanyStarts
 from streams.lifecycle.periodic_tasks import GAUGES_EVERY, PeriodicTasks
@@ -114,51 +117,57 @@ class Container:
 
     def _agents(self) -> None:
         """Three agents, each on a channel of its own, registered by hand and by name."""
-        self.channels = {name: DirectChannel(self.app) for name in ("routing", "dlq", "onboarding")}
         settings, tables = self.settings, self.tables.__getitem__
-        self.onboarding = Onboarding(
+        self.batches: DirectChannel[Batch] = DirectChannel(self.app)
+        self.dead_letter_batches: DirectChannel[Batch] = DirectChannel(self.app)
+        onboarding_jobs: DirectChannel[OnboardingJob] = DirectChannel(self.app)
+        policies = retry_policies(settings)
+        throttle = HistoryThrottle()
+        self.settlement = Settlement(
+            dead_letters=DeadLetterPublisher(
+                publisher=self.broker,
+                stream=settings.dlq_stream,
+                tables=tables,
+                meter=self.metrics,
+                health=self.readiness,
+            ),
+            subject=settings.dlq_subject,
+            meter=self.metrics,
+        )
+        writer = EventWriter(tables=tables, writer=BatchWriter("storing", self.readiness), throttle=throttle)
+        onboarding = Onboarding(
             tables=lambda tenant: self.tables[tenant].onboarding,
             probe=lambda tenant: self.tables[tenant].probe,
+            writer=BatchWriter("onboarding", self.readiness),
+            settlement=self.settlement,
             meter=self.metrics,
-            send=self.channels["onboarding"].deliver_item,
+            send=onboarding_jobs.send_item,
             pool_size=settings.onboarding_pool_size,
             queue_size=settings.onboarding_queue_size,
             max_block=settings.onboarding_max_block,
-            health=self.readiness,
-        )
-        self.dead_letters = DeadLetterPublisher(
-            publisher=self.broker,
-            stream=settings.dlq_stream,
-            subject=settings.dlq_subject,
-            tables=tables,
-            meter=self.metrics,
-            health=self.readiness,
-            ended=lambda work, action, error: self.routing.ended(work, action, error),
         )
         self.routing = Routing(
-            tables=tables,
-            writer=BatchWriter("storing", self.readiness),
-            dead_letters=self.dead_letters,
-            onboard=self.onboarding.submit,
-            limits=limits(settings),
+            writer=writer,
+            settlement=self.settlement,
+            onboarding=onboarding,
+            policies=policies,
+            throttle=throttle,
             meter=self.metrics,
         )
         self.dlq = DeadLetterReplayer(
-            routing=self.routing,
-            tables=tables,
-            limits=limits(settings)["dlq"],
+            writer=writer,
+            onboarding=onboarding,
+            settlement=DeadLetterSettlement(tables=tables, policy=policies["dlq"], meter=self.metrics),
+            policy=policies["dlq"],
             workers=settings.dlq_workers,
             meter=self.metrics,
         )
         self.post_scan = PostScan(tables=lambda tenant: self.tables[tenant].post_scan)
-        for name, body in (
-            ("routing", self.routing.run),
-            ("dlq", self.dlq.run),
-            ("onboarding", self.onboarding.run),
-        ):
-            self.app.agent(self.channels[name], name=name)(body)
+        self.app.agent(self.batches, name="routing")(self.routing.run)
+        self.app.agent(self.dead_letter_batches, name="dlq")(self.dlq.run)
+        self.app.agent(onboarding_jobs, name="onboarding")(onboarding.run)
         self.metrics.watch_dlq(lambda: self.dlq.queue_length, lambda: self.dlq.active)
-        self.metrics.watch_onboarding(lambda: self.onboarding.waiting)
+        self.metrics.watch_onboarding(lambda: onboarding.waiting)
 
     def _services(self) -> None:
         settings = self.settings
@@ -214,7 +223,7 @@ class Container:
             readiness=self.readiness,
             ready=self.ready,
             fail=self.app.fail,
-            after=self.dead_letters.stop,
+            after=self.settlement.stop,
         )
         self.app.startup = [self.scheduler, self.startup]
 
@@ -240,18 +249,17 @@ class Container:
         ]
 
     def _source(self, spec: ConsumerSpec) -> PullSource:
-        channel = self.channels["dlq" if spec.role == "dlq" else "routing"]
+        channel = self.dead_letter_batches if spec.role == "dlq" else self.batches
         return PullSource(
             broker=self.broker,
             tenant=spec.tenant,
             role=spec.role,
             stream=spec.stream,
             durable=spec.durable,
-            batch_size=share(spec.batch_size, len(self.settings.tenants)),
+            batch_size=batch_share(spec.batch_size, len(self.settings.tenants)),
             batch_bytes=byte_share(spec.role, len(self.settings.tenants)),
             ack_wait=spec.ack_wait,
-            send=channel.deliver_item,
-            prepare=None if spec.role == "dlq" else self.routing.prepare,
+            send=channel.send_item,
             restore=partial(self.reconciler.restore, spec),
             meter=SourceMeter(self.metrics, spec.tenant.company),
             drain_budget=drain_budget(self.settings.stop_timeout),
@@ -283,7 +291,7 @@ class Container:
             await self.routing.on_max_deliveries(spec.tenant, spec.role, delivery)
 
 
-def limits(settings: Settings) -> dict[ConsumerType, RetryPolicy]:
+def retry_policies(settings: Settings) -> dict[ConsumerType, RetryPolicy]:
     """How often and how late each kind of event is tried again; seconds."""
     of = settings
     return {

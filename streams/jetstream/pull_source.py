@@ -1,4 +1,4 @@
-"""Events out of JetStream: one pull consumer becomes batches on a channel (design 4)."""
+"""Events out of JetStream: one pull consumer becomes batches on a channel."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from events.subjects import Tenant
 from streams.jetstream.ack_permission import AckPermission
 from streams.jetstream.broker import Broker
 from streams.jetstream.in_flight import InFlight, JetDelivery
-from streams.jetstream.incarnation import Incarnation, StoreClock
+from streams.jetstream.incarnation import Incarnation
 from streams.jetstream.meter import Meter
 from streams.jetstream.permissions import ACK_PREFIX, PUBLISH, SUBSCRIPTION, Denial
-from streams.jetstream.pull_limits import CROWDED_PAUSE, PullLimits, Status
+from streams.jetstream.pull_limits import MAX_WAITING_PAUSE, PullLimits, Status
+from streams.jetstream.store_clock import StoreClock
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ GRACE: Final = 1.0
 UNWATCHED: Final = 1.0
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 5.0
-# With the drain's 25 s it stays below the 30 s after which a worker is killed (contract 8.4).
+# With the drain's 25 s it stays below the 30 s after which a worker is killed.
 FLUSH_SECONDS: Final = 2.0
 
 # How soon a right that was denied is tried again.
@@ -43,16 +44,14 @@ DENIED_PAUSE: Final = 2.0
 
 
 class PullSource(mode.Service):
-    """Pulls one consumer and hands batches over, one at a time, while it prepares the next.
+    """Pulls one consumer and sends batches to an agent, one at a time.
 
     * A batch has at most `batch_size` messages and `batch_bytes`; a message with more bytes is one by itself.
-    * `send` puts a batch on the agent's channel; the next one follows when the agent released it.
-    * `prepare`, if any, decodes a batch; its result becomes `batch.prepared`. If it raises, that stays None: no
-      message can stop a source.
+    * `send` puts a batch on the agent's channel; the next one is pulled when the agent has released it.
     * `restore` makes stream and consumer again when they are gone; `recovered` is called when pulling works again,
       whoever made them.
     * `on_stop` drains: it waits until everything handed over is settled, at most `drain_budget` seconds, so
-      it has to run while the agents live. What is left is given back.
+      it has to run while the agents live. What is left is naked, and redelivered at once.
     """
 
     def __init__(
@@ -67,7 +66,6 @@ class PullSource(mode.Service):
         batch_bytes: int,
         ack_wait: float,
         send: Callable[[Batch], Awaitable[None]],
-        prepare: Callable[[Batch], Awaitable[object]] | None,
         restore: Callable[[], Awaitable[None]],
         meter: Meter,
         drain_budget: float = 25.0,
@@ -81,18 +79,17 @@ class PullSource(mode.Service):
         self.last_fetch = time.monotonic()  # when a pull request was last answered
         self._broker = broker
         self._limits = PullLimits(durable, batch=batch_size, batch_bytes=batch_bytes, expires=EXPIRES)
-        self._acks = AckPermission(broker, stream, durable)
+        self._acks = AckPermission(broker.messaging, stream, durable)
         self._wanted = batch_size
         self._keep_alive_every = ack_wait / 8
         self._send = send
-        self._prepare = prepare
         self._restore = restore
         self._recovered = recovered
         self._meter = meter
         self._drain_budget = drain_budget
         self.incarnation = Incarnation(broker, stream)
         self._held = InFlight(
-            publish=broker.send,
+            publish=broker.messaging.send,
             ack_wait=ack_wait,
             incarnation=self.incarnation,
             store_clock=StoreClock(stream, partial(meter.store_time_stepped_back, role)),
@@ -119,7 +116,7 @@ class PullSource(mode.Service):
 
     @property
     def held(self) -> int:
-        """How many messages are in our hands unsettled."""
+        """How many messages are in flight."""
         return len(self._held)
 
     @property
@@ -142,8 +139,7 @@ class PullSource(mode.Service):
         await self._broker.wait_connected()
         self._broker.watch(self._on_connection)
         self._broker.permissions.listen(self._on_denied)
-        self._broker.jetstream.watch_pulls(lambda: self.last_fetch)
-        self.last_fetch = time.monotonic()
+        self._note_answer()
         self._loop_task = self.add_future(self._run())
         self.add_future(self._keep_alive())
 
@@ -168,11 +164,11 @@ class PullSource(mode.Service):
 
     async def _subscribe(self) -> None:
         """Have messages sent to an inbox of our own; waits for the right to it."""
-        self._inbox = self._broker.inbox()
+        self._inbox = self._broker.messaging.new_inbox()
         told = ""
         while not self._draining:
             try:
-                return await self._broker.subscribe(f"{self._inbox}.*", self._on_message)
+                return await self._broker.messaging.subscribe(f"{self._inbox}.*", self._on_message)
             except BrokerError as error:
                 if str(error) != told:
                     told = str(error)
@@ -181,28 +177,15 @@ class PullSource(mode.Service):
 
     async def _run(self) -> None:
         await self._subscribe()
-        previous: Batch | None = None
         while not self._draining:
             deliveries = await self._pull()
             if not deliveries:
                 continue
-            await self.incarnation.settle()
+            await self._held.set_incarnations()
             batch = Batch(self.tenant, self.role, deliveries)
-            batch.prepared = await self._prepared(batch)
-            if previous is not None:
-                await previous.released.wait()
             await self._send(batch)
             self._meter.batch_received(self.role, self.tenant.company, len(deliveries))
-            previous = batch
-
-    async def _prepared(self, batch: Batch) -> object:
-        if self._prepare is None:
-            return None
-        try:
-            return await self._prepare(batch)
-        except Exception:
-            logger.exception("preparing a batch of %s failed", self.durable)
-            return None
+            await batch.released.wait()
 
     async def _pull(self) -> Sequence[JetDelivery]:
         """One request: up to a batch of messages, as soon as any are there; nothing after a while."""
@@ -225,27 +208,27 @@ class PullSource(mode.Service):
         self._wanted = 1 if too_large else self._limits.batch
         if deliveries or too_large or learned:
             self._succeeded()
-        elif status is not None and (status.empty or status.crowded):
+        elif status is not None and (status.empty or status.max_waiting):
             await self._nothing_there(status)
         elif self._broker.connected:
             if status is None:
-                await self._broker.subscribe_again(f"{self._inbox}.*")
+                await self._broker.messaging.subscribe_again(f"{self._inbox}.*")
             await self._failed(status or Status("", "no answer"))
         return deliveries
 
     async def _may_pull(self) -> bool:
-        """Whether we may receive and acknowledge: a delivery counts, also one in vain. Raises `BrokerFailed`."""
-        if self._broker.permissions.refusal(SUBSCRIPTION, f"{self._inbox}.*") is not None:
+        """Whether we may receive and acknowledge: a delivery counts, also one in vain. Raises `BrokerError`."""
+        if self._broker.permissions.denial(SUBSCRIPTION, f"{self._inbox}.*") is not None:
             return False
         return await self._acks.granted(EXPIRES + GRACE)
 
     async def _nothing_there(self, status: Status) -> None:
         self._succeeded()
-        if status.crowded:
-            self._limits.crowd(status)
-            await self._sleep(CROWDED_PAUSE)
-        elif self._limits.round:
-            await self._sleep(self._limits.round)
+        if status.max_waiting:
+            self._limits.warn_of_max_waiting(status)
+            await self._sleep(MAX_WAITING_PAUSE)
+        elif self._limits.pause:
+            await self._sleep(self._limits.pause)
 
     async def _request(self) -> None:
         if time.monotonic() - self._last_request > UNWATCHED:
@@ -257,7 +240,7 @@ class PullSource(mode.Service):
         self._answered.clear()
         self._meter.pull_requested(self.role)
         try:
-            await self._broker.send(self._ask, self._limits.request(self._wanted), self._reply)
+            await self._broker.messaging.send(self._ask, self._limits.request(self._wanted), self._reply)
             async with asyncio.timeout(EXPIRES + GRACE):
                 await self._answered.wait()
         except BrokerError as error:
@@ -272,7 +255,7 @@ class PullSource(mode.Service):
             if self._closed:
                 await delivery.nak()
                 return
-            self._acks.num_delivered(message.reply)
+            self._acks.note_delivery(message.reply)
             self._arrived.append(delivery)
             if len(self._arrived) >= self._wanted:
                 self._answered.set()
@@ -291,20 +274,24 @@ class PullSource(mode.Service):
             self._woken.set()
 
     def _on_denied(self, denial: Denial) -> None:
-        if denial.right == PUBLISH and denial.subject == self._ask:
+        if denial.kind == PUBLISH and denial.subject == self._ask:
             self._status = Status("", str(denial))
             self._answered.set()
         elif self._acks.concerns(denial):
             self._acks.doubt()
 
     def _succeeded(self) -> None:
-        self.last_fetch = time.monotonic()
+        self._note_answer()
         self._pause = FIRST_PAUSE
-        self._broker.permissions.allowed(PUBLISH, self._ask)
+        self._broker.permissions.granted(PUBLISH, self._ask)
         if self._failing:
             self._failing = False
             self._recovered()
             logger.info("pulling from %s works again", self.durable)
+
+    def _note_answer(self) -> None:
+        self.last_fetch = time.monotonic()
+        self._broker.jetstream.note_pull(self._ask)
 
     async def _failed(self, status: Status) -> None:
         self._meter.pull_failed(self.role)

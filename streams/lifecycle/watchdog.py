@@ -116,4 +116,4 @@ class Watchdog:
         consumer_state = self._standings.of(source.stream, source.durable)
         if consumer_state is None or consumer_state.closed or self._clock() - consumer_state.noted > STALE:
             return ""
-        return f"{consumer_state.pending} events waiting" if consumer_state.pending else ""
+        return f"{consumer_state.num_pending} events waiting" if consumer_state.num_pending else ""

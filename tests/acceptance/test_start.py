@@ -1,4 +1,4 @@
-"""The worker's start: what is missing is waited for and named, what is wrong ends it with one line (contract 8)."""
+"""The worker's start: what is missing is waited for and named, what is wrong ends it with one line."""
 
 from __future__ import annotations
 

@@ -302,6 +302,22 @@ async def test_versions_that_begin_alike_are_of_different_events(
     assert len(await given.rows()) == 2
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"max_retry": 9}, {"retry_count": 6}, {"error": "fatal: another"}, {"field_of_a_later_release": 1}],
+)
+async def test_an_envelope_with_other_fields_makes_no_second_row_of_its_event(
+    given: Given, change: dict[str, Any]
+) -> None:
+    row = _letter("5-7-9", "2026-11-24T07:00:00Z")
+    envelope = json.loads(row.dlq_payload)
+
+    assert await given.save(row)
+    assert not await given.save(row._replace(dlq_payload=json.dumps(envelope | change)))
+    assert not await given.save(row)
+    assert len(await given.rows()) == 1
+
+
 async def test_two_replicas_that_write_a_version_differently_make_one_row(given: Given) -> None:
     letters = [
         _letter(version, f"2026-11-24T0{hour}:00:00Z") for hour, version in enumerate(["5-7", "5-7-9"] * 3)

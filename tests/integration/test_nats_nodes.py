@@ -16,18 +16,19 @@ from nats.aio.msg import Msg
 
 from events.errors import BrokerError
 from events.subjects import Tenant
-from streams.jetstream import topology
 from streams.jetstream.broker import Broker, Unusable
-from streams.jetstream.nodes import AVOIDED_FOR, Nodes
+from streams.jetstream.changes import TopologyError
+from streams.jetstream.nodes import AVOID_SECONDS, Nodes
 from streams.jetstream.specs import TopologyConfig, streams
 from streams.jetstream.stream_reader import ApiError
 from testkit.proxy import Proxy
 from testkit.servers import NatsServer, free_port
 from tests.nats_servers import rights
-from tests.sources import SUBJECT, Reader, ack_all, eventually, pull_source
+from tests.reconcile import reconcile
+from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = TopologyConfig()
-QUICK = {"ask_every": 0.3, "leave_after": 2.0}
+QUICK = {"check_every": 0.3, "leave_after": 2.0}
 WITHOUT = "accounts {{ A {{ jetstream: {}, users: [ {{ user: a, password: a }} ] }} }}"
 
 
@@ -130,7 +131,7 @@ async def test_a_node_that_only_tells_of_its_streams_is_left(
 async def test_a_first_node_without_jetstream_does_not_end_the_start_while_others_are_untried(
     nodes: tuple[NatsServer, NatsServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streams.jetstream.broker.JETSTREAM_PATIENCE", 0.5)
+    monkeypatch.setattr("streams.jetstream.broker.NO_JETSTREAM_SECONDS", 0.5)
     first, second = nodes
     first.reconfigure(WITHOUT.format("disabled"))
     async with begun(first.at("a:a"), second.at("a:a")) as broker:
@@ -142,7 +143,7 @@ async def test_a_first_node_without_jetstream_does_not_end_the_start_while_other
 async def test_the_start_ends_when_no_node_has_jetstream_for_the_account(
     nodes: tuple[NatsServer, NatsServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streams.jetstream.broker.JETSTREAM_PATIENCE", 0.5)
+    monkeypatch.setattr("streams.jetstream.broker.NO_JETSTREAM_SECONDS", 0.5)
     for node in nodes:
         node.reconfigure(WITHOUT.format("disabled"))
     async with begun(*(node.at("a:a") for node in nodes), leave_after=0.5) as broker:
@@ -154,7 +155,7 @@ async def test_the_start_ends_when_no_node_has_jetstream_for_the_account(
 async def test_a_cluster_whose_jetstream_nodes_are_down_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streams.jetstream.broker.JETSTREAM_PATIENCE", 0.2)
+    monkeypatch.setattr("streams.jetstream.broker.NO_JETSTREAM_SECONDS", 0.2)
     ports = [free_port(), free_port()]
     cluster = 'cluster {{ name: C, listen: "127.0.0.1:{}", routes: [ "nats://127.0.0.1:{}" ] }}\n'
     bare = cluster.format(ports[0], ports[1]) + "jetstream: disabled"
@@ -184,7 +185,7 @@ async def test_a_single_node_is_not_left_and_named_on_ready(
             return f"JetStream does not answer at 127.0.0.1:{first.port}" in (broker.problem or "")
 
         await eventually(said)
-        assert await broker.jetstream.look() == "absent"
+        assert await broker.jetstream.check() == "absent"
         await asyncio.sleep(2 * QUICK["leave_after"])
         assert not lost
         assert broker.connected
@@ -206,6 +207,24 @@ async def test_two_names_of_one_node_are_one_node(nodes: tuple[NatsServer, NatsS
         await eventually(tried)
         await asyncio.sleep(3 * QUICK["leave_after"])
         assert lost.count(False) <= 2
+
+
+async def test_a_node_with_several_addresses_is_counted_once() -> None:
+    """Streams would get three replicas on two nodes, and be refused for ever."""
+    routes = [free_port() for _ in range(2)]
+    known = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
+    async with AsyncExitStack() as stack:
+        addresses = []
+        for port in routes:
+            settings = f'cluster {{ name: C, listen: "127.0.0.1:{port}", routes: [ {known} ] }}'
+            server = await asyncio.to_thread(stack.enter_context, NatsServer(settings=settings))
+            proxies = [await stack.enter_async_context(Proxy(server.port)) for _ in range(2)]
+            addresses += [server.url, *(f"nats://127.0.0.1:{proxy.port}" for proxy in proxies)]
+        async with connected(*addresses) as broker:
+            assert await broker.count_nodes() == 2
+        down = f"nats://127.0.0.1:{free_port()}"
+        async with connected(*addresses, down) as broker:
+            assert await broker.count_nodes() == 3
 
 
 async def test_a_denied_right_is_no_reason_to_leave_a_node() -> None:
@@ -263,8 +282,8 @@ async def test_a_node_that_is_cut_off_from_its_cluster_is_left_and_the_events_go
         await eventually(made, within=30)
 
         async def reconciled() -> bool:
-            with suppress(topology.TopologyError, BrokerError):
-                await topology.reconcile(broker, CONFIG, [tenant])
+            with suppress(TopologyError, BrokerError):
+                await reconcile(broker, CONFIG, [tenant])
                 return True
             return False
 
@@ -294,11 +313,11 @@ def test_a_server_that_was_left_comes_last_until_the_others_failed_often() -> No
     now = [0.0]
     nodes = Nodes(lambda: now[0])
     left, other = (Server(uri=urlparse(f"nats://a:b@host{number}:4222"), reconnects=0) for number in (1, 2))
-    nodes.arrived("host1:4222", "one")
+    nodes.note_connected("host1:4222", "one")
     nodes.leave("host1:4222")
     assert nodes.choose([left, other], {})[0] is other
     assert nodes.choose([left, Server(uri=other.uri, reconnects=5)], {})[0] is left
-    now[0] = AVOIDED_FOR + 1
+    now[0] = AVOID_SECONDS + 1
     assert nodes.choose([left, Server(uri=other.uri, reconnects=1)], {})[0] is left
 
 
@@ -307,8 +326,8 @@ def test_connections_that_end_at_once_are_tried_less_and_less_often() -> None:
     server = Server(uri=urlparse("nats://host:4222"), reconnects=0)
     waits = []
     for _ in range(8):
-        nodes.arrived("host:4222", "one")
-        nodes.lost()
+        nodes.note_connected("host:4222", "one")
+        nodes.note_disconnected()
         waits.append(nodes.choose([server], {})[1])
     assert waits == sorted(waits)
     assert waits[-1] == 2.0

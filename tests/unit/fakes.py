@@ -32,8 +32,8 @@ LIMITS: dict[ConsumerType, RetryPolicy] = {
 
 def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the pauses of an outage short."""
-    monkeypatch.setattr("agents.backoff.FIRST_PAUSE", 0.001)
-    monkeypatch.setattr("agents.backoff.LONGEST_PAUSE", 0.005)
+    monkeypatch.setattr("events.backoff.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("events.backoff.LONGEST_PAUSE", 0.005)
 
 
 async def until(condition: Callable[[], object]) -> None:

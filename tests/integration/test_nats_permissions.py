@@ -12,15 +12,18 @@ import nats
 import pytest
 from nats.aio.client import Client
 
+from events.delivery import Delivery
 from events.errors import BrokerError
 from events.subjects import Tenant
-from streams.jetstream import topology
 from streams.jetstream.broker import Broker
+from streams.jetstream.changes import TopologyError
+from streams.jetstream.consumer_state import read_lag
 from streams.jetstream.max_deliveries import MaxDeliveriesListener
 from streams.jetstream.pull_source import PullSource
 from streams.jetstream.specs import TopologyConfig
 from testkit.servers import NatsServer
 from tests.nats_servers import rights
+from tests.reconcile import reconcile
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = TopologyConfig(realtime_ack_wait=1)
@@ -49,7 +52,7 @@ async def broker(server: NatsServer) -> AsyncIterator[Broker]:
 async def observer(server: NatsServer, tenant: Tenant) -> AsyncIterator[Client]:
     """A user with all rights; streams and consumers are there."""
     async with connected(server.at("tests:t")) as all_rights:
-        await topology.reconcile(all_rights, CONFIG, [tenant])
+        await reconcile(all_rights, CONFIG, [tenant])
     client = await nats.connect(server.at("tests:t"))
     yield client
     await client.close()
@@ -64,7 +67,7 @@ async def acks_are(broker: Broker, taken: bool) -> None:
     """Wait until the server has read its new configuration."""
 
     async def as_said() -> bool:
-        return await broker.may_publish("$JS.ACK.s.c.1.0.0.0.0", b"+WPI", 5) is taken
+        return await broker.messaging.may_publish("$JS.ACK.s.c.1.0.0.0.0", b"+WPI", 5) is taken
 
     await eventually(as_said)
 
@@ -120,7 +123,7 @@ async def test_a_right_to_acknowledge_that_is_taken_away_costs_no_more_than_one_
     stream, durable = CONFIG.realtime_stream, CONFIG.realtime_durable + tenant.company
 
     async def settled() -> bool:
-        return (await topology.lag(broker, stream, durable)).ack_pending == 0
+        return (await read_lag(broker, stream, durable)).ack_pending == 0
 
     await eventually(settled)
     server.reload(rights(without=["ack"]))
@@ -132,14 +135,14 @@ async def test_a_right_to_acknowledge_that_is_taken_away_costs_no_more_than_one_
     with suppress(TimeoutError):
         while True:
             await ack_all(await reader.take(1, within=2.5 * CONFIG.realtime_ack_wait))
-    assert broker.permissions.refusal("Publish", f"$JS.ACK.{stream}.{durable}.1.1.1.1.1") is not None
+    assert broker.permissions.denial("Publish", f"$JS.ACK.{stream}.{durable}.1.1.1.1.1") is not None
     assert len([one for one in caplog.records if f"$JS.ACK.{stream}.{durable}" in one.getMessage()]) == 1
 
     server.reload(rights())
     await acks_are(broker, True)
     seen: list[int] = []
     async with asyncio.timeout(20):
-        while any(await topology.lag(broker, stream, durable)):
+        while any(await read_lag(broker, stream, durable)):
             with suppress(TimeoutError):
                 for delivery in await reader.take(1, within=0.5):
                     seen.append(delivery.metadata.num_delivered)
@@ -147,6 +150,40 @@ async def test_a_right_to_acknowledge_that_is_taken_away_costs_no_more_than_one_
     assert max(seen) == 2
     await fine(broker)
     await source.stop()
+
+
+async def test_an_event_with_one_delivery_whose_ack_is_denied_reaches_the_listener_of_lost_events(
+    server: NatsServer, broker: Broker, observer: Client, reader: Reader, tenant: Tenant
+) -> None:
+    stream, durable = CONFIG.realtime_stream, CONFIG.realtime_durable + tenant.company
+    config = (await broker.api(f"CONSUMER.INFO.{stream}.{durable}"))["config"]
+    limited = {"stream_name": stream, "config": {**config, "max_deliver": 1}, "action": "update"}
+    await broker.api(f"CONSUMER.CREATE.{stream}.{durable}", limited)
+    lost: asyncio.Queue[Delivery] = asyncio.Queue()
+    listener = MaxDeliveriesListener(
+        broker=broker, stream=stream, durable=durable, on_max_deliveries=lost.put
+    )
+    await listener.start()
+    source = pull_source(broker, tenant, CONFIG, reader)
+    await source.start()
+    await publish(observer, tenant, 1)
+    await ack_all(await reader.take(1))
+    assert await broker.flush()
+    server.reload(rights(without=["ack"]))
+    await acks_are(broker, False)
+    await observer.jetstream().publish(tenant.subject(SUBJECT), b"denied")
+    await ack_all(await reader.take(1))
+    assert await broker.flush()
+    assert broker.permissions.denial("Publish", f"$JS.ACK.{stream}.{durable}.1.1.1.1.1") is not None
+
+    server.reload(rights())
+    await acks_are(broker, True)
+    async with asyncio.timeout(30):
+        delivery = await lost.get()
+    assert delivery.data == b"denied"
+    await delivery.ack()
+    await source.stop()
+    await listener.stop()
 
 
 async def test_denied_pulls_are_named_and_go_on_with_the_right(
@@ -241,8 +278,8 @@ async def test_what_the_start_may_not_do_is_named(server: NatsServer, tenant: Te
     async def denied() -> bool:
         async with connected(server.at("worker:w")) as broker:
             try:
-                await topology.reconcile(broker, CONFIG, [tenant])
-            except (BrokerError, topology.TopologyError) as error:
+                await reconcile(broker, CONFIG, [tenant])
+            except (BrokerError, TopologyError) as error:
                 return f'Permissions Violation for Publish to "$JS.API.{name}' in str(error)
             return False
 
@@ -256,7 +293,7 @@ async def test_denied_advisories_are_named(server: NatsServer, broker: Broker, o
         return None
 
     async def denied() -> bool:
-        watch = MaxDeliveriesListener(broker=broker, stream="s", durable="d", given_up=ignore)
+        watch = MaxDeliveriesListener(broker=broker, stream="s", durable="d", on_max_deliveries=ignore)
         try:
             await watch.start()
         except BrokerError as error:
@@ -272,7 +309,7 @@ async def test_a_denied_right_is_logged_once(
 ) -> None:
     caplog.set_level(logging.INFO)
     for number in range(20):
-        await broker.may_publish(f"secret.of.others.{number % 2}", b"", 5)
+        await broker.messaging.may_publish(f"secret.of.others.{number % 2}", b"", 5)
     assert len([one for one in caplog.records if "secret.of.others" in one.getMessage()]) == 2
 
 
@@ -283,7 +320,7 @@ async def test_a_limit_of_subscriptions_is_told_and_waited_out_without_a_restart
     tenants = [Tenant(f"Company{number}") for number in range(3)]
     with NatsServer(settings="" if later else "max_subscriptions: 4") as server:
         async with connected(server.url) as broker:
-            await topology.reconcile(broker, CONFIG, tenants)  # answers take a subscription, too
+            await reconcile(broker, CONFIG, tenants)  # answers take a subscription, too
             other = await broker._client.subscribe("other")
             readers = [Reader() for _ in tenants]
             sources = [

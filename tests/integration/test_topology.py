@@ -1,4 +1,4 @@
-"""Streams and consumers on a real server: made, compared, taken over, never lost (A6, C20, OC1, OC11)."""
+"""Streams and consumers on a real server: made, compared, taken over, never lost."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolic
 from events.subjects import Tenant
 from streams.jetstream import topology
 from streams.jetstream.broker import Broker
-from streams.jetstream.consumer_state import ConsumerStates
+from streams.jetstream.changes import TopologyChange, TopologyError
+from streams.jetstream.consumer_changes import plan_consumer
+from streams.jetstream.consumer_state import ConsumerStates, has_delivery_limit, oldest_age, read_lag
 from streams.jetstream.specs import ConsumerSpec, TopologyConfig, consumers
-from streams.jetstream.topology import TopologyError, reconcile
 from testkit.servers import NatsServer
+from tests.reconcile import reconcile
 from tests.sources import Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = TopologyConfig()
@@ -56,17 +58,17 @@ async def comes_to_lag(broker: Broker, pending: int, ack_pending: int) -> None:
     """Wait for it: a consumer hears of messages and of acks a moment after their senders."""
 
     async def reached() -> bool:
-        return await topology.lag(broker, "wa_events_stream", "wa_realtime_Acme") == (pending, ack_pending)
+        return await read_lag(broker, "wa_events_stream", "wa_realtime_Acme") == (pending, ack_pending)
 
     await eventually(reached)
 
 
-def actions(changes: list[topology.TopologyChange]) -> list[tuple[str, str]]:
+def actions(changes: list[TopologyChange]) -> list[tuple[str, str]]:
     return [(change.name, change.action) for change in changes]
 
 
 async def _limited(broker: Broker) -> list[ConsumerSpec]:
-    return [spec for spec in consumers(CONFIG, ACME) if await topology.has_limit(broker, spec)]
+    return [spec for spec in consumers(CONFIG, ACME) if await has_delivery_limit(broker, spec)]
 
 
 async def test_makes_what_an_empty_server_lacks(broker: Broker, js: JetStreamContext) -> None:
@@ -166,7 +168,7 @@ async def test_the_dlq_durable_begins_where_the_shared_one_stands(
     for message in await old.fetch(3):
         await message.ack_sync()
     await reconcile(broker, CONFIG, [ACME])
-    assert await topology.lag(broker, "dlq_stream", "v1_dlq_worker_consumer_Acme") == (1, 0)
+    assert await read_lag(broker, "dlq_stream", "v1_dlq_worker_consumer_Acme") == (1, 0)
     assert await topology.drop_old(broker, CONFIG, [ACME]) == []
     assert await js.consumer_info("dlq_stream", "v1_dlq_worker_consumer")
 
@@ -313,8 +315,8 @@ async def test_what_was_published_before_a_tenants_first_start_is_delivered(
         await js.publish(UPSERT, b"early")
         await js.publish(ACME.subject("v1.history.chats"), b"early")
     await reconcile(broker, CONFIG, [ACME])
-    assert await topology.lag(broker, "wa_events_stream", "wa_realtime_Acme") == (5, 0)
-    assert await topology.lag(broker, "wa_history_events_stream", "wa_history_Acme") == (5, 0)
+    assert await read_lag(broker, "wa_events_stream", "wa_realtime_Acme") == (5, 0)
+    assert await read_lag(broker, "wa_history_events_stream", "wa_history_Acme") == (5, 0)
 
 
 async def test_an_untouched_old_durable_of_policy_last_hands_over_its_own_start(
@@ -333,25 +335,25 @@ async def test_an_untouched_old_durable_of_policy_last_hands_over_its_own_start(
         ),
     )
     await reconcile(broker, CONFIG, [ACME])
-    assert await topology.lag(broker, "wa_events_stream", "wa_realtime_Acme") == (1, 0)
+    assert await read_lag(broker, "wa_events_stream", "wa_realtime_Acme") == (1, 0)
 
 
 async def test_the_age_of_the_oldest_dead_letter_is_known(broker: Broker, js: JetStreamContext) -> None:
     await reconcile(broker, CONFIG, [ACME])
     arguments = ("dlq_stream", "v1_dlq_worker_consumer_Acme", "v1.dlq.Acme")
-    assert await topology.oldest_age(broker, *arguments) == 0.0
+    assert await oldest_age(broker, *arguments) == 0.0
     await js.publish("v1.dlq.Other", b"foreign")
-    assert await topology.oldest_age(broker, *arguments) == 0.0
+    assert await oldest_age(broker, *arguments) == 0.0
     await js.publish("v1.dlq.Acme", b"ours")
 
     async def noticed() -> bool:
         # The server confirms a message before it has told its consumers.
-        return await topology.oldest_age(broker, *arguments) > 0.0
+        return await oldest_age(broker, *arguments) > 0.0
 
     await eventually(noticed)
-    first = await topology.oldest_age(broker, *arguments)
+    first = await oldest_age(broker, *arguments)
     await js.publish("v1.dlq.Acme", b"younger")
-    assert 0.0 < first < await topology.oldest_age(broker, *arguments) < 60.0
+    assert 0.0 < first < await oldest_age(broker, *arguments) < 60.0
 
 
 async def _noted(broker: Broker, js: JetStreamContext, count: int, settled: int) -> ConsumerStates:
@@ -364,8 +366,15 @@ async def _noted(broker: Broker, js: JetStreamContext, count: int, settled: int)
     for message in (*messages[:settled], messages[settled + 1]):
         await message.ack_sync()
     consumer_states = ConsumerStates()
-    await topology.lag(broker, "wa_events_stream", "wa_realtime_Acme", consumer_states)
+    await read_lag(broker, "wa_events_stream", "wa_realtime_Acme", consumer_states)
     return consumer_states
+
+
+async def _restore(broker: Broker, consumer_states: ConsumerStates) -> list[TopologyChange]:
+    """Make the real-time consumer again, as a worker does that knows these states."""
+    changes = await plan_consumer(broker, consumers(CONFIG, ACME)[0], consumer_states)
+    await topology.apply(broker, changes)
+    return changes
 
 
 async def test_a_deleted_consumer_begins_where_it_stood_and_skips_nothing_unsettled(
@@ -373,11 +382,11 @@ async def test_a_deleted_consumer_begins_where_it_stood_and_skips_nothing_unsett
 ) -> None:
     consumer_states = await _noted(broker, js, count=10, settled=4)
     await js.delete_consumer("wa_events_stream", "wa_realtime_Acme")
-    changes = await reconcile(broker, CONFIG, [ACME], consumer_states)
+    changes = await _restore(broker, consumer_states)
     assert [change.text for change in changes] == ["create, at sequence 5: all before it is settled"]
     again = await js.pull_subscribe_bind("wa_realtime_Acme", "wa_events_stream")
     assert [message.data for message in await again.fetch(6)] == [b"%d" % number for number in range(4, 10)]
-    assert await reconcile(broker, CONFIG, [ACME], consumer_states) == []
+    assert await reconcile(broker, CONFIG, [ACME]) == []
 
 
 async def _make_anew(broker: Broker, js: JetStreamContext) -> None:
@@ -402,9 +411,9 @@ async def test_in_a_stream_made_anew_a_consumer_begins_at_its_start(
         await _make_anew(broker, js)
         for number in range(events):
             await js.publish(UPSERT, b"new %d" % number)
-        changes = await reconcile(broker, CONFIG, [ACME], consumer_states)
+        changes = await _restore(broker, consumer_states)
         assert [change.text for change in changes] == ["create, from the start of the stream"]
-        assert await topology.lag(broker, "wa_events_stream", "wa_realtime_Acme") == (events, 0)
+        assert await read_lag(broker, "wa_events_stream", "wa_realtime_Acme") == (events, 0)
 
 
 async def test_a_consumer_of_which_nothing_was_told_begins_at_the_start(
@@ -412,8 +421,8 @@ async def test_a_consumer_of_which_nothing_was_told_begins_at_the_start(
 ) -> None:
     await _noted(broker, js, count=10, settled=4)
     await js.delete_consumer("wa_events_stream", "wa_realtime_Acme")
-    await reconcile(broker, CONFIG, [ACME], ConsumerStates())
-    assert await topology.lag(broker, "wa_events_stream", "wa_realtime_Acme") == (10, 0)
+    await _restore(broker, ConsumerStates())
+    assert await read_lag(broker, "wa_events_stream", "wa_realtime_Acme") == (10, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
-"""When the right to acknowledge counts as known."""
+"""When the permission to acknowledge counts as known."""
 
 from __future__ import annotations
 
 from typing import cast
 
 from streams.jetstream.ack_permission import AckPermission
-from streams.jetstream.broker import Broker
+from streams.jetstream.messaging import Messaging
 
 
 class Server:
@@ -25,7 +25,7 @@ class Server:
 
 async def test_a_right_is_tried_once_and_again_after_a_doubt_that_came_while_it_was_tried() -> None:
     server = Server()
-    acks = AckPermission(cast(Broker, server), "s", "c")
+    acks = AckPermission(cast(Messaging, server), "s", "c")
     server.acks = acks
     for asked in (1, 2, 2):
         assert await acks.granted(1)

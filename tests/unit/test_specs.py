@@ -7,12 +7,12 @@ import pytest
 from events.subjects import Tenant
 from streams.jetstream.in_flight import parse_reply
 from streams.jetstream.specs import (
-    MOST_BYTES_AT_ONCE,
+    MAX_BYTES_OF_WORKER,
     TopologyConfig,
+    batch_share,
     byte_share,
     consumers,
     covers,
-    share,
     streams,
 )
 from streams.jetstream.stream_reader import nanoseconds
@@ -94,11 +94,11 @@ def test_another_reply_subject_is_refused(reply: str) -> None:
     [(500, 1, 500), (500, 20, 500), (500, 50, 200), (500, 1000, 50), (10, 1000, 10), (5000, 1, 5000)],
 )
 def test_many_tenants_share_the_memory_of_batches(size: int, tenants: int, part: int) -> None:
-    assert share(size, tenants) == part
+    assert batch_share(size, tenants) == part
 
 
 @pytest.mark.parametrize("tenants", [1, 3, 50, 2000])
 def test_all_requests_of_a_worker_bring_less_at_once_than_the_server_keeps_for_a_client(tenants: int) -> None:
     """`max_pending` of nats-server is 64 MB unless somebody sets it."""
-    together = sum(byte_share(role, tenants) for role in MOST_BYTES_AT_ONCE) * tenants
+    together = sum(byte_share(role, tenants) for role in MAX_BYTES_OF_WORKER) * tenants
     assert 0.9 * 48 * 1024**2 <= together <= 48 * 1024**2

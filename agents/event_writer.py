@@ -1,0 +1,162 @@
+"""Writes decoded events to the tables of their company; each write that fails gets its error."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from agents.batch_writer import BatchWriter, WhileWaiting
+from agents.history_throttle import HistoryThrottle
+from agents.received_event import PendingWrite, ReceivedEvent
+from events.errors import (
+    DatabaseError,
+    EventError,
+    Invalid,
+    NotFound,
+    Rejected,
+    TimedOut,
+    UnexpectedError,
+)
+from events.subjects import Tenant
+from tables.errors import DataError, QueryTimeout, StorageError
+from tables.mutations import Mutation, PostScanRequest, WriteRejection
+from tables.tenant import TenantTables
+from tables.write_probe import kind_of
+
+logger = logging.getLogger(__name__)
+
+# A few milliseconds of writing history, before others have their time slice.
+ROWS_A_SLICE: Final = 25
+
+
+class EventWriter:
+    """Writes events of one company together; history in time slices, when real-time events leave it time."""
+
+    def __init__(
+        self, *, tables: Callable[[Tenant], TenantTables], writer: BatchWriter, throttle: HistoryThrottle
+    ) -> None:
+        self._tables = tables
+        self._writer = writer
+        self._throttle = throttle
+
+    async def write(
+        self,
+        events: Sequence[ReceivedEvent],
+        *,
+        history: bool,
+        replayed: bool = False,
+        while_waiting: WhileWaiting = nullcontext,
+    ) -> None:
+        """Return when each write of the events is stored or has its error; an outage is waited out.
+
+        `while_waiting()` is entered for each wait.
+        """
+        if not events:
+            return
+        writes = [write for event in events for write in event.writes]
+        tenant = events[0].tenant
+        try:
+            sink = EventSink(tenant.company, self._tables(tenant), history=history, replayed=replayed)
+            if history:
+                await self._write_in_slices(writes, sink, while_waiting)
+            else:
+                with self._throttle.realtime():
+                    await self._writer.store(writes, sink, while_waiting=partial(self._paused, while_waiting))
+        except Exception as error:
+            logger.exception("unexpected exception while storing a batch")
+            for write in writes:
+                write.error = write.error or UnexpectedError(
+                    f"unexpected {type(error).__name__} while storing"
+                )
+
+    @asynccontextmanager
+    async def _paused(self, while_waiting: WhileWaiting) -> AsyncIterator[None]:
+        async with while_waiting():
+            with self._throttle.paused():
+                yield
+
+    async def _write_in_slices(
+        self, writes: Sequence[PendingWrite], sink: EventSink, while_waiting: WhileWaiting
+    ) -> None:
+        start = 0
+        while start < len(writes):
+            async with self._throttle.time_slice():
+                # All at once is a third faster, but others would wait for the commit.
+                end = len(writes) if self._throttle.idle else start + ROWS_A_SLICE
+                await self._writer.store(writes[start:end], sink, while_waiting=while_waiting)
+            start = end
+
+
+@dataclass(frozen=True, slots=True)
+class EventSink:
+    """A `Sink` for the writes of events.
+
+    `history` marks an import. A replayed event was blamed before: it does not count for the circuit breaker.
+    """
+
+    company: str
+    tables: TenantTables
+    history: bool = False
+    replayed: bool = False
+
+    async def write(self, items: Sequence[PendingWrite]) -> bool:
+        """Write the mutations; whether any was taken. Raises `StorageError`."""
+        rejections = await self.tables.write([item.mutation for item in items], bulk=self.history)
+        _reject(items, rejections)
+        return len(rejections) < len(items)
+
+    async def probe(self, item: PendingWrite) -> None:
+        """Store a test row in the table of this write. Raises `StorageError`."""
+        await self.tables.probe.store(item.mutation, self.company)
+
+    def kind(self, item: PendingWrite) -> Hashable:
+        """Its table."""
+        return kind_of(item.mutation)
+
+    def event(self, item: PendingWrite) -> Hashable:
+        """Stream and sequence of its event: all items of a history batch are of one, and so are its redeliveries."""
+        if self.replayed:
+            return None
+        mutation = item.mutation
+        text = mutation.metadata if isinstance(mutation, PostScanRequest) else mutation.stamp.metadata
+        metadata = json.loads(text)
+        return metadata.get("stream"), metadata.get("stream_sequence")
+
+    def blame(self, item: PendingWrite, error: Exception) -> None:
+        """Give the write its error."""
+        item.error = event_error(error)
+
+
+def event_error(error: Exception) -> EventError:
+    """The outcome of an event that is to blame for `error`."""
+    if isinstance(error, DataError):
+        return Rejected(f"database: {error}")
+    if isinstance(error, QueryTimeout):
+        return TimedOut(f"database: {error}")
+    if isinstance(error, StorageError):
+        return DatabaseError(f"database: {error}")
+    logger.error("unexpected exception while storing an event", exc_info=error)
+    return UnexpectedError(f"unexpected {type(error).__name__} while storing")
+
+
+def _reject(items: Sequence[PendingWrite], rejections: Sequence[WriteRejection]) -> None:
+    if not rejections:
+        return
+    by_ref = {item.mutation.ref: item for item in items}
+    for rejection in rejections:
+        item = by_ref[rejection.ref]
+        item.error = (
+            NotFound(f"{_entity(item.mutation)} to update not found")
+            if rejection.reason == "not_found"
+            else Invalid("validation failed: company_id is not the company of the stored row")
+        )
+
+
+def _entity(mutation: Mutation) -> str:
+    name = type(mutation).__name__.removesuffix("Patch").removesuffix("Row").lower()
+    return "agent" if name == "account" else name

@@ -1,0 +1,266 @@
+"""The one place that settles deliveries: acknowledges, naks, dead-letters or parks them, and counts how they ended."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext, suppress
+from typing import Protocol
+
+from agents import retry_policy
+from agents.batch_writer import WhileWaiting
+from agents.dead_letter import DeadLetter
+from agents.dead_letter_publisher import DeadLetterPublisher, Destination, park
+from agents.received_event import ReceivedEvent
+from agents.retry_policy import RetryPolicy
+from events import envelope
+from events.backoff import Backoff
+from events.delivery import Delivery
+from events.envelope import Envelope
+from events.errors import BrokerError, EventError, UnknownSubject
+from events.fields import INT32_MAX
+from events.models import History
+from events.subjects import Tenant
+from tables.errors import StorageError
+from tables.exhausted import ExhaustedRow
+from tables.tenant import TenantTables
+
+logger = logging.getLogger(__name__)
+
+
+class SettlementMeter(Protocol):
+    """What is counted here."""
+
+    def settled(
+        self,
+        company: str,
+        event_type: str,
+        action: str,
+        error_type: str,
+        processing_seconds: float,
+        routing_seconds: float,
+    ) -> None:
+        """A delivery came to its end."""
+        ...
+
+    def stuck(self, company: str, event_type: str, action: str) -> None:
+        """A dead letter could not be made; its event comes again."""
+        ...
+
+    def dlq_dropped(self, company: str) -> None:
+        """An event went straight into `exhausted_events`."""
+        ...
+
+
+class Settlement:
+    """Settles events by their outcome. A delivery whose settlement fails comes again, and is stored without effect."""
+
+    def __init__(self, *, dead_letters: DeadLetterPublisher, subject: str, meter: SettlementMeter) -> None:
+        """`subject` is the base subject of dead letters, to which a company is appended."""
+        self._dead_letters = dead_letters
+        self._subject = subject
+        self._meter = meter
+        self._unfinished: set[asyncio.Task[None]] = set()
+
+    async def settle(self, events: Sequence[ReceivedEvent], policy: RetryPolicy) -> None:
+        """Settle each event; returns when all are settled, or wait in the background for their dead letters."""
+        failed: list[tuple[ReceivedEvent, EventError]] = []
+        for event in events:
+            if event.error is not None:
+                failed.append((event, event.error))
+            elif await _sent(event, event.delivery.ack()):
+                self._count(event, "ack_success", None)
+        await asyncio.gather(*(self._settle_failed(event, error, policy) for event, error in failed))
+
+    async def stop(self) -> None:
+        """Leave what still waits to the source, which asks for it again."""
+        await self._dead_letters.stop()
+        await asyncio.gather(*self._unfinished, return_exceptions=True)
+
+    async def _settle_failed(self, event: ReceivedEvent, error: EventError, policy: RetryPolicy) -> None:
+        try:
+            decision = retry_policy.decide(error, event.delivery.metadata.num_delivered, policy)
+            if decision.outcome == "nak":
+                await event.delivery.nak(decision.delay)
+                self._count(event, "nack_retryable", error)
+            else:
+                await self._dead_letter(event, error, policy)
+        except BrokerError as refusal:
+            logger.warning("event not settled, it comes again: %s", refusal, extra=event.log_fields)
+
+    async def _dead_letter(self, event: ReceivedEvent, error: EventError, policy: RetryPolicy) -> None:
+        parked = isinstance(error, UnknownSubject)  # no replay could handle it
+        if not parked:
+            logger.warning("event given up: %s", error, extra=event.log_fields)
+        try:
+            letter = DeadLetter.of(event, error, self._subject, policy)
+        except Exception:
+            logger.exception("unexpected exception with a dead letter; its event comes again")
+            self._meter.stuck(event.tenant.company, event.metadata.event_type, "nak_dlq_marshal_fail")
+            return await event.delivery.nak(policy.maximum)
+        # The items of a history batch are released in time slices, by routing.
+        if not isinstance(event.payload, History):
+            event.release()
+        submit = self._dead_letters.park if parked else self._dead_letters.publish
+        safe = await submit(letter)
+        if safe.done():
+            await self._finish(event, error, safe.result())
+        else:
+            task = asyncio.create_task(self._finish_when(event, error, safe))
+            self._unfinished.add(task)
+            task.add_done_callback(self._unfinished.discard)
+
+    async def _finish_when(
+        self, event: ReceivedEvent, error: EventError, safe: asyncio.Future[Destination]
+    ) -> None:
+        try:
+            await self._finish(event, error, await safe)
+        except Exception:
+            logger.exception("unexpected exception with a dead letter; its event comes again")
+            with suppress(Exception):
+                await event.delivery.nak()
+
+    async def _finish(self, event: ReceivedEvent, error: EventError, destination: Destination) -> None:
+        if destination == "published":
+            if await _sent(event, event.delivery.ack()):
+                self._count(event, "dlq_published_ack_success", error)
+        elif await _sent(event, event.delivery.term()):
+            self._meter.dlq_dropped(event.tenant.company)
+            self._count(event, "nack_fatal", error)
+
+    def _count(self, event: ReceivedEvent, action: str, error: EventError | None) -> None:
+        self._meter.settled(
+            event.tenant.company,
+            event.metadata.event_type,
+            action,
+            "none" if error is None else error.label,
+            time.perf_counter() - event.delivery.received,
+            event.routing_seconds,
+        )
+
+
+async def _sent(event: ReceivedEvent, reply: Awaitable[None]) -> bool:
+    """Whether the broker could be told; if not, the event comes again, and is stored again without effect."""
+    try:
+        await reply
+    except BrokerError as error:
+        logger.warning("event is safe, but its ack was not sent: %s", error, extra=event.log_fields)
+        return False
+    return True
+
+
+class ReplayMeter(Protocol):
+    """What is counted here."""
+
+    def dlq_retried(self, company: str) -> None:
+        """A replay was put off."""
+        ...
+
+    def dlq_acked(self, company: str) -> None:
+        """A replay worked and was acknowledged."""
+        ...
+
+    def dlq_ack_failed(self, company: str) -> None:
+        """A dead letter was ended without success, or the broker could not be told."""
+        ...
+
+    def dlq_dropped(self, company: str) -> None:
+        """A dead letter was parked."""
+        ...
+
+
+class DeadLetterSettlement:
+    """Settles dead letters by the outcome of their replay."""
+
+    def __init__(
+        self, *, tables: Callable[[Tenant], TenantTables], policy: RetryPolicy, meter: ReplayMeter
+    ) -> None:
+        self._tables = tables
+        self._policy = policy
+        self._meter = meter
+
+    async def settle(
+        self,
+        tenant: Tenant,
+        delivery: Delivery,
+        letter: Envelope,
+        error: EventError | None,
+        *,
+        while_waiting: WhileWaiting = nullcontext,
+    ) -> None:
+        """Acknowledge a replay that worked, put off or park one that failed. Raises `BrokerError`."""
+        attempt = delivery.metadata.num_delivered
+        decision = retry_policy.decide_replay(error, letter.retry_count, attempt, self._policy)
+        if error is None:
+            await delivery.ack()
+            self._meter.dlq_acked(tenant.company)
+        elif decision.outcome == "nak":
+            await delivery.nak(decision.delay)
+            self._meter.dlq_retried(tenant.company)
+        else:
+            await self.park(tenant, delivery, letter, error, while_waiting=while_waiting)
+
+    async def park(
+        self,
+        tenant: Tenant,
+        delivery: Delivery,
+        letter: Envelope,
+        error: EventError,
+        *,
+        while_waiting: WhileWaiting = nullcontext,
+    ) -> None:
+        """Store the row, then end the dead letter; if that fails it is put off, at the last delivery it is retried."""
+        row = exhausted_row(tenant, delivery, letter, error)
+        attempt = delivery.metadata.num_delivered
+        if not await self._parked(tenant, row, attempt, while_waiting):
+            await delivery.nak(self._policy.delay(attempt))
+            self._meter.dlq_ack_failed(tenant.company)
+            return
+        await delivery.term()
+        self._meter.dlq_dropped(tenant.company)
+        self._meter.dlq_ack_failed(tenant.company)
+        logger.warning(
+            "dead letter given up and stored in exhausted_events: %s",
+            error,
+            extra={"company_id": tenant.company, "subject": row.source_subject},
+        )
+
+    async def _parked(
+        self, tenant: Tenant, row: ExhaustedRow, attempt: int, while_waiting: WhileWaiting
+    ) -> bool:
+        backoff = Backoff()
+        while True:
+            try:
+                await park(self._tables(tenant), row)
+                return True
+            except StorageError as error:
+                logger.warning("exhausted event not stored yet: %s", error)
+            if attempt < self._policy.max_deliver:
+                return False
+            async with while_waiting():
+                await backoff.wait()
+
+
+def exhausted_row(tenant: Tenant, delivery: Delivery, letter: Envelope, error: EventError) -> ExhaustedRow:
+    """The row of a dead letter whose attempts are used up."""
+    payload, _ = envelope.embed(delivery.data)
+    attempts = retry_policy.total_attempts(letter.retry_count, delivery.metadata.num_delivered)
+    return ExhaustedRow(
+        company_id=letter.company or tenant.company,
+        source_subject=letter.source_subject or delivery.subject,
+        last_error=str(error),
+        retry_count=min(max(0, attempts), INT32_MAX),
+        event_timestamp=_moment(letter.ts),
+        dlq_payload=payload.decode(),
+        original_payload=None if letter.original_payload is None else letter.original_payload.decode(),
+    )
+
+
+def _moment(text: str | None) -> datetime.datetime | None:
+    with suppress(ValueError, OverflowError):
+        moment = datetime.datetime.fromisoformat(text or "")
+        return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).astimezone(datetime.UTC)
+    return None
