@@ -1,4 +1,4 @@
-"""Events as rows: what is stored for each field (contract 2.2-2.8, B2, B3, OC3)."""
+"""Events as rows: what is stored for each field (MSG-1, MSG-4, MSG-5, CHT-1, CHT-2, CTC-1, AGT-1, PAY-13)."""
 
 from __future__ import annotations
 
