@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from events.models import ConnectionUpdate
-from tables.accounts import AccountRow
-from tables.last_writer_wins import Origin
+from tables.last_writer_wins import EventStamp
+from tables.mutations import AccountRow
 
 
-def row(ref: int, event: ConnectionUpdate, origin: Origin) -> AccountRow:
+def row(ref: int, event: ConnectionUpdate, stamp: EventStamp) -> AccountRow:
     """The state of an agent; empty fields leave what is stored."""
     return AccountRow(
         ref=ref,
-        origin=origin,
+        stamp=stamp,
         agent_id=event.agent_id or "",
         company_id=event.company_id or "",
         qr_code=event.qr_code or "",

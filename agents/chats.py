@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from events.fields import object_text
 from events.models import ChatUpdate, ChatUpsert
-from tables.chats import ChatPatch, ChatRow
-from tables.last_writer_wins import Origin
+from tables.last_writer_wins import EventStamp
+from tables.mutations import ChatPatch, ChatRow
 
 
-def row(ref: int, event: ChatUpsert, origin: Origin) -> ChatRow:
+def row(ref: int, event: ChatUpsert, stamp: EventStamp) -> ChatRow:
     """The row of a chat."""
     return ChatRow(
         ref=ref,
-        origin=origin,
+        stamp=stamp,
         chat_id=event.chat_id or "",
         jid=event.jid or "",
         company_id=event.company_id or "",
@@ -28,14 +28,16 @@ def row(ref: int, event: ChatUpsert, origin: Origin) -> ChatRow:
     )
 
 
-def patch(ref: int, event: ChatUpdate, origin: Origin) -> ChatPatch:
-    """What a chat update changes; an absent `unread_count` means read (contract 2.1)."""
+def patch(ref: int, event: ChatUpdate, stamp: EventStamp) -> ChatPatch:
+    """What a chat update changes: an `unread_count` of 1 is a step, 2 and more a value, anything else the value 0."""
+    is_step = event.unread == 1
     return ChatPatch(
         ref=ref,
-        origin=origin,
+        stamp=stamp,
         chat_id=event.chat_id or "",
         company_id=event.company_id or "",
-        unread_count=event.unread,
+        is_step=is_step,
+        unread_count=None if is_step else max(0, event.unread),
         conversation_timestamp=event.talked_at,
         last_message=object_text(event.last_message),
     )

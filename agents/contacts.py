@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from events.models import ContactUpdate, ContactUpsert
-from tables.contacts import ContactPatch, ContactRow
-from tables.last_writer_wins import Origin
+from tables.last_writer_wins import EventStamp
+from tables.mutations import ContactPatch, ContactRow
 
 
-def row(ref: int, event: ContactUpsert, origin: Origin) -> ContactRow:
+def row(ref: int, event: ContactUpsert, stamp: EventStamp) -> ContactRow:
     """The row of a contact."""
     return ContactRow(
         ref=ref,
-        origin=origin,
+        stamp=stamp,
         chat_id=event.chat_id or "",
         phone_number=event.phone_number or "",
         company_id=event.company_id or "",
@@ -20,11 +20,11 @@ def row(ref: int, event: ContactUpsert, origin: Origin) -> ContactRow:
     )
 
 
-def patch(ref: int, event: ContactUpdate, origin: Origin) -> ContactPatch:
+def patch(ref: int, event: ContactUpdate, stamp: EventStamp) -> ContactPatch:
     """The new name of a contact; an empty one leaves the name (design 11)."""
     return ContactPatch(
         ref=ref,
-        origin=origin,
+        stamp=stamp,
         phone_number=event.phone_number or "",
         company_id=event.company_id or "",
         agent_id=event.agent_id or "",

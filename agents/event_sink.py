@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from agents.received_event import PendingWrite
 from events.errors import DatabaseError, EventError, Invalid, NotFound, Rejected, TimedOut, UnexpectedError
 from tables.errors import DataError, QueryTimeout, StorageError
-from tables.post_scan import PostScanRequest
-from tables.tenant import Mutation, TenantTables
+from tables.mutations import Mutation, PostScanRequest, WriteRejection
+from tables.tenant import TenantTables
 from tables.write_probe import kind_of
-from tables.write_rejection import WriteRejection
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class EventSink:
         if self.replayed:
             return None
         change = item.change
-        text = change.metadata if isinstance(change, PostScanRequest) else change.origin.metadata
+        text = change.metadata if isinstance(change, PostScanRequest) else change.stamp.metadata
         metadata = json.loads(text)
         return metadata.get("stream"), metadata.get("stream_sequence")
 

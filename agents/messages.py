@@ -9,8 +9,8 @@ from typing import Final
 
 from events.fields import Key, object_text
 from events.models import MessageUpdate, MessageUpsert
-from tables.last_writer_wins import Origin
-from tables.messages import MessagePatch, MessageRow
+from tables.last_writer_wins import EventStamp
+from tables.mutations import MessagePatch, MessageRow
 
 SECONDS_A_DAY: Final = 86_400
 _EPOCH: Final = datetime.date(1970, 1, 1)
@@ -19,12 +19,12 @@ _LAST_DAY: Final = (datetime.date(2199, 12, 31) - _EPOCH).days
 _quoted: Final = json.encoder.encode_basestring
 
 
-def row(ref: int, event: MessageUpsert, origin: Origin, stored_ns: int) -> MessageRow:
+def row(ref: int, event: MessageUpsert, stamp: EventStamp, stored_ns: int) -> MessageRow:
     """The row of a message; `stored_ns` is the event's JetStream time, ns."""
     sent_at = event.sent_at
     return MessageRow(
         ref,
-        origin,
+        stamp,
         event.message_id or "",
         event.from_phone or "",
         event.to_phone or "",
@@ -44,11 +44,11 @@ def row(ref: int, event: MessageUpsert, origin: Origin, stored_ns: int) -> Messa
     )
 
 
-def patch(ref: int, event: MessageUpdate, origin: Origin) -> MessagePatch:
+def patch(ref: int, event: MessageUpdate, stamp: EventStamp) -> MessagePatch:
     """The columns that a message update changes."""
     return MessagePatch(
         ref,
-        origin,
+        stamp,
         event.message_id or "",
         event.company_id or "",
         event.status or "",

@@ -26,7 +26,7 @@ from events.senders import is_to_many
 from events.subjects import Tenant
 from tables.attribution import CampaignAttribution, Incoming
 from tables.contact_index import clean_phone
-from tables.last_writer_wins import Origin
+from tables.last_writer_wins import EventStamp
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class OnboardingTask(NamedTuple):
     chat_id: str
     jid: str
     campaign: Campaign | None
-    origin: Origin
+    stamp: EventStamp
 
 
 Results = Sequence[EventError | None]
@@ -206,5 +206,5 @@ def _incoming(task: OnboardingTask) -> Incoming:
         task.chat_id,
         task.jid,
         touch,
-        task.origin,
+        task.stamp,
     )

@@ -59,7 +59,7 @@ def nothing_new(message: Incoming, logged: Mapping[Pair, Version | None]) -> boo
     """Whether a plain message of a settled pair is not earlier than the one in the log."""
     if message.pair not in logged:
         return False
-    first, version = logged[message.pair], message.origin.version
+    first, version = logged[message.pair], message.stamp.version
     return first is None or (version is not None and not first.supersedes(version))
 
 

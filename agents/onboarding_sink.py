@@ -80,7 +80,7 @@ class OnboardingSink:
             self.ledger.statuses[place] = "success_exists"
         for place, outcome in zip(chosen, outcomes, strict=True):
             self.ledger.statuses[place] = "success_created" if outcome.created else "success_exists"
-            if outcome.settled:
+            if outcome.complete:
                 self.known.add(self.tenant, self.messages[place].pair, outcome.since)
         return bool(chosen)
 
@@ -90,7 +90,7 @@ class OnboardingSink:
             place
             for place in items
             if (message := self.messages[place]).campaign is None
-            and self.known.has(self.tenant, message.pair, message.origin.version)
+            and self.known.has(self.tenant, message.pair, message.stamp.version)
         ]
         if not seen:
             return set()
@@ -109,7 +109,7 @@ class OnboardingSink:
         """Stream and sequence of the message; a replay does not count, for it was blamed before."""
         if self.replayed:
             return None
-        metadata = json.loads(self.messages[item].origin.metadata)
+        metadata = json.loads(self.messages[item].stamp.metadata)
         return metadata.get("stream"), metadata.get("stream_sequence")
 
     def blame(self, item: int, error: Exception) -> None:

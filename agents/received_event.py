@@ -15,9 +15,8 @@ from events import models
 from events.delivery import Delivery, MessageMetadata
 from events.errors import EventError, UnexpectedError
 from events.subjects import Tenant
-from tables.last_writer_wins import Origin, Version
-from tables.post_scan import PostScanRequest
-from tables.tenant import Mutation
+from tables.last_writer_wins import EventStamp, Version
+from tables.mutations import Mutation, PostScanRequest
 
 logger = logging.getLogger(__name__)
 
@@ -130,8 +129,8 @@ def advance(work: ReceivedEvent, body: bytes, refs: Iterator[int], items: int | 
         if isinstance(event, models.History):
             work.units += _history(event, work.source, refs, items)
             return event.unpacked
-        origin = Origin(work.source.version, work.source.metadata)
-        work.units = [PendingWrite(change(next(refs), event, origin, work.source.stored_ns))]
+        stamp = EventStamp(work.source.version, work.source.metadata)
+        work.units = [PendingWrite(change(next(refs), event, stamp, work.source.stored_ns))]
     except EventError as error:
         work.fail(error.kept())
     except Exception as error:
@@ -140,23 +139,23 @@ def advance(work: ReceivedEvent, body: bytes, refs: Iterator[int], items: int | 
     return True
 
 
-def change(ref: int, event: models.Event, origin: Origin, stored_ns: int) -> Mutation:
+def change(ref: int, event: models.Event, stamp: EventStamp, stored_ns: int) -> Mutation:
     """The row or patch for one event."""
     match event:
         case models.MessageUpsert():
-            return messages.row(ref, event, origin, stored_ns)
+            return messages.row(ref, event, stamp, stored_ns)
         case models.MessageUpdate():
-            return messages.patch(ref, event, origin)
+            return messages.patch(ref, event, stamp)
         case models.ChatUpsert():
-            return chats.row(ref, event, origin)
+            return chats.row(ref, event, stamp)
         case models.ChatUpdate():
-            return chats.patch(ref, event, origin)
+            return chats.patch(ref, event, stamp)
         case models.ContactUpsert():
-            return contacts.row(ref, event, origin)
+            return contacts.row(ref, event, stamp)
         case models.ContactUpdate():
-            return contacts.patch(ref, event, origin)
+            return contacts.patch(ref, event, stamp)
         case models.ConnectionUpdate():
-            return accounts.row(ref, event, origin)
+            return accounts.row(ref, event, stamp)
 
 
 def _history(
@@ -165,8 +164,8 @@ def _history(
     start = len(history.items)
     for index, item in enumerate(history.unpack(count), start):
         if not isinstance(item.event, EventError):
-            origin = Origin(_item_version(item.event, source), source.metadata, history=True)
-            yield PendingWrite(change(next(refs), item.event, origin, source.stored_ns), index)
+            stamp = EventStamp(_item_version(item.event, source), source.metadata, history=True)
+            yield PendingWrite(change(next(refs), item.event, stamp, source.stored_ns), index)
     if history.unpacked and history.is_last_batch and history.agent_id:
         stored = datetime.datetime.fromtimestamp(source.stored_ns / 1e9, datetime.UTC)
         yield PendingWrite(

@@ -7,7 +7,7 @@ from agents.received_event import ReceivedEvent
 from events import models
 from events.errors import EventError
 from events.senders import sender_phone
-from tables.last_writer_wins import Origin
+from tables.last_writer_wins import EventStamp
 
 
 def onboarding_task(work: ReceivedEvent) -> OnboardingTask | None:
@@ -26,7 +26,7 @@ def onboarding_task(work: ReceivedEvent) -> OnboardingTask | None:
         chat_id=message.chat_id or "",
         jid=message.jid or "",
         campaign=message.campaign,
-        origin=Origin(work.source.version, work.source.metadata),
+        stamp=EventStamp(work.source.version, work.source.metadata),
     )
 
 

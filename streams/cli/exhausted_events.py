@@ -21,7 +21,7 @@ from events.delivery import TooLarge
 from events.errors import Malformed
 from events.subjects import Tenant
 from tables.connection.pool import Database
-from tables.exhausted import ORIGIN, ExhaustedEvents, FoundRow, HeldRow, Search
+from tables.exhausted import EXHAUSTED_ID, ExhaustedEvents, FoundRow, LockedRow, Search
 
 Outcome = Literal["replayed", "duplicate", "refused", "discarded"]
 
@@ -116,7 +116,7 @@ class ExhaustedEventService:
         """Resolve a row without replaying it; it stays in the table. Raises `StorageError`."""
         tenant, row = target
         async with self.database.transaction() as connection:
-            held = await _events(tenant).hold(connection, row)
+            held = await _events(tenant).lock(connection, row)
             if held is None:
                 return Result("refused", f"{target.name}: there is no such row")
             if held.resolved:
@@ -135,7 +135,7 @@ class ExhaustedEventService:
         # The row is held meanwhile: the worker may give the event up again before we have resolved the row, and
         # must find it resolved, or the failure would be forgotten.
         async with self.database.transaction() as connection:
-            held = await _events(tenant).hold(connection, row)
+            held = await _events(tenant).lock(connection, row)
             if held is None:
                 return Result("refused", f"{target.name}: there is no such row")
             if held.resolved and open_only:
@@ -145,7 +145,7 @@ class ExhaustedEventService:
                 await _events(tenant).resolve(connection, row, f"replayed by {by}")
         return verdict
 
-    async def _publish(self, target: Target, held: HeldRow, publisher: Republisher) -> Result:
+    async def _publish(self, target: Target, held: LockedRow, publisher: Republisher) -> Result:
         tenant, name = target.tenant, target.name
         try:
             body = replayable(held)
@@ -166,7 +166,7 @@ class ExhaustedEventService:
         return Result("replayed", f"{name} replayed")
 
 
-def replayable(held: HeldRow) -> bytes:
+def replayable(held: LockedRow) -> bytes:
     """The row's envelope, with its tries to come and a mark that leads back to the row; all else stays as it is.
 
     Raises `Malformed` if the row holds none.
@@ -179,7 +179,7 @@ def replayable(held: HeldRow) -> bytes:
     envelope.decode(body)
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     fields["retry_count"] = msgspec.Raw(b"0")
-    fields[ORIGIN] = msgspec.Raw(str(held.id).encode())
+    fields[EXHAUSTED_ID] = msgspec.Raw(str(held.id).encode())
     return msgspec.json.encode(fields)
 
 

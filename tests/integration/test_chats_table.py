@@ -1,4 +1,4 @@
-"""Chats and their unread counts on a real PostgreSQL (contract 3.3, 3.4, B6, C5; design 5)."""
+"""Chats and their unread counts on a real PostgreSQL (CHT-1 to CHT-5)."""
 
 from __future__ import annotations
 
@@ -9,37 +9,39 @@ from typing import Any
 
 import pytest
 
-from tables.chats import ChatPatch, ChatRow, Chats
+from tables.chats import Chats
 from tables.connection.pool import Database
 from tables.errors import DataError
-from tables.last_writer_wins import Origin, Version
-from tables.write_rejection import WriteRejection
+from tables.last_writer_wins import EventStamp, Version
+from tables.mutations import ChatPatch, ChatRow, WriteRejection
 
 REFS = count()
 
 
-def at(ns: int, *, history: bool = False) -> Origin:
+def at(ns: int, *, history: bool = False) -> EventStamp:
     metadata = {"stream": "wa_events_stream", "stream_sequence": ns, "message_id": f"msg-{ns}"}
-    return Origin(Version(ns, ns), json.dumps(metadata), history)
+    return EventStamp(Version(ns, ns), json.dumps(metadata), history)
 
 
-def replayed(sequence: int) -> Origin:
+def replayed(sequence: int) -> EventStamp:
     """An envelope of the existing service: no version, its place is that in the dead-letter stream."""
-    return Origin(None, json.dumps({"stream": "dlq_stream", "stream_sequence": sequence}))
+    return EventStamp(None, json.dumps({"stream": "dlq_stream", "stream_sequence": sequence}))
 
 
-def row(origin: Origin, chat_id: str = "C1", **changes: Any) -> ChatRow:
+def row(stamp: EventStamp, chat_id: str = "C1", **changes: Any) -> ChatRow:
     values: dict[str, Any] = {
         "jid": "j", "company_id": "Kopi", "agent_id": "a", "phone_number": "6281", "push_name": "",
         "is_group": False, "group_name": "", "last_message": None, "conversation_timestamp": 0,
         "unread_count": 0, "not_spam": False,
     }  # fmt: skip
-    return ChatRow(next(REFS), origin, chat_id, **{**values, **changes})
+    return ChatRow(next(REFS), stamp, chat_id, **{**values, **changes})
 
 
-def patch(origin: Origin, unread_count: int = 1, chat_id: str = "C1", **changes: Any) -> ChatPatch:
+def patch(stamp: EventStamp, unread_count: int = 1, chat_id: str = "C1", **changes: Any) -> ChatPatch:
     values: dict[str, Any] = {"company_id": "Kopi", "conversation_timestamp": 0, "last_message": None}
-    return ChatPatch(next(REFS), origin, chat_id, unread_count=unread_count, **{**values, **changes})
+    is_step = unread_count == 1
+    count = None if is_step else max(0, unread_count)
+    return ChatPatch(next(REFS), stamp, chat_id, is_step=is_step, unread_count=count, **{**values, **changes})
 
 
 class Store:
@@ -352,9 +354,9 @@ MADE = 1_795_400_000_000_000_000
 SECOND = 1_000_000_000
 
 
-def stored_at(seconds: float, sequence: int, made: int = MADE) -> Origin:
+def stored_at(seconds: float, sequence: int, made: int = MADE) -> EventStamp:
     metadata = {"stream": "wa_events_stream", "stream_sequence": sequence}
-    return Origin(Version(MADE + int((3600 + seconds) * SECOND), sequence, made), json.dumps(metadata))
+    return EventStamp(Version(MADE + int((3600 + seconds) * SECOND), sequence, made), json.dumps(metadata))
 
 
 async def test_steps_and_counts_of_one_stream_go_by_sequence(store: Store) -> None:

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from tables.accounts import AccountRow, Accounts
-from tables.chats import ChatPatch, ChatRow, Chats
+from tables.accounts import Accounts
+from tables.chats import Chats
 from tables.connection.pool import Database
-from tables.last_writer_wins import Origin, Version
-from tables.messages import MessagePatch, MessageRow, Messages
-from tables.write_rejection import WriteRejection
+from tables.last_writer_wins import EventStamp, Version
+from tables.messages import Messages
+from tables.mutations import AccountRow, ChatPatch, ChatRow, MessagePatch, MessageRow, WriteRejection
 
 TODAY = datetime.datetime.now(datetime.UTC).date()
 # Not promised: when it was first and last written, and under which id.
@@ -33,45 +33,47 @@ Write = Callable[[Any, Sequence[Any]], Awaitable[list[WriteRejection]]]
 Batches = list[list[Event]]
 
 
-def at(ns: int, *, history: bool = False) -> Origin:
+def at(ns: int, *, history: bool = False) -> EventStamp:
     metadata = {"stream": "wa_events_stream", "stream_sequence": ns, "message_id": f"msg-{ns}"}
-    return Origin(Version(ns, ns), json.dumps(metadata), history)
+    return EventStamp(Version(ns, ns), json.dumps(metadata), history)
 
 
-def message(origin: Origin, **changes: Any) -> MessageRow:
+def message(stamp: EventStamp, **changes: Any) -> MessageRow:
     values: dict[str, Any] = {
         "from_phone": "6281", "to_phone": "6289", "chat_id": "c", "jid": "j", "flow": "IN",
         "message_text": "", "message_url": "", "message_type": "", "agent_id": "a", "company_id": "Kopi",
         "message_obj": None, "key": None, "status": "", "message_timestamp": 1795500123,
         "message_date": TODAY,
     }  # fmt: skip
-    return MessageRow(0, origin, "", **{**values, **changes})
+    return MessageRow(0, stamp, "", **{**values, **changes})
 
 
-def message_update(origin: Origin, **changes: Any) -> MessagePatch:
+def message_update(stamp: EventStamp, **changes: Any) -> MessagePatch:
     values: dict[str, Any] = {
         "company_id": "Kopi", "status": "", "edited_message_obj": None, "is_deleted": None, "message_url": "",
     }  # fmt: skip
-    return MessagePatch(0, origin, "", **{**values, **changes})
+    return MessagePatch(0, stamp, "", **{**values, **changes})
 
 
-def chat(origin: Origin, **changes: Any) -> ChatRow:
+def chat(stamp: EventStamp, **changes: Any) -> ChatRow:
     values: dict[str, Any] = {
         "jid": "j", "company_id": "Kopi", "agent_id": "a", "phone_number": "6281", "push_name": "",
         "is_group": False, "group_name": "", "last_message": None, "conversation_timestamp": 0,
         "unread_count": 0, "not_spam": False,
     }  # fmt: skip
-    return ChatRow(0, origin, "", **{**values, **changes})
+    return ChatRow(0, stamp, "", **{**values, **changes})
 
 
-def chat_update(origin: Origin, unread_count: int, **changes: Any) -> ChatPatch:
+def chat_update(stamp: EventStamp, unread_count: int, **changes: Any) -> ChatPatch:
     values: dict[str, Any] = {"company_id": "Kopi", "conversation_timestamp": 0, "last_message": None}
-    return ChatPatch(0, origin, "", unread_count=unread_count, **{**values, **changes})
+    is_step = unread_count == 1
+    count = None if is_step else max(0, unread_count)
+    return ChatPatch(0, stamp, "", is_step=is_step, unread_count=count, **{**values, **changes})
 
 
-def agent(origin: Origin, **changes: str) -> AccountRow:
+def agent(stamp: EventStamp, **changes: str) -> AccountRow:
     values = dict.fromkeys(("qr_code", "status", "agent_name", "phone_number", "host_name", "version"), "")
-    return AccountRow(0, origin, "", "Kopi", **{**values, **changes})
+    return AccountRow(0, stamp, "", "Kopi", **{**values, **changes})
 
 
 MESSAGE_EVENTS: dict[str, list[Event]] = {
@@ -195,18 +197,18 @@ def newest(events: Sequence[Event], column: str, *, history: bool = True) -> Any
     feeding = [
         event
         for event in events
-        if getattr(event, column, None) not in ("", None) and (history or not event.origin.history)
+        if getattr(event, column, None) not in ("", None) and (history or not event.stamp.history)
     ]
     return getattr(max(feeding, key=_age), column) if feeding else None
 
 
 def _age(event: Event) -> tuple[int, int]:
-    return event.origin.version.event if event.origin.version else (0, 0)
+    return event.stamp.version.event if event.stamp.version else (0, 0)
 
 
 def unread(events: Sequence[Event]) -> int:
     """The newest absolute value, and the steps newer than it."""
-    steps = [event for event in events if isinstance(event, ChatPatch) and event.unread_count == 1]
+    steps = [event for event in events if isinstance(event, ChatPatch) and event.is_step]
     base = max((e for e in events if e not in steps), key=_age)
     newer = {_age(step) for step in steps if _age(step) > _age(base)}
     return int(base.unread_count) + len(newer)
@@ -237,7 +239,7 @@ async def test_a_message_ends_the_same_in_every_order(
         assert row[column] == ((None if column == "message_obj" else "") if expected is None else expected)
     assert row["edited_message_obj"] == newest(events, "edited_message_obj")
     assert row["is_deleted"] == bool(newest(events, "is_deleted"))
-    last = max(event.origin.version.ns for event in events)
+    last = max(event.stamp.version.ns for event in events)
     assert row["last_metadata"]["stream_sequence"] == last
     assert row["last_metadata"]["version"] == f"{last}-{last}"
 
@@ -279,7 +281,7 @@ async def test_a_chat_ends_the_same_in_every_order(
     assert row["push_name"] == (newest(events, "push_name") or "")
     assert row["group_name"] == (newest(events, "group_name") or "")
     assert row["last_message"] == newest(events, "last_message")
-    assert row["last_metadata"]["stream_sequence"] == max(event.origin.version.ns for event in events)
+    assert row["last_metadata"]["stream_sequence"] == max(event.stamp.version.ns for event in events)
 
 
 @ways
@@ -296,7 +298,7 @@ async def test_an_adopted_chat_ends_the_same_in_every_order(
         await play(connection, Chats(schema, ignored).write, "chat_id", plays)
         (row,) = await outcomes(connection, schema, "chats", "chat_id")
         assert len(await steps_of_each(connection, schema)) == 1
-    live = [event for event in events if not event.origin.history]
+    live = [event for event in events if not event.stamp.history]
     assert row["unread_count"] == unread(live)
     assert row["push_name"] == (newest(events, "push_name", history=False) or "adopted")
     assert row["conversation_timestamp"] == max(150, *(event.conversation_timestamp for event in events))
@@ -304,7 +306,7 @@ async def test_an_adopted_chat_ends_the_same_in_every_order(
 
 @ways
 async def test_steps_alone_end_the_same_on_an_adopted_chat(database: Database, schema: str, way: Any) -> None:
-    """No absolute value ever comes: the stored one is the base, steps 5 and 20 are in it already (C5)."""
+    """No absolute value ever comes: the stored one is the base, steps 5 and 20 are in it already."""
     events, chance = [chat_update(at(ns), 1) for ns in (5, 20, 30, 40, 50)], random.Random(11)
     plays = {f"C{n:03d}": way(order, chance) for n, order in enumerate(orders(events, 5))}
     async with database.transaction() as connection:

@@ -1,4 +1,4 @@
-"""One row a message, on a real PostgreSQL with all its partitions (contract 3.2, B4; design 5)."""
+"""One row a message, on a real PostgreSQL with all its partitions (MSG-1 to MSG-6)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from asyncpg.connection import LoggedQuery
 
 from tables.connection.pool import Database
 from tables.errors import DataError
-from tables.last_writer_wins import Origin, Version
-from tables.messages import MessagePatch, MessageRow
+from tables.last_writer_wins import EventStamp, Version
+from tables.mutations import MessagePatch, MessageRow, WriteRejection
 from tables.tenant import TenantTables
-from tables.write_rejection import WriteRejection
 
 EPOCH = datetime.date(1970, 1, 1)
 TODAY = datetime.datetime.now(datetime.UTC).date()
@@ -25,29 +24,29 @@ LAST_MONTH = TODAY.replace(day=1) - datetime.timedelta(days=3)
 REFS = count()
 
 
-def at(ns: int, *, history: bool = False) -> Origin:
+def at(ns: int, *, history: bool = False) -> EventStamp:
     metadata = {"stream": "wa_events_stream", "stream_sequence": ns, "message_id": f"msg-{ns}"}
-    return Origin(Version(ns, ns), json.dumps(metadata), history)
+    return EventStamp(Version(ns, ns), json.dumps(metadata), history)
 
 
-UNVERSIONED = Origin(None, '{"stream": "dlq_stream", "stream_sequence": 3}')
+UNVERSIONED = EventStamp(None, '{"stream": "dlq_stream", "stream_sequence": 3}')
 
 
-def row(origin: Origin, message_id: str = "M1", **changes: Any) -> MessageRow:
+def row(stamp: EventStamp, message_id: str = "M1", **changes: Any) -> MessageRow:
     values: dict[str, Any] = {
         "from_phone": "6281", "to_phone": "6289", "chat_id": "c", "jid": "j", "flow": "IN",
         "message_text": "", "message_url": "", "message_type": "", "agent_id": "a", "company_id": "Kopi",
         "message_obj": None, "key": None, "status": "", "message_timestamp": 1795500123,
         "message_date": TODAY,
     }  # fmt: skip
-    return MessageRow(next(REFS), origin, message_id, **{**values, **changes})
+    return MessageRow(next(REFS), stamp, message_id, **{**values, **changes})
 
 
-def patch(origin: Origin, message_id: str = "M1", **changes: Any) -> MessagePatch:
+def patch(stamp: EventStamp, message_id: str = "M1", **changes: Any) -> MessagePatch:
     values: dict[str, Any] = {
         "company_id": "Kopi", "status": "", "edited_message_obj": None, "is_deleted": None, "message_url": "",
     }  # fmt: skip
-    return MessagePatch(next(REFS), origin, message_id, **{**values, **changes})
+    return MessagePatch(next(REFS), stamp, message_id, **{**values, **changes})
 
 
 class Store:
@@ -439,7 +438,7 @@ async def test_two_writers_in_opposite_order_never_deadlock(store: Store, stored
 async def test_updates_and_look_ups_touch_one_partition(store: Store) -> None:
     """Pruning at run time: the other partitions' nodes are there, and never executed."""
     await store.write(row(at(1)), row(at(1), "M2"))
-    names = ("find", "update")
+    names = ("lock", "update")
     for name, arguments in zip(names, (["M1", "M2"], None), strict=True):
         executed = await _executed_partitions(store, name, arguments)
         assert executed == {f"messages_y{TODAY:%Y}m{TODAY:%m}"}, name

@@ -71,7 +71,7 @@ class _Calm:
 async def test_a_table_that_changes_under_its_plans_is_nobodys_fault(
     database: Database, schema: str, company: str
 ) -> None:
-    """Field case C10: plans are cached for each connection, and an index is what a conflict is found by."""
+    """Plans are cached for each connection, and an index is what a conflict is found by."""
     tables = TenantTables(database, schema, lambda *_: None)
     changes = (
         f'ALTER TABLE "{schema}".messages ADD COLUMN note text',

@@ -22,7 +22,7 @@ from tables.connection import pool
 from tables.connection.pool import Database
 from tables.connection.session import SETTINGS
 from tables.errors import DataError, QueryTimeout, StorageError, Unavailable
-from tables.last_writer_wins import Origin, Version
+from tables.last_writer_wins import EventStamp, Version
 from tables.schema.migrations import migrate
 from tables.tenant import TenantTables
 from tables.write_probe import Like
@@ -72,7 +72,7 @@ def _likes(company: str) -> Iterator[Like]:
         .units[-1]
         .change
     )
-    yield Incoming("a", "62811", "m", 1, "a_62811", "62811@s.whatsapp.net", None, Origin(None, "{}"))
+    yield Incoming("a", "62811", "m", 1, "a_62811", "62811@s.whatsapp.net", None, EventStamp(None, "{}"))
 
 
 async def _rows(database: Database, schema: str) -> dict[str, int]:

@@ -17,8 +17,8 @@ from events.delivery import Batch, ConsumerType, Delivery, MessageMetadata
 from events.errors import BrokerError
 from events.subjects import Tenant
 from tables.exhausted import ExhaustedRow
-from tables.tenant import Mutation, TenantTables
-from tables.write_rejection import WriteRejection
+from tables.mutations import Mutation, WriteRejection
+from tables.tenant import TenantTables
 from testkit import builders
 
 TENANT = Tenant(builders.COMPANY)

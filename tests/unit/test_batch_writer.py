@@ -15,10 +15,8 @@ from agents.event_sink import EventSink
 from agents.received_event import PendingWrite
 from events import errors
 from tables import errors as db
-from tables.accounts import AccountRow
-from tables.last_writer_wins import Origin
-from tables.tenant import Mutation
-from tables.write_rejection import WriteRejection
+from tables.last_writer_wins import EventStamp
+from tables.mutations import AccountRow, Mutation, WriteRejection
 from tests.unit.fakes import TENANT, FakeTables, RecordingMeter, quicken, until
 
 
@@ -33,7 +31,7 @@ WAITER = "storing KopiNusa01"
 def units(count: int, *, of_one_event: bool = False) -> list[PendingWrite]:
     """Units of as many different events, or of one history batch."""
     places = [0] * count if of_one_event else range(count)
-    origins = [Origin(None, f'{{"stream":"s","stream_sequence":{place}}}') for place in places]
+    origins = [EventStamp(None, f'{{"stream":"s","stream_sequence":{place}}}') for place in places]
     return [
         PendingWrite(AccountRow(ref, origins[ref], f"A{ref}", "C", "", "", "", "", "", ""))
         for ref in range(count)

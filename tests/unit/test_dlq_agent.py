@@ -17,9 +17,8 @@ from events import errors
 from events.delivery import Batch
 from events.subjects import Tenant
 from tables import errors as db
-from tables.chats import ChatRow
 from tables.last_writer_wins import Version
-from tables.write_rejection import WriteRejection
+from tables.mutations import ChatRow, WriteRejection
 from testkit import builders
 from testkit.builders import ABSENT, COMPANY
 from tests.unit.fakes import (
@@ -122,8 +121,8 @@ async def test_a_replay_keeps_the_version_subject_and_id_of_its_event() -> None:
     await clinic.handle(letter(headers={"Original-Nats-Msg-Id": "wa-1", "Nats-Msg-Id": "dead-1"}))
     [row] = clinic.tables.stored
     assert isinstance(row, ChatRow)
-    assert row.origin.version == Version(1_795_500_123_000_000_000, 7)
-    metadata = json.loads(row.origin.metadata)
+    assert row.stamp.version == Version(1_795_500_123_000_000_000, 7)
+    metadata = json.loads(row.stamp.metadata)
     assert (metadata["message_id"], metadata["message_subject"]) == ("wa-1", CHAT)
     assert metadata["stream_sequence"] == 9
 
@@ -132,7 +131,7 @@ async def test_a_replay_keeps_the_version_subject_and_id_of_its_event() -> None:
 async def test_an_envelope_of_the_existing_service_has_no_version(version: Any) -> None:
     clinic = Clinic()
     await clinic.handle(letter(event_version=version))
-    assert clinic.tables.stored[0].origin.version is None  # type: ignore[union-attr]
+    assert clinic.tables.stored[0].stamp.version is None  # type: ignore[union-attr]
 
 
 async def test_an_absent_company_is_ours() -> None:

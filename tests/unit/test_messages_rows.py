@@ -1,4 +1,4 @@
-"""Events as rows: what is stored for each field (contract 2.2-2.8, B2, B3, OC3)."""
+"""Events as rows: what is stored for each field (MSG-1, MSG-4, MSG-5, CHT-1, CHT-2, CTC-1, AGT-1, PAY-13)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from agents import messages
 from agents.messages import message_date
 from agents.received_event import change
 from events import models
-from tables.last_writer_wins import Origin, Version
+from tables.last_writer_wins import EventStamp, Version
 from testkit import builders
 from testkit.builders import ABSENT, COMPANY, SENT_AT, body
 
-ORIGIN = Origin(Version(5, 7), '{"stream":"s"}')
+STAMP = EventStamp(Version(5, 7), '{"stream":"s"}')
 STORED = datetime.date(2026, 11, 25)
 STORED_NS = int(datetime.datetime(2026, 11, 25, 23, 59, 59, tzinfo=datetime.UTC).timestamp()) * 10**9
 
@@ -24,8 +24,8 @@ STORED_NS = int(datetime.datetime(2026, 11, 25, 23, 59, 59, tzinfo=datetime.UTC)
 def row(event_type: str, **changes: Any) -> dict[str, Any]:
     event = models.decode(event_type, body(builders.BUILDERS[event_type](**changes)), COMPANY)
     assert not isinstance(event, models.History)
-    held = change(3, event, ORIGIN, STORED_NS)._asdict()
-    assert (held.pop("ref"), held.pop("origin")) == (3, ORIGIN)
+    held = change(3, event, STAMP, STORED_NS)._asdict()
+    assert (held.pop("ref"), held.pop("stamp")) == (3, STAMP)
     return held
 
 
@@ -71,6 +71,16 @@ def test_absent_and_null_fields_have_the_zero_value(event_type: str, missing: An
     assert {field: held[field] for field in zeros} == zeros
 
 
+@pytest.mark.parametrize(
+    ("sent", "step", "value"), [(0, False, 0), (-3, False, 0), (1, True, None), (2, False, 2), (7, False, 7)]
+)
+def test_an_unread_count_of_a_chat_update_is_a_step_or_a_value(
+    sent: int, step: bool, value: int | None
+) -> None:
+    held = row("v1.chats.update", unread_count=sent)
+    assert (held["is_step"], held["unread_count"]) == (step, value)
+
+
 def test_every_field_of_the_other_events_reaches_its_column() -> None:
     held = row("v1.messages.update", edited_message_obj={}, is_deleted=False, message_url="u")
     assert held == {
@@ -84,7 +94,8 @@ def test_every_field_of_the_other_events_reaches_its_column() -> None:
     assert held == builders.chat(last_message=ABSENT, is_group=True, group_name="g")
     held = row("v1.chats.update")
     assert json.loads(held.pop("last_message")) == builders.chat_update()["last_message"]
-    assert held == builders.chat_update(last_message=ABSENT, agent_id=ABSENT)
+    assert (held.pop("is_step"), held.pop("unread_count")) == (True, None)
+    assert held == builders.chat_update(last_message=ABSENT, agent_id=ABSENT, unread_count=ABSENT)
     assert row("v1.contacts.upsert") == builders.contact()
     assert row("v1.contacts.update") == builders.contact_update()
     assert row("v1.connection.update", qr_code="q") == builders.connection(qr_code="q")
@@ -144,5 +155,5 @@ def test_a_day_outside_1970_to_2199_is_that_of_the_store_time(sent_at: int, day:
 def test_the_day_is_the_same_on_every_redelivery() -> None:
     event = models.decode("v1.messages.upsert", body(builders.message(message_timestamp=0)), COMPANY)
     assert isinstance(event, models.MessageUpsert)
-    first, second = (messages.row(ref, event, ORIGIN, STORED_NS) for ref in (1, 2))
+    first, second = (messages.row(ref, event, STAMP, STORED_NS) for ref in (1, 2))
     assert first.message_date == second.message_date == STORED

@@ -27,7 +27,7 @@ from tables.errors import (
     StorageError,
     Unavailable,
 )
-from tables.last_writer_wins import Origin, Version
+from tables.last_writer_wins import EventStamp, Version
 from tables.onboarding import Outcome, Pair
 
 TENANT = Tenant("KopiNusa01")
@@ -57,7 +57,7 @@ class Tables:
         outcomes = []
         for message in messages:
             outcomes.append(Outcome(message.pair not in self.log, True))
-            self.log.setdefault(message.pair, message.origin.version)
+            self.log.setdefault(message.pair, message.stamp.version)
         return outcomes
 
 
@@ -160,7 +160,7 @@ def promise(*tasks: OnboardingTask, tenant: Tenant = TENANT) -> tuple[Onboarding
 def task(
     number: int = 1, phone: str = "62811", agent: str = "agent", campaign: Campaign | None = None
 ) -> OnboardingTask:
-    origin = Origin(Version(number, number), "{}")
+    stamp = EventStamp(Version(number, number), "{}")
     return OnboardingTask(
         agent,
         phone,
@@ -169,7 +169,7 @@ def task(
         f"chat-{phone}",
         f"{phone}@s.whatsapp.net",
         campaign,
-        origin,
+        stamp,
     )
 
 

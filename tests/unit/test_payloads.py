@@ -15,7 +15,7 @@ from agents.senders import onboarding_task
 from events.fields import AlternateAddresses
 from events.senders import Jid, is_to_many, jid
 from tables.last_writer_wins import Version
-from tables.messages import MessageRow
+from tables.mutations import MessageRow
 from testkit import builders
 from testkit.builders import ABSENT, PHONE
 from tests.unit.fakes import STORED_NS, TENANT, FakeDelivery

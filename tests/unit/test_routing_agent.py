@@ -18,9 +18,7 @@ from events import errors
 from events.delivery import Batch, ConsumerType, TooLarge
 from events.errors import BrokerError, EventError
 from tables import errors as db
-from tables.chats import ChatRow
-from tables.tenant import Mutation
-from tables.write_rejection import WriteRejection
+from tables.mutations import ChatRow, Mutation, WriteRejection
 from testkit import builders
 from testkit.builders import AGENT, COMPANY, JID
 from tests.unit.fakes import (

@@ -15,10 +15,8 @@ from agents import received_event as module
 from agents.received_event import EventMetadata, ReceivedEvent, advance, metadata, plan, remainder
 from events import errors, models
 from events.delivery import MessageMetadata
-from tables.chats import ChatRow
 from tables.last_writer_wins import Version
-from tables.messages import MessageRow
-from tables.post_scan import PostScanRequest
+from tables.mutations import ChatRow, MessageRow, PostScanRequest
 from testkit import builders
 from tests.unit.fakes import STORED_NS, TENANT, FakeDelivery
 
@@ -34,8 +32,8 @@ def test_a_realtime_event_is_one_unit_with_the_version_of_its_delivery(event_typ
     work = planned(event_type)
     [unit] = work.units
     assert work.error is None
-    assert unit.change.origin.version == Version(STORED_NS, 7)  # type: ignore[union-attr]
-    assert unit.change.origin.history is False  # type: ignore[union-attr]
+    assert unit.change.stamp.version == Version(STORED_NS, 7)  # type: ignore[union-attr]
+    assert unit.change.stamp.history is False  # type: ignore[union-attr]
 
 
 def test_a_history_item_has_its_own_time_as_version_but_never_a_later_one_than_the_batch() -> None:
@@ -45,16 +43,16 @@ def test_a_history_item_has_its_own_time_as_version_but_never_a_later_one_than_t
         builders.history_messages(*(builders.message(message_timestamp=t) for t in times)),
     )
     rows = [unit.change for unit in work.units]
-    assert all(isinstance(row, MessageRow) and row.origin.history for row in rows)
-    assert [row.origin.version.ns for row in rows] == [1_700_000_000 * 10**9, 0, 0, STORED_NS]  # type: ignore[union-attr]
+    assert all(isinstance(row, MessageRow) and row.stamp.history for row in rows)
+    assert [row.stamp.version.ns for row in rows] == [1_700_000_000 * 10**9, 0, 0, STORED_NS]  # type: ignore[union-attr]
 
 
 def test_history_contacts_are_older_than_anything_and_chats_as_old_as_their_last_talk() -> None:
     [contact] = planned("v1.history.contacts").units
-    assert contact.change.origin.version == Version(0, 7)  # type: ignore[union-attr]
+    assert contact.change.stamp.version == Version(0, 7)  # type: ignore[union-attr]
     chat = planned("v1.history.chats").units[0].change
     assert isinstance(chat, ChatRow)
-    assert chat.origin.version == Version(builders.SENT_AT * 10**9, 7)
+    assert chat.stamp.version == Version(builders.SENT_AT * 10**9, 7)
 
 
 def test_the_last_batch_asks_for_a_later_look_at_its_agent() -> None:

@@ -1,4 +1,4 @@
-"""Agents on a real PostgreSQL (contract 2.8, 3.6; design 5)."""
+"""Accounts (the table `agents`) on a real PostgreSQL (AGT-1)."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 
 import pytest
 
-from tables.accounts import AccountRow, Accounts
+from tables.accounts import Accounts
 from tables.connection.pool import Database
 from tables.errors import DataError
-from tables.last_writer_wins import Origin, Version
-from tables.write_rejection import WriteRejection
+from tables.last_writer_wins import EventStamp, Version
+from tables.mutations import AccountRow, WriteRejection
 
 REFS = count()
 
 
-def at(ns: int) -> Origin:
-    return Origin(Version(ns, ns), json.dumps({"stream": "wa_events_stream", "stream_sequence": ns}))
+def at(ns: int) -> EventStamp:
+    return EventStamp(Version(ns, ns), json.dumps({"stream": "wa_events_stream", "stream_sequence": ns}))
 
 
-def row(origin: Origin, agent_id: str = "A1", company_id: str = "Kopi", **changes: str) -> AccountRow:
+def row(stamp: EventStamp, agent_id: str = "A1", company_id: str = "Kopi", **changes: str) -> AccountRow:
     values = dict.fromkeys(("qr_code", "status", "agent_name", "phone_number", "host_name", "version"), "")
-    return AccountRow(next(REFS), origin, agent_id, company_id, **{**values, **changes})
+    return AccountRow(next(REFS), stamp, agent_id, company_id, **{**values, **changes})
 
 
 class Store:
