@@ -113,7 +113,14 @@ async def test_a_token_that_expires_is_renewed_without_a_restart(
     realm, creds = Realm(), tmp_path / "worker.creds"
     realm.write_user(creds, expires=12)
     with NatsServer(settings=realm.settings()) as server:
-        worker = launch(company, nats_url=server.url, NATS_CREDS=str(creds))
+        worker = launch(company, ready=False, nats_url=server.url, NATS_CREDS=str(creds))
+
+        def is_ready() -> bool:
+            # On a busy machine a start may take longer than one token lives.
+            realm.write_user(creds, expires=12)
+            return worker.page("/ready")[0] == 200
+
+        await comes_true(is_ready)
         await comes_true(lambda: "refuses our credentials" in problem(worker))
         assert "NATS_CREDS" in problem(worker)
         realm.write_user(creds)
