@@ -101,10 +101,6 @@ async def connected(url: str, **more: Any) -> AsyncIterator[Broker]:
         await broker.stop()
 
 
-async def _count(batch: Batch) -> int:
-    return len(batch.deliveries)
-
-
 def pull_source(
     broker: Broker, tenant: Tenant, config: TopologyConfig, reader: Reader, **more: Any
 ) -> PullSource:
@@ -118,7 +114,6 @@ def pull_source(
         "batch_bytes": 1_000_000,
         "ack_wait": config.realtime_ack_wait,
         "send": reader.send,
-        "prepare": _count,
         "restore": restore,
         "meter": reader.counters,
         "drain_budget": 5.0,

@@ -16,15 +16,18 @@ from typing import Any, Final
 from agents.batch_writer import BatchWriter
 from agents.dead_letter_publisher import DeadLetterPublisher
 from agents.dead_letter_replay import DeadLetterReplayer
+from agents.event_writer import EventWriter
+from agents.history_throttle import HistoryThrottle
 from agents.onboarding import Onboarding, OnboardingJob
 from agents.retry_policy import RetryPolicy
 from agents.routing import Routing
+from agents.settlement import DeadLetterSettlement, Settlement
 from events.delivery import Batch, ConsumerType, MessageMetadata
 from events.subjects import Tenant, consumer_type
 from tables.connection.pool import Database
 from tables.tenant import TenantTables
 
-LIMITS: Final[dict[ConsumerType, RetryPolicy]] = {
+POLICIES: Final[dict[ConsumerType, RetryPolicy]] = {
     "realtime": RetryPolicy(5, 1.0, 30.0),
     "historical": RetryPolicy(3, 2.0, 60.0),
     "dlq": RetryPolicy(10, 300.0, 300.0),
@@ -127,34 +130,44 @@ class Replica:
         self.tables = TenantTables(self.database, self.tenant.schema, lambda *_: None)
         self._jobs: asyncio.Queue[OnboardingJob] = asyncio.Queue()
         meter: Any = self.meter
+        throttle = HistoryThrottle()
+        settlement = Settlement(
+            dead_letters=DeadLetterPublisher(
+                publisher=self.stream,
+                stream="dlq_stream",
+                tables=lambda _: self.tables,
+                meter=meter,
+                health=meter,
+            ),
+            subject="v1.dlq",
+            meter=meter,
+        )
+        writer = EventWriter(
+            tables=lambda _: self.tables, writer=BatchWriter("storing", meter), throttle=throttle
+        )
         self._onboarding = Onboarding(
             tables=lambda _: self.tables.onboarding,
             probe=lambda _: self.tables.probe,
+            writer=BatchWriter("onboarding", meter),
+            settlement=settlement,
             meter=meter,
             send=self._jobs.put,
-            health=meter,
-        )
-        letters = DeadLetterPublisher(
-            publisher=self.stream,
-            stream="dlq_stream",
-            subject="v1.dlq",
-            tables=lambda _: self.tables,
-            meter=meter,
-            health=meter,
-            ended=lambda work, action, error: self.routing.ended(work, action, error),
         )
         self.routing = Routing(
-            tables=lambda _: self.tables,
-            writer=BatchWriter("storing", meter),
-            dead_letters=letters,
-            onboard=self._onboarding.submit,
-            limits=LIMITS,
+            writer=writer,
+            settlement=settlement,
+            onboarding=self._onboarding,
+            policies=POLICIES,
+            throttle=throttle,
             meter=meter,
         )
         self.dlq = DeadLetterReplayer(
-            routing=self.routing,
-            tables=lambda _: self.tables,
-            limits=LIMITS["dlq"],
+            writer=writer,
+            onboarding=self._onboarding,
+            settlement=DeadLetterSettlement(
+                tables=lambda _: self.tables, policy=POLICIES["dlq"], meter=meter
+            ),
+            policy=POLICIES["dlq"],
             workers=WORKERS,
             meter=meter,
         )
@@ -180,14 +193,18 @@ class Replica:
         batches: dict[ConsumerType, list[Delivery]] = {"realtime": [], "historical": []}
         for message in messages:
             role = consumer_type(message.subject.rpartition(".")[0])
-            attempt = LIMITS[role].max_deliver if last_try else 0
+            attempt = POLICIES[role].max_deliver if last_try else 0
             batches[role].append(message.deliver(attempt, unaware=self.unaware))
-        await _all(
-            self.routing.handle(Batch(self.tenant, role, deliveries))
-            for role, deliveries in batches.items()
-            if deliveries
-        )
-        await _settle([delivery for deliveries in batches.values() for delivery in deliveries])
+        taken = [delivery for deliveries in batches.values() for delivery in deliveries]
+
+        async def channel() -> AsyncIterator[Batch]:
+            for consumer, deliveries in batches.items():
+                if deliveries:
+                    yield Batch(self.tenant, consumer, deliveries)
+            await _settle(taken)
+
+        async for _ in self.routing.run(channel()):
+            pass
 
     async def on_max_deliveries(self, messages: Iterable[Message]) -> None:
         """Turn messages into dead letters, as when they killed their worker each time."""
