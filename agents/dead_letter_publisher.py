@@ -104,7 +104,7 @@ class DeadLetterPublisher:
     ) -> asyncio.Future[Destination]:
         expected = isinstance(error, BrokerError | StorageError)
         if not expected:
-            logger.warning("unexpected exception with a dead letter", exc_info=error)
+            logger.warning("unexpected exception with a dead letter", extra=letter.log_fields, exc_info=error)
         action = "nak_dlq_publish_fail" if expected else "nak_dlq_marshal_fail"
         self._meter.stuck(letter.company, letter.event_type, action)
         self._unsafe[letter.company] += 1

@@ -247,10 +247,7 @@ class Onboarding:
             if not job.outcome.done():  # the replay may have been cancelled
                 job.outcome.set_result(job.tasks[0].error)
             return
-        try:
-            await self._settlement.settle([task.event for task in job.tasks], job.policy)
-        except Exception:
-            logger.exception("unexpected exception while settling onboarded messages; they come again")
+        await self._settlement.settle([task.event for task in job.tasks], job.policy)
 
 
 @dataclass(frozen=True, slots=True)

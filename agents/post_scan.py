@@ -1,4 +1,4 @@
-"""The work that follows an agent's last history batch, a while later (contract 5.6)."""
+"""The work that follows an agent's last history batch, a while later (PSS-1)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What can be wrong with an event or with the broker.
 
-EventError                 carries the label of contract 3.8 and whether trying again can help
+EventError                 carries its label (OUT-14) and whether trying again can help
 ├─ Malformed               the body is not the JSON that was promised
 ├─ Invalid                 a field is missing, of the wrong value, or of another company
 ├─ NotFound                the row to update is not there (yet)
@@ -40,12 +40,12 @@ class EventError(Exception):
         return self.with_traceback(None)
 
     def __str__(self) -> str:
-        """The text of contract 3.8: `fatal: ` or `retryable: `, then the cause."""
+        """The text (OUT-17): `fatal: ` or `retryable: `, then the cause."""
         return f"{'retryable' if self.retryable else 'fatal'}: {super().__str__()}"
 
     @property
     def error_type(self) -> Literal["fatal", "retryable"]:
-        """`error_type` of the dead-letter envelope (contract 4.1)."""
+        """`error_type` of the dead-letter envelope (DLQ-1)."""
         return "retryable" if self.retryable else "fatal"
 
 
@@ -62,7 +62,7 @@ class Invalid(EventError):
 
     def __init__(self, message: str = "", *, agent_id: str = "", jid: str = "") -> None:
         super().__init__(message)
-        # The event was decoded: metric 4 counts its agent all the same (contract 9.5).
+        # The event was decoded: its agent is counted all the same (MET-6).
         self.agent_id = agent_id
         self.jid = jid
 

@@ -11,7 +11,6 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from events.delivery import Batch
 from events.subjects import Tenant
 from streams.jetstream import pull_source as pull_sources
 from streams.jetstream.broker import Broker
@@ -247,53 +246,44 @@ async def test_an_idle_source_counts_no_errors_and_stays_fresh(source: PullSourc
     assert source.held == 0
 
 
-async def test_prepares_the_next_batch_while_the_agent_has_this_one(
+async def test_pulls_the_next_batch_when_this_one_is_released_and_not_before(
     own_server: NatsServer, broker: Broker, reader: Reader, tenant: Tenant
 ) -> None:
     await reconcile(broker, CONFIG, [tenant])
     await publish(own_server, tenant, *[b"x"] * 30)
-    prepared: list[int] = []
-
-    async def prepare(batch: Batch) -> str:
-        prepared.append(len(batch.deliveries))
-        return f"batch {len(prepared)}"
-
-    source = pull_source(broker, tenant, CONFIG, reader, prepare=prepare)
+    source = pull_source(broker, tenant, CONFIG, reader)
     await source.start()
     first = await reader.batch()
-
-    async def two() -> bool:
-        return len(prepared) == 2
-
-    await eventually(two)
-    assert first.prepared == "batch 1"
     assert await reader.gets_nothing(0.2)
-    assert len(prepared) == 2
-    assert source.held == 20
+    assert source.held == 10
     first.release()
+    second = await reader.batch()
+    assert await reader.gets_nothing(0.2)
+    # The agent may settle a batch after its release: two of a source are in flight then, never three.
+    assert source.held == 20
     await ack_all(first.deliveries)
-    await ack_all(await reader.take(20))
+    second.release()
+    await ack_all(second.deliveries)
+    await ack_all(await reader.take(10))
     await source.stop()
     assert source.held == 0
     assert reader.counters.sizes == [10, 10, 10]
 
 
-async def test_no_message_can_stop_a_source_by_failing_its_preparation(
-    own_server: NatsServer, broker: Broker, reader: Reader, tenant: Tenant
+async def test_a_stop_hands_over_what_its_last_pull_request_brings(
+    own_server: NatsServer, source: PullSource, reader: Reader, tenant: Tenant
 ) -> None:
-    await reconcile(broker, CONFIG, [tenant])
+    async def has_asked() -> bool:
+        return reader.counters.count["fetched realtime"] > 0
 
-    async def prepare(_batch: Batch) -> object:
-        raise RecursionError("too deep")
-
-    source = pull_source(broker, tenant, CONFIG, reader, prepare=prepare)
-    await source.start()
-    await publish(own_server, tenant, b"poison")
+    await eventually(has_asked)
+    stopping = asyncio.create_task(source.stop())
+    await publish(own_server, tenant, b"late")
     batch = await reader.batch()
-    assert batch.prepared is None
     await ack_all(batch.deliveries)
     batch.release()
-    await source.stop()
+    await asyncio.wait_for(stopping, PATIENCE)
+    assert [delivery.data for delivery in batch.deliveries] == [b"late"]
 
 
 async def test_messages_of_the_largest_size_all_arrive(
@@ -444,24 +434,17 @@ async def test_a_stream_made_anew_between_two_pulls_is_never_taken_for_the_old_o
     await publish(own_server, tenant, b"old 1", b"old 2")
     old_made = await made_at(broker)
     first = await reader.batch()
-
-    async def holds_both() -> bool:
-        return source.held == 2
-
-    await eventually(holds_both)
+    first.release()
+    second = await reader.batch()
     await asyncio.sleep(0.1)  # so long that it counts as unwatched
     new_made = await make_anew(broker, tenant, first_seq=first_seq)
     await publish(own_server, tenant, b"new 1", b"new 2")
-    first.release()
-    later = await reader.take(3)
-    assert [one.data for one in later] == [b"old 2", b"new 1", b"new 2"]
-    assert [one.metadata.incarnation for one in (*first.deliveries, *later)] == [
-        old_made,
-        old_made,
-        new_made,
-        new_made,
-    ]
-    await ack_all([*first.deliveries, *later])
+    second.release()
+    later = await reader.take(2)
+    assert [one.data for one in (*second.deliveries, *later)] == [b"old 2", b"new 1", b"new 2"]
+    old = [*first.deliveries, *second.deliveries]
+    assert [one.metadata.incarnation for one in (*old, *later)] == [old_made, old_made, new_made, new_made]
+    await ack_all([*old, *later])
     await source.stop()
 
 
@@ -479,11 +462,8 @@ async def test_a_stream_made_anew_is_noticed_though_another_replica_read_its_fir
     await source.start()
     await publish(own_server, tenant, b"old 1", b"old 2")
     first = await reader.batch()
-
-    async def holds_both() -> bool:
-        return source.held == 2
-
-    await eventually(holds_both)
+    first.release()
+    second = await reader.batch()
     await asyncio.sleep(0.1)  # so long that it counts as unwatched
     new_made = await make_anew(broker, tenant)
     other_reader = Reader()
@@ -493,13 +473,13 @@ async def test_a_stream_made_anew_is_noticed_though_another_replica_read_its_fir
     await ack_all(await other_reader.take(4))
     await other.stop()
     await publish(own_server, tenant, b"new")
-    first.release()
-    (_, new) = later = await reader.take(2)
+    second.release()
+    (new,) = await reader.take(1)
     assert new.data == b"new"
     assert new.metadata.stream_sequence > 2
     assert new.metadata.consumer_sequence > 2
     assert new.metadata.incarnation == new_made
-    await ack_all([*first.deliveries, *later])
+    await ack_all([*first.deliveries, *second.deliveries, new])
     await source.stop()
 
 
