@@ -117,7 +117,7 @@ class Samples:
         return self._ring[-1] if self._ring else None
 
     async def take(self) -> bool:
-        """Take one sample; a chore, to be repeated every `EVERY` seconds."""
+        """Take one sample; to be repeated every `EVERY` seconds."""
         at = self._clock()
         counts = [0.0] * len(COUNTS)
         processing = [0.0] * (len(PROCESSING_BUCKETS) + 1)

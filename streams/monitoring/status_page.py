@@ -12,56 +12,22 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import faust
 from aiohttp import web
 from faust.web.views import View
 from prometheus_client import Counter, Gauge
 
-from events.subjects import Tenant
 from streams.monitoring.collectors import Collectors
 from streams.monitoring.http import reasons_of
 from streams.monitoring.metrics_history import COUNTS, Samples, percentile, rates
+from streams.monitoring.watched_source import WatchedSource
 
 # However many look at the page, PostgreSQL is asked at most this often, seconds.
 FRESH: Final = 1.0
 _FOLDER: Final = Path(__file__).parent / "static"
 _STOPPING: Final = "stopping"
-
-
-class PulledSource(Protocol):
-    """What is asked of a source."""
-
-    @property
-    def name(self) -> str:
-        """Role and company, as `/ready` names it."""
-        ...
-
-    @property
-    def tenant(self) -> Tenant:
-        """Whose events it pulls."""
-        ...
-
-    @property
-    def role(self) -> str:
-        """realtime, historical or dlq."""
-        ...
-
-    @property
-    def alive(self) -> bool:
-        """Whether it has begun to pull."""
-        ...
-
-    @property
-    def held(self) -> int:
-        """Deliveries not settled yet."""
-        ...
-
-    @property
-    def last_fetch(self) -> float:
-        """When a pull request was last answered, `time.monotonic()` seconds."""
-        ...
 
 
 class Status:
@@ -72,7 +38,7 @@ class Status:
         *,
         version: str,
         companies: Sequence[str],
-        sources: Sequence[PulledSource],
+        sources: Sequence[WatchedSource],
         agents: Callable[[], Mapping[str, bool]],
         readiness: Callable[[], Awaitable[Mapping[str, str]]],
         collectors: Collectors,
@@ -181,7 +147,7 @@ def install(
     *,
     version: str,
     companies: Sequence[str],
-    sources: Sequence[PulledSource],
+    sources: Sequence[WatchedSource],
     agents: Callable[[], Mapping[str, bool]],
     readiness: Callable[[], Awaitable[Mapping[str, str]]],
     collectors: Collectors,

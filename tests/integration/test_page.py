@@ -21,23 +21,9 @@ from events.subjects import Tenant
 from streams.monitoring import http, status_page
 from streams.monitoring.metrics import Metrics
 from streams.monitoring.metrics_history import Samples
+from tests.unit.fakes import FakeSource
 
 FIFTY: Final = tuple(f"Toko{number:02d}Nusantara" for number in range(50))
-
-
-class Source:
-    """A source that says what it is told to."""
-
-    def __init__(self, company: str, role: str, *, alive: bool = True) -> None:
-        self.tenant = Tenant(company)
-        self.role = role
-        self.alive = alive
-        self.held = 3
-        self.last_fetch = time.monotonic()
-
-    @property
-    def name(self) -> str:
-        return f"{self.role} {self.tenant.company}"
 
 
 class Worker:
@@ -47,7 +33,9 @@ class Worker:
         self.metrics = Metrics(companies, version="1.2.3")
         self.samples = Samples(self.metrics.collectors, companies)
         self.sources = [
-            Source(each, role) for each in companies for role in ("realtime", "historical", "dlq")
+            FakeSource(Tenant(each), role, held=3)
+            for each in companies
+            for role in ("realtime", "historical", "dlq")
         ]
         self.reasons: dict[str, str] = {}
         self.agents = {"routing": True, "dlq": True, "onboarding": True}

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
@@ -32,8 +33,8 @@ LIMITS: dict[ConsumerType, RetryPolicy] = {
 
 def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the pauses of an outage short."""
-    monkeypatch.setattr("agents.backoff.FIRST_PAUSE", 0.001)
-    monkeypatch.setattr("agents.backoff.LONGEST_PAUSE", 0.005)
+    monkeypatch.setattr("events.backoff.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("events.backoff.LONGEST_PAUSE", 0.005)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -217,3 +218,22 @@ class FakeTables:
     def of(self, _: Tenant) -> TenantTables:
         """What agents are given."""
         return cast(TenantTables, self)
+
+
+@dataclass
+class FakeSource:
+    """A source that only has counters; implements `streams.monitoring.watched_source.WatchedSource`."""
+
+    tenant: Tenant = field(default_factory=lambda: Tenant("KopiNusa"))
+    role: str = "realtime"
+    stream: str = "wa_events_stream"
+    durable: str = "wa_realtime_KopiNusa"
+    alive: bool = True
+    held: int = 0
+    progress_count: int = 0
+    last_fetch: float = field(default_factory=time.monotonic)
+    last_progress: float = field(default_factory=time.monotonic)
+
+    @property
+    def name(self) -> str:
+        return f"{self.role} {self.tenant.company}"

@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from agents.backoff import Backoff
 from agents.onboarding import Onboarding, OnboardingJob, OnboardingTask, Results, wants_onboarding
 from agents.onboarding_queue import KnownPairs
 from events import errors
+from events.backoff import Backoff
 from events.errors import EventError, Rejected
 from events.fields import Campaign
 from events.subjects import Tenant
