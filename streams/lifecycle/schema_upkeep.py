@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 # Seconds between two looks at what is due.
 LOOK_EVERY: Final = 5.0
 # Seconds; the back-off waits half to all of it.
-FIRST_DELAY: Final = 7.5
+FIRST_DELAY: Final = 7.0
 LONGEST_DELAY: Final = 375.0
 
 

@@ -182,7 +182,6 @@ async def test_a_company_whose_tables_are_in_use_holds_up_no_other(
 async def test_a_failed_task_comes_again_soon_and_only_for_its_company(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streams.lifecycle.schema_upkeep.FIRST_DELAY", 0.01)
     clock = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: clock)
     asked: list[str] = []
