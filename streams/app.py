@@ -30,7 +30,7 @@ from streams.jetstream.consumer_state import ConsumerStates
 from streams.jetstream.incarnation import IncarnationWatch
 from streams.jetstream.pull_source import PullSource
 from streams.jetstream.reconciler import Reconciler
-from streams.jetstream.specs import ConsumerSpec, byte_share, consumers, share, topology_config
+from streams.jetstream.specs import ConsumerSpec, batch_share, byte_share, consumers, topology_config
 from streams.lifecycle.bootstrap import Bootstrap
 from streams.lifecycle.company_startup import CompanyStartup
 from streams.lifecycle.conditions import Conditions
@@ -43,8 +43,9 @@ from streams.lifecycle.startup import Startup
 from streams.lifecycle.watchdog import LOOK_EVERY, Activity, Watchdog
 from streams.monitoring import http, status_page
 from streams.monitoring.metrics import Metrics
-from streams.monitoring.metrics_history import EVERY
+from streams.monitoring.metrics_history import SNAPSHOT_EVERY, MetricsHistory
 from streams.monitoring.source_meter import SourceMeter
+from streams.monitoring.worker_status import WorkerStatus
 from streams.version import VERSION
 from streams.worker.application import Connections, EventsWorker, use_fast_loop
 from streams.worker.channel import DirectChannel
@@ -238,7 +239,7 @@ class Container:
             role=spec.role,
             stream=spec.stream,
             durable=spec.durable,
-            batch_size=share(spec.batch_size, len(self.settings.tenants)),
+            batch_size=batch_share(spec.batch_size, len(self.settings.tenants)),
             batch_bytes=byte_share(spec.role, len(self.settings.tenants)),
             ack_wait=spec.ack_wait,
             send=self.agents.channel(spec.role).send_item,
@@ -307,16 +308,19 @@ class Container:
         """Put the status page on the web server; the task takes the samples for its charts. Not without metrics."""
         if not self.settings.metrics_enabled:
             return []
-        samples = status_page.install(
-            self.app,
+        companies = [tenant.company for tenant in self.settings.tenants]
+        history = MetricsHistory(self.metrics.collectors, companies)
+        status = WorkerStatus(
             version=VERSION,
-            companies=[tenant.company for tenant in self.settings.tenants],
+            companies=companies,
             sources=sources,
             agents=lambda: {name: name not in self.app.dead_agents() for name in self.app.agents},
             readiness=self.readiness.reasons,
             collectors=self.metrics.collectors,
+            history=history,
         )
-        return [PeriodicTask("samples for the page", EVERY, samples.take)]
+        status_page.register(self.app, status)
+        return [PeriodicTask("samples for the page", SNAPSHOT_EVERY, history.record)]
 
 
 def retry_policies(settings: Settings) -> dict[ConsumerType, RetryPolicy]:

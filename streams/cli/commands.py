@@ -55,7 +55,7 @@ class topology(OperatorCommand):  # noqa: N801
         async with operations.connected() as broker:
             for line in await jetstream.description(broker, config):
                 self.say(line)
-            changes = await jetstream.plan(broker, config, tenants, nodes=broker.nodes)
+            changes = await jetstream.plan(broker, config, tenants, nodes=await broker.count_nodes())
             if apply:
                 await jetstream.apply(broker, changes)
             if drop_old:

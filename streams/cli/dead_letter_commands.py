@@ -14,7 +14,7 @@ from events.errors import BrokerError
 from streams.cli import formatting
 from streams.cli.exhausted_events import CommandFailed, ExhaustedEventService, Outcome, Result, Target, paced
 from streams.cli.operations import OperatorCommand
-from streams.config.variables import duration
+from streams.config.scalars import duration
 from tables.exhausted import Search
 
 _BIGGEST_ID: Final = 2**63 - 1

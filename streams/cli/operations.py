@@ -14,8 +14,8 @@ from faust.cli import AppCommand
 from events.errors import EventError
 from events.subjects import Tenant
 from streams.cli.exhausted_events import CommandFailed, ExhaustedEventService
-from streams.jetstream import topology
 from streams.jetstream.broker import Broker
+from streams.jetstream.changes import TopologyError
 from streams.jetstream.specs import TopologyConfig
 from streams.jetstream.stream_reader import ApiError
 from streams.lifecycle.bootstrap import Bootstrap
@@ -30,7 +30,7 @@ from tables.schema.partitions import make_partitions
 # Seconds a command waits for a server before it says that there is none; the worker waits for ever.
 PATIENCE: Final = 15.0
 
-_EXPECTED: Final = (CommandFailed, Fatal, StorageError, ApiError, EventError, topology.TopologyError)
+_EXPECTED: Final = (CommandFailed, Fatal, StorageError, ApiError, EventError, TopologyError)
 
 
 @dataclass(frozen=True, slots=True)

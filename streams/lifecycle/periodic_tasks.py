@@ -9,8 +9,7 @@ from typing import Final, NamedTuple, Protocol
 
 from events.errors import BrokerError
 from events.subjects import Tenant
-from streams.jetstream import topology
-from streams.jetstream.consumer_state import ConsumerStates
+from streams.jetstream.consumer_state import ConsumerStates, oldest_age, read_lag
 from streams.jetstream.specs import ConsumerSpec, TopologyConfig, consumers
 from streams.jetstream.stream_reader import Api
 from streams.lifecycle.scheduler import PeriodicTask
@@ -172,10 +171,10 @@ class PeriodicTasks:
         return False
 
     async def _read_lag(self, tenant: Tenant, spec: ConsumerSpec) -> None:
-        lag = await topology.lag(self._api, spec.stream, spec.durable, self._consumer_states)
+        lag = await read_lag(self._api, spec.stream, spec.durable, self._consumer_states)
         self._meter.lag(tenant.company, spec.role, lag.pending, lag.ack_pending)
         if spec.role == "dlq":
-            age = await topology.oldest_age(self._api, spec.stream, spec.durable, spec.subjects[0])
+            age = await oldest_age(self._api, spec.stream, spec.durable, spec.subjects[0])
             self._meter.dlq_state(tenant.company, lag.pending + lag.ack_pending, age)
 
     def _clear_lag(self, tenant: Tenant, spec: ConsumerSpec) -> None:

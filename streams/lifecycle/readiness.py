@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from events.delivery import SourceStatus
 from streams.lifecycle.conditions import Conditions
 from streams.lifecycle.outages import Outages
 from streams.lifecycle.watchdog import Watchdog
-from streams.monitoring.watched_source import WatchedSource
 
 # Seconds without an answered pull request after which a source is not ready, and where the server gave a reason.
 FETCH_SILENCE: Final = 15.0
@@ -27,7 +27,7 @@ class Readiness:
         conditions: Conditions,
         outages: Outages,
         watchdog: Watchdog,
-        sources: Sequence[WatchedSource],
+        sources: Sequence[SourceStatus],
         dead_agents: Callable[[], Sequence[str]],
     ) -> None:
         """`sources` are the started ones; it may grow."""

@@ -10,11 +10,11 @@ from mode import Service
 
 from events.delivery import Delivery
 from streams.jetstream.broker import Broker
+from streams.jetstream.consumer_state import has_delivery_limit
 from streams.jetstream.max_deliveries import MaxDeliveriesListener
 from streams.jetstream.pull_source import PullSource
 from streams.jetstream.reconciler import Reconciler
 from streams.jetstream.specs import ConsumerSpec
-from streams.jetstream.topology import has_limit
 
 
 class Sources(Service):
@@ -41,7 +41,7 @@ class Sources(Service):
     async def make_consumer(self, spec: ConsumerSpec) -> None:
         """Make or correct a consumer. Raises `TopologyError` and `BrokerError`."""
         await self._reconciler.consumer(spec)
-        if await has_limit(self._broker, spec):
+        if await has_delivery_limit(self._broker, spec):
             await self._listen(spec)
 
     async def _listen(self, spec: ConsumerSpec) -> None:
@@ -49,7 +49,7 @@ class Sources(Service):
             broker=self._broker,
             stream=spec.stream,
             durable=spec.durable,
-            given_up=partial(self._on_max_deliveries, spec),
+            on_max_deliveries=partial(self._on_max_deliveries, spec),
         )
         try:
             await self.add_runtime_dependency(listener)

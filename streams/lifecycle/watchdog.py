@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from events.delivery import SourceStatus
 from streams.jetstream.consumer_state import ConsumerStates
-from streams.monitoring.watched_source import WatchedSource
 from tables.queries import Observer
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Watchdog:
     def __init__(
         self,
         *,
-        sources: Sequence[WatchedSource],
+        sources: Sequence[SourceStatus],
         consumer_states: ConsumerStates,
         activity: Activity,
         limit: float,
@@ -93,7 +93,7 @@ class Watchdog:
             if seconds >= (min(self._limit, SUSPICIOUS) or SUSPICIOUS)
         }
 
-    def _compare(self, source: WatchedSource) -> None:
+    def _compare(self, source: SourceStatus) -> None:
         counters = source.progress_count, self._activity.operations[source.tenant.company]
         before = self._progress.get(source.name)
         if before is None or before[:2] != counters or not self._backlog(source):
@@ -108,11 +108,11 @@ class Watchdog:
             if (before := self._progress.get(source.name)) and (backlog := self._backlog(source))
         }
 
-    def _backlog(self, source: WatchedSource) -> str:
+    def _backlog(self, source: SourceStatus) -> str:
         """What a source has to process, as text; empty for nothing or not known."""
         if source.held:
             return f"{source.held} deliveries under way"
         state = self._consumer_states.of(source.stream, source.durable)
         if state is None or state.closed or self._clock() - state.noted > STALE:
             return ""
-        return f"{state.pending} events waiting" if state.pending else ""
+        return f"{state.num_pending} events waiting" if state.num_pending else ""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests import builders
+from testkit import builders
+from testkit.worker import Worker
 from tests.acceptance.conftest import Launch
 from tests.acceptance.site import Site
-from tests.acceptance.worker import ROOT, Worker
 
 # The real worker, but that its routing never comes to an end.
 _STUCK = """
@@ -28,30 +26,15 @@ cli()
 """
 
 
-class StuckWorker(Worker):
-    """A worker that takes events and does nothing with them."""
-
-    def start(self) -> None:
-        """See `Worker.start`."""
-        with self.log.open("ab") as out, self.errors.open("ab") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _STUCK, "-A", "streams.app", "worker"],
-                cwd=ROOT,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=errors,
-            )
-
-
 @pytest.fixture
-def stuck(company: str, nats_url: str, postgres_dsn: str, tmp_path: Path) -> Iterator[StuckWorker]:
+def stuck(company: str, nats_url: str, postgres_dsn: str, tmp_path: Path) -> Iterator[Worker]:
     """A stuck worker of the test's company, with a patience of seconds."""
-    worker = StuckWorker(
+    worker = Worker(
         [company],
         nats_url=nats_url,
         postgres_dsn=postgres_dsn,
         log=tmp_path / "stuck.log",
+        code=_STUCK,
         STALL_TIMEOUT="6s",
         STOP_TIMEOUT="2s",
     )
@@ -61,7 +44,7 @@ def stuck(company: str, nats_url: str, postgres_dsn: str, tmp_path: Path) -> Ite
 
 
 async def test_a_stuck_worker_says_so_and_ends_with_1_and_the_next_one_stores_its_events(
-    stuck: StuckWorker, launch: Launch, site: Site
+    stuck: Worker, launch: Launch, site: Site
 ) -> None:
     stuck.wait_ready()
     await site.publish("v1.chats.upsert", builders.chat())

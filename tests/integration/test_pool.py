@@ -18,9 +18,9 @@ from tables.connection.pool import Database
 from tables.errors import Unavailable
 from tables.last_writer_wins import Version
 from tables.tenant import TenantTables
+from testkit import builders
+from testkit.proxy import Proxy
 from testkit.servers import PostgresServer
-from tests import builders
-from tests.faults.proxy import Proxy
 from tests.unit.fakes import STORED_NS, FakeDelivery
 
 
@@ -71,7 +71,7 @@ class _Calm:
 async def test_a_table_that_changes_under_its_plans_is_nobodys_fault(
     database: Database, schema: str, company: str
 ) -> None:
-    """Field case C10: plans are cached for each connection, and an index is what a conflict is found by."""
+    """Plans are cached for each connection, and an index is what a conflict is found by."""
     tables = TenantTables(database, schema, lambda *_: None)
     changes = (
         f'ALTER TABLE "{schema}".messages ADD COLUMN note text',

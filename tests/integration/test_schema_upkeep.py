@@ -16,6 +16,7 @@ import pytest
 
 from events.subjects import Tenant
 from streams.lifecycle.schema_upkeep import CompanyTask
+from tables.connection import session
 from tables.connection.pool import Database
 from tables.errors import DatabaseError, DataError, QueryTimeout, StorageError
 from tables.queries import quoted
@@ -377,10 +378,35 @@ async def test_a_build_that_an_old_transaction_holds_up_is_tried_again(
     await until_built(database, bare)
 
 
-async def test_nobody_waits_long_for_another_workers_turn(
+async def test_a_build_behind_a_pooler_in_transaction_mode_lifts_no_limit_and_says_so(
+    database_dsn: str, database: Database, bare: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit lifted for a session would be lifted for whoever gets its server process next."""
+
+    async def shared(*_: object) -> bool:
+        return True
+
+    await migrate(database, bare, today=NOVEMBER)
+    monkeypatch.setattr(indexes, "are_shared", shared)
+    monkeypatch.setitem(session.SETTINGS, "lock_timeout", "300")
+    behind = Database(database_dsn, size=4)
+    await behind.open()
+    try:
+        old = f"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT FROM {quoted(bare)}.contacts"
+        async with left_open(database_dsn, old):
+            with pytest.raises(QueryTimeout, match="pooler in transaction mode"):
+                await indexes.build(behind, bare)
+    finally:
+        await behind.close()
+    monkeypatch.undo()
+    await indexes.build(database, bare)
+    await until_built(database, bare)
+
+
+async def test_nobody_waits_long_for_another_workers_migration(
     database: Database, database_dsn: str, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(advisory_locks, "TURN_WAIT", 100)
+    monkeypatch.setattr(advisory_locks, "ADVISORY_LOCK_WAIT", 100)
     monkeypatch.setattr("tables.schema.migrations._TRIED_FOR", 0.0)
     lock = f"SELECT pg_advisory_xact_lock(hashtextextended('daisi schema {tenant.schema}', 0))"
     async with left_open(database_dsn, lock):

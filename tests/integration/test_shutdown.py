@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.acceptance.worker import ROOT
+from testkit.worker import ROOT
 
 _SETUP = """
     import asyncio, os, signal, sys, time
@@ -95,7 +95,7 @@ def test_stop_that_the_worker_asked_for_itself_has_the_same_deadline_and_code_1(
     with _process(body, seconds=0.3) as process:
         code, told = _end(process)
     assert code == 1
-    assert [line.partition(" ")[0] for line in told] == ["giving", "not"]
+    assert "not stopped within" in told[-1]
 
 
 def test_first_signal_from_outside_beside_the_workers_own_ends_it_at_once() -> None:
@@ -119,7 +119,7 @@ def test_failure_while_the_worker_stops_already_is_no_second_signal() -> None:
         process.stdin.flush()
         code, told = _end(process)
     assert code == 1
-    assert "not stopped within" in told[1]
+    assert "not stopped within" in told[-1]
 
 
 def test_log_that_nobody_reads_does_not_hold_the_end_up() -> None:

@@ -24,7 +24,7 @@ from events.subjects import Tenant, consumer_type
 from tables.connection.pool import Database
 from tables.tenant import TenantTables
 
-LIMITS: Final[dict[ConsumerType, RetryPolicy]] = {
+RETRY_POLICIES: Final[dict[ConsumerType, RetryPolicy]] = {
     "realtime": RetryPolicy(5, 1.0, 30.0),
     "historical": RetryPolicy(3, 2.0, 60.0),
     "dlq": RetryPolicy(10, 300.0, 300.0),
@@ -148,13 +148,13 @@ class Replica:
             writer=BatchWriter("storing", meter),
             dead_letters=letters,
             onboard=self._onboarding.submit,
-            limits=LIMITS,
+            limits=RETRY_POLICIES,
             meter=meter,
         )
         self.dlq = DeadLetterReplayer(
             routing=self.routing,
             tables=lambda _: self.tables,
-            limits=LIMITS["dlq"],
+            limits=RETRY_POLICIES["dlq"],
             workers=WORKERS,
             meter=meter,
         )
@@ -180,7 +180,7 @@ class Replica:
         batches: dict[ConsumerType, list[Delivery]] = {"realtime": [], "historical": []}
         for message in messages:
             role = consumer_type(message.subject.rpartition(".")[0])
-            attempt = LIMITS[role].max_deliver if last_try else 0
+            attempt = RETRY_POLICIES[role].max_deliver if last_try else 0
             batches[role].append(message.deliver(attempt, unaware=self.unaware))
         await _all(
             self.routing.handle(Batch(self.tenant, role, deliveries))
@@ -224,7 +224,7 @@ async def _settle(deliveries: list[Delivery]) -> None:
                 delivery.message.outcome = outcome
 
 
-class Complaints(logging.Handler):
+class LoggedErrors(logging.Handler):
     """Keeps what is logged as an unexpected exception, or as something that could not be stored."""
 
     def __init__(self) -> None:

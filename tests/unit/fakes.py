@@ -17,10 +17,13 @@ from agents.retry_policy import RetryPolicy
 from events.delivery import Batch, ConsumerType, Delivery, MessageMetadata
 from events.errors import BrokerError
 from events.subjects import Tenant
+from tables.attribution import Incoming
 from tables.exhausted import ExhaustedRow
+from tables.last_writer_wins import Version
 from tables.mutations import Mutation, WriteRejection
+from tables.onboarding import Outcome, Pair
 from tables.tenant import TenantTables
-from tests import builders
+from testkit import builders
 
 TENANT = Tenant(builders.COMPANY)
 STORED_NS = 1_795_500_200_000_000_000
@@ -93,9 +96,9 @@ class FakeDelivery:
         return how
 
 
-def batch(*deliveries: Delivery, role: ConsumerType = "realtime") -> Batch:
+def batch(*deliveries: Delivery, consumer_type: ConsumerType = "realtime") -> Batch:
     """One item of a channel."""
-    return Batch(TENANT, role, deliveries)
+    return Batch(TENANT, consumer_type, deliveries)
 
 
 async def stream(*batches: Batch) -> AsyncIterator[Batch]:
@@ -161,11 +164,13 @@ class FakeTables:
         judge: Callable[[Sequence[Mutation]], Iterable[WriteRejection]] | None = None,
         exhausted_troubles: Iterable[Exception] = (),
         probe_troubles: Iterable[Exception] = (),
+        onboarding_trouble: Exception | None = None,
     ) -> None:
         self.troubles = list(troubles)
         self.judge = judge
         self.exhausted_troubles = list(exhausted_troubles)
         self.probe_troubles = list(probe_troubles)
+        self.onboarding_trouble = onboarding_trouble
         self.probes: list[object] = []
         self.writes: list[list[Mutation]] = []
         self.bulks: list[bool] = []
@@ -189,6 +194,14 @@ class FakeTables:
         await asyncio.sleep(0)
         if self.probe_troubles:
             raise self.probe_troubles.pop(0)
+
+    async def known(self, company: str, pairs: Iterable[Pair]) -> dict[Pair, Version | None]:
+        return {}
+
+    async def onboard(self, company: str, messages: Sequence[Incoming]) -> list[Outcome]:
+        if self.onboarding_trouble is not None:
+            raise self.onboarding_trouble
+        return [Outcome(True, True) for _ in messages]
 
     @property
     def stored(self) -> list[Mutation]:
@@ -222,10 +235,10 @@ class FakeTables:
 
 @dataclass
 class FakeSource:
-    """A source that only has counters; implements `streams.monitoring.watched_source.WatchedSource`."""
+    """A source that only has counters; implements `events.delivery.SourceStatus`."""
 
     tenant: Tenant = field(default_factory=lambda: Tenant("KopiNusa"))
-    role: str = "realtime"
+    role: ConsumerType = "realtime"
     stream: str = "wa_events_stream"
     durable: str = "wa_realtime_KopiNusa"
     alive: bool = True

@@ -8,7 +8,6 @@ import pytest
 
 from streams.jetstream.consumer_state import ConsumerStates
 from streams.lifecycle.watchdog import STALE, SUSPICIOUS, Activity, Watchdog
-from tests.unit.fakes import FakeSource
 
 LIMIT = 300.0
 
