@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
@@ -231,22 +230,3 @@ class FakeTables:
     def of(self, _: Tenant) -> TenantTables:
         """What agents are given."""
         return cast(TenantTables, self)
-
-
-@dataclass
-class FakeSource:
-    """A source that only has counters; implements `events.delivery.SourceStatus`."""
-
-    tenant: Tenant = field(default_factory=lambda: Tenant("KopiNusa"))
-    role: ConsumerType = "realtime"
-    stream: str = "wa_events_stream"
-    durable: str = "wa_realtime_KopiNusa"
-    alive: bool = True
-    held: int = 0
-    progress_count: int = 0
-    last_fetch: float = field(default_factory=time.monotonic)
-    last_progress: float = field(default_factory=time.monotonic)
-
-    @property
-    def name(self) -> str:
-        return f"{self.role} {self.tenant.company}"

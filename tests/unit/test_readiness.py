@@ -15,7 +15,7 @@ from streams.lifecycle.outages import Outages
 from streams.lifecycle.readiness import FETCH_SILENCE, NO_PROGRESS, REFUSED_SILENCE, Readiness
 from streams.lifecycle.watchdog import Activity, Watchdog
 from tables.errors import Unavailable
-from tests.unit.fakes import FakeSource
+from tests.sources import StubSource
 
 
 async def answers() -> None:
@@ -27,7 +27,7 @@ class Worker:
 
     def __init__(
         self,
-        *sources: FakeSource,
+        *sources: StubSource,
         problem: str | None = None,
         ping: Callable[[], Awaitable[None]] = answers,
         dead_agents: Sequence[str] = (),
@@ -61,7 +61,7 @@ def seconds_ago(seconds: float) -> float:
 
 
 async def test_a_worker_with_everything_in_place_is_ready() -> None:
-    assert await Worker(FakeSource(held=5)).reasons() == {}
+    assert await Worker(StubSource(held=5)).reasons() == {}
 
 
 async def test_a_worker_that_only_just_started_is_not_ready() -> None:
@@ -71,24 +71,24 @@ async def test_a_worker_that_only_just_started_is_not_ready() -> None:
 
 
 async def test_a_source_that_makes_no_progress_while_work_is_pending_is_not_ready() -> None:
-    stuck = FakeSource(held=3, last_progress=seconds_ago(NO_PROGRESS + 1))
+    stuck = StubSource(held=3, last_progress=seconds_ago(NO_PROGRESS + 1))
     [(name, reason)] = (await Worker(stuck).reasons()).items()
     assert name == stuck.name
     assert "3" in reason
 
 
 async def test_a_source_without_work_needs_no_progress() -> None:
-    assert await Worker(FakeSource(held=0, last_progress=seconds_ago(NO_PROGRESS + 1))).reasons() == {}
+    assert await Worker(StubSource(held=0, last_progress=seconds_ago(NO_PROGRESS + 1))).reasons() == {}
 
 
 async def test_a_source_whose_requests_are_not_answered_is_not_ready() -> None:
-    assert list(await Worker(FakeSource(last_fetch=seconds_ago(FETCH_SILENCE + 1))).reasons()) == [
+    assert list(await Worker(StubSource(last_fetch=seconds_ago(FETCH_SILENCE + 1))).reasons()) == [
         "realtime KopiNusa"
     ]
 
 
 async def test_a_source_that_waits_for_its_agent_need_not_fetch() -> None:
-    assert await Worker(FakeSource(held=5, last_fetch=seconds_ago(FETCH_SILENCE + 1))).reasons() == {}
+    assert await Worker(StubSource(held=5, last_fetch=seconds_ago(FETCH_SILENCE + 1))).reasons() == {}
 
 
 async def test_a_dead_agent_is_named() -> None:
@@ -247,7 +247,7 @@ async def test_a_company_that_is_not_served_yet_is_no_outage_for_those_that_are(
 
 
 async def test_a_source_whose_consumer_is_refused_says_so_without_the_long_silence() -> None:
-    silent = FakeSource(last_fetch=seconds_ago(REFUSED_SILENCE + 1))
+    silent = StubSource(last_fetch=seconds_ago(REFUSED_SILENCE + 1))
     worker = Worker(silent)
     assert await worker.reasons() == {}
     worker.conditions.unanswered(silent.name, "maximum consumers limit reached")

@@ -23,6 +23,10 @@ class Server:
     async def api(self, subject: str, body: object = None) -> dict[str, Any]:
         return {"config": {"max_deliver": 5}}
 
+    @property
+    def messaging(self) -> Server:
+        return self
+
     async def wait_connected(self) -> None:
         """It is connected."""
 

@@ -8,6 +8,7 @@ import pytest
 
 from streams.jetstream.consumer_state import ConsumerStates
 from streams.lifecycle.watchdog import STALE, SUSPICIOUS, Activity, Watchdog
+from tests.sources import StubSource
 
 LIMIT = 300.0
 
@@ -17,7 +18,7 @@ class Rig:
 
     def __init__(self, limit: float = LIMIT) -> None:
         self.now = 1000.0
-        self.source = FakeSource()
+        self.source = StubSource()
         self.consumer_states = ConsumerStates(clock=lambda: self.now)
         self.activity = Activity()
         self.away: str | None = None
