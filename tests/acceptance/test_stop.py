@@ -158,7 +158,7 @@ def patched(patch: str, company: str, nats_url: str, dsn: str, log: Path) -> Wor
     ("patch", "named"),
     [
         ("Database.close = hangs", "the connections to PostgreSQL did not stop within"),
-        ("Routing.handle = blocks", "not stopped within 5 s (STOP_TIMEOUT); left: the event loop"),
+        ("Routing._handle = blocks", "not stopped within 5 s (STOP_TIMEOUT); left: the event loop"),
     ],
     ids=["pool", "event loop"],
 )

@@ -18,10 +18,10 @@ import asyncio, streams.app
 from agents.routing import Routing
 from faust.cli.faust import cli
 
-async def handle(self, batch):
+async def handle(self, batch, events):
     await asyncio.Event().wait()
 
-Routing.handle = handle
+Routing._handle = handle
 cli()
 """
 

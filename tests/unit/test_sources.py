@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
-from mode import Service
 
 from events.delivery import Delivery
 from events.errors import BrokerError
@@ -13,7 +12,7 @@ from events.subjects import Tenant
 from streams.jetstream.broker import Broker
 from streams.jetstream.reconciler import Reconciler
 from streams.jetstream.specs import ConsumerSpec, TopologyConfig, consumers
-from streams.lifecycle.serving import Serving
+from streams.lifecycle.sources import Sources
 
 SPEC = consumers(TopologyConfig(), Tenant("Kopi"))[0]
 
@@ -24,32 +23,32 @@ class Server:
     async def api(self, subject: str, body: object = None) -> dict[str, Any]:
         return {"config": {"max_deliver": 5}}
 
+    @property
+    def messaging(self) -> Server:
+        return self
+
+    async def wait_connected(self) -> None:
+        """It is connected."""
+
+    async def subscribe(self, subject: str, *_: object, **__: object) -> None:
+        raise BrokerError("NATS denies a right")
+
     async def consumer(self, spec: ConsumerSpec) -> None:
         """Nothing to make."""
 
 
-async def test_a_service_that_could_not_start_is_left_nowhere() -> None:
-    running: list[Service] = []
-
-    async def run(service: Service) -> None:
-        running.append(service)
-        raise BrokerError("NATS denies a right")
-
-    async def drop(service: Service) -> None:
-        running.remove(service)
-
-    async def given_up(spec: ConsumerSpec, delivery: Delivery) -> None:
+async def test_a_listener_that_could_not_start_is_left_nowhere() -> None:
+    async def on_max_deliveries(spec: ConsumerSpec, delivery: Delivery) -> None:
         raise AssertionError
 
-    serving = Serving(
+    sources = Sources(
         broker=cast(Broker, Server()),
         reconciler=cast(Reconciler, Server()),
         sources={},
-        given_up=given_up,
-        run=run,
-        drop=drop,
+        on_max_deliveries=on_max_deliveries,
     )
-    for _ in range(3):
-        with pytest.raises(BrokerError):
-            await serving.consumer(SPEC)
-    assert not running
+    async with sources:
+        for _ in range(3):
+            with pytest.raises(BrokerError):
+                await sources.make_consumer(SPEC)
+        assert not sources._children

@@ -10,7 +10,7 @@ import pytest
 
 from events.subjects import Tenant
 from streams.jetstream.specs import ConsumerSpec, TopologyConfig, consumers
-from streams.lifecycle.company_startup import CompanyStarts
+from streams.lifecycle.company_startup import CompanyStartup
 from streams.lifecycle.retrying import Fatal
 from tests.unit.fakes import until
 
@@ -25,7 +25,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streams.lifecycle.retrying.LONGEST_WAIT", 0.002)
 
 
-class Readiness:
+class Conditions:
     """Keeps what waits."""
 
     def __init__(self) -> None:
@@ -46,15 +46,15 @@ class Server:
         self.hangs: set[str] = set()
         self.sources: list[str] = []
         self.joined = 0
-        self.readiness = Readiness()
-        self.starts = CompanyStarts(
+        self.conditions = Conditions()
+        self.startup = CompanyStartup(
             specs=SPECS,
             stream=self._answer,
             schema=lambda tenant: self._answer(tenant.company),
             consumer=lambda spec: self._answer(spec.durable),
-            serve=self._serve,
-            prepared=self._join,
-            readiness=self.readiness,
+            start_source=self._start_source,
+            on_company=self._join,
+            conditions=self.conditions,
         )
 
     async def _answer(self, name: str) -> None:
@@ -63,7 +63,7 @@ class Server:
         if name in self.refuses:
             raise self.refuses[name]
 
-    async def _serve(self, spec: ConsumerSpec) -> None:
+    async def _start_source(self, spec: ConsumerSpec) -> None:
         self.sources.append(f"{spec.role} {spec.tenant.company}")
 
     def _join(self) -> None:
@@ -73,7 +73,7 @@ class Server:
 @asynccontextmanager
 async def running(server: Server) -> AsyncIterator[asyncio.Task[None]]:
     """The start, under way."""
-    task = asyncio.create_task(server.starts.run())
+    task = asyncio.create_task(server.startup.run())
     try:
         yield task
     finally:
@@ -84,19 +84,19 @@ async def running(server: Server) -> AsyncIterator[asyncio.Task[None]]:
 
 async def test_everything_is_served_and_nothing_waits() -> None:
     server = Server()
-    await server.starts.run()
+    await server.startup.run()
     assert len(server.sources) == len(SPECS)
-    assert server.readiness.waits == {}
-    assert server.starts.companies == [ONE, TWO]
+    assert server.conditions.waits == {}
+    assert server.startup.companies == [ONE, TWO]
 
 
 async def test_a_refused_stream_holds_up_only_the_consumers_on_it() -> None:
     server = Server()
     server.refuses[CONFIG.dlq_stream] = OSError("no room")
     async with running(server) as task:
-        await server.starts.tried()
+        await server.startup.tried()
         await until(lambda: len(server.sources) == 4)
-        assert server.readiness.waits == {
+        assert server.conditions.waits == {
             "stream dlq_stream": "no room",
             "dlq One": "waits for stream dlq_stream",
             "dlq Two": "waits for stream dlq_stream",
@@ -104,21 +104,21 @@ async def test_a_refused_stream_holds_up_only_the_consumers_on_it() -> None:
         server.refuses.clear()
         await task
     assert len(server.sources) == len(SPECS)
-    assert server.readiness.waits == {}
+    assert server.conditions.waits == {}
 
 
 async def test_a_refused_schema_holds_up_only_its_company_which_joins_later() -> None:
     server = Server()
     server.refuses["Two"] = OSError("permission denied")
     async with running(server) as task:
-        await server.starts.tried()
+        await server.startup.tried()
         await until(lambda: len(server.sources) == 3)
-        assert server.readiness.waits["company Two"] == "permission denied"
-        assert server.starts.companies == [ONE]
+        assert server.conditions.waits["company Two"] == "permission denied"
+        assert server.startup.companies == [ONE]
         assert server.joined == 1
         server.refuses.clear()
         await task
-    assert server.starts.companies == [ONE, TWO]
+    assert server.startup.companies == [ONE, TWO]
     assert server.joined == 2
 
 
@@ -126,10 +126,10 @@ async def test_a_refused_consumer_holds_up_nothing_else() -> None:
     server = Server()
     server.refuses["wa_realtime_Two"] = OSError("too many")
     async with running(server):
-        await server.starts.tried()
+        await server.startup.tried()
         await until(lambda: len(server.sources) == 5)
-        assert server.readiness.waits == {"realtime Two": "too many"}
-        assert [spec.durable for spec in SPECS if not server.starts.is_served(spec)] == ["wa_realtime_Two"]
+        assert server.conditions.waits == {"realtime Two": "too many"}
+        assert [spec.durable for spec in SPECS if not server.startup.is_served(spec)] == ["wa_realtime_Two"]
 
 
 async def test_what_neither_works_nor_fails_is_not_waited_for_by_the_others(
@@ -139,15 +139,15 @@ async def test_what_neither_works_nor_fails_is_not_waited_for_by_the_others(
     server = Server()
     server.hangs.add("One")
     async with running(server):
-        await server.starts.tried()
+        await server.startup.tried()
         await until(lambda: len(server.sources) == 3)
         waiting = {"realtime One", "historical One", "dlq One"}
-        assert server.readiness.waits == dict.fromkeys(waiting, "not started yet")
+        assert server.conditions.waits == dict.fromkeys(waiting, "not started yet")
 
 
 async def test_a_wrong_setting_ends_the_start_of_all() -> None:
     server = Server()
     server.refuses["One"] = Fatal("COMPANY_ID")
     with pytest.raises(ExceptionGroup) as caught:
-        await server.starts.run()
+        await server.startup.run()
     assert caught.group_contains(Fatal, match="COMPANY_ID")

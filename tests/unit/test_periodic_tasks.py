@@ -1,4 +1,4 @@
-"""Figures for the operator: read one by one, and taken away when they cannot be told."""
+"""Gauges are read one by one, and removed when they cannot be read."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class FakeTables:
 
 
 class Site(SimpleNamespace):
-    """The chores of two companies, on fakes."""
+    """The periodic tasks of two companies, on fakes."""
 
     periodic_tasks: PeriodicTasks
     metrics: Metrics
@@ -72,7 +72,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Site:
 
     monkeypatch.setattr("streams.lifecycle.periodic_tasks.months_ahead", ahead)
     metrics, api, tables = Metrics(COMPANIES, version="1"), FakeApi(), FakeTables()
-    chores = PeriodicTasks(
+    tasks = PeriodicTasks(
         database=cast(Any, None),
         tenants=[Tenant(company) for company in COMPANIES],
         tables=lambda tenant: cast(Any, tables),
@@ -82,20 +82,20 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Site:
         consumer_states=ConsumerStates(),
         post_scan=cast(Any, None),
     )
-    return Site(periodic_tasks=chores, metrics=metrics, api=api, tables=tables)
+    return Site(periodic_tasks=tasks, metrics=metrics, api=api, tables=tables)
 
 
-def consumers_told(metrics: Metrics) -> set[str]:
+def consumers_shown(metrics: Metrics) -> set[str]:
     return label_values(metrics, "daisi_consumer_pending_messages", "consumer_type")
 
 
 async def test_a_missing_consumer_hides_no_other_consumers_figures(site: Site) -> None:
     await site.periodic_tasks.measure_lag()
-    assert consumers_told(site.metrics) == {"realtime", "historical", "dlq"}
+    assert consumers_shown(site.metrics) == {"realtime", "historical", "dlq"}
     site.api.missing = [TopologyConfig().realtime_stream]
     with pytest.raises(ApiError):
         await site.periodic_tasks.measure_lag()
-    assert consumers_told(site.metrics) == {"historical", "dlq"}
+    assert consumers_shown(site.metrics) == {"historical", "dlq"}
 
 
 async def test_a_silent_nats_is_asked_once_a_round_and_leaves_no_old_figures(site: Site) -> None:
@@ -104,7 +104,7 @@ async def test_a_silent_nats_is_asked_once_a_round_and_leaves_no_old_figures(sit
     with pytest.raises(BrokerError):
         await site.periodic_tasks.measure_lag()
     assert site.api.asked == 1
-    assert consumers_told(site.metrics) == set()
+    assert consumers_shown(site.metrics) == set()
     assert label_values(site.metrics, "daisi_dlq_messages", "company_id") == set()
 
 

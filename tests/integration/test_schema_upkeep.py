@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 
 from events.subjects import Tenant
-from streams.lifecycle.schema_upkeep import Rounds
+from streams.lifecycle.schema_upkeep import CompanyTask
 from tables.connection import session
 from tables.connection.pool import Database
 from tables.errors import DatabaseError, DataError, QueryTimeout, StorageError
@@ -174,16 +174,15 @@ async def test_a_company_whose_tables_are_in_use_holds_up_no_other(
         made[each.schema] = await ensure_partitions(database, each.schema, DECEMBER)
         return False
 
-    rounds = Rounds("partitions", tenants, 3600, make)
+    task = CompanyTask("partitions", tenants, 3600, make)
     async with left_open(database_dsn, f"SELECT FROM {quoted(tenant.schema)}.messages"):
-        assert not await rounds.run()
+        assert not await task.run_due()
     assert made == {tenants[1].schema: ["messages_y2026m02"]}
 
 
 async def test_a_failed_task_comes_again_soon_and_only_for_its_company(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streams.lifecycle.schema_upkeep.FIRST_DELAY", 0.01)
     clock = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: clock)
     asked: list[str] = []
@@ -194,13 +193,13 @@ async def test_a_failed_task_comes_again_soon_and_only_for_its_company(
             raise QueryTimeout("waits for a lock")
         return False
 
-    rounds = Rounds("partitions", [Tenant("Kopi"), Tenant("Teh")], 3600, task)
+    partitioning = CompanyTask("partitions", [Tenant("Kopi"), Tenant("Teh")], 3600, task)
     for _ in range(4):
-        await rounds.run()
+        await partitioning.run_due()
         clock += 7
     assert asked == ["Kopi", "Teh", "Kopi", "Kopi"]
     clock += 3600
-    await rounds.run()
+    await partitioning.run_due()
     assert asked[-2:] == ["Kopi", "Teh"]
 
 

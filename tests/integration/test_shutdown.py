@@ -18,12 +18,12 @@ from testkit.worker import ROOT
 _SETUP = """
     import asyncio, os, signal, sys, time
     from streams import logs
-    from streams.worker.shutdown import StopDeadline
+    from streams.worker.shutdown import Shutdown
 
     logs.configure()
-    failure = []
-    deadline = StopDeadline({seconds}, lambda: "the pool", failed=lambda: bool(failure))
-    deadline.watch((signal.SIGTERM, signal.SIGINT))
+    shutdown = Shutdown({seconds})
+    shutdown.stopping = "the pool"
+    shutdown.watch((signal.SIGTERM, signal.SIGINT))
     print("watching", flush=True)
 """
 # Short sleeps: a signal that comes just before one begins is noticed by Python only after it.
@@ -91,15 +91,15 @@ def test_process_that_ended_in_time_is_left_alone() -> None:
 
 
 def test_stop_that_the_worker_asked_for_itself_has_the_same_deadline_and_code_1() -> None:
-    body = "failure.append('x'); deadline.begin(); os.kill(os.getpid(), signal.SIGTERM)\n" + _FOREVER
+    body = "shutdown.fail('x')\n" + _FOREVER
     with _process(body, seconds=0.3) as process:
         code, told = _end(process)
     assert code == 1
-    assert "not stopped within" in told[0]
+    assert "not stopped within" in told[-1]
 
 
 def test_first_signal_from_outside_beside_the_workers_own_ends_it_at_once() -> None:
-    body = "deadline.begin(); os.kill(os.getpid(), signal.SIGTERM); print(1, flush=True)\n" + _FOREVER
+    body = "shutdown.begin(); os.kill(os.getpid(), signal.SIGTERM); print(1, flush=True)\n" + _FOREVER
     with _process(body) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "1\n"
@@ -110,7 +110,7 @@ def test_first_signal_from_outside_beside_the_workers_own_ends_it_at_once() -> N
 def test_failure_while_the_worker_stops_already_is_no_second_signal() -> None:
     body = """
     sys.stdin.readline()
-    failure.append("x"); deadline.begin(); os.kill(os.getpid(), signal.SIGTERM)
+    shutdown.fail("x")
     """
     with _process(textwrap.dedent(body) + _FOREVER, seconds=1.0) as process:
         process.send_signal(signal.SIGTERM)
@@ -119,7 +119,7 @@ def test_failure_while_the_worker_stops_already_is_no_second_signal() -> None:
         process.stdin.flush()
         code, told = _end(process)
     assert code == 1
-    assert "not stopped within" in told[0]
+    assert "not stopped within" in told[-1]
 
 
 def test_log_that_nobody_reads_does_not_hold_the_end_up() -> None:
@@ -136,7 +136,7 @@ def test_event_loop_hears_of_the_signal_as_well(loop: str) -> None:
     loop = {loop}.new_event_loop()
     stopped = loop.create_future()
     loop.add_signal_handler(signal.SIGTERM, stopped.set_result, None)
-    deadline.watch((signal.SIGTERM,))
+    shutdown.watch((signal.SIGTERM,))
     loop.call_soon(lambda: print("again", flush=True))
     loop.run_until_complete(stopped)
     sys.exit(5)

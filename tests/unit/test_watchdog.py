@@ -23,7 +23,7 @@ class Rig:
         self.activity = Activity()
         self.away: str | None = None
         self.failures: list[str] = []
-        self.watch = Watchdog(
+        self.watchdog = Watchdog(
             sources=[self.source],
             consumer_states=self.consumer_states,
             activity=self.activity,
@@ -36,19 +36,19 @@ class Rig:
     async def _outage(self) -> str | None:
         return self.away
 
-    def told(self, pending: int, **further: Any) -> None:
-        """The server tells of the consumer."""
+    def note(self, pending: int, **further: Any) -> None:
+        """The server reports the consumer."""
         info = {"ack_floor": {"stream_seq": 1}, "num_pending": pending, "num_ack_pending": 0, "config": {}}
         self.consumer_states.note(self.source.stream, self.source.durable, {**info, **further})
 
     async def wait(self, seconds: float, pending: int | None = None, **further: Any) -> None:
-        """Let time pass, with a look every five seconds, as the chore does."""
+        """Let time pass, with a look every five seconds, as the scheduler does."""
         end = self.now + seconds
         while self.now < end:
             self.now += 5
             if pending is not None:
-                self.told(pending, **further)
-            await self.watch.look()
+                self.note(pending, **further)
+            await self.watchdog.look()
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def rig() -> Rig:
 async def test_deliveries_that_nobody_settles_end_the_worker(rig: Rig) -> None:
     rig.source.held = 3
     await rig.wait(SUSPICIOUS + 10)
-    assert "3 deliveries under way, no progress" in rig.watch.problems()[rig.source.name]
+    assert "3 deliveries under way, no progress" in rig.watchdog.problems()[rig.source.name]
     assert not rig.failures
     await rig.wait(LIMIT)
     assert "3 deliveries under way" in rig.failures[0]
@@ -73,7 +73,7 @@ async def test_events_that_wait_while_none_arrives_end_the_worker(rig: Rig) -> N
 async def test_a_source_without_work_may_rest_for_ever(rig: Rig) -> None:
     await rig.wait(3 * LIMIT, pending=0)
     assert not rig.failures
-    assert not rig.watch.problems()
+    assert not rig.watchdog.problems()
 
 
 async def test_a_source_that_moves_is_at_work(rig: Rig) -> None:
@@ -125,7 +125,7 @@ async def test_a_consumer_that_gives_nothing_on_purpose_is_no_stall(
 
 
 async def test_an_old_figure_says_nothing_of_the_present(rig: Rig) -> None:
-    rig.told(7)
+    rig.note(7)
     await rig.wait(STALE + 3 * LIMIT)
     assert not rig.failures
 
@@ -134,5 +134,5 @@ async def test_without_a_limit_it_only_tells() -> None:
     rig = Rig(limit=0)
     rig.source.held = 3
     await rig.wait(3 * LIMIT)
-    assert rig.watch.problems()
+    assert rig.watchdog.problems()
     assert not rig.failures
