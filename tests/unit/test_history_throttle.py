@@ -41,8 +41,8 @@ async def _passes() -> None:
         await asyncio.sleep(0)
 
 
-async def _turn(order: HistoryThrottle, clock: Clock, seconds: float) -> None:
-    async with order.history():
+async def _slice(order: HistoryThrottle, clock: Clock, seconds: float) -> None:
+    async with order.time_slice():
         clock.now += seconds
 
 
@@ -56,7 +56,7 @@ async def test_an_import_alone_never_rests(monkeypatch: pytest.MonkeyPatch) -> N
     slept, clock = _rests(monkeypatch), Clock()
     order = HistoryThrottle(clock)
     for _ in range(3):
-        await _turn(order, clock, 5.0)
+        await _slice(order, clock, 5.0)
     assert not any(slept)
 
 
@@ -66,8 +66,8 @@ async def test_beside_real_time_events_an_import_rests_longer_than_it_worked(
     slept, clock = _rests(monkeypatch), Clock()
     order = HistoryThrottle(clock)
     _at_work(order)
-    await _turn(order, clock, LONGEST_REST / 4)
-    await _turn(order, clock, LONGEST_REST / 8)
+    await _slice(order, clock, LONGEST_REST / 4)
+    await _slice(order, clock, LONGEST_REST / 8)
     assert slept == [pytest.approx(LONGEST_REST / 4 * RESTS), pytest.approx(LONGEST_REST / 8 * RESTS)]
 
 
@@ -75,7 +75,7 @@ async def test_no_rest_is_longer_than_its_limit(monkeypatch: pytest.MonkeyPatch)
     slept, clock = _rests(monkeypatch), Clock()
     order = HistoryThrottle(clock)
     _at_work(order)
-    await _turn(order, clock, AGES)
+    await _slice(order, clock, AGES)
     assert slept == [LONGEST_REST]
 
 
@@ -86,7 +86,7 @@ async def test_an_import_takes_all_the_time_again_once_real_time_events_are_over
     order = HistoryThrottle(clock)
     _at_work(order)
     clock.now += 2 * QUIET
-    await _turn(order, clock, 1.0)
+    await _slice(order, clock, 1.0)
     assert not any(slept)
 
 
@@ -98,11 +98,11 @@ async def test_an_import_waits_until_no_real_time_event_is_being_stored(
     order = HistoryThrottle(clock)
     with order.realtime():
         with order.realtime():
-            turn = asyncio.create_task(_turn(order, clock, 0.0))
+            waiting = asyncio.create_task(_slice(order, clock, 0.0))
             await _passes()
         await _passes()
-        assert not turn.done()
-    await turn
+        assert not waiting.done()
+    await waiting
 
 
 async def test_an_import_gets_on_however_long_real_time_events_take(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,24 +111,26 @@ async def test_an_import_gets_on_however_long_real_time_events_take(monkeypatch:
     order = HistoryThrottle(clock)
     async with asyncio.timeout(PATIENCE):
         with order.realtime():
-            await _turn(order, clock, 0.0)
+            await _slice(order, clock, 0.0)
 
 
-async def test_beside_real_time_events_imports_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history_throttle, "LONGEST_TURN", AGES)
+async def test_beside_real_time_events_imports_run_one_slice_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(history_throttle, "LONGEST_SLICE", AGES)
     order = HistoryThrottle(Clock())
     _at_work(order)
     begun: list[str] = []
     over = {name: asyncio.Event() for name in "abc"}
 
-    async def turn(name: str) -> None:
-        async with order.history():
+    async def import_slice(name: str) -> None:
+        async with order.time_slice():
             begun.append(name)
             await over[name].wait()
 
     async with asyncio.TaskGroup() as group:
         for name in over:
-            group.create_task(turn(name))
+            group.create_task(import_slice(name))
         for count, name in enumerate(over, 1):
             await _passes()
             assert begun == list("abc")[:count]
@@ -136,32 +138,32 @@ async def test_beside_real_time_events_imports_take_turns(monkeypatch: pytest.Mo
 
 
 async def test_an_import_that_is_stuck_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history_throttle, "LONGEST_TURN", 0.01)
+    monkeypatch.setattr(history_throttle, "LONGEST_SLICE", 0.01)
     clock = Clock()
     order = HistoryThrottle(clock)
     _at_work(order)
     free = asyncio.Event()
 
     async def stuck() -> None:
-        async with order.history():
+        async with order.time_slice():
             await free.wait()
 
     first = asyncio.create_task(stuck())
     await _passes()
     async with asyncio.timeout(PATIENCE):
-        await _turn(order, clock, 0.0)
-        await _turn(order, clock, 0.0)
+        await _slice(order, clock, 0.0)
+        await _slice(order, clock, 0.0)
     assert not first.done()
     free.set()
     await first
-    await _turn(order, clock, 0.0)
+    await _slice(order, clock, 0.0)
 
 
-async def test_a_turn_that_fails_ends_like_any_other() -> None:
+async def test_a_slice_that_fails_ends_like_any_other() -> None:
     clock = Clock()
     order = HistoryThrottle(clock)
     _at_work(order)
     with pytest.raises(ValueError, match="broken"):
-        async with order.history():
+        async with order.time_slice():
             raise ValueError("broken")
-    await _turn(order, clock, 0.0)
+    await _slice(order, clock, 0.0)

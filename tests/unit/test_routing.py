@@ -692,3 +692,13 @@ async def test_imports_do_not_hold_back_for_real_time_events_that_wait_for_an_ou
     await asyncio.sleep(0)
     clock += 2 * QUIET
     assert pipeline.throttle.idle
+
+
+@pytest.mark.parametrize(
+    ("event_type", "entity"),
+    [("v1.messages.update", "message"), ("v1.chats.update", "chat"), ("v1.contacts.update", "contact")],
+)
+async def test_the_error_of_an_update_names_the_row_that_is_missing(event_type: str, entity: str) -> None:
+    pipeline = Pipeline(FakeTables(judge=refusing("not_found", 0)))
+    await pipeline.run(FakeDelivery(event_type, num_delivered=5))
+    assert pipeline.publisher.envelope["error"] == f"fatal: {entity} to update not found"

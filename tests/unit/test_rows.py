@@ -1,4 +1,4 @@
-"""Events as rows: what is stored for each field (MSG-1, MSG-4, MSG-5, CHT-1, CHT-2, CTC-1, AGT-1, PAY-13)."""
+"""Events as rows: what is stored for each field."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from agents import messages
-from agents.messages import message_date
-from agents.received_event import change
+from agents.rows import message_date, mutation
 from events import models
 from tables.last_writer_wins import EventStamp, Version
+from tables.mutations import MessageRow
 from testkit import builders
 from testkit.builders import ABSENT, COMPANY, SENT_AT, body
 
@@ -24,7 +23,7 @@ STORED_NS = int(datetime.datetime(2026, 11, 25, 23, 59, 59, tzinfo=datetime.UTC)
 def row(event_type: str, **changes: Any) -> dict[str, Any]:
     event = models.decode(event_type, body(builders.BUILDERS[event_type](**changes)), COMPANY)
     assert not isinstance(event, models.History)
-    held = change(3, event, STAMP, STORED_NS)._asdict()
+    held = mutation(3, event, STAMP, STORED_NS)._asdict()
     assert (held.pop("ref"), held.pop("stamp")) == (3, STAMP)
     return held
 
@@ -155,5 +154,7 @@ def test_a_day_outside_1970_to_2199_is_that_of_the_store_time(sent_at: int, day:
 def test_the_day_is_the_same_on_every_redelivery() -> None:
     event = models.decode("v1.messages.upsert", body(builders.message(message_timestamp=0)), COMPANY)
     assert isinstance(event, models.MessageUpsert)
-    first, second = (messages.row(ref, event, STAMP, STORED_NS) for ref in (1, 2))
+    first, second = (mutation(ref, event, STAMP, STORED_NS) for ref in (1, 2))
+    assert isinstance(first, MessageRow)
+    assert isinstance(second, MessageRow)
     assert first.message_date == second.message_date == STORED

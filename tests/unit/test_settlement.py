@@ -448,3 +448,29 @@ async def test_an_event_of_unknown_subject_is_parked_and_never_retried(attempt: 
     await dlq.fail(received(delivery), UNKNOWN)
     assert (delivery.outcome, dlq.publisher.attempts) == ("term", 0)
     assert dlq.settled == [("nack_fatal", "unknown")]
+
+
+async def test_an_event_whose_settlement_fails_unexpectedly_is_naked_and_holds_no_other_up() -> None:
+    dlq, names = Dlq(FakePublisher()), ("stored", "failed", "well stored", "well failed")
+    deliveries = {name: FakeDelivery("v1.chats.upsert", sequence=n) for n, name in enumerate(names)}
+
+    async def fail() -> None:
+        raise LookupError("a fault of ours")
+
+    for name in ("stored", "failed"):
+        deliveries[name].ack = fail  # type: ignore[method-assign]
+    events = [received(delivery) for delivery in deliveries.values()]
+    events[1].error = events[3].error = INVALID
+    await dlq.settlement.settle(events, REALTIME)
+    assert [delivery.outcome for delivery in deliveries.values()] == ["nak", "nak", "ack", "ack"]
+    assert dlq.settled == [("ack_success", "none"), ("dlq_published_ack_success", "validation")]
+
+
+async def test_the_log_says_of_which_event_a_dead_letter_failed_unexpectedly(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    dlq = Dlq(FakePublisher(LookupError("a fault of ours")))
+    await dlq.fail(received(FakeDelivery("v1.chats.upsert")))
+    [record] = [record for record in caplog.records if record.message.startswith("unexpected exception")]
+    assert (vars(record)["company_id"], vars(record)["stream_sequence"]) == (builders.COMPANY, 7)
+    await until(lambda: dlq.settled)
