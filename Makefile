@@ -34,10 +34,10 @@ soak: $(READY) ## the tests' properties and bodies, fresh ones and very many, th
 	SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) tests/properties $(ARGS)
 	$(BIN)/python -m tests.soak
 
-guards: $(READY) ## take out one guard after the other: some test must fail each time (ARGS="word of a guard's name")
-	$(BIN)/python -m tools.guards $(ARGS)
+guards: $(READY) ## mutation checks: break one protection after the other, some test must fail each time (ARGS="word of a name")
+	$(BIN)/python -m tools.mutation_checks $(ARGS)
 
-faults: $(READY) ## let faults strike under load, on single servers and clusters (ARGS="--kind cluster --jobs 2"; resumable)
+faults: $(READY) ## inject faults under load, on single servers and clusters (ARGS="--kind cluster --jobs 2"; resumable)
 	$(BIN)/python -m tests.faults $(ARGS)
 
 monitoring-check: $(READY) ## check what watches the worker: Prometheus, alerts, dashboards, containers, page

@@ -32,6 +32,7 @@ class DeadLetter:
     headers: Mapping[str, str]
     envelope: envelope.Envelope
     stored_at: datetime.datetime  # JetStream's store time of the event
+    log_fields: Mapping[str, str | int]
 
     @classmethod
     def of(
@@ -58,6 +59,7 @@ class DeadLetter:
                 event_version=None if metadata.version is None else str(metadata.version),
             ),
             stored_at=datetime.datetime.fromtimestamp(metadata.stored_ns / 1e9, datetime.UTC),
+            log_fields=received.log_fields,
         )
 
     @property

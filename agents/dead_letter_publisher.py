@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, Literal, Protocol
 
-from agents.backoff import Backoff
 from agents.batch_writer import Health
 from agents.dead_letter import DeadLetter
+from events.backoff import Backoff
 from events.delivery import Publisher, TooLarge
 from events.errors import BrokerError
 from events.subjects import Tenant
@@ -104,7 +104,7 @@ class DeadLetterPublisher:
     ) -> asyncio.Future[Destination]:
         expected = isinstance(error, BrokerError | StorageError)
         if not expected:
-            logger.warning("unexpected exception with a dead letter", exc_info=error)
+            logger.warning("unexpected exception with a dead letter", extra=letter.log_fields, exc_info=error)
         action = "nak_dlq_publish_fail" if expected else "nak_dlq_marshal_fail"
         self._meter.stuck(letter.company, letter.event_type, action)
         self._unsafe[letter.company] += 1

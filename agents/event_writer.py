@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, assert_never
 
 from agents.batch_writer import BatchWriter, WhileWaiting
 from agents.history_throttle import HistoryThrottle
@@ -24,7 +24,18 @@ from events.errors import (
 )
 from events.subjects import Tenant
 from tables.errors import DataError, QueryTimeout, StorageError
-from tables.mutations import Mutation, PostScanRequest, WriteRejection
+from tables.mutations import (
+    AccountRow,
+    ChatPatch,
+    ChatRow,
+    ContactPatch,
+    ContactRow,
+    MessagePatch,
+    MessageRow,
+    Mutation,
+    PostScanRequest,
+    WriteRejection,
+)
 from tables.tenant import TenantTables
 from tables.write_probe import kind_of
 
@@ -158,5 +169,17 @@ def _reject(items: Sequence[PendingWrite], rejections: Sequence[WriteRejection])
 
 
 def _entity(mutation: Mutation) -> str:
-    name = type(mutation).__name__.removesuffix("Patch").removesuffix("Row").lower()
-    return "agent" if name == "account" else name
+    """What the error of a missing row names it."""
+    match mutation:
+        case MessageRow() | MessagePatch():
+            return "message"
+        case ChatRow() | ChatPatch():
+            return "chat"
+        case ContactRow() | ContactPatch():
+            return "contact"
+        case AccountRow():
+            return "agent"
+        case PostScanRequest():
+            return "post-scan request"
+        case _:
+            assert_never(mutation)

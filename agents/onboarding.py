@@ -247,10 +247,7 @@ class Onboarding:
             if not job.outcome.done():  # the replay may have been cancelled
                 job.outcome.set_result(job.tasks[0].error)
             return
-        try:
-            await self._settlement.settle([task.event for task in job.tasks], job.policy)
-        except Exception:
-            logger.exception("unexpected exception while settling onboarded messages; they come again")
+        await self._settlement.settle([task.event for task in job.tasks], job.policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +277,7 @@ class OnboardingSink:
             task.status = "success_exists"
         for task, outcome in zip(new, outcomes, strict=True):
             task.status = "success_created" if outcome.created else "success_exists"
-            if outcome.settled:
+            if outcome.complete:
                 self.known_pairs.add(self.tenant, task.message.pair, outcome.since)
         return bool(new)
 

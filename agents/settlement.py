@@ -11,13 +11,13 @@ from contextlib import nullcontext, suppress
 from typing import Protocol
 
 from agents import retry_policy
-from agents.backoff import Backoff
 from agents.batch_writer import WhileWaiting
 from agents.dead_letter import DeadLetter
 from agents.dead_letter_publisher import DeadLetterPublisher, Destination, park
 from agents.received_event import ReceivedEvent
 from agents.retry_policy import RetryPolicy
 from events import envelope
+from events.backoff import Backoff
 from events.delivery import Delivery
 from events.envelope import Envelope
 from events.errors import BrokerError, EventError, UnknownSubject
@@ -66,30 +66,38 @@ class Settlement:
         self._unfinished: set[asyncio.Task[None]] = set()
 
     async def settle(self, events: Sequence[ReceivedEvent], policy: RetryPolicy) -> None:
-        """Settle each event; returns when all are settled, or wait in the background for their dead letters."""
-        failed: list[tuple[ReceivedEvent, EventError]] = []
+        """Settle each event; returns when all are settled, or wait in the background for their dead letters.
+
+        An event that cannot be settled is naked; no exception of one keeps the others from being settled.
+        """
         for event in events:
-            if event.error is not None:
-                failed.append((event, event.error))
-            elif await _sent(event, event.delivery.ack()):
-                self._count(event, "ack_success", None)
-        await asyncio.gather(*(self._settle_failed(event, error, policy) for event, error in failed))
+            if event.error is None:
+                await self._settle(event, policy)
+        await asyncio.gather(*(self._settle(event, policy) for event in events if event.error is not None))
 
     async def stop(self) -> None:
         """Leave what still waits to the source, which asks for it again."""
         await self._dead_letters.stop()
         await asyncio.gather(*self._unfinished, return_exceptions=True)
 
-    async def _settle_failed(self, event: ReceivedEvent, error: EventError, policy: RetryPolicy) -> None:
+    async def _settle(self, event: ReceivedEvent, policy: RetryPolicy) -> None:
         try:
-            decision = retry_policy.decide(error, event.delivery.metadata.num_delivered, policy)
-            if decision.outcome == "nak":
-                await event.delivery.nak(decision.delay)
-                self._count(event, "nack_retryable", error)
-            else:
-                await self._dead_letter(event, error, policy)
-        except BrokerError as refusal:
-            logger.warning("event not settled, it comes again: %s", refusal, extra=event.log_fields)
+            if event.error is not None:
+                await self._settle_failed(event, event.error, policy)
+            elif await _sent(event, event.delivery.ack()):
+                self._count(event, "ack_success", None)
+        except BrokerError as error:
+            logger.warning("event not settled, it comes again: %s", error, extra=event.log_fields)
+        except Exception:
+            await _nak_unexpected(event)
+
+    async def _settle_failed(self, event: ReceivedEvent, error: EventError, policy: RetryPolicy) -> None:
+        decision = retry_policy.decide(error, event.delivery.metadata.num_delivered, policy)
+        if decision.outcome == "nak":
+            await event.delivery.nak(decision.delay)
+            self._count(event, "nack_retryable", error)
+        else:
+            await self._dead_letter(event, error, policy)
 
     async def _dead_letter(self, event: ReceivedEvent, error: EventError, policy: RetryPolicy) -> None:
         parked = isinstance(error, UnknownSubject)  # no replay could handle it
@@ -119,9 +127,7 @@ class Settlement:
         try:
             await self._finish(event, error, await safe)
         except Exception:
-            logger.exception("unexpected exception with a dead letter; its event comes again")
-            with suppress(Exception):
-                await event.delivery.nak()
+            await _nak_unexpected(event)
 
     async def _finish(self, event: ReceivedEvent, error: EventError, destination: Destination) -> None:
         if destination == "published":
@@ -140,6 +146,13 @@ class Settlement:
             time.perf_counter() - event.delivery.received,
             event.routing_seconds,
         )
+
+
+async def _nak_unexpected(event: ReceivedEvent) -> None:
+    logger.exception("unexpected exception while settling an event; it comes again", extra=event.log_fields)
+    # Left unsettled it would stay in flight for ever; if it is settled already, this has no effect.
+    with suppress(Exception):
+        await event.delivery.nak()
 
 
 async def _sent(event: ReceivedEvent, reply: Awaitable[None]) -> bool:

@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from events.delivery import Batch, ConsumerType, Delivery
-from events.subjects import Tenant
-from streams.jetstream import topology
+from events.delivery import Batch, Delivery
+from events.subjects import ConsumerType, Tenant
 from streams.jetstream.broker import Broker
 from streams.jetstream.pull_source import PullSource
 from streams.jetstream.specs import TopologyConfig
+from tests.reconcile import reconcile
 
 SUBJECT = "v1.messages.upsert"
 # Seconds for what has to happen, however busy the machine is: no test is about how fast it does.
@@ -110,9 +110,9 @@ async def ack_all(deliveries: Sequence[Delivery]) -> None:
 
 
 @asynccontextmanager
-async def connected(url: str, **more: Any) -> AsyncIterator[Broker]:
-    """A broker that is connected to `url`."""
-    broker = Broker(urls=[url], name="tests", **more)
+async def connected(*urls: str, **more: Any) -> AsyncIterator[Broker]:
+    """A broker that is connected to one of `urls`."""
+    broker = Broker(urls=urls, name="tests", **more)
     await broker.start()
     try:
         async with asyncio.timeout(PATIENCE):
@@ -122,24 +122,19 @@ async def connected(url: str, **more: Any) -> AsyncIterator[Broker]:
         await broker.stop()
 
 
-async def _count(batch: Batch) -> int:
-    return len(batch.deliveries)
-
-
 def pull_source(
     broker: Broker, tenant: Tenant, config: TopologyConfig, reader: Reader, **more: Any
 ) -> PullSource:
     """The tenant's real-time source, read by `reader`."""
 
     async def restore() -> None:
-        await topology.reconcile(broker, config, [tenant])
+        await reconcile(broker, config, [tenant])
 
     arguments: dict[str, Any] = {
         "batch_size": 10,
         "batch_bytes": 1_000_000,
         "ack_wait": config.realtime_ack_wait,
         "send": reader.send,
-        "prepare": _count,
         "restore": restore,
         "meter": reader.counters,
         "drain_budget": 5.0,

@@ -1,4 +1,4 @@
-"""Each of the ten event types, published for a running worker, ends in its rows (ONB-5)."""
+"""Each of the ten event types, published for a running worker, ends in its rows."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests import builders
+from testkit import builders
+from testkit.worker import Worker
 from tests.acceptance.site import PATIENCE, Site, comes_to, stream_of
-from tests.acceptance.worker import Worker
 
 _TODAY_OF_SENDING = datetime.datetime.fromtimestamp(builders.SENT_AT, datetime.UTC).date()
 _METADATA = {

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests import builders
+from testkit import builders
 from tests.acceptance.conftest import Launch
 from tests.acceptance.site import Site
 from tests.unit.documented_metrics import (

@@ -1,12 +1,12 @@
-"""Every documented status of onboarding, provoked on a running worker (ONB-1, ONB-6)."""
+"""Every documented status of onboarding, provoked on a running worker (ONB-13 to ONB-15)."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests import builders
+from testkit import builders
+from testkit.worker import Worker
 from tests.acceptance.site import Site, comes_to
-from tests.acceptance.worker import Worker
 
 _MESSAGES = "v1.messages.upsert"
 

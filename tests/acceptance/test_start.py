@@ -1,4 +1,4 @@
-"""The worker's start: what is missing is waited for and named, what is wrong ends it with one line (RUN-5)."""
+"""The worker's start: what is missing is waited for and named, what is wrong ends it with one line."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import asyncpg
 import pytest
 
 from streams.version import VERSION
+from testkit import builders
 from testkit.servers import NatsServer, PostgresServer, free_port
-from tests import builders
+from testkit.worker import Worker
 from tests.acceptance.conftest import Launch
 from tests.acceptance.site import Site, comes_true
-from tests.acceptance.worker import Worker
 
 
 def _wait_reason(worker: Worker, part: str) -> str:
@@ -117,6 +117,7 @@ def test_wrong_settings_end_the_start_with_one_message_that_names_every_variable
 
 @pytest.mark.rule("SET-3")
 def test_a_company_must_be_named(launch: Launch) -> None:
+    """OC8."""
     assert "COMPANY_ID" in _end(launch(ready=False))
 
 

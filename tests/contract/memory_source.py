@@ -128,7 +128,6 @@ class MemorySource:
             await asyncio.wait({self._task})
 
     async def _run(self) -> None:
-        previous: Batch | None = None
         while not self._draining:
             if not self._log.waiting:
                 self._log.news.clear()
@@ -137,7 +136,5 @@ class MemorySource:
             deliveries = self._log.pull(self._batch_size)
             self._held += deliveries
             batch = Batch(self._tenant, "realtime", deliveries)
-            if previous is not None:
-                await previous.released.wait()
             await self._send(batch)
-            previous = batch
+            await batch.released.wait()

@@ -1,4 +1,4 @@
-"""Agents on a real PostgreSQL (AGT-1, VER-9)."""
+"""Accounts (the table `agents`) on a real PostgreSQL (AGT-1)."""
 
 from __future__ import annotations
 

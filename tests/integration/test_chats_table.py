@@ -1,4 +1,4 @@
-"""Chats and their unread counts on a real PostgreSQL (CHT-1, CHT-2)."""
+"""Chats and their unread counts on a real PostgreSQL (CHT-1 to CHT-5)."""
 
 from __future__ import annotations
 

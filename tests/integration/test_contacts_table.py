@@ -1,4 +1,4 @@
-"""Contacts on a real PostgreSQL (CTC-1 to CTC-7)."""
+"""The contacts table on a real PostgreSQL (CTC-1 to CTC-7)."""
 
 from __future__ import annotations
 
@@ -180,6 +180,7 @@ async def test_an_upsert_beside_another_companys_row_makes_its_own(stage: Stage)
     ("stored", "sent"), [("+62 8123 (4500011)", PHONE), (PHONE, "+62 8123 (4500011)"), ("+62812", "62 812")]
 )
 async def test_phones_compare_cleaned_and_stay_as_first_stored(stage: Stage, stored: str, sent: str) -> None:
+
     await stage.seed(phone_number=stored)
     await stage.write(stage.row(1, phone_number=sent, chat_id="another"))
     assert await stage.write(stage.patch(2, phone_number=sent)) == []
@@ -273,16 +274,16 @@ async def test_columns_of_other_programs_are_left_alone(stage: Stage) -> None:
 
 @pytest.mark.rule("ROW-4")
 async def test_a_change_by_another_program_in_between_is_never_undone(stage: Stage) -> None:
-    """It is seen, and the batch is done again."""
+    """It is seen, and the batch is done again (ROW-4)."""
     await stage.seed(tags="vip")
     async with stage.database.transaction() as connection:
-        book = await stage.contacts.look_up(connection, [ContactLookup(AGENT, PHONE, CHAT)])
+        index = await stage.contacts.look_up(connection, [ContactLookup(AGENT, PHONE, CHAT)])
         await stage.execute("UPDATE {table} SET tags = 'changed'")
-        contact = book.stored("c-1")
+        contact = index.stored("c-1")
         assert contact is not None
         contact.apply(stamp(1), {"push_name": "Sari"})
         with pytest.raises(SerializationFailure):
-            await stage.contacts.update(connection, book.changed)
+            await stage.contacts.update(connection, index.changed)
     await stage.write(stage.row(1))
     assert (await stage.only())["tags"] == "changed"
 
@@ -307,7 +308,7 @@ async def test_writers_of_overlapping_batches_never_deadlock(stage: Stage) -> No
 
 
 async def test_operations_are_observed_by_their_names(stage: Stage) -> None:
-    """A look-up that finds nothing is a success (MET-7)."""
+    """A look-up that finds nothing is a success."""
     await stage.write(stage.row(1))
     await stage.write(stage.patch(2))
     await stage.write(stage.row(3, history=True, phone_number="777", chat_id="x"), bulk=True)

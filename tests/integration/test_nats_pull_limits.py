@@ -12,11 +12,11 @@ import nats
 import pytest
 
 from events.subjects import Tenant
-from streams.jetstream import topology
 from streams.jetstream.broker import Broker
 from streams.jetstream.pull_limits import PullLimits, Status
 from streams.jetstream.specs import TopologyConfig
 from testkit.servers import NatsServer
+from tests.reconcile import reconcile
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = TopologyConfig()
@@ -37,7 +37,7 @@ def server() -> Iterator[NatsServer]:
 @pytest.fixture
 async def broker(server: NatsServer, tenant: Tenant) -> AsyncIterator[Broker]:
     async with connected(server.url) as broker:
-        await topology.reconcile(broker, CONFIG, [tenant])
+        await reconcile(broker, CONFIG, [tenant])
         yield broker
 
 
@@ -111,7 +111,7 @@ async def test_a_limit_of_the_server_is_kept_to(reader: Reader, tenant: Tenant, 
     settings = f'jetstream {{ store_dir: "{tmp_path}", limits {{ max_request_batch: 100 }} }}'
     with NatsServer(settings=settings) as server:
         async with connected(server.url) as broker:
-            await topology.reconcile(broker, CONFIG, [tenant])
+            await reconcile(broker, CONFIG, [tenant])
             await publish(server, tenant, *[b"x"] * 150)
             source = pull_source(broker, tenant, CONFIG, reader, batch_size=500)
             await source.start()

@@ -1,4 +1,4 @@
-"""`tables.onboarding` against PostgreSQL, in any order (ONB-12)."""
+"""Onboarding on a real PostgreSQL: repeats, replicas and any order end in the same rows (ONB-4 to ONB-11)."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ async def test_a_repeated_message_changes_nothing(stage: Stage) -> None:
     await stage.onboard(message(5))
     before = await stage.rows("contacts"), await stage.rows("onboarding_log")
     outcomes = await stage.onboard(message(5), message(6))
-    assert [(outcome.created, outcome.settled) for outcome in outcomes] == [(False, True)] * 2
+    assert [(outcome.created, outcome.complete) for outcome in outcomes] == [(False, True)] * 2
     assert (await stage.rows("contacts"), await stage.rows("onboarding_log")) == before
 
 

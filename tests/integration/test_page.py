@@ -17,8 +17,7 @@ import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
 
-from events.delivery import ConsumerType
-from events.subjects import Tenant
+from events.subjects import ConsumerType, Tenant
 from streams.monitoring import http, status_page, worker_status
 from streams.monitoring.metrics import Metrics
 from streams.monitoring.metrics_history import MetricsHistory

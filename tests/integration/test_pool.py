@@ -10,17 +10,18 @@ from dataclasses import replace
 import pytest
 
 from agents.batch_writer import BatchWriter
-from agents.event_sink import EventSink
-from agents.received_event import EventMetadata, PendingWrite, ReceivedEvent, plan
+from agents.decode import decode
+from agents.event_writer import EventSink
+from agents.received_event import EventMetadata, PendingWrite, ReceivedEvent
 from events.subjects import Tenant
 from tables.connection import pool
 from tables.connection.pool import Database
 from tables.errors import Unavailable
 from tables.last_writer_wins import Version
 from tables.tenant import TenantTables
+from testkit import builders
+from testkit.proxy import Proxy
 from testkit.servers import PostgresServer
-from tests import builders
-from tests.faults.proxy import Proxy
 from tests.unit.fakes import STORED_NS, FakeDelivery
 
 
@@ -72,7 +73,7 @@ class _Calm:
 async def test_a_table_that_changes_under_its_plans_is_nobodys_fault(
     database: Database, schema: str, company: str
 ) -> None:
-    """Field case C10: plans are cached for each connection, and an index is what a conflict is found by."""
+    """Plans are cached for each connection, and an index is what a conflict is found by."""
     tables = TenantTables(database, schema, lambda *_: None)
     changes = (
         f'ALTER TABLE "{schema}".messages ADD COLUMN note text',
@@ -80,20 +81,21 @@ async def test_a_table_that_changes_under_its_plans_is_nobodys_fault(
         f'ALTER TABLE "{schema}".messages ALTER COLUMN status TYPE varchar',
         f'DROP INDEX "{schema}".chats_chat_id_idx; CREATE UNIQUE INDEX ON "{schema}".chats (chat_id)',
     )
-    source = EventMetadata("", "{}", STORED_NS, 1, Version(STORED_NS, 1))
+    metadata = EventMetadata("", "{}", STORED_NS, 1, Version(STORED_NS, 1))
     for number, change in enumerate(("SELECT 1", *changes)):
         async with database.connection() as connection:
             await connection.execute(change)
-        units: list[PendingWrite] = []
+        writes: list[PendingWrite] = []
         for event_type in ("v1.messages.upsert", "v1.messages.update", "v1.chats.upsert", "v1.chats.update"):
             payload = builders.BUILDERS[event_type](company_id=company)
             delivery = FakeDelivery(event_type, payload)
-            work = ReceivedEvent(
-                Tenant(company), delivery, replace(source, event_type=event_type, sequence=number)
+            event = ReceivedEvent(
+                Tenant(company), delivery, replace(metadata, event_type=event_type, sequence=number)
             )
-            units += plan(work, delivery.data, itertools.count(len(units))).units
-        await BatchWriter("storing", _Calm()).store(units, EventSink(company, tables))
-        assert [unit.error for unit in units] == [None] * 4
+            decode(event, delivery.data, itertools.count(len(writes)))
+            writes += event.writes
+        await BatchWriter("storing", _Calm()).store(writes, EventSink(company, tables))
+        assert [write.error for write in writes] == [None] * 4
 
 
 async def test_a_transaction_whose_beginning_is_cancelled_leaves_no_session_in_it(

@@ -1,4 +1,4 @@
-"""The post-scan sync against PostgreSQL (PSS-1 to PSS-4)."""
+"""The post-scan sync on a real PostgreSQL (PSS-1 to PSS-4)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from agents.post_scan import PostScan
 from events.subjects import Tenant
 from tables import post_scan
 from tables.connection.pool import Database
+from tables.mutations import PostScanRequest
 from tables.post_scan import LEASE, PostScanJobs
 from tables.queries import quoted
 
@@ -43,7 +44,8 @@ class Stage:
         self, agent_id: str = AGENT, stored_at: datetime.datetime = STORED, seq: int = 1
     ) -> None:
         async with self.database.transaction() as connection:
-            await self.jobs.schedule(connection, agent_id, stored_at, f'{{"stream_sequence":{seq}}}')
+            metadata = f'{{"stream_sequence":{seq}}}'
+            await self.jobs.schedule(connection, PostScanRequest(0, agent_id, stored_at, metadata))
 
     async def run(self) -> int:
         return await self.sync.run_due(self.tenant)

@@ -1,4 +1,4 @@
-"""Partitions are there before their month, whatever lies in the default one (TAB-2, MSG-4)."""
+"""Partitions are there before their month, whatever lies in the default one (TAB-2)."""
 
 from __future__ import annotations
 

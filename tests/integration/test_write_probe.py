@@ -12,8 +12,9 @@ import asyncpg
 import pytest
 
 from agents.batch_writer import BatchWriter
-from agents.event_sink import EventSink
-from agents.received_event import EventMetadata, PendingWrite, ReceivedEvent, plan
+from agents.decode import decode
+from agents.event_writer import EventSink
+from agents.received_event import EventMetadata, PendingWrite, ReceivedEvent
 from events import errors
 from events.subjects import Tenant
 from tables import write_probe
@@ -26,8 +27,8 @@ from tables.last_writer_wins import EventStamp, Version
 from tables.schema.migrations import migrate
 from tables.tenant import TenantTables
 from tables.write_probe import Like
+from testkit import builders
 from testkit.servers import PostgresServer
-from tests import builders
 from tests.unit.fakes import STORED_NS, FakeDelivery, RecordingMeter
 
 _TABLES = (
@@ -51,27 +52,26 @@ _EVENTS = (
 )
 
 
-def _units(company: str, event_type: str, sequence: int = 1, **fields: Any) -> list[PendingWrite]:
+def _writes(company: str, event_type: str, sequence: int = 1, **fields: Any) -> list[PendingWrite]:
     payload = builders.BUILDERS[event_type](company_id=company, **fields)
-    delivery = FakeDelivery(event_type, payload)
     metadata = f'{{"stream":"s","stream_sequence":{sequence}}}'
-    source = EventMetadata(event_type, metadata, STORED_NS, sequence, Version(STORED_NS, sequence))
-    work = plan(ReceivedEvent(Tenant(company), delivery, source), delivery.data, itertools.count(sequence))
-    assert work.error is None
-    return work.units
+    return _decoded(company, event_type, payload, sequence, metadata)
+
+
+def _decoded(company: str, event_type: str, payload: Any, sequence: int, metadata: str) -> list[PendingWrite]:
+    delivery = FakeDelivery(event_type, payload)
+    about = EventMetadata(event_type, metadata, STORED_NS, sequence, Version(STORED_NS, sequence))
+    event = ReceivedEvent(Tenant(company), delivery, about)
+    decode(event, delivery.data, itertools.count(sequence))
+    assert event.error is None
+    return event.writes
 
 
 def _likes(company: str) -> Iterator[Like]:
     for event_type in _EVENTS:
-        yield from (unit.change for unit in _units(company, event_type))
-    last = {"is_last_batch": True, "agent_id": "a"}
-    delivery = FakeDelivery("v1.history.chats", {**builders.history_chats(), **last})
-    source = EventMetadata("v1.history.chats", "{}", STORED_NS, 1, Version(STORED_NS, 1))
-    yield (
-        plan(ReceivedEvent(Tenant(builders.COMPANY), delivery, source), delivery.data, itertools.count())
-        .units[-1]
-        .change
-    )
+        yield from (write.mutation for write in _writes(company, event_type))
+    last = {**builders.history_chats(), "is_last_batch": True, "agent_id": "a"}
+    yield _decoded(builders.COMPANY, "v1.history.chats", last, 1, "{}")[-1].mutation
     yield Incoming("a", "62811", "m", 1, "a_62811", "62811@s.whatsapp.net", None, EventStamp(None, "{}"))
 
 
@@ -133,9 +133,9 @@ async def test_a_trigger_on_updates_alone_is_found_too(database: Database, schem
             CREATE TRIGGER broken BEFORE UPDATE ON "{schema}".messages
             FOR EACH ROW EXECUTE FUNCTION public.broken()"""
         )
-    [unit] = _units(company, "v1.messages.update")
+    [write] = _writes(company, "v1.messages.update")
     with pytest.raises(StorageError):
-        await _tables(database, schema).probe.store(unit.change, company)
+        await _tables(database, schema).probe.store(write.mutation, company)
 
 
 @pytest.fixture
@@ -188,9 +188,9 @@ async def test_a_right_that_was_revoked_is_an_outage(
     writer = Database(role, size=1)
     await writer.open()
     try:
-        [unit] = _units(company, "v1.chats.upsert")
+        [write] = _writes(company, "v1.chats.upsert")
         with pytest.raises(Unavailable, match="42501"):
-            await _tables(writer, schema).probe.store(unit.change, company)
+            await _tables(writer, schema).probe.store(write.mutation, company)
     finally:
         await writer.close()
 
@@ -211,14 +211,14 @@ async def test_an_event_whose_row_alone_is_locked_times_out_and_no_outage_is_tol
     health = RecordingMeter()
     writer = BatchWriter("storing", health)
     try:
-        await writer.store(_units(company, event_type), EventSink(company, tables))
+        await writer.store(_writes(company, event_type), EventSink(company, tables))
         async with database.transaction() as connection:
             await connection.execute(f'SELECT FROM "{schema}".{event_type.split(".")[1]} FOR UPDATE')
-            [unit] = _units(company, event_type, 2)
-            await writer.store([unit], EventSink(company, tables))
+            [write] = _writes(company, event_type, 2)
+            await writer.store([write], EventSink(company, tables))
     finally:
         await hasty.close()
-    assert isinstance(unit.error, errors.TimedOut)
+    assert isinstance(write.error, errors.TimedOut)
     assert not [call for call in health.of("paused") if "test row" in call[2]]
 
 
@@ -243,20 +243,20 @@ async def test_an_event_whose_whole_table_is_locked_is_not_blamed_and_is_stored_
             if "test row" in reason:
                 told.set()
 
-    [unit] = _units(company, event_type)
+    [write] = _writes(company, event_type)
     table = "chats" if "chats" in event_type else "agents"
     try:
         async with database.transaction() as connection:
             await connection.execute(f'LOCK TABLE "{schema}".{table}')
             writer = BatchWriter("storing", Listener())
-            storing = asyncio.create_task(writer.store([unit], EventSink(company, tables)))
+            storing = asyncio.create_task(writer.store([write], EventSink(company, tables)))
             async with asyncio.timeout(30):
                 await told.wait()
         async with asyncio.timeout(30):
             await storing
     finally:
         await hasty.close()
-    assert unit.error is None
+    assert write.error is None
     assert (await _rows(database, schema))[table] == 1
 
 
@@ -269,15 +269,15 @@ async def test_what_refuses_every_commit_is_found_although_a_constraint_refuses_
             f"""ALTER TABLE "{schema}".agents ADD CONSTRAINT ours CHECK (agent_id NOT LIKE 'daisi-write-probe%')"""
         )
     probe = _tables(database, schema).probe
-    [unit] = _units(company, "v1.connection.update")
+    [write] = _writes(company, "v1.connection.update")
     with pytest.raises(DataError, match="constraint ours"):
-        await probe.store(unit.change, company)
+        await probe.store(write.mutation, company)
     probe._sql = {
         **probe._sql,
         "commit": "DO $$ BEGIN RAISE EXCEPTION 'no ids left' USING ERRCODE = '54000'; END $$",
     }
     with pytest.raises(DataError, match="54000"):
-        await probe.store(unit.change, company)
+        await probe.store(write.mutation, company)
 
 
 async def _ghost(dsn: str, standby: str) -> None:
@@ -327,14 +327,14 @@ async def test_one_event_alone_is_not_blamed_while_every_commit_waits_for_a_stan
                 self.ghost = False
 
     health = Reassembled()
-    [unit] = _units(company, event_type)
+    [write] = _writes(company, event_type)
     writer = BatchWriter("storing", health, backoff=_Waits(lambda: not health.ghost, lonely.dsn))
     started = time.monotonic()
     try:
-        await writer.store([unit], EventSink(company, tables))
+        await writer.store([write], EventSink(company, tables))
     finally:
         await database.close()
-    assert unit.error is None
+    assert write.error is None
     assert any("a test row is not stored either" in reason for _, _, reason in health.of("paused"))
     assert time.monotonic() - started < 60
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import yaml
 
-from tests.acceptance.worker import ROOT
+from testkit.worker import ROOT
 
 DOCKER: Final = ROOT / "docker"
 DEV: Final = "docker-compose.yaml"

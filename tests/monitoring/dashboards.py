@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.acceptance.worker import ROOT
+from testkit.worker import ROOT
 
 FOLDER: Final = ROOT / "grafana" / "dashboards"
 DATASOURCE: Final = "daisi-prometheus"

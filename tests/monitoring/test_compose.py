@@ -19,7 +19,7 @@ from jsonschema.validators import validator_for
 from streams.config.settings import Settings, variables
 from testkit.binaries import nats_server
 from testkit.servers import PostgresServer, free_port
-from tests.acceptance.worker import ROOT
+from testkit.worker import ROOT
 from tests.monitoring.composed import DEV, DOCKER, LOADTEST, Node, compose, mounts, services
 
 # (file, service): those that run the worker's image.

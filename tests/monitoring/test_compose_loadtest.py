@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from streams.config.settings import variables
-from tests.acceptance.worker import ROOT
+from testkit.worker import ROOT
 from tests.monitoring.composed import DOCKER, LOADTEST, Node, mounts, services
 
 PROMETHEUS: Final = "/etc/prometheus/prometheus.yml"

@@ -16,7 +16,7 @@ from jsonschema.validators import validator_for
 from streams.config.settings import Settings, variables
 from streams.monitoring.metrics import Metrics
 from streams.version import VERSION
-from tests.acceptance.worker import ROOT
+from testkit.worker import ROOT
 
 KUBERNETES: Final = ROOT / "docker" / "kubernetes"
 SCHEMAS: Final = Path(__file__).parent / "schemas"

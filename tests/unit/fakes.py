@@ -13,13 +13,16 @@ from typing import Any, cast
 import pytest
 
 from agents.retry_policy import RetryPolicy
-from events.delivery import Batch, ConsumerType, Delivery, MessageMetadata
+from events.delivery import Batch, Delivery, MessageMetadata
 from events.errors import BrokerError
-from events.subjects import Tenant
+from events.subjects import ConsumerType, Tenant
+from tables.attribution import Incoming
 from tables.exhausted import ExhaustedRow
+from tables.last_writer_wins import Version
 from tables.mutations import Mutation, WriteRejection
+from tables.onboarding import Outcome, Pair
 from tables.tenant import TenantTables
-from tests import builders
+from testkit import builders
 
 TENANT = Tenant(builders.COMPANY)
 STORED_NS = 1_795_500_200_000_000_000
@@ -32,8 +35,8 @@ LIMITS: dict[ConsumerType, RetryPolicy] = {
 
 def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the pauses of an outage short."""
-    monkeypatch.setattr("agents.backoff.FIRST_PAUSE", 0.001)
-    monkeypatch.setattr("agents.backoff.LONGEST_PAUSE", 0.005)
+    monkeypatch.setattr("events.backoff.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("events.backoff.LONGEST_PAUSE", 0.005)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -92,9 +95,9 @@ class FakeDelivery:
         return how
 
 
-def batch(*deliveries: Delivery, role: ConsumerType = "realtime") -> Batch:
+def batch(*deliveries: Delivery, consumer_type: ConsumerType = "realtime") -> Batch:
     """One item of a channel."""
-    return Batch(TENANT, role, deliveries)
+    return Batch(TENANT, consumer_type, deliveries)
 
 
 async def stream(*batches: Batch) -> AsyncIterator[Batch]:
@@ -160,11 +163,13 @@ class FakeTables:
         judge: Callable[[Sequence[Mutation]], Iterable[WriteRejection]] | None = None,
         exhausted_troubles: Iterable[Exception] = (),
         probe_troubles: Iterable[Exception] = (),
+        onboarding_trouble: Exception | None = None,
     ) -> None:
         self.troubles = list(troubles)
         self.judge = judge
         self.exhausted_troubles = list(exhausted_troubles)
         self.probe_troubles = list(probe_troubles)
+        self.onboarding_trouble = onboarding_trouble
         self.probes: list[object] = []
         self.writes: list[list[Mutation]] = []
         self.bulks: list[bool] = []
@@ -188,6 +193,14 @@ class FakeTables:
         await asyncio.sleep(0)
         if self.probe_troubles:
             raise self.probe_troubles.pop(0)
+
+    async def known(self, company: str, pairs: Iterable[Pair]) -> dict[Pair, Version | None]:
+        return {}
+
+    async def onboard(self, company: str, messages: Sequence[Incoming]) -> list[Outcome]:
+        if self.onboarding_trouble is not None:
+            raise self.onboarding_trouble
+        return [Outcome(True, True) for _ in messages]
 
     @property
     def stored(self) -> list[Mutation]:

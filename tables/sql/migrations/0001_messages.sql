@@ -1,4 +1,4 @@
--- The messages of one tenant, partitioned by month (contract 6.1 to 6.3).
+-- The messages of one tenant, partitioned by month (TAB-1, TAB-2).
 CREATE TABLE IF NOT EXISTS {schema}.messages (
     id bigserial,
     message_id text,

@@ -1,4 +1,4 @@
--- What only this service uses; never published (design 5 and 11).
+-- What only this service uses; never published.
 
 -- Which day, and so which partition, holds the row of a message.
 CREATE TABLE {schema}.message_keys (

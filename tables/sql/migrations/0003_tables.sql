@@ -1,5 +1,5 @@
 -- auto-migrate only
--- The tables that other systems share with this service (contract 6.1 and 6.2).
+-- The tables that other systems share with this service (TAB-1).
 CREATE TABLE IF NOT EXISTS {schema}.chats (
     id bigserial PRIMARY KEY,
     chat_id text,

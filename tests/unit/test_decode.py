@@ -1,0 +1,234 @@
+"""A delivery as the writes it asks for, and what remains of it for a dead letter."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import math
+import weakref
+from typing import Any
+
+import pytest
+
+from agents.dead_letter import remaining_payload
+from agents.decode import decode, last_metadata
+from agents.onboarding import onboarding_task
+from agents.received_event import EventMetadata, ReceivedEvent
+from events import errors
+from events.delivery import MessageMetadata
+from events.history import History
+from tables.last_writer_wins import Version
+from tables.mutations import ChatRow, MessageRow, PostScanRequest
+from testkit import builders
+from tests.unit.fakes import STORED_NS, TENANT, FakeDelivery
+
+
+def decoded(event_type: str, payload: Any = builders.ABSENT, data: bytes | None = None) -> ReceivedEvent:
+    delivery = FakeDelivery(event_type, payload, data=data)
+    metadata = EventMetadata(event_type, '{"stream":"s"}', STORED_NS, 7, Version(STORED_NS, 7))
+    event = ReceivedEvent(TENANT, delivery, metadata)
+    decode(event, delivery.data, itertools.count())
+    return event
+
+
+@pytest.mark.rule("VER-1")
+@pytest.mark.parametrize("event_type", [name for name in builders.BUILDERS if "history" not in name])
+def test_a_realtime_event_is_one_write_with_the_version_of_its_delivery(event_type: str) -> None:
+    event = decoded(event_type)
+    [write] = event.writes
+    assert event.error is None
+    assert write.mutation.stamp.version == Version(STORED_NS, 7)  # type: ignore[union-attr]
+    assert write.mutation.stamp.history is False  # type: ignore[union-attr]
+
+
+@pytest.mark.rule("VER-6")
+def test_a_history_item_has_its_own_time_as_version_but_never_a_later_one_than_the_batch() -> None:
+    times = [1_700_000_000, 0, -5, STORED_NS // 10**9 + 999]
+    event = decoded(
+        "v1.history.messages",
+        builders.history_messages(*(builders.message(message_timestamp=t) for t in times)),
+    )
+    rows = [write.mutation for write in event.writes]
+    assert all(isinstance(row, MessageRow) and row.stamp.history for row in rows)
+    assert [row.stamp.version.ns for row in rows] == [1_700_000_000 * 10**9, 0, 0, STORED_NS]  # type: ignore[union-attr]
+
+
+def test_history_contacts_are_older_than_anything_and_chats_as_old_as_their_last_talk() -> None:
+    [contact] = decoded("v1.history.contacts").writes
+    assert contact.mutation.stamp.version == Version(0, 7)  # type: ignore[union-attr]
+    chat = decoded("v1.history.chats").writes[0].mutation
+    assert isinstance(chat, ChatRow)
+    assert chat.stamp.version == Version(builders.SENT_AT * 10**9, 7)
+
+
+@pytest.mark.rule("PSS-1")
+def test_the_last_batch_asks_for_a_later_look_at_its_agent() -> None:
+    event = decoded("v1.history.messages", builders.history_messages(is_last_batch=True, agent_id="A"))
+    request = event.writes[-1].mutation
+    assert isinstance(request, PostScanRequest)
+    assert (request.agent_id, request.stored_at.timestamp()) == ("A", STORED_NS / 1e9)
+    for changes in ({"is_last_batch": True}, {"agent_id": "A"}, {"is_last_batch": False, "agent_id": "A"}):
+        assert len(decoded("v1.history.messages", builders.history_messages(**changes)).writes) == 2
+
+
+def test_refs_number_the_writes_of_all_events_together() -> None:
+    refs = itertools.count()
+    events = []
+    for event_type in ("v1.history.messages", "v1.chats.upsert"):
+        delivery = FakeDelivery(event_type)
+        metadata = EventMetadata(event_type, "{}", STORED_NS, 7, None)
+        events.append(ReceivedEvent(TENANT, delivery, metadata))
+        decode(events[-1], delivery.data, refs)
+    assert [write.mutation.ref for event in events for write in event.writes] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("items", [1, 2, 3, 4, 5])
+def test_a_history_batch_decoded_in_steps_is_the_one_decoded_at_once(items: int, last: bool) -> None:
+    messages = [builders.message(message_id=f"M{number}") for number in range(3)]
+    payload = builders.history_messages(messages[0], {}, *messages[1:], is_last_batch=last, agent_id="A")
+    whole = decoded("v1.history.messages", payload)
+    event = ReceivedEvent(TENANT, whole.delivery, whole.metadata)
+    refs, steps = itertools.count(), 1
+    while not decode(event, whole.delivery.data, refs, items):
+        steps += 1
+    assert steps == math.ceil(4 / items)
+    assert [(write.mutation, write.index) for write in event.writes] == [
+        (write.mutation, write.index) for write in whole.writes
+    ]
+    assert str(event.conclude()) == str(whole.conclude())
+    assert remaining_payload(event) == remaining_payload(whole)
+
+
+@pytest.mark.parametrize("data", [b"{oops", b'{"messages":1}', b"{}", b'{"messages":[]}'])
+def test_a_history_batch_without_items_is_decoded_in_one_step(data: bytes) -> None:
+    whole = decoded("v1.history.messages", data=data)
+    event = ReceivedEvent(TENANT, whole.delivery, whole.metadata)
+    assert decode(event, data, itertools.count(), 1)
+    assert (event.writes, str(event.error)) == ([], str(whole.error))
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_a_history_batch_is_released_in_steps(count: int) -> None:
+    event = decoded("v1.history.messages", builders.history_messages(*[builders.message()] * 3, {}))
+    steps = 1
+    while not event.release_items(count):
+        steps += 1
+    assert steps == math.ceil(4 / count)
+    assert isinstance(event.payload, History)
+    assert (event.writes, event.payload.items) == ([], [])
+
+
+@pytest.mark.parametrize("event_type", ["v1.chats.upsert", "v1.history.chats"])
+@pytest.mark.parametrize("data", [b"{oops", b"{}", b'{"chats":[{},1]}', b'{"chats":1}'])
+def test_a_refused_event_is_freed_without_the_garbage_collector(event_type: str, data: bytes) -> None:
+    """A flood of large ones would fill the memory before it comes."""
+    gc.disable()
+    try:
+        event = decoded(event_type, data=data)
+        event.conclude()
+        delivery = weakref.ref(event.delivery)
+        del event
+        assert delivery() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(("data", "kind"), [(b"{oops", errors.Malformed), (b"{}", errors.Invalid)])
+def test_a_bad_event_has_its_error_and_no_writes(data: bytes, kind: type[errors.EventError]) -> None:
+    event = decoded("v1.chats.upsert", data=data)
+    assert isinstance(event.conclude(), kind)
+    assert event.writes == []
+    assert remaining_payload(event) == data
+
+
+@pytest.mark.parametrize("event_type", ["v1.chats.upsert", "v1.history.chats"])
+def test_an_unexpected_exception_gives_the_whole_event_up(
+    event_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise LookupError("a fault of ours")
+
+    monkeypatch.setattr("agents.rows.mutation", fail)
+    event = decoded(event_type)
+    assert isinstance(event.conclude(), errors.UnexpectedError)
+    assert remaining_payload(event) == event.delivery.data
+
+
+@pytest.mark.rule("HIS-1")
+def test_only_the_bad_items_of_a_batch_remain_and_the_error_names_each() -> None:
+    items = [
+        builders.chat(),
+        {"chat_id": "B"},
+        builders.chat(chat_id="C"),
+        "text",
+        builders.chat(chat_id="E"),
+    ]
+    event = decoded("v1.history.chats", builders.history_chats(*items))
+    event.writes[1].error = errors.Rejected("database: SQLSTATE 22003")
+    error = event.conclude()
+    assert isinstance(error, errors.Invalid)
+    text = str(error)
+    assert text.startswith("fatal: chats[1]: validation failed: jid is required")
+    assert "; chats[2]: database: SQLSTATE 22003; chats[3]: cannot decode" in text
+    assert json.loads(remaining_payload(event)) == {"chats": [items[1], items[2], items[3]]}
+
+
+@pytest.mark.rule("HIS-4")
+def test_one_item_that_may_pass_keeps_all_bad_ones_in_line() -> None:
+    event = decoded(
+        "v1.history.chats", builders.history_chats({}, builders.chat(), builders.chat(chat_id="C"))
+    )
+    event.writes[1].error = errors.DatabaseError("database: gone")
+    error = event.conclude()
+    assert isinstance(error, errors.DatabaseError)
+    assert "chats[0]: validation failed" in str(error)
+    assert str(error).startswith("retryable: ")
+
+
+def test_a_batch_without_failures_has_no_error() -> None:
+    event = decoded("v1.history.chats")
+    assert event.conclude() is None
+
+
+def test_a_later_look_that_could_not_be_noted_remains_alone() -> None:
+    event = decoded("v1.history.messages", builders.history_messages(is_last_batch=True, agent_id='A"'))
+    event.writes[-1].error = errors.Rejected("x")
+    event.conclude()
+    assert json.loads(remaining_payload(event)) == {"messages": [], "is_last_batch": True, "agent_id": 'A"'}
+
+
+def test_a_remainder_of_items_does_not_ask_for_the_later_look_again() -> None:
+    payload = builders.history_messages(builders.message(), {}, is_last_batch=True, agent_id="A")
+    event = decoded("v1.history.messages", payload)
+    event.conclude()
+    assert json.loads(remaining_payload(event)) == {"messages": [{}]}
+
+
+def test_the_text_of_very_many_bad_items_stays_short() -> None:
+    event = decoded("v1.history.chats", {"chats": [None] * 50_000})
+    text = str(event.conclude())
+    assert len(text) < 200_000
+    assert text.endswith("; and 49000 more")
+
+
+def test_only_a_realtime_message_is_onboarded() -> None:
+    assert onboarding_task(decoded("v1.messages.upsert")) is not None
+    for event_type in ("v1.history.messages", "v1.messages.update", "v1.chats.upsert"):
+        assert onboarding_task(decoded(event_type)) is None
+
+
+@pytest.mark.rule("ROW-1")
+def test_last_metadata_is_json_whatever_the_names() -> None:
+    position = MessageMetadata('st"ream', "consumer", "hub", 7, 3, 1, STORED_NS, 0)
+    assert json.loads(last_metadata(position, "id\n\u2713", "v1.chats.upsert.C", "2026-11-24T07:15:30Z")) == {
+        "stream": 'st"ream',
+        "consumer": "consumer",
+        "stream_sequence": 7,
+        "consumer_sequence": 3,
+        "domain": "hub",
+        "message_id": "id\n\u2713",
+        "message_subject": "v1.chats.upsert.C",
+        "processed_at": "2026-11-24T07:15:30Z",
+    }
