@@ -1,8 +1,8 @@
 """Every documented action and error type, provoked on a running worker (contract 3.8, 3.9).
 
-`panic` needs a fault of ours, which a correct worker has not: see `tests/unit/test_routing_agent.py`.
+`panic` needs a fault of ours, which a correct worker has not: see `tests/unit/test_routing.py`.
 `nak_dlq_marshal_fail` cannot be reached, for every event has an envelope (OC6): what would happen is in
-`tests/unit/test_dead_letters.py`.
+`tests/unit/test_settlement.py`.
 """
 
 from __future__ import annotations
