@@ -31,25 +31,27 @@ soak: $(READY) ## the tests' properties and bodies, fresh ones and very many, th
 	SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) tests/properties $(ARGS)
 	$(BIN)/python -m tests.soak
 
-guards: $(READY) ## take out one guard after the other: some test must fail each time (ARGS="word of a guard's name")
-	$(BIN)/python -m tools.guards $(ARGS)
+guards: $(READY) ## mutation checks: break one protection after the other, some test must fail each time (ARGS="word of a name")
+	$(BIN)/python -m tools.mutation_checks $(ARGS)
 
-faults: $(READY) ## let faults strike under load, on single servers and clusters (ARGS="--kind cluster --jobs 2"; resumable)
+faults: $(READY) ## inject faults under load, on single servers and clusters (ARGS="--kind cluster --jobs 2"; resumable)
 	$(BIN)/python -m tests.faults $(ARGS)
 
 monitoring-check: $(READY) ## check what watches the worker: Prometheus, alerts, dashboards, containers, page
 	$(BIN)/python -m pytest tests/monitoring $(ARGS)
 
-check: $(READY) ## style, types, who imports whom, and whether constraints.txt is in step
+check: $(READY) ## style, types, who imports whom, and whether constraints.txt and the tables of docs/ are in step
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.constraints
+	$(BIN)/python -m tools.reference
 
-format: $(READY) ## put the code into its form
+format: $(READY) ## put the code into its form, and write the tables of docs/ from it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python -m tools.reference --write
 
 bench: $(READY) ## measure speed, cost, growth and fairness against a bare pipeline (ARGS="--lines realtime,paced --runs 1")
 	$(BIN)/python -m tests.bench $(ARGS)

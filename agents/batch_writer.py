@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic, Protocol, TypeVar
 
-from agents.backoff import Backoff
 from agents.circuit_breaker import CircuitBreaker
 from agents.outage_probe import OutageProbe
+from events.backoff import Backoff
 from tables.errors import QueryTimeout, SerializationFailure, StorageError, Unavailable
 
 # A sub-batch that runs into a time limit this often may be to blame itself.

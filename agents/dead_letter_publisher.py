@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, Literal, Protocol
 
-from agents.backoff import Backoff
 from agents.batch_writer import Health
 from agents.dead_letter import DeadLetter
+from events.backoff import Backoff
 from events.delivery import Publisher, TooLarge
 from events.errors import BrokerError
 from events.subjects import Tenant

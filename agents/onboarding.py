@@ -277,7 +277,7 @@ class OnboardingSink:
             task.status = "success_exists"
         for task, outcome in zip(new, outcomes, strict=True):
             task.status = "success_created" if outcome.created else "success_exists"
-            if outcome.settled:
+            if outcome.complete:
                 self.known_pairs.add(self.tenant, task.message.pair, outcome.since)
         return bool(new)
 

@@ -11,13 +11,13 @@ from contextlib import nullcontext, suppress
 from typing import Protocol
 
 from agents import retry_policy
-from agents.backoff import Backoff
 from agents.batch_writer import WhileWaiting
 from agents.dead_letter import DeadLetter
 from agents.dead_letter_publisher import DeadLetterPublisher, Destination, park
 from agents.received_event import ReceivedEvent
 from agents.retry_policy import RetryPolicy
 from events import envelope
+from events.backoff import Backoff
 from events.delivery import Delivery
 from events.envelope import Envelope
 from events.errors import BrokerError, EventError, UnknownSubject

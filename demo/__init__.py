@@ -1,1 +1,1 @@
-"""The demonstration, and the embedded servers that it shares with the tests."""
+"""The demonstration and the load generator."""

@@ -19,12 +19,13 @@ import nats
 from nats.aio.client import Client
 
 from demo.run import Run
+from demo.worker import DemoWorker, running_worker
 from events.subjects import Tenant
 from testkit.accounting import Report
 from testkit.prometheus import PREFERRED_PORT, RULES, Prometheus
 from testkit.publisher import PublishError
 from testkit.servers import NatsServer, PostgresServer, ServerError
-from testkit.worker import Worker, WorkerError
+from testkit.worker import WorkerError
 
 COMPANIES: Final = ("KopiNusa01", "TokoJaya02")
 _ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -85,12 +86,12 @@ def _run(stack: ExitStack, options: argparse.Namespace) -> int:
         dsn = stack.enter_context(PostgresServer()).dsn
     asyncio.run(_reachable(nats_url, dsn))
     print("starting the worker: faust -A streams.app worker", flush=True)
-    worker = stack.enter_context(Worker(companies, nats_url=nats_url, postgres_dsn=dsn))
-    _tell(worker, _watched(stack, worker), nats_url, dsn, companies)
+    worker = stack.enter_context(running_worker(companies, nats_url, dsn))
+    _print_addresses(worker, _watched(stack, worker), nats_url, dsn, companies)
     return asyncio.run(_drive(worker, nats_url, dsn, companies, options))
 
 
-def _watched(stack: ExitStack, worker: Worker) -> str:
+def _watched(stack: ExitStack, worker: DemoWorker) -> str:
     """Start Prometheus, if the system has it: where it is, or why there is none. The demo goes on without it."""
     program = shutil.which("prometheus")
     if program is None:
@@ -136,13 +137,13 @@ async def _ignore(_error: Exception) -> None:
 
 
 async def _drive(
-    worker: Worker, nats_url: str, dsn: str, companies: Sequence[str], options: argparse.Namespace
+    worker: DemoWorker, nats_url: str, dsn: str, companies: Sequence[str], options: argparse.Namespace
 ) -> int:
     stopping = asyncio.Event()
     for number in _ENDS:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     client = await _connected(nats_url, allow_reconnect=True)
-    run = Run(client.jetstream(), dsn, companies, seed=options.seed)
+    run = Run(client, dsn, companies, seed=options.seed)
     work: Coroutine[Any, Any, Report | None] = (
         _proof(run, options.events) if options.events else run.flow(options.rate)
     )
@@ -162,7 +163,7 @@ async def _drive(
     return _outcome(tasks, worker)
 
 
-def _outcome(tasks: dict[str, asyncio.Task[Any]], worker: Worker) -> int:
+def _outcome(tasks: dict[str, asyncio.Task[Any]], worker: DemoWorker) -> int:
     for task in (tasks["watch"], tasks["work"]):
         if not task.cancelled() and (error := task.exception()):
             raise error
@@ -181,7 +182,9 @@ async def _proof(run: Run, events: int) -> Report:
     return await run.settle()
 
 
-def _tell(worker: Worker, watcher: str, nats_url: str, dsn: str, companies: Sequence[str]) -> None:
+def _print_addresses(
+    worker: DemoWorker, watcher: str, nats_url: str, dsn: str, companies: Sequence[str]
+) -> None:
     schema = Tenant(companies[0]).schema
     shown = _masked(dsn)
     print(

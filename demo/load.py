@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Final
@@ -16,10 +17,11 @@ from nats.aio.client import Client
 
 from demo.load_metrics import LoadError, Tally, page
 from demo.load_options import Options, parse
-from demo.load_publisher import Publisher
-from demo.load_report import Progress, State, Summary
+from demo.load_report import Latencies, Progress, State, Summary
 from demo.load_traffic import LoadTraffic, in_turns
 from events.subjects import Tenant
+from testkit.publisher import Confirmed, Publisher, PublishError
+from testkit.traffic import Publication
 
 _POLL: Final = 0.25
 _CLOSE: Final = 2.0
@@ -39,7 +41,7 @@ def main() -> int:
         with page(tally, options.metrics_port) as port:
             print(f"seed {options.seed}, metrics on http://127.0.0.1:{port}/metrics", flush=True)
             return 0 if asyncio.run(Load(options, tally, Progress(sys.stdout)).run()) else 1
-    except LoadError as error:
+    except PublishError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
 
@@ -52,7 +54,13 @@ class Load:
         self._tally = tally
         self._progress = progress
         self._client = Client()
-        self._publisher = Publisher(self._client, tally, window=options.window)
+        self._publisher = Publisher(
+            self._client, window=options.window, on_confirmed=self._confirmed, on_failed=self._failed
+        )
+        self._latencies = Latencies()
+        self._reasons: Counter[str] = Counter()
+        self._repeats = 0
+        self._last_answer = 0.0
         self._trouble = "no answer"
         self._refused = False
         self._stage: asyncio.Task[None] | None = None
@@ -63,15 +71,15 @@ class Load:
         self._largest_lag = 0.0
 
     async def run(self) -> bool:
-        """Publish, and tell the summary; whether all is well. Raises `LoadError`."""
+        """Publish, and print the summary; whether all is well. Raises `PublishError`."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupt)
-        failure: LoadError | None = None
+        failure: PublishError | None = None
         try:
             await self._until_signal(1, self._prepare())
             await self._until_signal(1, self._publish())
-        except LoadError as error:
+        except PublishError as error:
             if not self._started:
                 raise
             failure = error
@@ -79,7 +87,8 @@ class Load:
             await self._until_signal(2, self._publisher.finish())
             await self._close()
         if self._started:
-            self._progress.end(self._state())
+            self._progress.update(self._state())
+            self._progress.end()
         summary = self._summary()
         self._progress.say(summary.text())
         if failure:
@@ -160,7 +169,7 @@ class Load:
         return None
 
     async def _publish(self) -> None:
-        """Send what the options ask for, each event at its time. Raises `LoadError`."""
+        """Send what the options ask for, each event at its time. Raises `PublishError`."""
         self._started = time.monotonic()
         watch = asyncio.create_task(self._watch())
         try:
@@ -168,11 +177,24 @@ class Load:
                 if self._ended(number):
                     return
                 await self._until_due(number)
-                await self._publisher.send(traffic.event(time.time()))
+                await self._publisher.wait_room()
+                publication = traffic.event(time.time())
+                self._tally.counts[publication.subject].attempted += 1
+                await self._publisher.send(publication)
         finally:
             watch.cancel()
             with suppress(asyncio.CancelledError):
                 await watch
+
+    def _confirmed(self, event: Confirmed) -> None:
+        self._tally.counts[event.publication.subject].confirmed += 1
+        self._latencies.add(event.seconds)
+        self._repeats += event.repeat
+        self._last_answer = time.monotonic()
+
+    def _failed(self, publication: Publication, reason: str) -> None:
+        self._tally.counts[publication.subject].errors += 1
+        self._reasons[reason] += 1
 
     def _traffic(self) -> list[LoadTraffic]:
         options = self._options
@@ -211,7 +233,7 @@ class Load:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._progress.every)
-            self._progress.show(self._state())
+            self._progress.update(self._state())
 
     def _state(self) -> State:
         elapsed = time.monotonic() - self._started
@@ -224,15 +246,14 @@ class Load:
         return State(elapsed, total, share, self._behind)
 
     def _summary(self) -> Summary:
-        publisher, options = self._publisher, self._options
         return Summary(
             tally=self._tally,
-            latencies=publisher.latencies,
-            reasons=publisher.reasons,
-            duplicates=publisher.duplicates,
+            latencies=self._latencies,
+            reasons=self._reasons,
+            duplicates=self._repeats,
             elapsed=self._elapsed(),
-            rate=options.rate,
-            planned=options.planned,
+            rate=self._options.rate,
+            planned=self._options.planned,
             largest_lag=self._largest_lag,
             stopped=self._signals > 0,
         )
@@ -240,7 +261,7 @@ class Load:
     def _elapsed(self) -> float:
         """To the last confirmation, or to the end of the last event's turn if that is later."""
         turns = self._tally.total().attempted / self._options.rate if self._options.rate else 0.0
-        return max(self._publisher.last_answer - self._started, turns, 0.0)
+        return max(self._last_answer - self._started, turns, 0.0)
 
     async def _close(self) -> None:
         await self._publisher.close()

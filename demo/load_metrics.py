@@ -1,4 +1,4 @@
-"""What the load generator counts, and its page of metrics (contract 10, Load Test Overview)."""
+"""What the load generator counts, and its page of metrics."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from events.subjects import EVENT_TYPES, Tenant
+from testkit.publisher import PublishError
 
 _LABELS: Final = ("subject", "company_id")
 
 
-class LoadError(RuntimeError):
-    """The load generator cannot go on; the message is one line."""
+class LoadError(PublishError):
+    """The load generator cannot start; the message is one line."""
 
 
 @dataclass(slots=True)

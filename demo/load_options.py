@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from demo.load_traffic import DEFAULT_MIX, Mix, mix, short
-from streams.config.variables import PORT, companies, duration, number, servers
+from streams.config.names import COMPANIES, SERVERS
+from streams.config.scalars import PORT, duration, number
 from testkit.account import AGENTS
 
 _LOCAL: Final = "nats://127.0.0.1:4222"
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
     weights = ",".join(f"{short(name)}={weight:g}" for name, weight in DEFAULT_MIX.items())
     url = os.environ.get("NATS_URL") or _LOCAL
-    add("--companies", companies, "whose events, separated by commas", required=True, metavar="A,B")
+    add("--companies", COMPANIES, "whose events, separated by commas", required=True, metavar="A,B")
     add("--rate", _rate, "events a second over all companies, 0: as fast as confirmed (100)", default=100.0)
     ends = parser.add_mutually_exclusive_group()
     ends.add_argument("--duration", type=_named(_seconds), help="such as 90s or 5m, or seconds")
@@ -85,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     seed = number(0)
     add("--seed", seed, "same seed: same rows (each run another one)", default=random.randrange(2**31))
     add("--window", number(1, 100_000), "events without confirmation at a time (256)", default=256)
-    add("--nats-url", servers, "NATS servers (NATS_URL, else the local one)", default=url, metavar="URL")
+    add("--nats-url", SERVERS, "NATS servers (NATS_URL, else the local one)", default=url, metavar="URL")
     add("--metrics-port", PORT, "port of /metrics, 0: any free one (9091)", default=9091)
     add("--wait", _seconds, "for NATS and the streams to be there, at most (30s)", default=30.0)
     return parser

@@ -1,13 +1,13 @@
-"""How a load run is told: latencies, a live line or plain ones, and the summary (pure but for the output)."""
+"""The report of a load run: latencies, a live line or plain ones, and the summary."""
 
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TextIO
 
+from demo.live_line import LiveLine
 from demo.load_metrics import Counts, Tally
 
 # Seconds between refreshes of a line on a terminal, and between lines of a log.
@@ -54,46 +54,29 @@ class State:
     behind: float
 
 
-class Progress:
-    """Writes the state: over the same line on a terminal, else a new line every few seconds."""
+class Progress(LiveLine):
+    """How far a run is, with the rate since the call before; on a terminal with a bar."""
 
     def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self._live = out.isatty()
-        self.every = LIVE_EVERY if self._live else LINE_EVERY
+        super().__init__(out)
+        self.every = LIVE_EVERY if self.live else LINE_EVERY
         self._before = (0.0, 0)
 
-    def show(self, state: State) -> None:
-        """Tell how far it is; the rate is that since the last call."""
+    def update(self, state: State) -> None:
+        """Show it."""
         since, confirmed = self._before
         rate = (state.total.confirmed - confirmed) / max(state.elapsed - since, 1e-9)
         self._before = (state.elapsed, state.total.confirmed)
-        line = (
+        self.show(
             f"{self._how_far(state)}  confirmed {state.total.confirmed} ({rate:.0f}/s)  errors {state.total.errors}"
             f"  behind {state.behind:.1f} s"
         )
-        if self._live:
-            # A line that wraps cannot be written over.
-            line = f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}"
-        self._out.write(line if self._live else f"{line}\n")
-        self._out.flush()
-
-    def end(self, state: State) -> None:
-        """Tell it for the last time, and leave the line."""
-        self.show(state)
-        self._out.write("\n")
-        self._out.flush()
-
-    def say(self, text: str) -> None:
-        """Write a line of its own."""
-        self._out.write(f"\r\x1b[K{text}\n" if self._live else f"{text}\n")
-        self._out.flush()
 
     def _how_far(self, state: State) -> str:
         if state.share is None:
             return f"{state.elapsed:.0f} s"
         share = min(state.share, 1.0)
-        if not self._live:
+        if not self.live:
             return f"{share:4.0%}"
         full = int(share * _BAR)
         return f"[{'#' * full}{'.' * (_BAR - full)}] {share:4.0%}"
@@ -152,8 +135,8 @@ class Summary:
 
     def _percentiles(self) -> str:
         found = [(name, self.latencies.quantile(share)) for name, share in _PERCENTILES]
-        told = [f"{name} {seconds * 1000:.1f} ms" for name, seconds in found if seconds is not None]
-        return "  ".join(told) or "nothing was confirmed"
+        shown = [f"{name} {seconds * 1000:.1f} ms" for name, seconds in found if seconds is not None]
+        return "  ".join(shown) or "nothing was confirmed"
 
 
 _PERCENTILES: Final = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))

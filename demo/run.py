@@ -10,13 +10,13 @@ from typing import Final
 
 import asyncpg
 import nats
-from nats.js import JetStreamContext
+from nats.aio.client import Client
 
 from demo.progress import Counts, Progress, read_metrics
 from testkit.accounting import Accounting, Report
-from testkit.final_places import Backlog, backlog, gather, total
-from testkit.oracle import in_order
-from testkit.publisher import Ledger, Publisher
+from testkit.differences import Problem
+from testkit.evidence import Backlog, backlog, gather, total
+from testkit.publisher import Confirmed, Ledger, Publisher
 from testkit.traffic import Traffic, merged
 
 # Retries of one event come up to 8 s apart; without any progress for this long, something is stuck.
@@ -24,36 +24,41 @@ PATIENCE: Final = 60.0
 # For a dead letter whose replay has begun, once all else is quiet.
 SETTLING: Final = 10.0
 _REFRESH: Final = 1.0
+_TRIES: Final = 5
 _POLL: Final = 0.25
 
 
 class Run:
     """Traffic for `companies`, for which nothing was published before."""
 
-    def __init__(self, js: JetStreamContext, dsn: str, companies: Sequence[str], *, seed: int) -> None:
-        self._js = js
+    def __init__(self, client: Client, dsn: str, companies: Sequence[str], *, seed: int) -> None:
+        self._js = client.jetstream()
         self._dsn = dsn
         self._companies = companies
         self._seed = seed
-        self._ledger = Ledger(js)
-        self._publisher = Publisher(js)
+        self._ledger = Ledger(self._js)
+        self._confirmed: list[Confirmed] = []
+        self._publisher = Publisher(client, tries=_TRIES, on_confirmed=self._note)
+        self._endless = False
         self._progress = Progress()
         self._counts = Counts()
 
     async def flow(self, rate: float) -> None:
         """Publish at `rate` events a second, without end."""
-        self._publisher.keep = False
+        self._endless = True
+        await self._publisher.start()
         start = time.monotonic()
         for number, publication in enumerate(merged(self._traffic())):
             await asyncio.sleep(max(0.0, start + number / rate - time.monotonic()))
-            await self._publisher.publish(publication)
+            await self._publisher.send(publication)
 
     async def publish(self, count: int) -> None:
         """Publish `count` events as fast as they are confirmed. Raises `PublishError`."""
         for company in self._companies:
             await self._ledger.follow(company)
+        await self._publisher.start()
         for publication in merged(self._traffic(), count):
-            await self._publisher.publish(publication)
+            await self._publisher.send(publication)
         await self._publisher.finish()
 
     async def settle(self) -> Report:
@@ -63,7 +68,7 @@ class Run:
         moved = time.monotonic()
         while True:
             state = await self._backlog()
-            quiet = not state.lag and not self._ledger.unseen(self._publisher.confirmed)
+            quiet = not state.lag and not self._ledger.unseen(self._confirmed)
             report, size = await self.account() if quiet else (None, ())
             if report is not None and report.ok:
                 return report
@@ -77,15 +82,16 @@ class Run:
         """The account as things are now, and a value that changes when they do."""
         report = Report()
         sizes: list[object] = []
-        confirmed = self._publisher.confirmed
+        confirmed = self._confirmed
         for one in confirmed:
             counts = report.counts[one.publication.event_type]
             counts["published"] += 1
             counts["repeats"] += one.repeat
         for one in self._ledger.unseen(confirmed):
             report.counts[one.publication.event_type]["missing"] += 1
-            report.problems.append(f"{one.publication.subject} sequence {one.sequence}: not in the stream")
-        published = sorted(self._ledger.published(confirmed), key=in_order)
+            text = f"{one.publication.subject} sequence {one.sequence}: not in the stream"
+            report.problems.append(Problem("lost", text))
+        published = list(self._ledger.published(confirmed))
         database = await asyncpg.connect(self._dsn)
         try:
             for company in self._companies:
@@ -104,13 +110,18 @@ class Run:
             if (text := await asyncio.to_thread(page)) is not None:
                 self._counts = read_metrics(text)
             with suppress(nats.errors.Error):
-                self._progress.show(self._publisher.published, self._counts, await self._backlog())
+                self._progress.update(self._publisher.published, self._counts, await self._backlog())
             await asyncio.sleep(_REFRESH)
 
     async def close(self) -> None:
         """Leave the progress line and stop reading."""
         self._progress.end()
+        await self._publisher.close()
         await self._ledger.close()
+
+    def _note(self, event: Confirmed) -> None:
+        if not self._endless:
+            self._confirmed.append(event)
 
     async def _backlog(self) -> Backlog:
         return total([await backlog(self._js, company) for company in self._companies])

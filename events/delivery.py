@@ -85,6 +85,60 @@ class Publisher(Protocol):
         ...
 
 
+class SourceStatus(Protocol):
+    """What readiness, watchdog and status page read of a source. Times are `time.monotonic()` seconds."""
+
+    @property
+    def name(self) -> str:
+        """Consumer type and company, as `/ready` names the source."""
+        ...
+
+    @property
+    def tenant(self) -> Tenant:
+        """Whose events it pulls."""
+        ...
+
+    @property
+    def role(self) -> ConsumerType:
+        """The type of its consumer."""
+        ...
+
+    @property
+    def stream(self) -> str:
+        """The stream it pulls from."""
+        ...
+
+    @property
+    def durable(self) -> str:
+        """The name of its consumer."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is pulling."""
+        ...
+
+    @property
+    def held(self) -> int:
+        """Deliveries in flight: received and not settled yet."""
+        ...
+
+    @property
+    def progress_count(self) -> int:
+        """Deliveries that were received or settled since the start."""
+        ...
+
+    @property
+    def last_fetch(self) -> float:
+        """When a pull request was last answered."""
+        ...
+
+    @property
+    def last_progress(self) -> float:
+        """When a delivery was last settled, or nothing was in flight."""
+        ...
+
+
 class TooLarge(Exception):
     """The message is bigger than the broker takes."""
 

@@ -1,4 +1,4 @@
-"""Where everything is put together: settings, connections, metrics, agents, sources, and Faust around them."""
+"""The composition root: builds connections, metrics, agents and sources from the settings, and Faust around them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,164 +23,82 @@ from agents.settlement import DeadLetterSettlement, Settlement
 from events.delivery import Batch, ConsumerType, Delivery
 from events.subjects import Tenant
 from streams import logs
-from streams.cli.commands import Operations
+from streams.cli.commands import CommandApp, Operations
 from streams.config.settings import Settings, SettingsError
 from streams.jetstream.broker import Broker
 from streams.jetstream.consumer_state import ConsumerStates
 from streams.jetstream.incarnation import IncarnationWatch
 from streams.jetstream.pull_source import PullSource
 from streams.jetstream.reconciler import Reconciler
-from streams.jetstream.specs import ConsumerSpec, byte_share, consumers, share, topology_config
+from streams.jetstream.specs import ConsumerSpec, batch_share, byte_share, consumers, topology_config
 from streams.lifecycle.bootstrap import Bootstrap
-from streams.lifecycle.company_startup import CompanyStarts
+from streams.lifecycle.company_startup import CompanyStartup
+from streams.lifecycle.conditions import Conditions
+from streams.lifecycle.outages import Outages
 from streams.lifecycle.periodic_tasks import GAUGES_EVERY, PeriodicTasks
 from streams.lifecycle.readiness import Readiness
-from streams.lifecycle.scheduler import PeriodicTask, Scheduler
-from streams.lifecycle.serving import Serving
+from streams.lifecycle.scheduler import PeriodicTask, Scheduler, WakeUp
+from streams.lifecycle.sources import Sources
 from streams.lifecycle.startup import Startup
 from streams.lifecycle.watchdog import LOOK_EVERY, Activity, Watchdog
 from streams.monitoring import http, status_page
 from streams.monitoring.metrics import Metrics
-from streams.monitoring.metrics_history import EVERY
+from streams.monitoring.metrics_history import SNAPSHOT_EVERY, MetricsHistory
 from streams.monitoring.source_meter import SourceMeter
+from streams.monitoring.worker_status import WorkerStatus
 from streams.version import VERSION
-from streams.worker.application import Connections, EventsApp, EventsWorker, use_fast_loop
+from streams.worker.application import Connections, EventsWorker, use_fast_loop
 from streams.worker.channel import DirectChannel
-from streams.worker.shutdown import drain_budget
+from streams.worker.shutdown import Shutdown, drain_budget
 from tables.connection.pool import Database
 from tables.tenant import TenantTables
 
 
+@dataclass(frozen=True, slots=True)
+class Agents:
+    """The agents, and the channels that lead to them."""
+
+    routing: Routing
+    replay: DeadLetterReplayer
+    settlement: Settlement
+    batches: DirectChannel[Batch]
+    dead_letter_batches: DirectChannel[Batch]
+
+    def channel(self, role: ConsumerType) -> DirectChannel[Batch]:
+        """Where the batches of this type of consumer go."""
+        return self.dead_letter_batches if role == "dlq" else self.batches
+
+    async def on_max_deliveries(self, spec: ConsumerSpec, delivery: Delivery) -> None:
+        """Handle a message that reached the limit of an operator's consumer."""
+        if spec.role == "dlq":
+            await self.replay.on_max_deliveries(spec.tenant, delivery)
+        else:
+            await self.routing.on_max_deliveries(spec.tenant, spec.role, delivery)
+
+
 class Container:
-    """The parts of one worker. `app` is the Faust application around them."""
+    """Builds the parts of one worker, each from those above it. `app` is the Faust application around them."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.readiness = Readiness()
-        self.ready = asyncio.Event()
+        self.shutdown = Shutdown(settings.stop_timeout)
+        self.conditions = Conditions()
+        self.consumer_states = ConsumerStates()
+        self.activity = Activity()
+        self.topology = topology_config(settings)
         self.metrics = Metrics(
             [tenant.company for tenant in settings.tenants],
             jid_limit=settings.metrics_jid_limit,
             version=VERSION,
         )
-        self.consumer_states = ConsumerStates()
-        self.activity = Activity()
         self.database = Database(settings.postgres_dsn, size=settings.postgres_pool_size)
-        self.tables = {tenant: self._tables_of(tenant) for tenant in settings.tenants}
-        self.topology = topology_config(settings)
-        self.app = self._faust_app()
-        self.broker = Broker(
-            urls=settings.nats_servers,
-            name=f"daisi-wa-events-processor {VERSION}",
-            on_closed=partial(self.app.fail, "the connection to NATS was closed for good"),
-            on_reconnect=self.metrics.reconnected,
-            login=settings.login,
-            domain=settings.nats_jetstream_domain or "",
-        )
+        self.tables = {tenant: self._tables(tenant) for tenant in settings.tenants}
+        self.broker = self._broker()
         self.reconciler = Reconciler(
             api=self.broker,
             config=self.topology,
             consumer_states=self.consumer_states,
-            readiness=self.readiness,
-        )
-        self._agents()
-        self._services()
-        self.app.operations = Operations(
-            tenants=settings.tenants,
-            database=self.database,
-            broker=self.broker,
-            topology=self.topology,
-            bootstrap=self.bootstrap,
-        )
-
-    def _tables_of(self, tenant: Tenant) -> TenantTables:
-        observer = self.activity.observer(tenant.company, self.metrics.database_observer(tenant.company))
-        return TenantTables(
-            self.database, tenant.schema, observer, post_scan_delay=self.settings.postscan_delay
-        )
-
-    def _faust_app(self) -> EventsApp:
-        settings = self.settings
-        app = EventsApp(
-            "daisi-wa-events-processor",
-            # Never connected: Faust wants a broker's name, and JetStream is ours.
-            broker="kafka://none.invalid",
-            Worker=EventsWorker,
-            web_port=settings.server_port,
-            web_bind=",".join(settings.server_bind),
-            stop_timeout=settings.stop_timeout,
-            agent_supervisor="mode.supervisors.CrashingSupervisor",
-        )
-        metrics = self.metrics if settings.metrics_enabled else None
-        http.register(app, metrics=metrics, readiness=self.readiness.reasons, version=VERSION)
-        return app
-
-    def _agents(self) -> None:
-        """Three agents, each on a channel of its own, registered by hand and by name."""
-        settings, tables = self.settings, self.tables.__getitem__
-        self.batches: DirectChannel[Batch] = DirectChannel(self.app)
-        self.dead_letter_batches: DirectChannel[Batch] = DirectChannel(self.app)
-        onboarding_jobs: DirectChannel[OnboardingJob] = DirectChannel(self.app)
-        policies = retry_policies(settings)
-        throttle = HistoryThrottle()
-        self.settlement = Settlement(
-            dead_letters=DeadLetterPublisher(
-                publisher=self.broker,
-                stream=settings.dlq_stream,
-                tables=tables,
-                meter=self.metrics,
-                health=self.readiness,
-            ),
-            subject=settings.dlq_subject,
-            meter=self.metrics,
-        )
-        writer = EventWriter(tables=tables, writer=BatchWriter("storing", self.readiness), throttle=throttle)
-        onboarding = Onboarding(
-            tables=lambda tenant: self.tables[tenant].onboarding,
-            probe=lambda tenant: self.tables[tenant].probe,
-            writer=BatchWriter("onboarding", self.readiness),
-            settlement=self.settlement,
-            meter=self.metrics,
-            send=onboarding_jobs.send_item,
-            pool_size=settings.onboarding_pool_size,
-            queue_size=settings.onboarding_queue_size,
-            max_block=settings.onboarding_max_block,
-        )
-        self.routing = Routing(
-            writer=writer,
-            settlement=self.settlement,
-            onboarding=onboarding,
-            policies=policies,
-            throttle=throttle,
-            meter=self.metrics,
-        )
-        self.dlq = DeadLetterReplayer(
-            writer=writer,
-            onboarding=onboarding,
-            settlement=DeadLetterSettlement(tables=tables, policy=policies["dlq"], meter=self.metrics),
-            policy=policies["dlq"],
-            workers=settings.dlq_workers,
-            meter=self.metrics,
-        )
-        self.post_scan = PostScan(tables=lambda tenant: self.tables[tenant].post_scan)
-        self.app.agent(self.batches, name="routing")(self.routing.run)
-        self.app.agent(self.dead_letter_batches, name="dlq")(self.dlq.run)
-        self.app.agent(onboarding_jobs, name="onboarding")(onboarding.run)
-        self.metrics.watch_dlq(lambda: self.dlq.queue_length, lambda: self.dlq.active)
-        self.metrics.watch_onboarding(lambda: onboarding.waiting)
-
-    def _services(self) -> None:
-        settings = self.settings
-        specs = [spec for tenant in settings.tenants for spec in consumers(self.topology, tenant)]
-        self.sources = {spec: self._source(spec) for spec in specs}
-        self.serving = Serving(
-            broker=self.broker,
-            reconciler=self.reconciler,
-            sources=self.sources,
-            given_up=self._given_up,
-            # Not the app: it stops its services one after the other, each within seconds.
-            run=lambda service: self.startup.add_runtime_dependency(service),
-            drop=lambda service: self.startup.remove_dependency(service),
+            readiness=self.conditions,
         )
         self.bootstrap = Bootstrap(
             settings=settings,
@@ -187,104 +106,221 @@ class Container:
             broker=self.broker,
             tables=self.tables.__getitem__,
         )
-        self.companies = CompanyStarts(
-            specs=specs,
-            stream=self.reconciler.stream,
-            schema=self.bootstrap.schema,
-            consumer=self.serving.consumer,
-            serve=self.serving.serve,
-            prepared=lambda: self.scheduler.hurry(),
-            readiness=self.readiness,
+        self.app = self._app()
+        self.agents = self._agents()
+        self.specs = [spec for tenant in settings.tenants for spec in consumers(self.topology, tenant)]
+        self.pull_sources = {spec: self._pull_source(spec) for spec in self.specs}
+        self.sources = Sources(
+            broker=self.broker,
+            reconciler=self.reconciler,
+            sources=self.pull_sources,
+            on_max_deliveries=self.agents.on_max_deliveries,
         )
-        self.readiness.broker_problem = lambda: self.broker.problem
-        self.readiness.ping_database = self.database.ping
-        self.readiness.dead_agents = self.app.dead_agents
-        self.readiness.sources = self.serving.started
+        self.outages = Outages(
+            conditions=self.conditions, broker=self.broker, ping_database=self.database.ping
+        )
         self.watchdog = Watchdog(
-            sources=self.serving.started,
+            sources=self.sources.started_sources,
             consumer_states=self.consumer_states,
             activity=self.activity,
             limit=settings.stall_timeout,
-            outage=self.readiness.outage,
-            fail=self.app.fail,
+            outage=self.outages.current,
+            fail=self.shutdown.fail,
         )
-        self.readiness.stalled = self.watchdog.problems
-        self.metrics.watch_readiness(self.readiness.reasons)
-        self.app.connections = [
-            self.broker,
-            Connections("the connections to PostgreSQL", self.database.close),
-        ]
-        self.scheduler = Scheduler(self._chores(), self.ready)
-        self.startup = Startup(
-            steps=self.bootstrap.steps(),
-            companies=self.companies,
-            sources=self.serving.started,
-            readiness=self.readiness,
-            ready=self.ready,
-            fail=self.app.fail,
-            after=self.settlement.stop,
+        self.readiness = Readiness(
+            conditions=self.conditions,
+            outages=self.outages,
+            watchdog=self.watchdog,
+            sources=self.sources.started_sources,
+            dead_agents=self.app.dead_agents,
         )
-        self.app.startup = [self.scheduler, self.startup]
+        self._register_pages()
+        self._register_services()
 
-    def _chores(self) -> list[PeriodicTask]:
-        chores = PeriodicTasks(
-            database=self.database,
-            tenants=self.companies.companies,
-            tables=self.tables.__getitem__,
-            api=self.broker,
-            config=self.topology,
+    def _tables(self, tenant: Tenant) -> TenantTables:
+        observer = self.activity.observer(tenant.company, self.metrics.database_observer(tenant.company))
+        return TenantTables(
+            self.database, tenant.schema, observer, post_scan_delay=self.settings.postscan_delay
+        )
+
+    def _broker(self) -> Broker:
+        settings = self.settings
+        return Broker(
+            urls=settings.nats_servers,
+            name=f"daisi-wa-events-processor {VERSION}",
+            on_closed=partial(self.shutdown.fail, "the connection to NATS was closed for good"),
+            on_reconnect=self.metrics.reconnected,
+            login=settings.login,
+            domain=settings.nats_jetstream_domain or "",
+        )
+
+    def _app(self) -> CommandApp:
+        settings = self.settings
+        return CommandApp(
+            "daisi-wa-events-processor",
+            # Never connected: Faust requires a broker's name.
+            broker="kafka://none.invalid",
+            Worker=EventsWorker,
+            web_port=settings.server_port,
+            web_bind=",".join(settings.server_bind),
+            agent_supervisor="mode.supervisors.CrashingSupervisor",
+            shutdown=self.shutdown,
+            connections=[
+                self.broker,
+                Connections("the connections to PostgreSQL", self.database.close),
+            ],
+            operations=Operations(
+                tenants=settings.tenants,
+                database=self.database,
+                broker=self.broker,
+                topology=self.topology,
+                bootstrap=self.bootstrap,
+            ),
+        )
+
+    def _agents(self) -> Agents:
+        """Three agents, each on a channel of its own, registered by hand and by name."""
+        settings, tables = self.settings, self.tables.__getitem__
+        batches: DirectChannel[Batch] = DirectChannel(self.app)
+        dead_letter_batches: DirectChannel[Batch] = DirectChannel(self.app)
+        onboarding_jobs: DirectChannel[OnboardingJob] = DirectChannel(self.app)
+        policies = retry_policies(settings)
+        throttle = HistoryThrottle()
+        settlement = Settlement(
+            dead_letters=DeadLetterPublisher(
+                publisher=self.broker,
+                stream=settings.dlq_stream,
+                tables=tables,
+                meter=self.metrics,
+                health=self.conditions,
+            ),
+            subject=settings.dlq_subject,
             meter=self.metrics,
-            consumer_states=self.consumer_states,
-            post_scan=self.post_scan.run_due,
-            served=self.companies.is_served,
-            publish=self.settings.postgres_auto_migrate,
         )
-        incarnations = IncarnationWatch(self.broker, [source.incarnation for source in self.sources.values()])
-        return [
-            *chores.all(),
-            *self._page(list(self.sources.values())),
-            PeriodicTask("stall watch", LOOK_EVERY, self.watchdog.look),
-            PeriodicTask("incarnations of streams", GAUGES_EVERY, incarnations.look),
-        ]
+        writer = EventWriter(tables=tables, writer=BatchWriter("storing", self.conditions), throttle=throttle)
+        onboarding = Onboarding(
+            tables=lambda tenant: self.tables[tenant].onboarding,
+            probe=lambda tenant: self.tables[tenant].probe,
+            writer=BatchWriter("onboarding", self.conditions),
+            settlement=settlement,
+            meter=self.metrics,
+            send=onboarding_jobs.send_item,
+            pool_size=settings.onboarding_pool_size,
+            queue_size=settings.onboarding_queue_size,
+            max_block=settings.onboarding_max_block,
+        )
+        routing = Routing(
+            writer=writer,
+            settlement=settlement,
+            onboarding=onboarding,
+            policies=policies,
+            throttle=throttle,
+            meter=self.metrics,
+        )
+        replay = DeadLetterReplayer(
+            writer=writer,
+            onboarding=onboarding,
+            settlement=DeadLetterSettlement(tables=tables, policy=policies["dlq"], meter=self.metrics),
+            policy=policies["dlq"],
+            workers=settings.dlq_workers,
+            meter=self.metrics,
+        )
+        self.app.agent(batches, name="routing")(routing.run)
+        self.app.agent(dead_letter_batches, name="dlq")(replay.run)
+        self.app.agent(onboarding_jobs, name="onboarding")(onboarding.run)
+        self.metrics.watch_dlq(lambda: replay.queue_length, lambda: replay.active)
+        self.metrics.watch_onboarding(lambda: onboarding.waiting)
+        return Agents(routing, replay, settlement, batches, dead_letter_batches)
 
-    def _source(self, spec: ConsumerSpec) -> PullSource:
-        channel = self.dead_letter_batches if spec.role == "dlq" else self.batches
+    def _pull_source(self, spec: ConsumerSpec) -> PullSource:
         return PullSource(
             broker=self.broker,
             tenant=spec.tenant,
             role=spec.role,
             stream=spec.stream,
             durable=spec.durable,
-            batch_size=share(spec.batch_size, len(self.settings.tenants)),
+            batch_size=batch_share(spec.batch_size, len(self.settings.tenants)),
             batch_bytes=byte_share(spec.role, len(self.settings.tenants)),
             ack_wait=spec.ack_wait,
-            send=channel.send_item,
+            send=self.agents.channel(spec.role).send_item,
             restore=partial(self.reconciler.restore, spec),
             meter=SourceMeter(self.metrics, spec.tenant.company),
             drain_budget=drain_budget(self.settings.stop_timeout),
-            recovered=partial(self.readiness.answered, f"{spec.role} {spec.tenant.company}"),
+            recovered=partial(self.conditions.answered, f"{spec.role} {spec.tenant.company}"),
         )
 
-    def _page(self, sources: Sequence[PullSource]) -> list[PeriodicTask]:
-        """Put the page for people on the web server; the chore fills its charts. Not without metrics."""
+    def _register_pages(self) -> None:
+        self.metrics.watch_readiness(self.readiness.reasons)
+        http.register(
+            self.app,
+            metrics=self.metrics if self.settings.metrics_enabled else None,
+            readiness=self.readiness.reasons,
+            version=VERSION,
+        )
+
+    def _register_services(self) -> None:
+        ready, wake_up = asyncio.Event(), WakeUp()
+        companies = CompanyStartup(
+            specs=self.specs,
+            stream=self.reconciler.stream,
+            schema=self.bootstrap.schema,
+            consumer=self.sources.make_consumer,
+            start_source=self.sources.start_source,
+            on_company=wake_up.notify,
+            conditions=self.conditions,
+        )
+        startup = Startup(
+            steps=self.bootstrap.steps(),
+            companies=companies,
+            sources=self.sources,
+            conditions=self.conditions,
+            ready=ready,
+            fail=self.shutdown.fail,
+            on_drained=self.agents.settlement.stop,
+        )
+        scheduler = Scheduler(self._periodic_tasks(companies), ready, wake_up)
+        self.app.register_services(scheduler, startup)
+
+    def _periodic_tasks(self, companies: CompanyStartup) -> list[PeriodicTask]:
+        post_scan = PostScan(tables=lambda tenant: self.tables[tenant].post_scan)
+        tasks = PeriodicTasks(
+            database=self.database,
+            tenants=companies.companies,
+            tables=self.tables.__getitem__,
+            api=self.broker,
+            config=self.topology,
+            meter=self.metrics,
+            consumer_states=self.consumer_states,
+            post_scan=post_scan.run_due,
+            served=companies.is_served,
+            publish=self.settings.postgres_auto_migrate,
+        )
+        sources = list(self.pull_sources.values())
+        incarnations = IncarnationWatch(self.broker, [source.incarnation for source in sources])
+        return [
+            *tasks.all(),
+            *self._status_page(sources),
+            PeriodicTask("watchdog", LOOK_EVERY, self.watchdog.look),
+            PeriodicTask("incarnations of streams", GAUGES_EVERY, incarnations.look),
+        ]
+
+    def _status_page(self, sources: Sequence[PullSource]) -> list[PeriodicTask]:
+        """Put the status page on the web server; the task takes the samples for its charts. Not without metrics."""
         if not self.settings.metrics_enabled:
             return []
-        samples = status_page.install(
-            self.app,
+        companies = [tenant.company for tenant in self.settings.tenants]
+        history = MetricsHistory(self.metrics.collectors, companies)
+        status = WorkerStatus(
             version=VERSION,
-            companies=[tenant.company for tenant in self.settings.tenants],
+            companies=companies,
             sources=sources,
             agents=lambda: {name: name not in self.app.dead_agents() for name in self.app.agents},
             readiness=self.readiness.reasons,
             collectors=self.metrics.collectors,
+            history=history,
         )
-        return [PeriodicTask("samples for the page", EVERY, samples.take)]
-
-    async def _given_up(self, spec: ConsumerSpec, delivery: Delivery) -> None:
-        if spec.role == "dlq":
-            await self.dlq.on_max_deliveries(spec.tenant, delivery)
-        else:
-            await self.routing.on_max_deliveries(spec.tenant, spec.role, delivery)
+        status_page.register(self.app, status)
+        return [PeriodicTask("samples for the page", SNAPSHOT_EVERY, history.record)]
 
 
 def retry_policies(settings: Settings) -> dict[ConsumerType, RetryPolicy]:
@@ -301,7 +337,7 @@ def retry_policies(settings: Settings) -> dict[ConsumerType, RetryPolicy]:
     }
 
 
-def build(environ: Mapping[str, str]) -> EventsApp:
+def build(environ: Mapping[str, str]) -> CommandApp:
     """The app for these variables. Raises `SettingsError`."""
     settings = Settings.from_env(environ)
     logs.configure(settings.log_level)

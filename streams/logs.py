@@ -1,4 +1,4 @@
-"""Logs: JSON lines on stdout, from our code and from the libraries alike (contract 8.5).
+"""Logs: JSON lines on stdout, from our code and from the libraries alike.
 
 `configure` sets up the standard library's logging; `Worker` keeps Faust from setting it up once more, and the
 `worker` command from printing its banner to stdout.
@@ -31,7 +31,7 @@ _LEVELS: Final = {
 _NAMES: Final = {"warning": "warn", "critical": "error", "exception": "error"}
 _OURS: Final = ("streams", "agents", "tables")
 # Their texts repeat row values (`DETAIL: Key (...)=(...)`), payloads or connection URLs.
-_TALKATIVE: Final = ("asyncpg.", "msgspec.", "json.", "urllib.")
+_WITH_DATA: Final = ("asyncpg.", "msgspec.", "json.", "urllib.")
 
 
 def configure(level: str = "info", *, stream: TextIO | None = None) -> None:
@@ -73,7 +73,7 @@ def configure(level: str = "info", *, stream: TextIO | None = None) -> None:
 
 
 def _arranged(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """The keys of contract 8.5 in front, credentials blotted out."""
+    """The documented keys first, credentials removed."""
     level = str(event.pop("level", "info"))
     line: dict[str, Any] = {
         "level": _NAMES.get(level, level),
@@ -87,7 +87,7 @@ def _arranged(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
         value = redacted_value(key, value)
         line.setdefault(key, _clean(value) if isinstance(value, str) else value)
     if error is not None:
-        line["stacktrace"] = _clean("".join(_told(error, set())))
+        line["stacktrace"] = _clean("".join(_traceback(error, set())))
     return line
 
 
@@ -110,19 +110,19 @@ def _exception(given: object) -> BaseException | None:
     return sys.exception() if given else None
 
 
-def _told(error: BaseException, seen: set[int]) -> Iterator[str]:
+def _traceback(error: BaseException, seen: set[int]) -> Iterator[str]:
     """A traceback, causes first, without the texts that may hold data."""
     seen.add(id(error))
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if before is not None and id(before) not in seen:
-        yield from _told(before, seen)
+        yield from _traceback(before, seen)
     for part in error.exceptions if isinstance(error, BaseExceptionGroup) else ():
         if id(part) not in seen:
-            yield from _told(part, seen)
+            yield from _traceback(part, seen)
     yield from traceback.format_tb(error.__traceback__)
     kind = type(error)
     name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-    yield f"{name}\n" if name.startswith(_TALKATIVE) else f"{name}: {error}\n"
+    yield f"{name}\n" if name.startswith(_WITH_DATA) else f"{name}: {error}\n"
 
 
 class Worker(faust.Worker):

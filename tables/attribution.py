@@ -1,4 +1,4 @@
-"""What an incoming message means for its sender's contact and log row (contract 5.3 to 5.5; no SQL here).
+"""What an incoming message means for its sender's contact and log row (ONB-4 to ONB-10); no SQL here.
 
 Messages may come late or again, so everything is decided by versions and ends the same in any order: the
 message with the lowest version is the first one and gives the origin, the highest gives `assigned_to`, tags are a
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from tables.contact_index import Contact, ContactIndex, derived_chat_id
-from tables.last_writer_wins import EventStamp, Version, parse, stamped
+from tables.last_writer_wins import EventStamp, Version, encode_metadata, parse
 
 PLAIN_ORIGIN: Final = "DirectChat"
 PLAIN_TAG: Final = "Onboarded"
@@ -46,14 +46,14 @@ class Incoming(NamedTuple):
 
     @property
     def contact_chat_id(self) -> str:
-        """The chat_id that a contact made for it should get (OC7)."""
+        """The chat_id that a contact made for it should get."""
         if self.jid.endswith(_GROUP):
             return derived_chat_id(self.agent_id, self.phone)
         return self.chat_id
 
 
 @dataclass(slots=True, eq=False)
-class Log:
+class LogRow:
     """One row of `onboarding_log`; without `stored_id` it is new, without version it is not ours to correct."""
 
     agent_id: str
@@ -70,127 +70,129 @@ class Log:
         self.version = message.stamp.version
         self.message_id = message.message_id
         self.sent_at = message.sent_at
-        self.last_metadata = stamped(message.stamp.metadata, message.stamp.version)
+        self.last_metadata = encode_metadata(message.stamp.metadata, message.stamp.version)
         self.changed = True
 
 
-Logs = dict[tuple[str, str], Log]
+Logs = dict[tuple[str, str], LogRow]
 
 
-def onboard(book: ContactIndex, logs: Logs, company: str, message: Incoming) -> bool:
+def onboard(index: ContactIndex, logs: Logs, company: str, message: Incoming) -> bool:
     """Apply `message` to the contacts and logs at hand; returns whether a contact was made.
 
-    A pair that is in the log, but whose contact somebody deleted, gets no new one (contract 5.3, step 1).
+    A pair that is in the log, but whose contact somebody deleted, gets no new one.
     """
     log = logs.get(message.pair)
-    contact = book.find(company, message.agent_id, message.phone, message.contact_chat_id)
+    contact = index.find(company, message.agent_id, message.phone, message.contact_chat_id)
     created = False
     if contact is not None:
-        _update(book, contact, log, message)
+        _update(index, contact, log, message)
     elif log is None:
-        _create(book, company, message)
+        _create(index, company, message)
         created = True
     if log is None:
-        log = logs[message.pair] = Log(message.agent_id, message.phone)
+        log = logs[message.pair] = LogRow(message.agent_id, message.phone)
         log.take(message)
     elif _precedes(message, log.version):
         log.take(message)
     return created
 
 
-def _precedes(message: Incoming, known: Version | None) -> bool:
+def _precedes(message: Incoming, other: Version | None) -> bool:
     version = message.stamp.version
-    return version is not None and known is not None and known.supersedes(version)
+    return version is not None and other is not None and other.supersedes(version)
 
 
-def _mark(message: Incoming) -> str:
+def _version_text(message: Incoming) -> str:
     return str(message.stamp.version or "")
 
 
-def _create(book: ContactIndex, company: str, message: Incoming) -> None:
-    contact = book.add(company, message.agent_id, message.phone, message.contact_chat_id)
+def _create(index: ContactIndex, company: str, message: Incoming) -> None:
+    contact = index.add(company, message.agent_id, message.phone, message.contact_chat_id)
     contact.first_message_id = message.message_id
     contact.first_message_timestamp = message.sent_at
-    marked = ["first_message_id"]
+    versioned = ["first_message_id"]
     if message.campaign is None:
         contact.origin, contact.tags = PLAIN_ORIGIN, PLAIN_TAG
-        marked += ["origin", "tags"]
+        versioned += ["origin", "tags"]
     else:
         contact.tags, contact.assigned_to, contact.origin = message.campaign
         if contact.origin:
-            marked.append("origin")
+            versioned.append("origin")
     version = message.stamp.version
-    contact.last_metadata = stamped(message.stamp.metadata, version, dict.fromkeys(marked, version))
+    contact.last_metadata = encode_metadata(
+        message.stamp.metadata, version, dict.fromkeys(versioned, version)
+    )
 
 
-def _update(book: ContactIndex, contact: Contact, log: Log | None, message: Incoming) -> None:
-    book.repair(contact, message.contact_chat_id)
-    marks = contact.marks
-    before = dict(marks)
+def _update(index: ContactIndex, contact: Contact, log: LogRow | None, message: Incoming) -> None:
+    index.repair(contact, message.contact_chat_id)
+    versions = contact.column_versions
+    before = dict(versions)
     if log is None or _precedes(message, log.version):
-        _first_message(contact, marks, message)
+        _first_message(contact, versions, message)
     if message.campaign is None:
-        if _takes_origin(contact, marks, log, message):
-            _plain(contact, marks, message)
-        if marks != before:
-            contact.apply(message.stamp, {}, marks)
+        if _takes_origin(contact, versions, log, message):
+            _plain(contact, versions, message)
+        if versions != before:
+            contact.apply(message.stamp, {}, versions)
         return
-    _campaign(contact, marks, message, message.campaign)
+    _campaign(contact, versions, message, message.campaign)
     assigned_to = message.campaign.assigned_to
-    contact.apply(message.stamp, {"assigned_to": assigned_to} if assigned_to else {}, marks)
+    contact.apply(message.stamp, {"assigned_to": assigned_to} if assigned_to else {}, versions)
 
 
-def _first_message(contact: Contact, marks: dict[str, str], message: Incoming) -> None:
+def _first_message(contact: Contact, versions: dict[str, str], message: Incoming) -> None:
     if not contact.first_message_id:
-        # A zero timestamp leaves the column as it is (contract 5.5).
+        # A zero timestamp leaves the column as it is.
         contact.first_message_timestamp = message.sent_at or contact.first_message_timestamp
-    elif _precedes(message, parse(marks.get("first_message_id"))):
+    elif _precedes(message, parse(versions.get("first_message_id"))):
         contact.first_message_timestamp = message.sent_at
     else:
         return
     contact.first_message_id = message.message_id
-    marks["first_message_id"] = _mark(message)
+    versions["first_message_id"] = _version_text(message)
 
 
-def _takes_origin(contact: Contact, marks: dict[str, str], log: Log | None, message: Incoming) -> bool:
+def _takes_origin(contact: Contact, versions: dict[str, str], log: LogRow | None, message: Incoming) -> bool:
     if contact.origin:
-        return _precedes(message, parse(marks.get("origin")))
+        return _precedes(message, parse(versions.get("origin")))
     if message.campaign is not None or log is None:
         return True
-    # Known as onboarded: nothing more to do (contract 5.3), unless no message of ours had an origin to give.
-    return log.version is not None and "origin" not in marks
+    # Known as onboarded: nothing more to do, unless no message of ours had an origin to give.
+    return log.version is not None and "origin" not in versions
 
 
-def _plain(contact: Contact, marks: dict[str, str], message: Incoming) -> None:
+def _plain(contact: Contact, versions: dict[str, str], message: Incoming) -> None:
     contact.origin = PLAIN_ORIGIN
-    marks["origin"] = _mark(message)
+    versions["origin"] = _version_text(message)
     tags = with_plain_tag(contact.tags)
-    if tags != contact.tags or "tags" in marks:
-        marks["tags"] = marks["origin"]
+    if tags != contact.tags or "tags" in versions:
+        versions["tags"] = versions["origin"]
     contact.tags = tags
 
 
 def with_plain_tag(tags: str | None) -> str:
     """`tags` with the tag of a plain message behind them, unless it is among them."""
-    held = _split(tags)
-    if tags and PLAIN_TAG in held:
+    present = _split(tags)
+    if tags and PLAIN_TAG in present:
         return tags
-    return f"{tags},{PLAIN_TAG}" if held else PLAIN_TAG
+    return f"{tags},{PLAIN_TAG}" if present else PLAIN_TAG
 
 
 def _campaign(
-    contact: Contact, marks: dict[str, str], message: Incoming, campaign: CampaignAttribution
+    contact: Contact, versions: dict[str, str], message: Incoming, campaign: CampaignAttribution
 ) -> None:
     tags = _split(contact.tags)
     added = _split(campaign.tags)
-    if campaign.origin and _takes_origin(contact, marks, None, message):
+    if campaign.origin and _takes_origin(contact, versions, None, message):
         contact.origin = campaign.origin
-        marks["origin"] = _mark(message)
-        if marks.pop("tags", None) is not None:
+        versions["origin"] = _version_text(message)
+        if versions.pop("tags", None) is not None:
             tags = [tag for tag in tags if tag != PLAIN_TAG]
             contact.tags = ",".join(tags)
     if PLAIN_TAG in added:
-        marks.pop("tags", None)
+        versions.pop("tags", None)
     if added:
         contact.tags = ",".join(dict.fromkeys([*tags, *added]))
 

@@ -1,25 +1,26 @@
-"""The contacts that one batch touches: who is who, and which chat_id is free (contract 3.5, 5.4; no SQL here)."""
+"""The contacts that one batch writes, found by pair and by chat_id; no SQL here."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Final
 from uuid import uuid4
 
-from tables.last_writer_wins import EventStamp, PendingMerge, merge, remembered
+from tables.last_writer_wins import EventStamp, PendingMerge, decode_metadata, merge
+from tables.queries import StoredRow
 
 _PUNCTUATION: Final = str.maketrans("", "", "+ ()")
 _NEWEST_WINS: Final = ("push_name", "assigned_to")
-# The lowest version wins for these, so a row always says which one that is. The mark of `tags` is there while
-# the tag of a plain message is ours to take back (see `tables.attribution`).
-_MARKED: Final = ("origin", "first_message_id", "tags")
+# The lowest version wins for these, so a row always says which one that is. `tags` has a version while the tag of a
+# plain message may be taken back (see `tables.attribution`).
+_EXPLICIT: Final = ("origin", "first_message_id", "tags")
 _NEVER: Final = datetime.datetime.max.replace(tzinfo=datetime.UTC)
 
 
 def clean_phone(phone: str) -> str:
-    """`phone` without plus signs, spaces and brackets; hyphens stay (contract 5.2)."""
+    """`phone` without plus signs, spaces and brackets; hyphens stay."""
     return phone.translate(_PUNCTUATION)
 
 
@@ -29,13 +30,13 @@ def identity(phone: str) -> str:
 
 
 def derived_chat_id(agent_id: str, phone: str) -> str:
-    """The chat_id that an earlier data model gave a contact (contract 5.4)."""
+    """The chat_id that an earlier data model gave a contact (ONB-5)."""
     return f"{agent_id}_{clean_phone(phone).replace('-', '')}"
 
 
 @dataclass(slots=True, eq=False)
 class Contact:
-    """One row as it is stored, changed in place into what it shall be. Empty `stored_id` and version: new."""
+    """One row, changed in place until it is written. Without `stored_id` and `row_version` it is new."""
 
     id: str
     agent_id: str
@@ -54,57 +55,45 @@ class Contact:
     changed: bool = False
 
     @property
-    def marks(self) -> dict[str, str]:
-        """The versions of single columns that the row remembers."""
-        marks = (self._known() or {}).get("versions")
-        return dict(marks) if isinstance(marks, dict) else {}
+    def column_versions(self) -> dict[str, str]:
+        """The versions of single columns in `last_metadata`."""
+        versions = (decode_metadata(self.last_metadata) or {}).get("versions")
+        return dict(versions) if isinstance(versions, dict) else {}
 
     def apply(
-        self, stamp: EventStamp, values: Mapping[str, Any], marks: Mapping[str, str] | None = None
+        self, stamp: EventStamp, values: Mapping[str, Any], column_versions: Mapping[str, str] | None = None
     ) -> None:
-        """Fold in an event: `values` where it is the newest; `marks`, if given, replace the remembered ones."""
-        stored = self._known()
-        if marks is not None:
-            stored = {**(stored or {}), "versions": marks}
+        """Merge an event: `values` where it is the newest; `column_versions`, if given, replace the stored ones."""
+        stored = decode_metadata(self.last_metadata)
+        if column_versions is not None:
+            stored = {**(stored or {}), "versions": column_versions}
         filled = [column for column in _NEWEST_WINS if getattr(self, column)]
-        draft = PendingMerge(stamp, [(stamp, values)])
-        settled = merge(draft, stored, filled, _MARKED)
-        for column, value in settled.values.items():
+        merged = merge(PendingMerge(stamp, [(stamp, values)]), stored, filled, _EXPLICIT)
+        for column, value in merged.values.items():
             setattr(self, column, value)
-        self.last_metadata = settled.metadata
+        self.last_metadata = merged.metadata
         self.changed = True
-
-    def _known(self) -> dict[str, Any] | None:
-        return remembered(self.last_metadata)
-
-
-class Row(Protocol):
-    """A row of the statement `find`, by column name."""
-
-    def __getitem__(self, column: str, /) -> Any:
-        """The value of a column."""
-        ...
 
 
 class ContactIndex:
     """The contacts found for one batch, and those it adds."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
+    def __init__(self, rows: Iterable[StoredRow]) -> None:
         """`rows` are those of the statement `find`; of contacts with the same pair the oldest counts."""
-        self._pairs: dict[tuple[str, str], list[Contact]] = {}
-        self._holders: dict[str, Contact] = {}
-        self._contacts: dict[str, Contact] = {}
+        self._by_pair: dict[tuple[str, str], list[Contact]] = {}
+        self._by_chat_id: dict[str, Contact] = {}
+        self._by_id: dict[str, Contact] = {}
         for row in sorted(rows, key=lambda row: (row["created_at"] or _NEVER, row["id"])):
-            if row["id"] not in self._contacts:
-                self._contacts[row["id"]] = self._enter(_contact(row))
+            if row["id"] not in self._by_id:
+                self._by_id[row["id"]] = self._enter(_contact(row))
         self._added: list[Contact] = []
 
     def find(self, company: str, agent_id: str, phone: str, chat_id: str = "") -> Contact | None:
-        """The contact of a pair; else the one that holds `chat_id`, if it has the same agent and no phone yet."""
-        for contact in self._pairs.get((agent_id, identity(phone)), ()):
+        """The contact of a pair; else the one that has `chat_id`, if it is of the same account and without phone."""
+        for contact in self._by_pair.get((agent_id, identity(phone)), ()):
             if _belongs(contact, company):
                 return contact
-        holder = self._holders.get(chat_id)
+        holder = self._by_chat_id.get(chat_id)
         if holder is None or holder.agent_id != agent_id or not _belongs(holder, company):
             return None
         if holder.phone_number and holder.phone_number != phone:
@@ -112,39 +101,39 @@ class ContactIndex:
         if not holder.phone_number:
             holder.phone_number = phone
             holder.changed = True
-        self._pairs.setdefault((agent_id, identity(phone)), []).append(holder)
+        self._by_pair.setdefault((agent_id, identity(phone)), []).append(holder)
         return holder
 
     def stored(self, contact_id: str) -> Contact | None:
         """The contact that was found with this id."""
-        return self._contacts.get(contact_id)
+        return self._by_id.get(contact_id)
 
-    def held_elsewhere(self, agent_id: str, phone: str) -> bool:
+    def has_pair(self, agent_id: str, phone: str) -> bool:
         """Whether the pair is there, whatever its company."""
-        return (agent_id, identity(phone)) in self._pairs
+        return (agent_id, identity(phone)) in self._by_pair
 
     def add(self, company: str, agent_id: str, phone: str, chat_id: str) -> Contact:
-        """A new contact; its chat_id is the wanted one, the derived one, or none (contract 5.4)."""
+        """A new contact; its chat_id is the wanted one, the derived one, or none."""
         free = self._free_chat_id(chat_id, agent_id, phone)
         contact = Contact(str(uuid4()), agent_id, company, phone, free)
         self._added.append(self._enter(contact))
         return contact
 
     def offer_chat_id(self, contact: Contact, chat_id: str) -> None:
-        """Take `chat_id` where the contact has none or a derived one, and it is free (contract 3.5)."""
+        """Take `chat_id` where the contact has none or a derived one, and it is free."""
         replaceable = ("", None, derived_chat_id(contact.agent_id, contact.phone_number or ""))
-        if chat_id not in self._holders and contact.chat_id in replaceable:
-            self._hold(contact, chat_id)
+        if chat_id not in self._by_chat_id and contact.chat_id in replaceable:
+            self._assign(contact, chat_id)
 
     def repair(self, contact: Contact, chat_id: str = "") -> None:
-        """Give a row that the existing service left without id an id, and a chat_id or NULL (contract C1)."""
+        """Give a row that the existing service left without id an id, and a chat_id or NULL (CTC-6)."""
         if contact.id:
             return
         contact.id = str(uuid4())
         contact.changed = True
         if not contact.chat_id:
             free = self._free_chat_id(chat_id, contact.agent_id, contact.phone_number or "")
-            self._hold(contact, free)
+            self._assign(contact, free)
 
     @property
     def added(self) -> list[Contact]:
@@ -154,46 +143,35 @@ class ContactIndex:
     @property
     def changed(self) -> list[Contact]:
         """The stored contacts to write back, in the order of their ids."""
-        return [self._contacts[key] for key in sorted(self._contacts) if self._contacts[key].changed]
+        return [self._by_id[key] for key in sorted(self._by_id) if self._by_id[key].changed]
 
     def _enter(self, contact: Contact) -> Contact:
         if contact.phone_number:
             pair = (contact.agent_id, identity(contact.phone_number))
-            self._pairs.setdefault(pair, []).append(contact)
+            self._by_pair.setdefault(pair, []).append(contact)
         if contact.chat_id:
-            self._holders[contact.chat_id] = contact
+            self._by_chat_id[contact.chat_id] = contact
         return contact
 
     def _free_chat_id(self, wanted: str, agent_id: str, phone: str) -> str | None:
         candidates = (wanted, derived_chat_id(agent_id, phone))
-        return next((item for item in candidates if item and item not in self._holders), None)
+        return next((each for each in candidates if each and each not in self._by_chat_id), None)
 
-    def _hold(self, contact: Contact, chat_id: str | None) -> None:
-        # The one it had stays taken for this batch: statements see the rows of before.
+    def _assign(self, contact: Contact, chat_id: str | None) -> None:
+        # The chat_id it had stays taken for this batch: the statements see the rows as they were before.
         contact.chat_id = chat_id
         contact.changed = True
         if chat_id:
-            self._holders[chat_id] = contact
+            self._by_chat_id[chat_id] = contact
 
 
 def _belongs(contact: Contact, company: str) -> bool:
     return contact.company_id in (company, "", None)
 
 
-def _contact(row: Row) -> Contact:
-    return Contact(
-        id=row["id"],
-        agent_id=row["agent_id"] or "",
-        company_id=row["company_id"],
-        phone_number=row["phone_number"],
-        chat_id=row["chat_id"],
-        push_name=row["push_name"],
-        tags=row["tags"],
-        assigned_to=row["assigned_to"],
-        origin=row["origin"],
-        first_message_id=row["first_message_id"],
-        first_message_timestamp=row["first_message_timestamp"],
-        last_metadata=row["last_metadata"],
-        stored_id=row["id"],
-        row_version=row["row_version"],
-    )
+_STORED: Final = tuple(field.name for field in fields(Contact) if field.name not in ("stored_id", "changed"))
+
+
+def _contact(row: StoredRow) -> Contact:
+    stored = {name: row[name] for name in _STORED}
+    return Contact(**stored | {"agent_id": row["agent_id"] or "", "stored_id": row["id"]})

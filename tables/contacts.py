@@ -1,40 +1,27 @@
-"""The table `contacts`: one row a (phone, agent), written by events and by onboarding (contract 3.5, 5.4)."""
+"""The contacts of one tenant: a row for each phone and account, of events and of onboarding (CTC-1 to CTC-7)."""
 
 from __future__ import annotations
 
 import hashlib
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tables.contact_index import Contact, ContactIndex, derived_chat_id, identity
 from tables.errors import SerializationFailure
-from tables.mutations import ContactPatch, ContactRow, WriteRejection
-from tables.queries import Observer, load, operation
+from tables.mutations import ContactMutation, ContactPatch, ContactRow, WriteRejection
+from tables.queries import Observer, RowsStatement, load, operation
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
 
-# One lock a pair would exhaust the server's lock table (design 6).
+# One lock for each pair would exhaust the server's lock table.
 SLOTS: Final = 64
 _ENTITY: Final = "Contact"
-_DATA_COLUMNS: Final = (
-    "phone_number",
-    "chat_id",
-    "push_name",
-    "tags",
-    "assigned_to",
-    "origin",
-    "first_message_id",
-    "first_message_timestamp",
-    "last_metadata",
-)
-_INSERTED: Final = ("id", "agent_id", "company_id", *_DATA_COLUMNS)
-_UPDATED: Final = ("stored_id", "row_version", "id", *_DATA_COLUMNS)
 
 
 class ContactLookup(NamedTuple):
-    """What a contact is looked up by: its pair, and a chat_id it may hold or want."""
+    """What a contact is looked up by: its account and phone, and a chat_id it may have or get."""
 
     agent_id: str
     phone: str
@@ -46,91 +33,91 @@ class Contacts:
 
     def __init__(self, schema: str, observer: Observer) -> None:
         self._sql = load("contacts", schema)
+        self._insert = RowsStatement(self._sql["insert"])
+        self._update = RowsStatement(self._sql["update"])
         self._observer = observer
         digest = hashlib.blake2b(f"contacts of {schema}".encode(), digest_size=8).digest()
         self._first_key = int.from_bytes(digest, signed=True) & ~(SLOTS - 1)
 
     async def write(
-        self, connection: Connection, changes: Sequence[ContactRow | ContactPatch], *, bulk: bool = False
+        self, connection: Connection, mutations: Sequence[ContactMutation], *, bulk: bool = False
     ) -> list[WriteRejection]:
-        """Write `changes`; returns those that no row would take (contract 3.5).
+        """Write `mutations`; returns those that no row takes. A pair that comes more than once makes one contact.
 
-        A repeated pair makes one contact. Raises `Contended` when another program changed a contact meanwhile.
+        Raises `SerializationFailure` when another program changed a contact meanwhile.
         """
-        if not changes:
+        if not mutations:
             return []
-        book = await self.look_up(connection, [_place(change) for change in changes])
-        # Rows first: an update that came in front of its upsert finds it all the same.
-        upserted = {id(upsert(book, change)) for change in changes if isinstance(change, ContactRow)}
-        patches = [change for change in changes if isinstance(change, ContactPatch)]
-        refusals = [refusal for change in patches if (refusal := rename(book, change)) is not None]
+        index = await self.look_up(connection, [_lookup(mutation) for mutation in mutations])
+        # Rows first: an update that comes before its upsert finds it all the same.
+        upserted = {id(upsert(index, row)) for row in mutations if isinstance(row, ContactRow)}
+        patches = [mutation for mutation in mutations if isinstance(mutation, ContactPatch)]
+        rejections = [it for patch in patches if (it := rename(index, patch)) is not None]
         name = "BulkUpsertContacts" if bulk else "UpsertContact"
-        await self.insert(connection, book.added, name)
-        await self.update(connection, [item for item in book.changed if id(item) in upserted], name)
-        await self.update(connection, [item for item in book.changed if id(item) not in upserted])
-        return refusals
+        await self.insert(connection, index.added, name)
+        await self.update(connection, [each for each in index.changed if id(each) in upserted], name)
+        await self.update(connection, [each for each in index.changed if id(each) not in upserted])
+        return rejections
 
-    async def look_up(self, connection: Connection, places: Iterable[ContactLookup]) -> ContactIndex:
-        """Lock these places against every other writer until the transaction ends, and read their contacts."""
+    async def look_up(self, connection: Connection, lookups: Iterable[ContactLookup]) -> ContactIndex:
+        """Lock these contacts against every other writer until the transaction ends, whether they exist or not."""
         pairs, chat_ids = set[tuple[str, str]](), set[str]()
-        for place in places:
-            pairs.add((place.agent_id, identity(place.phone)))
-            chat_ids.update((place.chat_id, derived_chat_id(place.agent_id, place.phone)))
+        for lookup in lookups:
+            pairs.add((lookup.agent_id, identity(lookup.phone)))
+            chat_ids.update((lookup.chat_id, derived_chat_id(lookup.agent_id, lookup.phone)))
         chat_ids.discard("")
-        agents, phones = zip(*sorted(pairs), strict=True) if pairs else ((), ())
+        accounts, phones = zip(*sorted(pairs), strict=True) if pairs else ((), ())
         with operation(self._observer, "FindContact", _ENTITY):
             await connection.fetchval(self._sql["lock"], self._lock_keys(chat_ids))
-            return ContactIndex(await connection.fetch(self._sql["find"], agents, phones, sorted(chat_ids)))
+            return ContactIndex(await connection.fetch(self._sql["find"], accounts, phones, sorted(chat_ids)))
 
     async def insert(self, connection: Connection, contacts: Sequence[Contact], name: str) -> None:
-        """Insert new contacts. Raises `Contended` when another program took a chat_id meanwhile."""
-        if contacts:
-            with operation(self._observer, name, _ENTITY):
-                await self._execute(connection, "insert", contacts, _INSERTED)
+        """Insert new contacts. Raises `SerializationFailure` when another program took a chat_id meanwhile."""
+        await self._execute(connection, self._insert, contacts, name)
 
     async def update(
         self, connection: Connection, contacts: Sequence[Contact], name: str = "UpdateContact"
     ) -> None:
-        """Write contacts back. Raises `Contended` when another program changed one meanwhile."""
-        if contacts:
-            with operation(self._observer, name, _ENTITY):
-                await self._execute(connection, "update", contacts, _UPDATED)
+        """Write contacts back. Raises `SerializationFailure` when another program changed one meanwhile."""
+        await self._execute(connection, self._update, contacts, name)
 
     async def _execute(
-        self, connection: Connection, statement: str, contacts: Sequence[Contact], columns: Sequence[str]
+        self, connection: Connection, statement: RowsStatement, contacts: Sequence[Contact], name: str
     ) -> None:
-        arrays: list[list[Any]] = [[getattr(item, column) for item in contacts] for column in columns]
-        status = await connection.execute(self._sql[statement], *arrays)
-        if int(status.rpartition(" ")[2]) != len(contacts):
-            raise SerializationFailure("another program changed a contact meanwhile")
+        if not contacts:
+            return
+        with operation(self._observer, name, _ENTITY):
+            status = await connection.execute(statement.text, *statement.of_objects(contacts))
+            if int(status.rpartition(" ")[2]) != len(contacts):
+                raise SerializationFailure("another program changed a contact meanwhile")
 
     def _lock_keys(self, chat_ids: Iterable[str]) -> list[int]:
         # The derived chat_id stands for the pair, so a pair and a chat_id that usually agree share a key.
-        return sorted({self._first_key + zlib.crc32(item.encode()) % SLOTS for item in chat_ids})
+        return sorted({self._first_key + zlib.crc32(each.encode()) % SLOTS for each in chat_ids})
 
 
-def _place(change: ContactRow | ContactPatch) -> ContactLookup:
-    chat_id = change.chat_id if isinstance(change, ContactRow) else ""
-    return ContactLookup(change.agent_id, change.phone_number, chat_id)
+def _lookup(mutation: ContactMutation) -> ContactLookup:
+    chat_id = mutation.chat_id if isinstance(mutation, ContactRow) else ""
+    return ContactLookup(mutation.agent_id, mutation.phone_number, chat_id)
 
 
-def upsert(book: ContactIndex, row: ContactRow) -> Contact:
-    """Apply `row` to the contacts at hand; returns the contact it made or found (contract 3.5)."""
-    contact = book.find(row.company_id, row.agent_id, row.phone_number, row.chat_id)
+def upsert(index: ContactIndex, row: ContactRow) -> Contact:
+    """Apply `row` to the index; returns the contact that was added or found."""
+    contact = index.find(row.company_id, row.agent_id, row.phone_number, row.chat_id)
     if contact is None:
-        contact = book.add(row.company_id, row.agent_id, row.phone_number, row.chat_id)
-    book.repair(contact, row.chat_id)
-    book.offer_chat_id(contact, row.chat_id)
+        contact = index.add(row.company_id, row.agent_id, row.phone_number, row.chat_id)
+    index.repair(contact, row.chat_id)
+    index.offer_chat_id(contact, row.chat_id)
     contact.apply(row.stamp, {"push_name": row.push_name} if row.push_name else {})
     return contact
 
 
-def rename(book: ContactIndex, patch: ContactPatch) -> WriteRejection | None:
-    """Apply `patch` to the contacts at hand; a refusal when no contact of its company is there."""
-    contact = book.find(patch.company_id, patch.agent_id, patch.phone_number)
+def rename(index: ContactIndex, patch: ContactPatch) -> WriteRejection | None:
+    """Apply `patch` to the index; a rejection when no contact of its company is there."""
+    contact = index.find(patch.company_id, patch.agent_id, patch.phone_number)
     if contact is None:
-        known = book.held_elsewhere(patch.agent_id, patch.phone_number)
-        return WriteRejection(patch.ref, "company" if known else "not_found")
-    book.repair(contact)
+        exists = index.has_pair(patch.agent_id, patch.phone_number)
+        return WriteRejection(patch.ref, "company" if exists else "not_found")
+    index.repair(contact)
     contact.apply(patch.stamp, {"push_name": patch.push_name} if patch.push_name else {})
     return None

@@ -1,13 +1,13 @@
-"""What can go wrong in PostgreSQL, told apart by what helps.
+"""Errors of PostgreSQL, by what to do about them.
 
 StorageError
-├─ Unavailable    the server, the connection or the whole schema: keep the batch, pause, try again
-├─ Expired        a statement, a lock or the pool took too long: pause, then look for the event to blame
-├─ Contended      a deadlock or a stale plan: the same again, at once
-├─ BadData        perhaps the data of some event: find the event, give it up
-└─ Failed         anything else about a statement: find the event, try it again later
+├─ Unavailable             the server, the connection or the whole schema: keep the batch, back off, retry
+├─ QueryTimeout            a statement, a lock or the pool took too long: back off, then bisect
+├─ SerializationFailure    a deadlock or a stale plan: retry at once
+├─ DataError               perhaps the data of an event: bisect, dead-letter the poison event
+└─ DatabaseError           anything else about a statement: bisect, retry the event later
 
-No event is blamed for one of these alone: see `agents.outage_probe`. The reason for each row of `KINDS` is in
+None of these alone makes an event a poison event: see `agents.outage_probe`. The reason for each row of `KINDS` is in
 docs/specification/database-errors.md.
 """
 
@@ -69,7 +69,7 @@ class DatabaseError(StorageError):
 
 
 READ_ONLY: Final = "25006"
-# A SQLSTATE, or a class of them; the longer one counts. What is in neither is `Failed`.
+# A SQLSTATE, or a class of them; the longer one counts. Any other is a `DatabaseError`.
 KINDS: Final[Mapping[str, type[StorageError]]] = {
     "08": Unavailable,
     "0A000": SerializationFailure,
@@ -97,9 +97,9 @@ KINDS: Final[Mapping[str, type[StorageError]]] = {
     "58": Unavailable,
     "F0": Unavailable,
 }
-# Prepared statements that are gone or there twice: a pooler gives the session's server process to others.
+# Prepared statements that are missing or exist twice: a pooler shares the server process with other sessions.
 POOLED: Final = ("26000", "42P05")
-# What a pooler says, or the server behind one, when prepared statements get lost between two transactions.
+# From a pooler, or the server behind one, when prepared statements get lost between two transactions.
 _POOLER: Final = ("08P01", "26", "42P05")
 _POOLER_ADVICE: Final = (
     "is a pooler in transaction mode in between? It has to keep prepared statements (pgbouncer 1.21 or newer with "
@@ -130,10 +130,10 @@ def _of_server(error: asyncpg.PostgresError) -> StorageError:
     text = error.message or ""
     # Never `detail`: PostgreSQL puts the row's values into it. The texts of errors about data hold values as well,
     # and those of errors we do not know (an operator's own trigger) may.
-    told = "" if issubclass(kind, DataError | DatabaseError) else text
+    text_shown = "" if issubclass(kind, DataError | DatabaseError) else text
     if state.startswith(_POOLER):
-        told = f"{told}: {_POOLER_ADVICE}"
-    message = _text(state, told or type(error).__name__, objects)
+        text_shown = f"{text_shown}: {_POOLER_ADVICE}"
+    message = _text(state, text_shown or type(error).__name__, objects)
     return kind(message, state or None, objects=objects, server_text=text)
 
 
@@ -147,9 +147,9 @@ def _objects(error: asyncpg.PostgresError) -> dict[str, str]:
     return {name: value for name, value in fields.items() if value}
 
 
-def _text(state: str, told: str, objects: Mapping[str, str]) -> str:
+def _text(state: str, text: str, objects: Mapping[str, str]) -> str:
     where = " ".join(f"{name} {value}" for name, value in objects.items())
-    return f"SQLSTATE {state}: {told}" + (f" ({where})" if where else "")
+    return f"SQLSTATE {state}: {text}" + (f" ({where})" if where else "")
 
 
 @contextmanager

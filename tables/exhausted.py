@@ -1,4 +1,4 @@
-"""Events that were given up for good, kept for the operators (contract 4.4)."""
+"""Parked events: those that ended for good, kept in `exhausted_events` for the operators (PRK-1)."""
 
 from __future__ import annotations
 
@@ -9,28 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import msgspec
 
+from events.sanitize import sanitize
 from tables.errors import DataError, translated
 from tables.queries import Observer, load, operation
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
 
-# A surrogate pair, half of one, NUL, or any other escape: matching every escape keeps a backslash that is
-# followed by the text u0000.
-_ESCAPE: Final = re.compile(
-    r"\\(?:u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}"
-    r"|(?P<half>u[dD][89a-fA-F][\da-fA-F]{2})|(?P<nul>u0000)|.)",
-    re.DOTALL,
-)
-
-# The field by which a replayed envelope says which row it comes from; readers of envelopes know no such field.
+# The field of a replayed envelope that names the row it was replayed from; readers of envelopes know no such field.
 EXHAUSTED_ID: Final = "exhausted_id"
-# Without the incarnation, which not every letter of an event has.
+# Without the incarnation, which not every envelope of an event has.
 _VERSION: Final = re.compile(r'"event_version": ?"(\d+-\d+)')
 
 
 class ExhaustedRow(NamedTuple):
-    """One given-up event: the payloads are JSON text, the timestamp has a time zone."""
+    """One parked event: the payloads are JSON text, the timestamp has a time zone."""
 
     company_id: str
     source_subject: str
@@ -51,7 +44,7 @@ class Search(NamedTuple):
 
 
 class FoundRow(NamedTuple):
-    """What a list shows of a row. `given_up_at` is when it was last given up; None in rows without `created_at`."""
+    """What a list shows of a row. `given_up_at` is when it was last parked; None in rows without `created_at`."""
 
     id: int
     source_subject: str
@@ -62,7 +55,7 @@ class FoundRow(NamedTuple):
 
 
 class LockedRow(NamedTuple):
-    """A row that nobody else can resolve or open now; `dlq_payload` is JSON text."""
+    """A row locked until the transaction ends; `dlq_payload` is JSON text."""
 
     id: int
     retry_count: int
@@ -90,18 +83,18 @@ class ExhaustedEvents:
         opened again, with the new error and the tries added up; otherwise it stays as it is. Needs a transaction,
         which holds the event's lock.
         What PostgreSQL cannot store is left out (NUL) or replaced (half a surrogate pair); a payload that it
-        does not take as JSON is stored as a JSON string of its text, because there is no other place left for
-        this event. Raises `StorageError`.
+        refuses as JSON is stored as a JSON string of its text, because the event is stored nowhere else. Raises
+        `StorageError`.
         """
         clean = _storable(row)
         with operation(self._observer, "SaveExhaustedEvent", "ExhaustedEvent"):
             await connection.execute(self._sql["lock_event"], self._schema, _identity(clean))
-            if (origin := _origin(clean.dlq_payload)) is not None:
-                await connection.execute(self._sql["lock_row"], origin)
+            if (source_row := _replayed_from(clean.dlq_payload)) is not None:
+                await connection.execute(self._sql["lock_row"], source_row)
             try:
-                return await self._keep(connection, clean, origin)
+                return await self._insert_or_reopen(connection, clean, source_row)
             except DataError:
-                return await self._keep(connection, _as_strings(clean), origin)
+                return await self._insert_or_reopen(connection, _as_strings(clean), source_row)
 
     async def unresolved(self, connection: Connection) -> int:
         """How many rows no operator has resolved."""
@@ -115,9 +108,10 @@ class ExhaustedEvents:
             return stored
 
     async def find(self, connection: Connection, search: Search, limit: int | None = None) -> list[FoundRow]:
-        """Rows for an operator, those that were given up last first. Raises `StorageError`."""
+        """Rows for an operator, the last parked first. Raises `StorageError`."""
         with translated():
-            return [FoundRow(*row) for row in await connection.fetch(self._sql["find"], *search, limit)]
+            rows = await connection.fetch(self._sql["find"], *search, limit)
+            return [FoundRow(**dict(row)) for row in rows]
 
     async def read(self, connection: Connection, row: int) -> dict[str, Any] | None:
         """All of one row, the payloads as indented JSON text; None if there is none. Raises `StorageError`."""
@@ -126,31 +120,33 @@ class ExhaustedEvents:
             return None if found is None else dict(found)
 
     async def lock(self, connection: Connection, row: int) -> LockedRow | None:
-        """One row, kept from others until the transaction ends; None if there is none. Raises `StorageError`."""
+        """One row, locked until the transaction ends; None if there is none. Raises `StorageError`."""
         with translated():
             found = await connection.fetchrow(self._sql["lock"], row)
-            return None if found is None else LockedRow(*found)
+            return None if found is None else LockedRow(**dict(found))
 
-    async def resolve(self, connection: Connection, row: int, deed: str, reason: str = "") -> None:
-        """Mark a row as resolved and note `deed` (done by whom), the time and the reason. Raises `StorageError`."""
+    async def resolve(self, connection: Connection, row: int, action: str, reason: str = "") -> None:
+        """Mark a row as resolved and note `action` (by whom), the time and the reason. Raises `StorageError`."""
         why = f": {_text(reason)}" if reason else ""
         with translated():
-            await connection.execute(self._sql["resolve"], row, _text(deed), why)
+            await connection.execute(self._sql["resolve"], row, _text(action), why)
 
-    async def _keep(self, connection: Connection, row: ExhaustedRow, origin: int | None) -> bool:
+    async def _insert_or_reopen(
+        self, connection: Connection, row: ExhaustedRow, source_row: int | None
+    ) -> bool:
         with translated():
             # A savepoint: a refused payload must not end the caller's transaction.
             async with connection.transaction():
-                return await connection.fetchval(self._sql["keep"], *row, origin) is not None
+                return await connection.fetchval(self._sql["insert_or_reopen"], *row, source_row) is not None
 
 
 def _identity(row: ExhaustedRow) -> str:
-    """The same text for the same event; that another may have it too does no harm."""
+    """The same text for the same event; another event may have it too, which costs no more than a wait."""
     version = _VERSION.search(row.dlq_payload)
     return f"{row.source_subject} {version[1] if version else row.event_timestamp}"
 
 
-def _origin(dlq_payload: str) -> int | None:
+def _replayed_from(dlq_payload: str) -> int | None:
     """The row from which this envelope was replayed; None for any other envelope."""
     try:
         return msgspec.json.decode(dlq_payload, type=_Replayed).exhausted_id
@@ -181,10 +177,4 @@ def _text(text: str) -> str:
 
 
 def _json(text: str) -> str:
-    return _ESCAPE.sub(_mend, _text(text))
-
-
-def _mend(match: re.Match[str]) -> str:
-    if match["nul"]:
-        return ""
-    return "\\ufffd" if match["half"] else match[0]
+    return sanitize(_text(text).encode()).decode()

@@ -1,6 +1,6 @@
-"""Which event's value a column keeps: the newest, whatever the order in which events come (design 5).
+"""Last writer wins by version: which event's value a column keeps, whatever their order (VER-1 to VER-10).
 
-A row's `last_metadata.version` is the version of the newest event on it; `last_metadata.versions` names the
+A row's `last_metadata.version` is the version of the newest event on it; `last_metadata.versions` holds the
 version of each column that differs from it (`""`: written by something that had no version). An empty column
 has no version: any event may fill it.
 """
@@ -16,8 +16,6 @@ import msgspec
 
 # The members of `last_metadata` that are not the event's own.
 _OURS: Final = ("version", "versions", "adopted")
-
-
 # Store times come from the clock of the stream's leader. So far apart, in ns, two events of one incarnation are
 # ordered by sequence: the clocks of the nodes may differ by as much.
 CLOCK_STEP_NS: Final = 10_000_000_000
@@ -26,11 +24,10 @@ _INT64_MAX: Final = 2**63 - 1
 
 
 class Version(msgspec.Struct, frozen=True, gc=False):
-    """Which event it is, among all events: its store time in ns (for a history item: its own time), its sequence, and
-    the incarnation of its stream.
+    """An event's place among all: its store time in ns (of a history item: its own time), sequence and incarnation.
 
     The incarnation is the time in ns at which the stream was made; 0 if it is not known, and for history items. There
-    are no `<` and `>`: the order is no total one (see `supersedes`), so nothing may be sorted by it unawares.
+    is no `<` and no `>`: `supersedes` is no total order, so versions cannot be sorted.
     """
 
     ns: int
@@ -45,7 +42,7 @@ class Version(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def event(self) -> tuple[int, int]:
-        """What is the same however an event's version is written, with its incarnation or without."""
+        """The same for each spelling of an event's version, with its incarnation or without."""
         return self.ns, self.sequence
 
     def supersedes(self, other: Version) -> bool:
@@ -84,7 +81,7 @@ def parse(text: str | None) -> Version | None:
 
 
 class EventStamp(NamedTuple):
-    """The event behind a write. `metadata` is the JSON object of contract 3.1, as text, without versions."""
+    """The event behind a write. `metadata` is the event's part of `last_metadata`, as JSON text without versions."""
 
     version: Version | None
     metadata: str
@@ -112,13 +109,13 @@ def newer(first: EventStamp, second: EventStamp) -> EventStamp:
 
 @dataclass(slots=True)
 class PendingMerge:
-    """What the events of one batch want of one row, in the order in which they came."""
+    """The events of one batch for one row, in the order in which they came."""
 
     newest: EventStamp
     events: list[tuple[EventStamp, Mapping[str, Any]]] = field(default_factory=list)
 
     def add(self, stamp: EventStamp, values: Mapping[str, Any]) -> None:
-        """Fold in an event that feeds `values` (only columns it really feeds: no empty ones)."""
+        """Add an event and its `values`, without columns that it does not feed."""
         self.newest = newer(self.newest, stamp)
         self.events.append((stamp, values))
 
@@ -126,28 +123,27 @@ class PendingMerge:
 class MergeResult(NamedTuple):
     """What to write: the columns that change, and the row's new `last_metadata` as JSON text.
 
-    `held` is the version of each column that is not empty afterwards.
+    `column_versions` has the version of each column that is not empty afterwards.
     """
 
     values: dict[str, Any]
     metadata: str
-    held: Mapping[str, Version | None] = {}
+    column_versions: Mapping[str, Version | None] = {}
 
 
-def stamped(
+def encode_metadata(
     metadata: str,
     version: Version | None,
     versions: Mapping[str, Version | None] | None = None,
     adopted: Mapping[str, Any] | None = None,
 ) -> str:
-    """`metadata` with the row's version, the versions of the columns that differ from it, and what is to be
-    remembered of the time before versions."""
+    """`metadata` with the row's version, the versions of the columns that differ from it, and `_adopted`."""
     parts = []
     if version is not None:
         parts.append(f'"version":"{version}"')
     if versions:
-        marks = ",".join(f'"{column}":"{held or ""}"' for column, held in sorted(versions.items()))
-        parts.append(f'"versions":{{{marks}}}')
+        columns = ",".join(f'"{column}":"{each or ""}"' for column, each in sorted(versions.items()))
+        parts.append(f'"versions":{{{columns}}}')
     if adopted:
         parts.append(f'"adopted":{_json(adopted)}')
     if not parts:
@@ -155,72 +151,75 @@ def stamped(
     return f"{metadata[:-1]}{'' if metadata == '{}' else ','}{','.join(parts)}}}"
 
 
-def remembered(text: str | None) -> dict[str, Any] | None:
+def decode_metadata(text: str | None) -> dict[str, Any] | None:
     """A row's `last_metadata` as an object; None where it has none, or JSON of another kind."""
     if not text:
         return None
     try:
         # A sixth of the time of `json`, and each row that is there already costs one.
-        known = msgspec.json.decode(text)
+        metadata = msgspec.json.decode(text)
     except msgspec.DecodeError:
-        known = json.loads(text)  # numbers of hundreds of digits, which `jsonb` takes
-    return known if isinstance(known, dict) else None
+        metadata = json.loads(text)  # numbers of hundreds of digits, which `jsonb` takes
+    return metadata if isinstance(metadata, dict) else None
 
 
 def watermark(stored: Mapping[str, Any] | None) -> tuple[str, int] | None:
-    """The last event that a writer without versions left on the row: its stream and sequence.
+    """The stream and sequence of the last event that a writer without versions left on the row.
 
-    It outlives `last_metadata` itself, because contract C5 has to know it whichever event comes first.
+    Kept in `adopted` once `last_metadata` is another event's: steps up to it are counted, whichever event comes first.
     """
-    known = stored or {}
-    source = known.get("adopted") or ({} if known.get("version") else known)
-    stream, sequence = source.get("stream"), source.get("stream_sequence")
+    metadata = stored or {}
+    last = metadata.get("adopted") or ({} if metadata.get("version") else metadata)
+    stream, sequence = last.get("stream"), last.get("stream_sequence")
     return (stream, sequence) if stream and isinstance(sequence, int) else None
 
 
 def merge(
-    draft: PendingMerge,
+    pending: PendingMerge,
     stored: Mapping[str, Any] | None,
     filled: Collection[str],
     explicit: Collection[str] = (),
 ) -> MergeResult:
-    """Decide between `draft` and the stored row.
+    """Merge `pending` into the stored row.
 
     `stored` is the row's `last_metadata` (None for a new row), `filled` the versioned columns that are not
     empty; columns in `explicit` always get an entry, because their empty value cannot be told from a fed one.
     """
-    known: Mapping[str, Any] = stored or {}
-    row = parse(known.get("version"))
-    marks: Mapping[str, str] = known.get("versions") or {}
-    held = {column: parse(marks[column]) if column in marks else row for column in {*filled, *marks}}
-    unversioned = {column for column, mark in held.items() if mark is None}
-    unversioned.update((known.get("adopted") or {}).get("columns", ()))
-    values = _fold(draft, held, unversioned)
-    if row is None or draft.newest.supersedes(row):
-        version, metadata = _fuller(draft.newest.version, row), draft.newest.metadata
+    row: Mapping[str, Any] = stored or {}
+    row_version = parse(row.get("version"))
+    written: Mapping[str, str] = row.get("versions") or {}
+    versions = {
+        column: parse(written[column]) if column in written else row_version for column in {*filled, *written}
+    }
+    unversioned = {column for column, version in versions.items() if version is None}
+    unversioned.update((row.get("adopted") or {}).get("columns", ()))
+    values = _fold(pending, versions, unversioned)
+    if row_version is None or pending.newest.supersedes(row_version):
+        version, metadata = _fuller(pending.newest.version, row_version), pending.newest.metadata
     else:
-        version, metadata = row, _json({name: known[name] for name in known if name not in _OURS})
-    differing = {column: mark for column, mark in held.items() if mark != version or column in explicit}
-    return MergeResult(
-        values, stamped(metadata, version, differing, _adopted(stored, held, unversioned)), held
-    )
+        version, metadata = row_version, _json({name: row[name] for name in row if name not in _OURS})
+    differing = {column: each for column, each in versions.items() if each != version or column in explicit}
+    adopted = _adopted(stored, versions, unversioned)
+    return MergeResult(values, encode_metadata(metadata, version, differing, adopted), versions)
 
 
-def _fold(draft: PendingMerge, held: dict[str, Version | None], unversioned: set[str]) -> dict[str, Any]:
+def _fold(
+    pending: PendingMerge, versions: dict[str, Version | None], unversioned: set[str]
+) -> dict[str, Any]:
     """Apply the events one by one, as if each came alone; returns the values that change.
 
     A column that once had a value without version is closed to history for good: were it open after the next
     real-time value, a history item that came before that one would be lost, and the same item after it not.
     """
     values: dict[str, Any] = {}
-    for stamp, fed in draft.events:
+    for stamp, fed in pending.events:
         for column, value in fed.items():
-            if column in held and (
-                not stamp.supersedes(held[column]) or (stamp.history and column in unversioned)
+            if column in versions and (
+                not stamp.supersedes(versions[column]) or (stamp.history and column in unversioned)
             ):
                 continue
             values[column] = value
-            held[column] = _fuller(stamp.version, held.get(column))
+            versions[column] = _fuller(stamp.version, versions.get(column))
             if stamp.version is None:
                 unversioned.add(column)
     return values
@@ -232,11 +231,11 @@ def _fuller(version: Version | None, stored: Version | None) -> Version | None:
 
 
 def _adopted(
-    stored: Mapping[str, Any] | None, held: Mapping[str, Version | None], unversioned: Collection[str]
+    stored: Mapping[str, Any] | None, versions: Mapping[str, Version | None], unversioned: Collection[str]
 ) -> dict[str, Any]:
-    """What later events must know of the row's time without versions, and can no longer see."""
+    """What was on the row before it had versions, and later events need: its columns, and the watermark."""
     adopted: dict[str, Any] = {}
-    columns = sorted(column for column in unversioned if held.get(column) is not None)
+    columns = sorted(column for column in unversioned if versions.get(column) is not None)
     if columns:
         adopted["columns"] = columns
     last = watermark(stored)

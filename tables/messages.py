@@ -1,43 +1,50 @@
-"""The messages of one tenant: one row per message_id over all partitions (contract 3.2, B4; design 5)."""
+"""The messages of one tenant: one row per message_id over all partitions (MSG-1 to MSG-6)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeGuard
 
+from tables.columns import Columns, accepted, by_key
 from tables.errors import SerializationFailure
-from tables.last_writer_wins import PendingMerge, merge, remembered, stamped
-from tables.mutations import MessagePatch, MessageRow, WriteRejection
-from tables.queries import Observer, load, operation
+from tables.last_writer_wins import decode_metadata, encode_metadata
+from tables.mutations import MessageMutation, MessageRow, Mutation, WriteRejection
+from tables.queries import Observer, RowsStatement, StoredRow, by_column, load, operation
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
 
+Groups = Mapping[str, Sequence[MessageMutation]]  # by message_id
 
-Change = MessageRow | MessagePatch
+COLUMNS: Final = Columns(
+    versioned={
+        "status": "",
+        "message_text": "",
+        "message_url": "",
+        "message_type": "",
+        "message_obj": None,
+        "edited_message_obj": None,
+        "is_deleted": None,
+    },
+    fixed=("from_phone", "to_phone", "chat_id", "jid", "flow", "agent_id", "company_id", "key"),
+    # Stored false is either fed or the column's default; only its version tells which.
+    explicit=("is_deleted",),
+)
+_ENTITY: Final = "Message"
 
-_ROW_VERSIONED: Final = ("status", "message_text", "message_url", "message_type", "message_obj")
-_PATCH_VERSIONED: Final = ("status", "edited_message_obj", "is_deleted", "message_url")
-_VERSIONED: Final = (*_ROW_VERSIONED, "edited_message_obj", "is_deleted")
-# Stored once, then never changed by an event (contract 3.2); an empty one may still be filled.
-_FIXED: Final = ("from_phone", "to_phone", "chat_id", "jid", "flow", "agent_id", "company_id", "key")
-_ROW: Final = (_ROW_VERSIONED, attrgetter(*_ROW_VERSIONED))
-_PATCH: Final = (_PATCH_VERSIONED, attrgetter(*_PATCH_VERSIONED))
-_fixed_of: Final = attrgetter(*_FIXED)
-# Stored false means either "said so" or "nothing said"; only its version tells.
-_EXPLICIT: Final = ("is_deleted",)
 
+class _NewRow(NamedTuple):
+    """A row to insert, with its columns that no MessageRow has."""
 
-class _New(NamedTuple):
     row: MessageRow
     edited_message_obj: str | None
     is_deleted: bool | None
-    metadata: str
+    last_metadata: str
 
 
 class Messages:
-    """Writes message events; the stored row is the same whatever their order and repetition (design 5).
+    """Writes message events; the stored row is the same whatever their order and repetition.
 
     While rows of the existing service may lack their key, `keys_complete` must be False: then message_ids
     without a key are looked for in every partition before they count as new.
@@ -45,211 +52,162 @@ class Messages:
 
     def __init__(self, schema: str, observer: Observer) -> None:
         self._sql = load("messages", schema)
+        self._insert = RowsStatement(self._sql["insert"])
+        self._update = RowsStatement(self._sql["update"])
         self._observer = observer
         self.keys_complete = True
         # Repeats come together, after a crash or a replay. To ask for their keys first spares sending their rows twice:
         # a backlog of repeats is stored a fifth faster, and new messages are not slower.
-        self._repeating = False
+        self._expects_repeats = False
 
-    def seem_new(self, changes: Sequence[object]) -> bool:
-        """Whether these are nothing but messages that are probably not stored yet."""
+    def are_likely_new(self, mutations: Sequence[Mutation]) -> TypeGuard[Sequence[MessageRow]]:
+        """Whether these are messages only, which are probably not stored yet: `insert_new` is one statement then."""
         return (
             self.keys_complete
-            and not self._repeating
-            and all(isinstance(change, MessageRow) for change in changes)
+            and not self._expects_repeats
+            and all(isinstance(mutation, MessageRow) for mutation in mutations)
         )
 
     async def write(
-        self, connection: Connection, changes: Sequence[Change], *, bulk: bool = False
+        self, connection: Connection, mutations: Sequence[MessageMutation], *, bulk: bool = False
     ) -> list[WriteRejection]:
-        """Write all changes in the caller's transaction; returns the ones that no row would take.
+        """Write all mutations in the caller's transaction; returns the ones that no row takes.
 
         `bulk` only labels the measurements. Raises `tables.errors.StorageError`.
         """
-        known = await self.insert(connection, changes, bulk=bulk)
-        return await self.merge(connection, known, bulk=bulk) if known else []
+        rest = await self.insert_new(connection, mutations, bulk=bulk)
+        return await self.merge_stored(connection, rest, bulk=bulk) if rest else []
 
-    async def insert(
-        self, connection: Connection, changes: Sequence[Change], *, bulk: bool = False
-    ) -> list[Change]:
-        """Insert the new messages, in one statement if `seem_new`; returns the changes that are not stored by it."""
-        groups = _grouped(changes)
-        inserted = await self._insert(connection, groups, _label(bulk))
-        return [change for change in changes if change.message_id not in inserted]
+    async def insert_new(
+        self, connection: Connection, mutations: Sequence[MessageMutation], *, bulk: bool = False
+    ) -> list[MessageMutation]:
+        """Insert the messages that are not stored; returns the mutations of all others."""
+        groups = _with_row(by_key(mutations, attrgetter("message_id")))
+        wanted = groups
+        if groups and (self._expects_repeats or not self.keys_complete):
+            wanted = await self._without_known(connection, groups)
+        inserted = await self._insert_rows(connection, wanted, bulk=bulk)
+        self._expects_repeats = len(inserted) * 2 < len(groups)
+        return [mutation for mutation in mutations if mutation.message_id not in inserted]
 
-    async def merge(
-        self, connection: Connection, changes: Sequence[Change], *, bulk: bool = False
+    async def merge_stored(
+        self, connection: Connection, mutations: Sequence[MessageMutation], *, bulk: bool = False
     ) -> list[WriteRejection]:
-        """Write changes that `insert` left, in the caller's transaction; returns the ones that no row would take."""
-        pending = _grouped(changes)
-        stored = await self._find(connection, pending)
-        missing = {key: group for key, group in pending.items() if key not in stored}
-        if missing:
-            written = await self._recover(connection, missing, _label(bulk))
-            stored |= await self._find(connection, [key for key in missing if key not in written])
-            for key in written:
-                del pending[key]
-        return await self._merge(connection, pending, stored, _label(bulk))
+        """Merge mutations into the rows they are for, in the caller's transaction; returns the ones that no row takes.
 
-    async def _insert(
-        self, connection: Connection, groups: Mapping[str, Sequence[Change]], label: str
-    ) -> set[str]:
-        """Insert the rows of new message_ids; returns these."""
-        groups = {key: group for key, group in groups.items() if _has_row(group)}
-        offered = len(groups)
-        if groups and (self._repeating or not self.keys_complete):
-            groups = await self._unknown(connection, groups)
-        inserted = await self._insert_rows(connection, groups, label) if groups else set()
-        self._repeating = len(inserted) * 2 < offered
-        return inserted
+        Messages whose row is gone since `insert_new` are inserted again.
+        """
+        groups = by_key(mutations, attrgetter("message_id"))
+        locked = await self._lock(connection, list(groups))
+        if missing := {key: group for key, group in groups.items() if key not in locked}:
+            inserted = await self._repair_keys(connection, missing, bulk=bulk)
+            locked |= await self._lock(connection, [key for key in missing if key not in inserted])
+            for key in inserted:
+                del groups[key]
+        return await self._merge(connection, groups, locked, _label(bulk))
 
-    async def _insert_rows(
-        self, connection: Connection, groups: Mapping[str, Sequence[Change]], label: str
-    ) -> set[str]:
-        new = [_new(group) for group in groups.values()]
-        rows, edited, deleted, metadata = zip(*new, strict=True)
-        columns = list(zip(*rows, strict=True))[2:]
-        with operation(self._observer, label, "Message"):
-            inserted = await connection.fetch(self._sql["insert"], *columns, edited, deleted, metadata)
-        return {record["message_id"] for record in inserted}
-
-    async def _unknown(
-        self, connection: Connection, groups: Mapping[str, Sequence[Change]]
-    ) -> Mapping[str, Sequence[Change]]:
+    async def _without_known(self, connection: Connection, groups: Groups) -> Groups:
         """The groups whose message_id has no key and, where rows may lack theirs, no row either."""
-        with operation(self._observer, "FindMessage", "Message"):
+        with operation(self._observer, "FindMessage", _ENTITY):
             unclaimed = await connection.fetch(self._sql["unclaimed"], list(groups))
         ids = [record["message_id"] for record in unclaimed]
-        adopted = {} if self.keys_complete else await self._probe(connection, ids)
+        adopted = {} if self.keys_complete else await self._days(connection, ids)
         return {key: groups[key] for key in ids if key not in adopted}
 
-    async def _probe(self, connection: Connection, ids: Sequence[str]) -> Mapping[str, int]:
+    async def _insert_rows(self, connection: Connection, groups: Groups, *, bulk: bool) -> set[str]:
+        """Insert a row for each group, unless its message_id has a key; returns the message_ids inserted."""
+        if not groups:
+            return set()
+        new = [_new_row(group) for group in groups.values()]
+        columns = by_column([each.row for each in new]) | by_column(new)
+        with operation(self._observer, _label(bulk), _ENTITY):
+            inserted = await connection.fetch(self._insert.text, *self._insert.of_columns(columns))
+        return {record["message_id"] for record in inserted}
+
+    async def _days(self, connection: Connection, ids: Sequence[str]) -> Mapping[str, int]:
+        """The day, since 1970, of each of these message_ids that any partition has, whether it has a key or not."""
         if not ids:
             return {}
-        with operation(self._observer, "FindMessage", "Message"):
+        with operation(self._observer, "FindMessage", _ENTITY):
             records = await connection.fetch(self._sql["probe"], ids)
         return {record["message_id"]: record["day"] for record in records}
 
-    async def _find(self, connection: Connection, ids: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
-        """The rows of these message_ids that their keys lead to, locked."""
+    async def _lock(self, connection: Connection, ids: Sequence[str]) -> dict[str, StoredRow]:
+        """Lock the rows that the keys of these message_ids lead to."""
         if not ids:
             return {}
-        with operation(self._observer, "FindMessage", "Message"):
-            records = await connection.fetch(self._sql["find"], list(ids))
+        with operation(self._observer, "FindMessage", _ENTITY):
+            records = await connection.fetch(self._sql["lock"], ids)
         return {record["message_id"]: record for record in records}
 
-    async def _recover(
-        self, connection: Connection, missing: Mapping[str, Sequence[Change]], label: str
-    ) -> set[str]:
-        """Repair keys that are missing or lead nowhere, and insert the rows that are truly not there.
+    async def _repair_keys(self, connection: Connection, groups: Groups, *, bulk: bool) -> set[str]:
+        """Repair keys that are missing or lead nowhere, and insert the messages that have no row.
 
-        Returns the message_ids inserted. Raises `Contended` when somebody else is faster.
+        Returns the message_ids inserted. Raises `SerializationFailure` if another writer inserts one meanwhile.
         """
-        ids = list(missing)
-        with operation(self._observer, "FindMessage", "Message"):
+        ids = list(groups)
+        with operation(self._observer, "FindMessage", _ENTITY):
             await connection.fetch(self._sql["lock_keys"], ids)
-        found = await self._probe(connection, ids)
-        lost = {key: group for key, group in missing.items() if key not in found and _has_row(group)}
-        with operation(self._observer, label, "Message"):
-            await connection.execute(self._sql["repair_keys"], list(found), list(found.values()))
-            await connection.execute(self._sql["drop_keys"], list(lost))
-        written = await self._insert(connection, lost, label)
-        if len(written) < len(lost):
+        days = await self._days(connection, ids)
+        absent = _with_row({key: group for key, group in groups.items() if key not in days})
+        with operation(self._observer, _label(bulk), _ENTITY):
+            await connection.execute(self._sql["repair_keys"], list(days), list(days.values()))
+            await connection.execute(self._sql["drop_keys"], list(absent))
+        inserted = await self._insert_rows(connection, absent, bulk=bulk)
+        if len(inserted) < len(absent):
             raise SerializationFailure("a message changed while it was looked for")
-        return written
+        return inserted
 
     async def _merge(
-        self,
-        connection: Connection,
-        groups: Mapping[str, Sequence[Change]],
-        stored: Mapping[str, Any],
-        upsert: str,
+        self, connection: Connection, groups: Groups, locked: Mapping[str, StoredRow], upsert: str
     ) -> list[WriteRejection]:
         """Update locked rows with what is newer than they are."""
-        refusals: list[WriteRejection] = []
-        updates: dict[str, list[Sequence[Any]]] = {upsert: [], "UpdateMessageStatus": []}
+        rejections: list[WriteRejection] = []
+        updates: dict[str, list[dict[str, Any]]] = {upsert: [], "UpdateMessageStatus": []}
         for key, group in groups.items():
-            record = stored.get(key)
-            if record is None:
-                refusals += [WriteRejection(change.ref, "not_found") for change in group]
-                continue
-            owner = record["company_id"]
-            refusals += [
-                WriteRejection(change.ref, "company")
-                for change in group
-                if owner not in (change.company_id, "", None)
-            ]
-            accepted = [change for change in group if owner in (change.company_id, "", None)]
-            if accepted:
-                rows = any(isinstance(change, MessageRow) for change in accepted)
-                updates[upsert if rows else "UpdateMessageStatus"].append(_update(record, accepted))
-        for label, arguments in updates.items():
-            if arguments:
-                with operation(self._observer, label, "Message"):
-                    await connection.execute(self._sql["update"], *zip(*arguments, strict=True))
-        return refusals
+            record = locked.get(key)
+            taken, rejected = accepted(record, group)
+            rejections += rejected
+            if record is not None and taken:
+                rows = [mutation for mutation in taken if isinstance(mutation, MessageRow)]
+                label = upsert if rows else "UpdateMessageStatus"
+                updates[label].append(_changes(record, taken, rows))
+        for label, rows_changed in updates.items():
+            if rows_changed:
+                with operation(self._observer, label, _ENTITY):
+                    await connection.execute(self._update.text, *self._update.of_rows(rows_changed))
+        return rejections
 
 
 def _label(bulk: bool) -> str:
     return "BulkUpsertMessages" if bulk else "UpsertMessage"
 
 
-def _grouped(changes: Sequence[Change]) -> dict[str, list[Change]]:
-    groups: dict[str, list[Change]] = {}
-    for change in changes:
-        groups.setdefault(change.message_id, []).append(change)
-    return groups
+def _with_row(groups: Groups) -> Groups:
+    """The groups that are not updates only."""
+    return {
+        key: group
+        for key, group in groups.items()
+        if isinstance(group[0], MessageRow) or any(isinstance(mutation, MessageRow) for mutation in group)
+    }
 
 
-def _has_row(group: Sequence[Change]) -> bool:
-    return isinstance(group[0], MessageRow) or any(isinstance(change, MessageRow) for change in group)
-
-
-def _new(group: Sequence[Change]) -> _New:
-    """The row to insert for the changes of one message_id, which are not updates only."""
+def _new_row(group: Sequence[MessageMutation]) -> _NewRow:
+    """The row to insert for the mutations of one message_id, which are not updates only."""
     first = group[0]
     if len(group) == 1 and isinstance(first, MessageRow):
-        # Nearly every message: no folding, no dictionaries.
-        return _New(first, None, None, stamped(first.stamp.metadata, first.stamp.version))
-    rows = [change for change in group if isinstance(change, MessageRow)]
-    values, metadata, _ = merge(_draft(group), None, (), _EXPLICIT)
-    empty = {column: None if column == "message_obj" else "" for column in _ROW_VERSIONED}
-    fed = {column: values[column] for column in _ROW_VERSIONED if column in values}
-    row = rows[0]._replace(**(_fixed(rows) | empty | fed))
-    return _New(row, values.get("edited_message_obj"), values.get("is_deleted"), metadata)
+        # Nearly every message: nothing to merge.
+        return _NewRow(first, None, None, encode_metadata(first.stamp.metadata, first.stamp.version))
+    values, metadata, _ = COLUMNS.insert(group)
+    row = COLUMNS.new_row([mutation for mutation in group if isinstance(mutation, MessageRow)], values)
+    return _NewRow(row, values.get("edited_message_obj"), values.get("is_deleted"), metadata)
 
 
-def _update(record: Mapping[str, Any], group: Sequence[Change]) -> Sequence[Any]:
-    """The arguments of `update` for one stored row."""
-    stored = remembered(record["last_metadata"]) or {}
-    values, metadata, _ = merge(_draft(group), stored, record["filled"], _EXPLICIT)
-    rows = [change for change in group if isinstance(change, MessageRow)]
-    fixed = _fixed(rows) if record["gaps"] else {}
-    return (
-        record["id"],
-        record["day"],
-        metadata,
-        *map(values.get, _VERSIONED),
-        *map(fixed.get, _FIXED),
-    )
-
-
-def _draft(group: Sequence[Change]) -> PendingMerge:
-    draft = PendingMerge(group[0].stamp)
-    for change in group:
-        columns, of = _ROW if isinstance(change, MessageRow) else _PATCH
-        fed = zip(columns, of(change), strict=True)
-        draft.add(change.stamp, {column: value for column, value in fed if value not in ("", None)})
-    return draft
-
-
-def _fixed(rows: Sequence[MessageRow]) -> dict[str, Any]:
-    """The first value that is not empty, of each fixed column."""
-    if not rows:
-        return {}
-    if len(rows) == 1:
-        return dict(zip(_FIXED, _fixed_of(rows[0]), strict=True))
-    return {
-        column: next((value for row in rows if (value := getattr(row, column))), getattr(rows[0], column))
-        for column in _FIXED
-    }
+def _changes(
+    record: StoredRow, group: Sequence[MessageMutation], rows: Sequence[MessageRow]
+) -> dict[str, Any]:
+    """What the statement `update` writes to one stored row."""
+    stored = decode_metadata(record["last_metadata"]) or {}
+    values, metadata, _ = COLUMNS.update(stored, record["filled"], group)
+    fixed = COLUMNS.first_filled(rows) if record["gaps"] else {}
+    return {"id": record["id"], "day": record["day"], "last_metadata": metadata, **values, **fixed}

@@ -1,4 +1,4 @@
-"""What a caller asks the tables to write, one type a kind of event, and what is answered when a row takes no write."""
+"""What the tables are asked to write: one type for each kind of event; and the answer when no row takes it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from tables.last_writer_wins import EventStamp
 class MessageRow(NamedTuple):
     """One `messages.upsert` or an item of a history batch: texts `""` when absent, objects as JSON text.
 
-    `ref` names the change in a `Refusal`. The fields from `message_id` on are in the order of the statement.
+    In each mutation `ref` is the caller's name for it, which comes back in a `WriteRejection`, `stamp` the event behind
+    it, and every other field a column.
     """
 
     ref: int
@@ -50,7 +51,7 @@ class MessagePatch(NamedTuple):
 class ChatRow(NamedTuple):
     """One `chats.upsert` or an item of a history batch: texts `""` when absent, objects as JSON text.
 
-    `unread_count` is always a value, 0 too. The fields from `chat_id` on are in the order of the statement.
+    `unread_count` is always a value, 0 too.
     """
 
     ref: int
@@ -86,7 +87,7 @@ class ChatPatch(NamedTuple):
 
 
 class ContactRow(NamedTuple):
-    """What `contacts.upsert`, or an item of `history.contacts`, says."""
+    """One `contacts.upsert` or an item of a history batch; an empty name leaves the name."""
 
     ref: int
     stamp: EventStamp
@@ -98,7 +99,7 @@ class ContactRow(NamedTuple):
 
 
 class ContactPatch(NamedTuple):
-    """What `contacts.update` says; an empty name leaves the name."""
+    """One `contacts.update`; an empty name leaves the name."""
 
     ref: int
     stamp: EventStamp
@@ -124,7 +125,7 @@ class AccountRow(NamedTuple):
 
 
 class PostScanRequest(NamedTuple):
-    """The wish of a last history batch: look at this agent's contacts again later (contract 5.6)."""
+    """A last history batch: look at this account's contacts again later. `stored_at` is the batch's JetStream time."""
 
     ref: int
     agent_id: str
@@ -133,7 +134,7 @@ class PostScanRequest(NamedTuple):
 
 
 class WriteRejection(NamedTuple):
-    """A change that no row would take. `ref` is the change's own.
+    """A mutation that no row takes, by its `ref`.
 
     `not_found`: the row to update is not there; `company`: the stored row is another company's.
     """

@@ -1,15 +1,15 @@
-"""Onboarding of whole batches: contacts and `onboarding_log` in one transaction (contract 5, design 6)."""
+"""Onboarding of whole batches: contacts and `onboarding_log` in one transaction."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tables.attribution import Incoming, Log, Logs, onboard
+from tables.attribution import Incoming, LogRow, Logs, onboard
 from tables.connection.pool import Database
 from tables.contacts import ContactLookup, Contacts
 from tables.last_writer_wins import Version, parse
-from tables.queries import Observer, load, operation
+from tables.queries import Observer, RowsStatement, load, operation
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
@@ -22,7 +22,7 @@ class Outcome(NamedTuple):
     """What became of one message's sender."""
 
     created: bool
-    settled: bool  # plain messages have nothing to add, if they are not older than `since`
+    complete: bool  # plain messages have nothing to add, if they are not older than `since`
     since: Version | None = None  # None: however old they are
 
 
@@ -31,24 +31,26 @@ class OnboardingLogs:
 
     def __init__(self, schema: str, observer: Observer) -> None:
         self._sql = load("onboarding", schema)
+        self._insert = RowsStatement(self._sql["insert"])
+        self._update = RowsStatement(self._sql["update"])
         self._observer = observer
 
     async def find(self, connection: Connection, company: str, pairs: Iterable[Pair]) -> Logs:
-        """The log rows of `pairs`; a pair that is there twice is named by its first row."""
+        """The log rows of `pairs`; of a pair that is there twice, the first row."""
         wanted = sorted(set(pairs))
         if not wanted:
             return {}
-        agents, phones = zip(*wanted, strict=True)
+        accounts, phones = zip(*wanted, strict=True)
         with operation(self._observer, "FindOnboardingLog", _ENTITY):
-            rows = await connection.fetch(self._sql["find"], agents, phones)
+            rows = await connection.fetch(self._sql["find"], accounts, phones)
         logs: Logs = {}
         for row in rows:
             if row["company_id"] in (company, "", None):
-                log = Log(row["agent_id"], row["phone"], row["id"], parse(row["version"]))
+                log = LogRow(row["agent_id"], row["phone"], row["id"], parse(row["version"]))
                 logs.setdefault((log.agent_id, log.phone), log)
         return logs
 
-    async def save(self, connection: Connection, company: str, logs: Iterable[Log]) -> None:
+    async def save(self, connection: Connection, company: str, logs: Iterable[LogRow]) -> None:
         """Insert the new rows and correct the changed ones, among `logs`."""
         changed = sorted((log for log in logs if log.changed), key=lambda log: (log.agent_id, log.phone))
         if not changed:
@@ -57,13 +59,9 @@ class OnboardingLogs:
         old = [log for log in changed if log.stored_id is not None]
         with operation(self._observer, "SaveOnboardingLog", _ENTITY):
             if new:
-                agents, phones = [log.agent_id for log in new], [log.phone for log in new]
-                await connection.execute(
-                    self._sql["insert"], company, _ids(new), agents, phones, _times(new), _texts(new)
-                )
+                await connection.execute(self._insert.text, *self._insert.of_objects(new), company)
             if old:
-                stored = [log.stored_id for log in old]
-                await connection.execute(self._sql["update"], stored, _ids(old), _times(old), _texts(old))
+                await connection.execute(self._update.text, *self._update.of_objects(old))
 
 
 class OnboardingTables:
@@ -83,7 +81,7 @@ class OnboardingTables:
     async def onboard(self, company: str, messages: Sequence[Incoming]) -> list[Outcome]:
         """Onboard the senders of `messages` in one transaction; one outcome each.
 
-        No other writer of the same pairs comes in between, in this process or another (contract C9). Raises
+        No other writer of the same pairs comes in between, in this process or another. Raises
         `tables.errors.StorageError`; then nothing is written.
         """
         if not messages:
@@ -94,29 +92,17 @@ class OnboardingTables:
     async def write(
         self, connection: Connection, messages: Sequence[Incoming], *, company: str
     ) -> list[Outcome]:
-        """What `onboard` does, in the caller's transaction."""
-        places = [ContactLookup(*message.pair, message.contact_chat_id) for message in messages]
-        book = await self._contacts.look_up(connection, places)
+        """The same as `onboard`, in the caller's transaction."""
+        lookups = [ContactLookup(*message.pair, message.contact_chat_id) for message in messages]
+        index = await self._contacts.look_up(connection, lookups)
         logs = await self._logs.find(connection, company, [message.pair for message in messages])
-        created = [onboard(book, logs, company, message) for message in messages]
-        await self._contacts.insert(connection, book.added, "UpsertContact")
-        await self._contacts.update(connection, book.changed)
+        created = [onboard(index, logs, company, message) for message in messages]
+        await self._contacts.insert(connection, index.added, "UpsertContact")
+        await self._contacts.update(connection, index.changed)
         await self._logs.save(connection, company, logs.values())
         outcomes = []
         for message, made in zip(messages, created, strict=True):
-            contact = book.find(company, *message.pair)
-            since = None if contact is None else parse(contact.marks.get("origin"))
+            contact = index.find(company, *message.pair)
+            since = None if contact is None else parse(contact.column_versions.get("origin"))
             outcomes.append(Outcome(made, contact is None or bool(contact.origin), since))
         return outcomes
-
-
-def _ids(logs: Sequence[Log]) -> list[str]:
-    return [log.message_id for log in logs]
-
-
-def _times(logs: Sequence[Log]) -> list[int]:
-    return [log.sent_at for log in logs]
-
-
-def _texts(logs: Sequence[Log]) -> list[str]:
-    return [log.last_metadata for log in logs]

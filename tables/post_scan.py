@@ -1,4 +1,4 @@
-"""After an agent's last history batch: give its contacts their first message and origin (contract 5.6, C11)."""
+"""After an account's last history batch: give its contacts their first message and origin (PSS-1 to PSS-4)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from tables.attribution import PLAIN_ORIGIN, Log, Logs, with_plain_tag
+from tables.attribution import PLAIN_ORIGIN, LogRow, Logs, with_plain_tag
 from tables.connection.pool import Database
 from tables.contact_index import Contact, ContactIndex, clean_phone
 from tables.contacts import ContactLookup, Contacts
+from tables.mutations import PostScanRequest
 from tables.onboarding import OnboardingLogs
 from tables.queries import Observer, load, operation
 
@@ -22,7 +23,7 @@ DELAY: Final = 900.0
 PAGE_SIZE: Final = 500
 # How long a job stays with the replica that took it; every page prolongs it.
 LEASE: Final = datetime.timedelta(minutes=5)
-# A longer one is the number of a group.
+# Digits; a longer one is the number of a group.
 _LONGEST_PHONE: Final = 17
 # The address of a linked id, which is nobody's number.
 _LINKED: Final = ("@lid", "@hosted.lid")
@@ -30,7 +31,7 @@ _LINKED: Final = ("@lid", "@hosted.lid")
 
 @dataclass(slots=True)
 class Claim:
-    """A job that is ours until `until`, and how far its contacts have been looked at."""
+    """A job leased until `until`, and the last contact that was handled."""
 
     agent_id: str
     until: datetime.datetime
@@ -40,7 +41,7 @@ class Claim:
 
 
 class Progress(NamedTuple):
-    """What one page came to."""
+    """The result of one page of contacts."""
 
     updated: int
     more: bool
@@ -54,10 +55,10 @@ class First(NamedTuple):
 
 
 class PostScanJobs:
-    """The table `post_scan_jobs` of one tenant, and the work it stands for."""
+    """The table `post_scan_jobs` of one tenant, and the synchronisation that a job asks for."""
 
     def __init__(self, database: Database, schema: str, observer: Observer, *, delay: float = DELAY) -> None:
-        """`delay` is the time between the last history batch and the work, in seconds."""
+        """`delay` is the time between the last history batch and the job, in seconds."""
         self._database = database
         self._sql = load("post_scan", schema)
         self._observer = observer
@@ -65,17 +66,13 @@ class PostScanJobs:
         self._logs = OnboardingLogs(schema, observer)
         self._delay = datetime.timedelta(seconds=delay)
 
-    async def schedule(
-        self, connection: Connection, agent_id: str, stored_at: datetime.datetime, metadata: str
-    ) -> None:
-        """Ask for the work on one agent's contacts, in the transaction that stores its last history batch.
-
-        `stored_at` is the batch's JetStream time, so a redelivery does not put the work off.
-        """
-        await connection.execute(self._sql["schedule"], agent_id, stored_at + self._delay, metadata)
+    async def schedule(self, connection: Connection, request: PostScanRequest) -> None:
+        """Schedule the job of one account, in the transaction that stores its last history batch."""
+        due = request.stored_at + self._delay
+        await connection.execute(self._sql["schedule"], request.agent_id, due, request.metadata)
 
     async def claim(self, now: datetime.datetime) -> Claim | None:
-        """Take the job that is due the longest, if there is one; no other replica gets it meanwhile."""
+        """Lease the job that is due the longest, if there is one; no other replica gets it meanwhile."""
         until = now + LEASE
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(self._sql["claim"], now, until)
@@ -84,7 +81,7 @@ class PostScanJobs:
     async def sync_page(self, claim: Claim, company: str, now: datetime.datetime) -> Progress:
         """Handle the next page of contacts in one transaction; done again it changes nothing.
 
-        Without `more` the work is over, or no longer ours: the job was asked for again, for later.
+        Without `more` the job is done, or no longer leased: it was scheduled again, for later.
         """
         until = now + LEASE
         async with self._database.transaction() as connection:
@@ -101,7 +98,7 @@ class PostScanJobs:
         return Progress(updated, more=len(page) == PAGE_SIZE)
 
     async def finish(self, claim: Claim) -> None:
-        """Delete the job, unless it was asked for again meanwhile."""
+        """Delete the job, unless it was scheduled again meanwhile."""
         async with self._database.transaction() as connection:
             await connection.execute(self._sql["finish"], claim.agent_id, claim.until, claim.last_metadata)
 
@@ -111,19 +108,19 @@ class PostScanJobs:
         phones = {row["id"]: row["phone_number"] for row in page if _is_person(row["phone_number"])}
         if not phones:
             return 0
-        book = await self._contacts.look_up(
-            connection, [ContactLookup(agent_id, it, "") for it in phones.values()]
+        index = await self._contacts.look_up(
+            connection, [ContactLookup(agent_id, phone, "") for phone in phones.values()]
         )
         logs = await self._logs.find(
-            connection, company, [(agent_id, clean_phone(it)) for it in phones.values()]
+            connection, company, [(agent_id, clean_phone(phone)) for phone in phones.values()]
         )
         firsts = await self._first_messages(connection, agent_id, company, phones.values())
         updated = 0
         for contact_id in phones:
-            contact = book.stored(contact_id)
+            contact = index.stored(contact_id)
             if contact is not None and not contact.origin:
-                updated += _give_origin(book, contact, logs, firsts, _note(now))
-        await self._contacts.update(connection, book.changed)
+                updated += _give_origin(index, contact, logs, firsts, _note(now))
+        await self._contacts.update(connection, index.changed)
         await self._logs.save(connection, company, logs.values())
         return updated
 
@@ -149,19 +146,26 @@ def _is_person(phone: str | None) -> bool:
 
 
 def _give_origin(
-    book: ContactIndex, contact: Contact, logs: Logs, firsts: dict[str, First], note: str
+    index: ContactIndex, contact: Contact, logs: Logs, firsts: dict[str, First], note: str
 ) -> bool:
     phone = clean_phone(contact.phone_number or "")
     first = firsts.get(phone)
     if first is None or (contact.agent_id, phone) in logs:
         return False
-    book.repair(contact)
+    index.repair(contact)
     contact.origin = PLAIN_ORIGIN
     contact.tags = with_plain_tag(contact.tags)
     contact.first_message_id, contact.first_message_timestamp = first.message_id, first.sent_at
     contact.changed = True
     # No version, so no message of later corrects it: it comes out of the history.
-    log = Log(contact.agent_id, phone, None, None, first.message_id, first.sent_at, note, changed=True)
+    log = LogRow(
+        contact.agent_id,
+        phone,
+        message_id=first.message_id,
+        sent_at=first.sent_at,
+        last_metadata=note,
+        changed=True,
+    )
     logs[contact.agent_id, phone] = log
     return True
 

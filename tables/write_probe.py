@@ -1,29 +1,29 @@
-"""Whether PostgreSQL stores anything like an event: a write that is surely valid, and leaves no row behind."""
+"""Whether PostgreSQL stores anything like an event: a valid write that is rolled back."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Awaitable, Callable, Hashable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Final, assert_never
 from uuid import uuid4
 
-from tables.accounts import Accounts
 from tables.attribution import CampaignAttribution, Incoming
-from tables.chats import Chats
 from tables.connection.pool import Database
-from tables.contacts import Contacts
 from tables.errors import DataError, QueryTimeout, StorageError, translated
 from tables.last_writer_wins import EventStamp
-from tables.messages import Messages
+from tables.mutation_writer import MutationWriter
 from tables.mutations import (
     AccountRow,
+    ChatMutation,
     ChatPatch,
     ChatRow,
+    ContactMutation,
     ContactPatch,
     ContactRow,
+    MessageMutation,
     MessagePatch,
     MessageRow,
+    Mutation,
     PostScanRequest,
 )
 from tables.onboarding import OnboardingTables
@@ -33,61 +33,50 @@ from tables.queries import load
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
 
-Like = (
-    MessageRow
-    | MessagePatch
-    | ChatRow
-    | ChatPatch
-    | ContactRow
-    | ContactPatch
-    | AccountRow
-    | PostScanRequest
-    | Incoming
-)
+Like = Mutation | Incoming
 
 # Seconds for each statement, and for the commit.
 LIMIT: Final = 5.0
-# A row that refers to another one: the probe's own refers to nothing, so this says nothing.
+# A row that refers to another one: the probe's own row refers to nothing, so this is no answer.
 _FOREIGN_KEY: Final = "23503"
-# The harmless write is not there, or not for us: then only the row counts.
+# The statement to commit is not there, or not for us: then only the row counts.
 _NO_COMMIT: Final = ("42883", "42501", "0A000")
 _CANCELED: Final = "57014"
 _STAMP: Final = EventStamp(None, "{}")
-_Write = Callable[["Connection", Sequence[Any]], Awaitable[object]]
-_KINDS: Final[dict[type, str]] = {
-    MessagePatch: "messages",
-    ChatRow: "chats",
-    ChatPatch: "chats",
-    ContactRow: "contacts",
-    ContactPatch: "contacts",
-    AccountRow: "agents",
-    PostScanRequest: "post_scan_jobs",
-    Incoming: "onboarding_log",
-}
 
 
 def kind_of(like: Like) -> Hashable:
-    """What a probe stands for: the table, and the month of a message, which has a partition of its own."""
-    if isinstance(like, MessageRow):
-        return "messages", like.message_date.year, like.message_date.month
-    return _KINDS[type(like)]
+    """What a probe is for: the table, and the month of a message, which has a partition of its own."""
+    match like:
+        case MessageRow():
+            return "messages", like.message_date.year, like.message_date.month
+        case MessagePatch():
+            return "messages"
+        case ChatRow() | ChatPatch():
+            return "chats"
+        case ContactRow() | ContactPatch():
+            return "contacts"
+        case AccountRow():
+            return "agents"
+        case PostScanRequest():
+            return "post_scan_jobs"
+        case Incoming():
+            return "onboarding_log"
+        case _:
+            assert_never(like)
 
 
 class WriteProbe:
-    """Writes rows of one tenant that cannot exist, through the statements that events go through."""
+    """Writes rows of one tenant that no event has, with the statements that write events."""
 
     def __init__(self, database: Database, schema: str, *, limit: float = LIMIT) -> None:
         """`limit` is the time for each statement, in seconds."""
         self._database = database
         self._limit = limit
         self._sql = load("write_probe", schema)
-        # Instances of its own: probes are in no metric, and must not change how events are written.
-        self._messages = Messages(schema, _unobserved)
-        self._chats = Chats(schema, _unobserved)
-        self._contacts = Contacts(schema, _unobserved)
-        self._agents = Accounts(schema, _unobserved)
+        # Instances of its own: probes are in no metric, and have no influence on how events are written.
+        self._writer = MutationWriter(schema, _unobserved, PostScanJobs(database, schema, _unobserved))
         self._onboarding = OnboardingTables(database, schema, _unobserved)
-        self._post_scan = PostScanJobs(database, schema, _unobserved)
 
     async def store(self, like: Like, company: str) -> None:
         """Return when a new row of the kind of `like`, a change to it, and a commit were accepted.
@@ -95,7 +84,7 @@ class WriteProbe:
         The row is rolled back, so nobody ever sees it; what is committed is a message in the WAL without a table.
         Raises `StorageError` with the reason for which nothing is stored.
         """
-        refusal = None
+        rejection = None
         try:
             async with self._database.undone() as connection:
                 await connection.fetchrow(self._sql["limit"], str(int(self._limit * 1000)))
@@ -103,38 +92,18 @@ class WriteProbe:
                 await self._write(connection, like, company, agent_id)
         except DataError as error:
             # A constraint that only the probe's row meets says nothing of a commit, which may be refused to all.
-            refusal = None if error.sqlstate == _FOREIGN_KEY else error
+            rejection = None if error.sqlstate == _FOREIGN_KEY else error
         async with self._database.connection() as connection:
             await self._commit(connection)
-        if refusal is not None:
-            raise refusal
+        if rejection is not None:
+            raise rejection
 
     async def _write(self, connection: Connection, like: Like, company: str, agent_id: str) -> None:
-        rows, write = self._plan(like, company, agent_id)
-        for row in rows:
-            await write(connection, [row])
-
-    def _plan(self, like: Like, company: str, agent_id: str) -> tuple[Sequence[Any], _Write]:
-        """The rows to write one after the other, and how."""
-        name = f"daisi-write-probe-{uuid4()}"
-        agent_id = agent_id or getattr(like, "agent_id", "") or name
-        match like:
-            case MessageRow() | MessagePatch():
-                return _messages(name, company, agent_id, _day(like)), self._messages.write
-            case ChatRow() | ChatPatch():
-                return _chats(name, company, agent_id), self._chats.write
-            case ContactRow() | ContactPatch():
-                return _contacts(company, agent_id), self._contacts.write
-            case AccountRow():
-                return _agents(name, company), self._agents.write
-            case Incoming():
-                return _incoming(name, agent_id), partial(self._onboarding.write, company=company)
-            case PostScanRequest():
-                return (name,), self._schedule
-
-    async def _schedule(self, connection: Connection, agents: Sequence[str]) -> None:
-        for agent_id in agents:
-            await self._post_scan.schedule(connection, agent_id, datetime.datetime.now(datetime.UTC), "{}")
+        for row in _rows(like, company, agent_id):
+            if isinstance(row, Incoming):
+                await self._onboarding.write(connection, [row], company=company)
+            else:
+                await self._writer.write(connection, [row])
 
     async def _commit(self, connection: Connection) -> None:
         try:
@@ -142,8 +111,8 @@ class WriteProbe:
                 # A commit that waits for a standby is ended by no `statement_timeout`.
                 await connection.execute(self._sql["commit"], timeout=self._limit)
         except QueryTimeout as error:
-            # The driver has asked the server to give the wait up. With a code the connection is kept until that is
-            # through: the server process of one that is dropped waits for the standby for ever.
+            # The driver has asked the server to cancel the wait. With a code the connection is kept until that is
+            # done: the server process of a dropped connection waits for the standby for ever.
             raise QueryTimeout(str(error), error.sqlstate or _CANCELED) from error
         except StorageError as error:
             if error.sqlstate not in _NO_COMMIT:
@@ -151,7 +120,7 @@ class WriteProbe:
 
 
 def _unobserved(operation: str, entity: str, seconds: float, succeeded: bool) -> None:
-    """Nobody counts probes."""
+    """Probes are in no metric."""
 
 
 def _phone() -> str:
@@ -165,12 +134,28 @@ def _day(like: MessageRow | MessagePatch) -> datetime.date:
     return datetime.datetime.now(datetime.UTC).date()
 
 
-# Each of these inserts a row, then changes it.
+def _rows(like: Like, company: str, agent_id: str) -> Sequence[Like]:
+    """A row to insert, and a change of it."""
+    name = f"daisi-write-probe-{uuid4()}"
+    agent_id = agent_id or getattr(like, "agent_id", "") or name
+    match like:
+        case MessageRow() | MessagePatch():
+            return _messages(name, company, agent_id, _day(like))
+        case ChatRow() | ChatPatch():
+            return _chats(name, company, agent_id)
+        case ContactRow() | ContactPatch():
+            return _contacts(company, agent_id)
+        case AccountRow():
+            return [AccountRow(0, _STAMP, name, company, "", "connected", "", "", "", "")] * 2
+        case PostScanRequest():
+            return [PostScanRequest(0, name, datetime.datetime.now(datetime.UTC), "{}")]
+        case Incoming():
+            return _incoming(name, agent_id)
+        case _:
+            assert_never(like)
 
 
-def _messages(
-    name: str, company: str, agent_id: str, day: datetime.date
-) -> Sequence[MessageRow | MessagePatch]:
+def _messages(name: str, company: str, agent_id: str, day: datetime.date) -> Sequence[MessageMutation]:
     phone = _phone()
     row = MessageRow(
         ref=0,
@@ -195,7 +180,7 @@ def _messages(
     return row, MessagePatch(0, _STAMP, name, company, "read", None, None, "")
 
 
-def _chats(name: str, company: str, agent_id: str) -> Sequence[ChatRow | ChatPatch]:
+def _chats(name: str, company: str, agent_id: str) -> Sequence[ChatMutation]:
     phone = _phone()
     row = ChatRow(
         ref=0,
@@ -216,15 +201,10 @@ def _chats(name: str, company: str, agent_id: str) -> Sequence[ChatRow | ChatPat
     return row, ChatPatch(0, _STAMP, name, company, True, None, 1, None)
 
 
-def _contacts(company: str, agent_id: str) -> Sequence[ContactRow | ContactPatch]:
+def _contacts(company: str, agent_id: str) -> Sequence[ContactMutation]:
     phone = _phone()
     row = ContactRow(0, _STAMP, f"{agent_id}_{phone}", phone, company, agent_id, "a")
     return row, ContactPatch(0, _STAMP, phone, company, agent_id, "b")
-
-
-def _agents(name: str, company: str) -> Sequence[AccountRow]:
-    row = AccountRow(0, _STAMP, name, company, "", "connected", "", "", "", "")
-    return row, row
 
 
 def _incoming(name: str, agent_id: str) -> Sequence[Incoming]:

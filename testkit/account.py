@@ -1,17 +1,15 @@
-"""A pretended WhatsApp account of one company: its agents, their chats, and the payloads they produce.
-
-Everything is drawn from one random source, so the same seed gives the same payloads. Payloads are those of
-contract section 2; zero values are left out, as real senders leave them out.
-"""
+"""A simulated WhatsApp account of one company: its agents, their chats, and the payloads they produce."""
 
 from __future__ import annotations
 
+import json
 import random
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-Payload = dict[str, Any]
+from testkit import builders
+from testkit.builders import ABSENT, Payload
 
 AGENTS: Final = 3
 # Chats that still talk; older ones fall silent, so that memory stays bounded however long this runs.
@@ -19,18 +17,16 @@ _TALKING: Final = 400
 _NAMES: Final = ("Sari", "Budi", "Dewi", "Agus", "Putri", "Rizky", "Ayu", "Joko", "Maya", "Hendra", "Lia")
 _LAST: Final = ("Wulandari", "Santoso", "Pratama", "Lestari", "Wijaya", "Nugroho", "Siregar", "Halim")
 _GROUPS: Final = ("Tim Gudang", "Reseller Jawa", "Keluarga Kopi", "Promo Akhir Pekan")
-_TEXTS: Final = (
-    "Apakah stok kopi gayo masih ada?",
-    "Halo kak, pesanan saya sudah dikirim?",
-    "Terima kasih 🙏",
-    "Bisa COD ke Bandung?",
-    "Saya transfer hari ini ya",
-    "Ada warna lain? ☕️",
-    "Baik, ditunggu",
-    "Mohon kirim katalog terbaru",
+_WORDS: Final = (
+    *("kami", "sudah", "kirim", "pesanan", "hari", "ini", "mohon", "cek", "resi", "dan", "alamat", "toko"),
+    *("besok", "pagi", "stok", "kopi", "gayo", "masih", "ada", "harga", "grosir", "untuk", "dua", "karton"),
+    *("terima", "kasih", "pembayaran", "lewat", "bank", "nanti", "diantar", "kurir", "🙏", "☕️"),
 )
-_TYPES: Final = ("conversation", "conversation", "conversation", "imageMessage", "audioMessage")
+TEXT: Final = "extendedTextMessage"
+_TYPES: Final = ("conversation", TEXT, TEXT, "imageMessage", "audioMessage")
 _CAMPAIGNS: Final = ("promo-nov,ig", "ramadan", "ig, tiktok", "toko-baru")
+# How the new name of a contact ends.
+RENAMED: Final = "baru"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +58,16 @@ class Chat:
         return f"{self.number}@{'g.us' if self.group else 's.whatsapp.net'}"
 
 
+def encoded(payload: object) -> bytes:
+    """JSON as the senders write it."""
+    return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 class Account:
-    """Draws agents, chats and payloads; `clock` is the present of the account, Unix seconds."""
+    """Draws agents, chats and payloads: from the same `rng`, the same ones.
+
+    `clock` is the present of the account, Unix seconds. Zero values are left out, as real senders leave them out.
+    """
 
     def __init__(self, company: str, rng: random.Random, clock: float, *, agents: int = AGENTS) -> None:
         self.company = company
@@ -94,9 +98,13 @@ class Account:
 
     def newcomer(self) -> Chat:
         """A person who never wrote before."""
-        chat = Chat(self.agent(), self.phone(), self.name())
+        chat = self.stranger()
         self.chats.append(chat)
         return chat
+
+    def stranger(self) -> Chat:
+        """A person who never wrote before and never will again."""
+        return Chat(self.agent(), self.phone(), self.name())
 
     def phone(self) -> str:
         """An Indonesian mobile number, unused so far with near certainty."""
@@ -106,33 +114,52 @@ class Account:
         """A person's name."""
         return f"{self.rng.choice(_NAMES)} {self.rng.choice(_LAST)}"
 
+    def text(self, words: int = 17) -> str:
+        """What somebody writes."""
+        return " ".join(self.rng.choices(_WORDS, k=words))
+
     def message_id(self) -> str:
         """A fresh message id."""
         return f"3EB0{self.rng.getrandbits(64):016X}"
 
-    def message(self, chat: Chat, *, incoming: bool) -> Payload:
-        """`v1.messages.upsert` (contract 2.2)."""
-        message_id, kind = self.message_id(), self.rng.choice(_TYPES)
-        sender = self.phone() if chat.group else chat.number
-        text = self.rng.choice(_TEXTS) if kind == "conversation" else ""
-        payload: Payload = {
-            "message_id": message_id,
-            "chat_id": chat.id,
-            "jid": chat.jid,
-            "flow": "IN" if incoming else "OUT",
-            "company_id": self.company,
-            "agent_id": chat.agent.id,
-            "from_phone": sender if incoming else chat.agent.phone,
-            "to_phone": chat.agent.phone if incoming else sender,
-            "message_type": kind,
-            "message_text": text,
-            "message_url": "" if text else f"https://media.example/{message_id.lower()}",
-            "message_obj": {kind: text or {"fileLength": self.rng.randrange(10**6)}},
-            "key": {"id": message_id, "fromMe": not incoming, "remoteJid": chat.jid},
-            "status": "delivered" if incoming else "sent",
-            "message_timestamp": self.now,
+    def message(self, chat: Chat, *, incoming: bool, kind: str = "") -> Payload:
+        """`v1.messages.upsert`, of a random kind or of this one; a text is about 0.9 KB."""
+        message_id, kind = self.message_id(), kind or self.rng.choice(_TYPES)
+        other, ours = self.phone() if chat.group else chat.number, chat.agent.phone
+        text = self.text() if kind in ("conversation", TEXT) else ""
+        return builders.message(
+            message_id=message_id,
+            chat_id=chat.id,
+            jid=chat.jid,
+            flow="IN" if incoming else "OUT",
+            company_id=self.company,
+            agent_id=chat.agent.id,
+            from_phone=other if incoming else ours,
+            to_phone=ours if incoming else other,
+            message_type=kind,
+            message_text=text or ABSENT,
+            message_url=ABSENT if text else f"https://media.example/{message_id.lower()}",
+            message_obj=self._content(kind, text),
+            key={"id": message_id, "fromMe": not incoming, "remoteJid": chat.jid},
+            status="delivered" if incoming else "sent",
+            message_timestamp=self.now,
+        )
+
+    def _content(self, kind: str, text: str) -> Payload:
+        if kind == "conversation":
+            return {kind: text}
+        if not text:
+            return {kind: {"fileLength": self.rng.randrange(10**6)}}
+        context = {"expiration": 0, "disappearingMode": {"initiator": "CHANGED_IN_CHAT"}}
+        device = {"senderTimestamp": "1795500000", "recipientTimestamp": "1795400000"}
+        return {
+            kind: {"text": text, "previewType": "NONE", "contextInfo": context},
+            "messageContextInfo": {
+                "deviceListMetadata": device,
+                "deviceListMetadataVersion": 2,
+                "messageSecret": f"{self.rng.getrandbits(256):064x}",
+            },
         }
-        return {name: value for name, value in payload.items() if value != ""}
 
     def campaign(self) -> Payload:
         """The `campaign` of an incoming message."""
@@ -144,50 +171,54 @@ class Account:
         }
 
     def chat(self, chat: Chat) -> Payload:
-        """`v1.chats.upsert` (contract 2.4)."""
-        payload: Payload = {
-            "chat_id": chat.id,
-            "jid": chat.jid,
-            "company_id": self.company,
-            "agent_id": chat.agent.id,
-            "phone_number": chat.number,
-            "conversation_timestamp": self.now,
-            "last_message": self.last_message(),
-        }
-        payload |= {"is_group": True, "group_name": chat.name} if chat.group else {"push_name": chat.name}
-        if unread := self.rng.choice((0, 0, 1, 2, 7)):
-            payload["unread_count"] = unread
-        return payload
+        """`v1.chats.upsert`."""
+        return builders.chat(
+            chat_id=chat.id,
+            jid=chat.jid,
+            company_id=self.company,
+            agent_id=chat.agent.id,
+            phone_number=chat.number,
+            push_name=ABSENT if chat.group else chat.name,
+            is_group=chat.group or ABSENT,
+            group_name=chat.name if chat.group else ABSENT,
+            last_message=self.last_message(),
+            conversation_timestamp=self.now,
+            unread_count=self.rng.choice((0, 0, 1, 2, 7)) or ABSENT,
+            not_spam=ABSENT,
+        )
 
     def last_message(self) -> Payload:
         """What a chat shows of its newest message."""
-        return {"id": self.message_id(), "text": self.rng.choice(_TEXTS)}
+        return {"id": self.message_id(), "text": self.text()}
 
     def contact(self, chat: Chat) -> Payload:
-        """`v1.contacts.upsert` (contract 2.6)."""
-        return {
-            "chat_id": chat.id,
-            "phone_number": chat.number,
-            "company_id": self.company,
-            "agent_id": chat.agent.id,
-            "push_name": chat.name,
-        }
+        """`v1.contacts.upsert`."""
+        return builders.contact(
+            chat_id=chat.id,
+            phone_number=chat.number,
+            company_id=self.company,
+            agent_id=chat.agent.id,
+            push_name=chat.name,
+        )
+
+    def rename(self, chat: Chat) -> Payload:
+        """`v1.contacts.update`."""
+        return builders.contact_update(
+            phone_number=chat.number,
+            company_id=self.company,
+            agent_id=chat.agent.id,
+            push_name=f"{self.name()} {RENAMED}",
+        )
 
     def connection(self, agent: Agent) -> Payload:
-        """`v1.connection.update`: an agent that is paired, comes on or goes off (contract 2.8)."""
-        payload: Payload = {"agent_id": agent.id, "company_id": self.company}
+        """`v1.connection.update`: an agent that is paired, comes on or goes off."""
         status = self.rng.choice(("pairing", "connected", "connected", "disconnected"))
-        payload["status"] = status
-        if status == "pairing":
-            payload["qr_code"] = f"2@{self.rng.getrandbits(256):064x}"
+        known = {"agent_id": agent.id, "company_id": self.company, "status": status}
         if status == "connected":
-            payload |= {
-                "agent_name": agent.name,
-                "host_name": f"wa-node-{self.rng.randrange(1, 6)}",
-                "version": f"2.14.{self.rng.randrange(9)}",
-                "phone_number": agent.phone,
-            }
-        return payload
+            host, version = f"wa-node-{self.rng.randrange(1, 6)}", f"2.14.{self.rng.randrange(9)}"
+            known |= {"agent_name": agent.name, "host_name": host}
+            return builders.connection(**known, version=version, phone_number=agent.phone)
+        return known | ({"qr_code": f"2@{self.rng.getrandbits(256):064x}"} if status == "pairing" else {})
 
     def _agent(self, number: int) -> Agent:
         return Agent(f"agent-{self.rng.getrandbits(32):08x}", self.phone(), f"CS {number + 1}")

@@ -1,22 +1,22 @@
 """Whether every published event, and every item of a history batch, has come to exactly one final place.
 
-The places: a row of no older version, a waiting dead letter, or a row of exhausted_events. Rows must moreover
-hold the newest values, and every phone that wrote must have one contact and one onboarding_log row.
+The places: a row of no older version, a waiting dead letter, or a row of exhausted_events. Rows must moreover be those
+that the oracle asks for.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from events.subjects import EVENT_TYPES, HISTORICAL
-from testkit.final_places import Evidence, Given, Row, batch_items, comparable
-from testkit.items import Item, Table
-from testkit.oracle import Expected, Model, Published, Version
-from testkit.traffic import Publication
+from events.subjects import EVENT_TYPES
+from testkit.differences import Problem, differences
+from testkit.evidence import Evidence, Given
+from testkit.items import HISTORY
+from testkit.oracle import Expected, Fact, Published, Version, expected, facts
 
 STORED: Final = "stored"
 WAITING: Final = "waiting"
@@ -28,10 +28,10 @@ _SHOWN_PROBLEMS: Final = 10
 
 @dataclass(slots=True)
 class Report:
-    """The table by event type, and everything that is not as it must be, by subject and sequence."""
+    """The table by event type, and everything that is not as it must be."""
 
     counts: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in EVENT_TYPES})
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -43,7 +43,7 @@ class Report:
         rows = [*self.counts.items(), ("total", sum(self.counts.values(), Counter()))]
         lines = [_line("event type", _COLUMNS)]
         lines += [_line(name, [counts[column] for column in _COLUMNS]) for name, counts in rows]
-        lines += ["", *(f"NOT ACCOUNTED FOR: {problem}" for problem in self.problems[:_SHOWN_PROBLEMS])]
+        lines += ["", *(f"NOT ACCOUNTED FOR: {problem.text}" for problem in self.problems[:_SHOWN_PROBLEMS])]
         if len(self.problems) > _SHOWN_PROBLEMS:
             lines.append(f"... and {len(self.problems) - _SHOWN_PROBLEMS} more")
         if self.ok:
@@ -55,157 +55,182 @@ def _line(name: str, cells: Sequence[object]) -> str:
     return f"{name:<24}" + "".join(f"{cell!s:>11}" for cell in cells)
 
 
-@dataclass(slots=True)
-class _Letters:
+class _GivenUp:
     """The dead letters, or the exhausted events, by the event that they carry."""
 
-    by_version: dict[Version, list[Given]]
-
-    @classmethod
-    def of(cls, given: Sequence[Given]) -> _Letters:
-        found: dict[Version, list[Given]] = {}
+    def __init__(self, what: str, given: Iterable[Given]) -> None:
+        self._what = what
+        self.by_version: dict[Version, list[Given]] = {}
         for one in given:
-            found.setdefault(one.version, []).append(one)
-        return cls(found)
+            self.by_version.setdefault(one.version, []).append(one)
 
-    def has(self, published: Published, item: Item) -> bool:
-        """Whether one of them carries this item."""
-        given = self.by_version.get(published.version, ())
-        event_type = published.publication.event_type
-        if event_type not in HISTORICAL or _whole(published):
+    def has(self, fact: Fact, *, whole: bool = True) -> bool:
+        """Whether one of them carries this item; `whole`: also as part of a whole batch with broken items."""
+        given = self.by_version.get(fact.event.version, ())
+        items = fact.event.publication.items
+        if not fact.history or _is_whole(fact.event):
             return bool(given)
-        return any(_carries(one, published.publication, item) for one in given)
+        carried = [found for one in given if _comparable(fact.item.payload) in (found := _items(one, fact))]
+        if whole or not any(item.refused for item in items):
+            return bool(carried)
+        batch = Counter(_comparable(item.payload) for item in items)
+        return any(found != batch for found in carried)
 
+    def problems(self, published: dict[Version, Published]) -> Iterator[Problem]:
+        """An event may have one letter and one exhausted row, however often it came; they have its payload.
 
-def _whole(published: Published) -> bool:
-    """Whether a history event was refused as a whole: then it has one item, and that has no text."""
-    items = published.publication.items
-    return len(items) == 1 and items[0].refused and not items[0].text
-
-
-def _carries(given: Given, batch: Publication, item: Item) -> bool:
-    held = batch_items(given.body, batch.event_type.rpartition(".")[2])
-    if item.refused:
-        return comparable(json.loads(item.text)) in held
-    # A batch may hold a good and a broken item of the same chat: only what is left over can be the good one.
-    broken = Counter(comparable(json.loads(one.text)) for one in batch.items if one.refused)
-    return any(_names(json.loads(text), item) for text in held - broken)
-
-
-def _names(payload: object, item: Item) -> bool:
-    if not isinstance(payload, dict):
-        return False
-    if item.table == "contacts":
-        return f"{payload.get('agent_id')} {payload.get('phone_number')}" == item.key
-    return item.key in (payload.get("message_id"), payload.get("chat_id"))
+        What is left of a history batch, and all of it, may be there side by side.
+        """
+        for version, given in self.by_version.items():
+            event = published.get(version)
+            if event is None:
+                yield Problem("wrong", f"sequence {version.sequence}: {self._what} of no event")
+                continue
+            history = event.publication.event_type in HISTORY
+            if len(given) > (len({one.body for one in given}) if history else 1):
+                yield Problem("doubled", f"{event.name}: carried by {len(given)} {self._what}")
+            if not history and any(_differ(one.body, event.publication.body) for one in given):
+                yield Problem("wrong", f"{event.name}: {self._what} with another payload")
 
 
 class Accounting:
-    """The account of one company. `published`: its events as JetStream stored them."""
+    """The account of one company. `published`: its events as JetStream stored them.
 
-    def __init__(self, company: str, published: Sequence[Published], evidence: Evidence) -> None:
+    `letters_allowed`: an event that can be stored may have become a dead letter all the same. `before`: rows that were
+    there already.
+    """
+
+    def __init__(
+        self,
+        company: str,
+        published: Sequence[Published],
+        evidence: Evidence,
+        *,
+        letters_allowed: bool = True,
+        before: Expected | None = None,
+    ) -> None:
         self._company = company
         self._published = published
+        self._by_version = {one.version: one for one in published}
         self._evidence = evidence
-        self._letters = _Letters.of(evidence.letters)
-        self._exhausted = _Letters.of(evidence.exhausted)
-        self._model = Model()
-        self._latest: dict[tuple[Table, str], Published] = {}
-        self._waiting: set[Version] = set()
+        self._letters = _GivenUp("dead letters", evidence.letters)
+        self._exhausted = _GivenUp("exhausted rows", evidence.exhausted)
+        self._letters_allowed = letters_allowed
+        self._before = before
 
     def add_to(self, report: Report) -> None:
         """Write this company's part of the report."""
+        places: list[tuple[Fact, str]] = []
         for published in self._published:
             counts = report.counts[published.publication.event_type]
-            for index, item in enumerate(published.publication.items):
-                place, problem = self._place(published, item)
+            for index, fact in enumerate(facts([published])):
+                place, problem = self.place(fact)
                 counts["items"] += 1
                 counts[place] += 1
+                places.append((fact, place))
                 if problem:
-                    report.problems.append(f"{_name(published, index)}: {problem}")
-        report.problems += self._wrong_rows()
-        report.problems += self._wrong_onboarding()
-        report.problems += self._wrong_queue()
+                    text = f"{_name(published, index)}: {problem.text}"
+                    report.problems.append(Problem(problem.kind, text, str(fact.item)))
+        stored = [fact for fact, place in places if place == STORED]
+        report.problems += differences(self._company, expected(stored, self._before), self._evidence)
+        report.problems += self._letters.problems(self._by_version)
+        report.problems += self._exhausted.problems(self._by_version)
+        report.problems += self._wrong_queue(
+            {fact.event.version for fact, place in places if place == WAITING}
+        )
+        if not self._letters_allowed:
+            report.problems += self._needless(places)
 
-    def _place(self, published: Published, item: Item) -> tuple[str, str]:
-        waiting, exhausted = self._letters.has(published, item), self._exhausted.has(published, item)
-        stored = self._stored(published, item)
-        if item.refused and stored:
-            return MISSING, "can never be stored, but there is a row"
-        if stored and exhausted:
-            return MISSING, "has a row and is in exhausted_events as well"
+    def place(self, fact: Fact) -> tuple[str, Problem | None]:
+        """Where an item has ended, and what is wrong with that."""
+        stored, exhausted = self._stored(fact), self._exhausted.has(fact)
+        if fact.item.refused and stored:
+            return MISSING, Problem("wrong", "can never be stored, but there is a row")
+        if stored and self._exhausted.has(fact, whole=False):
+            return MISSING, Problem("doubled", "has a row and is in exhausted_events as well")
         if stored:
-            self._model.add(published.version_of(item), item)
-            self._latest[item.table, item.key] = published
-            return STORED, ""
+            return STORED, None
         if exhausted:
-            return EXHAUSTED, ""
-        if waiting:
-            self._waiting.add(published.version)
-            return WAITING, ""
-        return MISSING, "has neither a row of its version or newer, nor a dead letter, nor an exhausted row"
+            return EXHAUSTED, None
+        if self._letters.has(fact):
+            return WAITING, None
+        text = "has neither a row of its version or newer, nor a dead letter, nor an exhausted row"
+        return MISSING, Problem("lost", text)
 
-    def _stored(self, published: Published, item: Item) -> bool:
-        rows = self._evidence.rows[item.table].get(item.key, ())
-        if item.refused:
-            return bool(item.key and rows)
-        return not all(published.version_of(item).newer_than(row.newest) for row in rows)
+    def _stored(self, fact: Fact) -> bool:
+        rows = self._evidence.rows[fact.item.table].get(fact.item.key, ())
+        if fact.item.refused:
+            return bool(fact.item.key and rows)
+        versions = [row.version for row in rows]
+        return any(version and not fact.version.after(self._in_full(version)) for version in versions)
 
-    def _wrong_rows(self) -> Iterator[str]:
-        for table, rows in self._evidence.rows.items():
-            expected = self._model.rows[table]
-            for key, found in rows.items():
-                if key not in expected:
-                    if table != "contacts" or key not in self._model.first_messages:
-                        yield f"{self._company}: a row of {table} belongs to no event that is stored"
-                    continue
-                last = self._latest[table, key].name
-                if len(found) > 1:
-                    yield f"{last}: {len(found)} rows of {table} instead of one"
-                for column in _differing(expected[key], found[0]):
-                    yield f"{last}, or one before it on its row: {table}.{column} is not the newest value"
+    def _in_full(self, version: Version) -> Version:
+        """A version with its incarnation, which not every worker knows."""
+        event = self._by_version.get(version)
+        return version if event is None else event.version
 
-    def _wrong_onboarding(self) -> Iterator[str]:
-        for contact, first in self._model.first_messages.items():
-            name = f"v1.messages.upsert.{self._company} sequence {first.version.sequence}"
-            contacts = self._evidence.rows["contacts"].get(contact, [])
-            logged = self._evidence.onboarded.get(contact, [])
-            if len(contacts) != 1:
-                yield f"{name}: its phone has {len(contacts)} contacts instead of one"
-            elif contacts[0].columns["first_message_id"] != first.message_id:
-                yield f"{name}: its contact does not name it as the first message"
-            if len(logged) != 1:
-                yield f"{name}: its phone has {len(logged)} rows of onboarding_log instead of one"
-            elif logged != [first.message_id]:
-                yield f"{name}: onboarding_log does not name it as the first message"
+    def _needless(self, places: Iterable[tuple[Fact, str]]) -> Iterator[Problem]:
+        orphans = {fact.version for fact in expected(facts(self._published), self._before).orphans}
+        needless = {
+            fact.event.name
+            for fact, place in places
+            if not fact.item.refused and fact.version not in orphans
+            if place in (WAITING, EXHAUSTED)
+            or self._letters.has(fact, whole=False)
+            or self._exhausted.has(fact, whole=False)
+        }
+        for name in needless:
+            yield Problem("needless", f"{name}: nothing is wrong with it, but it became a dead letter")
 
-    def _wrong_queue(self) -> Iterator[str]:
+    def _wrong_queue(self, waiting: set[Version]) -> Iterator[Problem]:
         backlog = self._evidence.backlog
         if backlog.lag:
-            yield (
+            text = (
                 f"{self._company}: the consumers have {backlog.pending} events pending and "
                 f"{backlog.unacknowledged} unacknowledged"
             )
-        if backlog.waiting != len(self._waiting):
-            yield (
+            yield Problem("wrong", text)
+        if backlog.waiting != len(waiting):
+            doubtful = [
+                one.name
+                for one in self._published
+                if one.version in self._letters.by_version and one.version not in waiting
+            ]
+            where = f"; in two places perhaps: {', '.join(doubtful[:3])}" if doubtful else ""
+            text = (
                 f"{self._company}: {backlog.waiting} dead letters wait in the consumer, but "
-                f"{len(self._waiting)} events need one{self._doubtful()}"
+                f"{len(waiting)} events need one{where}"
             )
-
-    def _doubtful(self) -> str:
-        """The letters of events that have come to another place as well."""
-        doubtful = [
-            published.name
-            for published in self._published
-            if published.version in self._letters.by_version and published.version not in self._waiting
-        ]
-        return f"; in two places perhaps: {', '.join(doubtful[:3])}" if doubtful else ""
+            yield Problem("wrong", text)
 
 
-def _differing(expected: Expected, row: Row) -> Iterator[str]:
-    for column, value in expected.values().items():
-        if row.columns.get(column) != value:
-            yield column
+def _is_whole(published: Published) -> bool:
+    """Whether a history event was refused as a whole: then it has one item, and that has no payload."""
+    items = published.publication.items
+    return len(items) == 1 and items[0].refused and items[0].payload is None
+
+
+def _items(given: Given, fact: Fact) -> Counter[str]:
+    """The items of a history batch in a letter as comparable texts; empty for what is no batch."""
+    field_name, _ = HISTORY[fact.event.publication.event_type]
+    try:
+        items = json.loads(given.body)[field_name]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return Counter()
+    return Counter(map(_comparable, items)) if isinstance(items, list) else Counter()
+
+
+def _comparable(item: object) -> str:
+    """A JSON value as text, the same for the same value."""
+    return json.dumps(item, sort_keys=True)
+
+
+def _differ(one: bytes, other: bytes) -> bool:
+    """Whether both are JSON, and not the same."""
+    try:
+        return bool(json.loads(one) != json.loads(other))
+    except (ValueError, RecursionError):
+        return False
 
 
 def _name(published: Published, index: int) -> str:

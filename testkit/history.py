@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from testkit.account import Account, Payload
-from testkit.invalid_events import encoded
+from testkit.account import Account, encoded
+from testkit.builders import Payload
 from testkit.items import Item, good, refused
 
 SMALLEST: Final = 20
@@ -27,7 +27,7 @@ def batch(account: Account, field: str, *, broken_share: float = BROKEN) -> Batc
         if account.chance(broken_share):
             broken = _broken(account, field, payload)
             payloads.append(broken)
-            items.append(refused(event_type, text=encoded(broken).decode()))
+            items.append(refused(event_type, payload=broken))
         else:
             payloads.append(payload)
             items.append(good(event_type, payload))

@@ -6,18 +6,14 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-from testkit.account import Account, Payload
+from testkit.account import Account, encoded
+from testkit.builders import Payload
 from testkit.items import Item, good, refused
 
 # A body and what is to become of it.
 Fault = tuple[str, bytes, Item]
 
 _NESTED: Final = 20_000
-
-
-def encoded(payload: Any) -> bytes:
-    """JSON as the senders write it."""
-    return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def of_type(account: Account, event_type: str) -> Fault:
@@ -30,8 +26,7 @@ def invalid(account: Account, only: str | None = None) -> Fault:
 
     `only`: of this event type; if there is no such fault of it, a malformed one.
     """
-    chat = account.newcomer()
-    account.chats.pop()
+    chat = account.stranger()
     message = account.message(chat, incoming=True)
     choices: tuple[tuple[str, Payload], ...] = (
         ("v1.messages.upsert", {**message, "chat_id": ""}),
@@ -57,9 +52,8 @@ def invalid(account: Account, only: str | None = None) -> Fault:
 
 def malformed(account: Account, only: str | None = None) -> Fault:
     """Not the JSON object that was promised, or no JSON at all; `only`: of this event type."""
-    message = encoded(account.message(account.newcomer(), incoming=True))
-    account.chats.pop()
-    body = account.rng.choice(
+    message = encoded(account.message(account.stranger(), incoming=True))
+    invalid_body = account.rng.choice(
         (
             b"",
             b"not json",
@@ -75,13 +69,12 @@ def malformed(account: Account, only: str | None = None) -> Fault:
     )
     types = ("v1.messages.upsert", "v1.chats.upsert", "v1.history.messages")
     event_type = account.rng.choice(types if only is None else (only,))
-    return event_type, body, refused(event_type)
+    return event_type, invalid_body, refused(event_type)
 
 
 def orphan(account: Account) -> Fault:
     """An update of what never comes."""
-    chat = account.newcomer()
-    account.chats.pop()
+    chat = account.stranger()
     choices: tuple[tuple[str, Payload], ...] = (
         ("v1.messages.update", {"message_id": account.message_id(), "status": "read"}),
         ("v1.chats.update", {"chat_id": chat.id, "agent_id": chat.agent.id, "unread_count": 2}),
@@ -93,8 +86,7 @@ def orphan(account: Account) -> Fault:
 
 def oversized(account: Account, room: int) -> Fault:
     """An invalid message that just fits (`room`: bytes of its body), while its dead letter does not."""
-    message = account.message(account.newcomer(), incoming=True)
-    account.chats.pop()
+    message = account.message(account.stranger(), incoming=True)
     message |= {"flow": "SIDEWAYS", "message_obj": {"thumbnail": ""}}
     message["message_obj"]["thumbnail"] = "A" * (room - len(encoded(message)))
     return "v1.messages.upsert", encoded(message), refused("v1.messages.upsert", message["message_id"])
@@ -106,9 +98,9 @@ def odd(account: Account) -> Fault:
     return account.rng.choice(_ODDITIES)(account, payload)
 
 
-def _stored(payload: Payload, body: bytes | None = None, **stored: Any) -> Fault:
+def _stored(payload: Payload, raw: bytes | None = None, **stored: Any) -> Fault:
     event_type = "v1.messages.upsert"
-    return event_type, encoded(payload) if body is None else body, good(event_type, payload, stored)
+    return event_type, encoded(payload) if raw is None else raw, good(event_type, payload, stored)
 
 
 def _nul(_: Account, payload: Payload) -> Fault:

@@ -1,97 +1,114 @@
-"""What a published event is expected to come to: its items, each of which must end in exactly one place."""
+"""What an event contains: itself, or the items of a history batch; and the columns that these have values for."""
 
 from __future__ import annotations
 
-import re
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 Table = Literal["messages", "chats", "contacts", "agents"]
 Payload = dict[str, Any]
 
-# Columns that an event feeds only where it has something to say (design 5).
-_FED: dict[Table, tuple[str, ...]] = {
-    "messages": (
-        *("chat_id", "jid", "flow", "agent_id", "company_id", "from_phone", "to_phone", "key"),
-        *("message_type", "message_text", "message_url", "message_obj", "status"),
-        *("edited_message_obj", "is_deleted", "message_timestamp"),
-    ),
-    "chats": (
-        *("jid", "company_id", "agent_id", "phone_number", "is_group"),
-        *("push_name", "group_name", "last_message", "conversation_timestamp"),
-    ),
-    "contacts": ("company_id", "agent_id", "chat_id", "push_name"),
-    "agents": ("company_id", "qr_code", "status", "agent_name", "host_name", "version", "phone_number"),
+# History batches: the field that has the items, and the real-time type that these look like.
+HISTORY: Final = {
+    "v1.history.messages": ("messages", "v1.messages.upsert"),
+    "v1.history.chats": ("chats", "v1.chats.upsert"),
+    "v1.history.contacts": ("contacts", "v1.contacts.upsert"),
 }
-_KEYS: dict[Table, str] = {"messages": "message_id", "chats": "chat_id", "agents": "agent_id"}
-_UNONBOARDED = ("@broadcast", "@newsletter")
+_TABLES: Final[dict[str, Table]] = {
+    "messages": "messages",
+    "chats": "chats",
+    "contacts": "contacts",
+    "connection": "agents",
+}
+KEYS: Final[dict[Table, str]] = {"messages": "message_id", "chats": "chat_id", "agents": "agent_id"}
+
+# Columns that the newest event decides, and those that keep the first value that is not empty.
+NEWEST: Final = {
+    "v1.messages.upsert": ("status", "message_text", "message_url", "message_type", "message_obj"),
+    "v1.messages.update": ("status", "edited_message_obj", "is_deleted", "message_url"),
+    "v1.chats.upsert": ("push_name", "group_name", "last_message"),
+    "v1.chats.update": ("last_message",),
+    "v1.contacts.upsert": ("push_name",),
+    "v1.contacts.update": ("push_name",),
+    "v1.connection.update": ("qr_code", "status", "agent_name", "phone_number", "host_name", "version"),
+}
+FIXED: Final = {
+    "v1.messages.upsert": (
+        "from_phone",
+        "to_phone",
+        "chat_id",
+        "jid",
+        "flow",
+        "agent_id",
+        "company_id",
+        "key",
+    ),
+    "v1.chats.upsert": ("jid", "agent_id", "company_id", "phone_number"),
+    "v1.contacts.upsert": ("chat_id", "phone_number", "company_id"),
+    "v1.connection.update": ("company_id",),
+}
+# What columns hold as long as no event has a value for them.
+EMPTY: Final[dict[Table, Payload]] = {
+    "messages": {
+        **dict.fromkeys(("status", "message_text", "message_url", "message_type"), ""),
+        **{"message_obj": None, "edited_message_obj": None, "is_deleted": False},
+    },
+    "chats": {"push_name": "", "group_name": "", "last_message": None, "conversation_timestamp": 0},
+    "contacts": {
+        **dict.fromkeys(("push_name", "assigned_to", "origin", "first_message_id"), ""),
+        "first_message_timestamp": 0,
+    },
+    "agents": dict.fromkeys(NEWEST["v1.connection.update"], ""),
+}
 
 
 class Item(NamedTuple):
     """A real-time event, or one item of a history batch.
 
-    `values` are the column values it feeds, in their stored form. `seconds` is a history item's own time,
-    None for a real-time event. `step`: it adds one to `unread_count`. `onboards`: the cleaned phone of an
-    incoming message, which must have a contact. `refused`: it can never be stored; in a batch, `text` is then
-    its JSON.
+    `type` is the event type of the payload: `v1.chats.upsert` for an item of `v1.history.chats`. `key` names the row
+    that it is about, "" if that is not known. The payload has the values in their stored form. `refused`: it can never
+    be stored.
     """
 
-    table: Table
+    type: str
     key: str
-    values: Payload
-    seconds: int | None = None
-    step: bool = False
-    onboards: str = ""
+    payload: Any
     refused: bool = False
-    text: str = ""
 
+    @property
+    def table(self) -> Table:
+        """Where events of this type are stored."""
+        return _TABLES[self.type.split(".")[1]]
 
-def table_of(event_type: str) -> Table:
-    """Where the events of this type are stored."""
-    if "messages" in event_type:
-        return "messages"
-    if "contacts" in event_type:
-        return "contacts"
-    return "chats" if "chats" in event_type else "agents"
-
-
-def cleaned(phone: str) -> str:
-    """A phone as contacts are looked up by it (contract 5.2)."""
-    return re.sub(r"[+ ()]", "", phone)
-
-
-def key_of(table: Table, payload: Payload) -> str:
-    """What names the row that a payload is about."""
-    if table == "contacts":
-        return f"{payload['agent_id']} {cleaned(payload['phone_number'])}"
-    return str(payload[_KEYS[table]])
+    @property
+    def onboards(self) -> str:
+        """The cleaned phone of an incoming message whose sender can have a contact, if it is no history; else empty."""
+        if self.refused or self.type != "v1.messages.upsert" or self.payload["flow"] != "IN":
+            return ""
+        unaddressed = self.payload["jid"].endswith(("@broadcast", "@newsletter"))
+        return "" if unaddressed else cleaned(self.payload.get("from_phone") or "")
 
 
 def good(event_type: str, payload: Payload, stored: Payload | None = None) -> Item:
     """The item of a payload that must be stored; `stored` has the values that are stored in another form."""
-    table = table_of(event_type)
-    history = event_type.startswith("v1.history.")
+    _, item_type = HISTORY.get(event_type, ("", event_type))
     seen = {**payload, **(stored or {})}
-    values = {name: seen[name] for name in _FED[table] if seen.get(name) not in (None, "")}
-    step = event_type == "v1.chats.update" and seen.get("unread_count") == 1
-    if table == "chats" and not step:
-        values["unread_count"] = seen.get("unread_count", 0)
-    own_time = seen.get("message_timestamp", seen.get("conversation_timestamp", 0))
-    return Item(
-        table,
-        key_of(table, seen),
-        values,
-        seconds=own_time if history else None,
-        step=step,
-        onboards=_onboards(seen) if event_type == "v1.messages.upsert" else "",
-    )
+    table = _TABLES[item_type.split(".")[1]]
+    if table == "contacts":
+        return Item(item_type, contact_key(seen["agent_id"], seen["phone_number"]), seen)
+    return Item(item_type, str(seen[KEYS[table]]), seen)
 
 
-def refused(event_type: str, key: str = "", text: str = "") -> Item:
+def refused(event_type: str, key: str = "", payload: object = None) -> Item:
     """The item of an event, or of one in a batch, that must end as a dead letter."""
-    return Item(table_of(event_type), key, {}, refused=True, text=text)
+    _, item_type = HISTORY.get(event_type, ("", event_type))
+    return Item(item_type, key, payload, refused=True)
 
 
-def _onboards(payload: Payload) -> str:
-    if payload["flow"] != "IN" or str(payload["jid"]).endswith(_UNONBOARDED):
-        return ""
-    return cleaned(payload.get("from_phone", ""))
+def cleaned(phone: str) -> str:
+    """A phone as contacts are looked up by it."""
+    return "".join(char for char in phone if char not in "+ ()")
+
+
+def contact_key(agent: str, phone: str) -> str:
+    """What names a contact: its agent and its cleaned phone."""
+    return f"{agent} {cleaned(phone)}"

@@ -31,7 +31,7 @@ def free_port() -> int:
     end = _end_of_ours()
     if end - _LOWEST >= _ENOUGH:
         for port in random.SystemRandom().sample(range(_LOWEST, end), _TRIES):
-            if _claim(port):
+            if claim(port):
                 return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -46,17 +46,18 @@ def _end_of_ours() -> int:
         return 0
 
 
-def _claim(port: int) -> bool:
-    claim = socket.socket(socket.AF_UNIX)
+def claim(port: int) -> bool:
+    """Whether the port is free and claimed by no caller, in whichever process; then it is claimed for this one."""
+    name = socket.socket(socket.AF_UNIX)
     try:
         # Abstract: known to every process of this machine, and gone with the one that has it.
-        claim.bind(f"\0daisi-port-{port}")
+        name.bind(f"\0daisi-port-{port}")
         with socket.socket() as probe:
             probe.bind(("0.0.0.0", port))
     except OSError:
-        claim.close()
+        name.close()
         return False
-    _claims.append(claim.detach())
+    _claims.append(name.detach())
     while len(_claims) > _KEPT:
         os.close(_claims.popleft())
     return True

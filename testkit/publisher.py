@@ -1,15 +1,19 @@
-"""Publishes traffic with confirmations, and keeps what JetStream made of it: sequence and store time."""
+"""Publishes events to JetStream with confirmations, and reads what the streams store of them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import itertools
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
+import msgspec
 import nats
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
@@ -19,75 +23,225 @@ from events.subjects import HISTORICAL, REALTIME
 from testkit.oracle import Published, Version
 from testkit.traffic import NUMBER_HEADER, Publication
 
-# Publishes on the way at a time.
+# Events in flight at a time, and seconds until one without an answer has failed.
 WINDOW: Final = 64
-_TRIES: Final = 5
-_ANSWER: Final = 5.0
+ANSWER: Final = 5.0
+_WINDOW_BYTES: Final = 64 * 1024 * 1024
+_SWEEP: Final = 0.1
+# The window opens again a little below its limit, so that one wake-up lets several through.
+_REOPEN: Final = 0.75
+_HEADER_FRAME: Final = len(b"NATS/1.0\r\n\r\n")
+_HEADER_LINE: Final = len(b": \r\n")
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
 class PublishError(RuntimeError):
-    """JetStream did not confirm an event; the message is one line."""
+    """JetStream did not confirm an event, or the connection is closed; the message is one line."""
 
 
 class Confirmed(NamedTuple):
-    """A publication and the answer to it. `repeat`: the server knew its Nats-Msg-Id and dropped it."""
+    """A publication and the answer to it, after so many seconds. `repeat`: the stream knew its Nats-Msg-Id."""
 
     publication: Publication
     sequence: int
     repeat: bool
+    seconds: float = 0.0
+
+
+class _Error(msgspec.Struct):
+    description: str = ""
+
+
+class _Answer(msgspec.Struct):
+    seq: int = 0
+    duplicate: bool = False
+    error: _Error | None = None
+
+
+class _InFlight(NamedTuple):
+    publication: Publication
+    sent: float
+    tries: int
 
 
 class Publisher:
-    """Keeps a window of publishes on the way; `published` counts the confirmed ones."""
+    """Keeps a window of events in flight; `published` counts the confirmed ones.
 
-    def __init__(self, js: JetStreamContext) -> None:
-        self._js = js
-        self._window = asyncio.Semaphore(WINDOW)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._failure: PublishError | None = None
+    One inbox takes all answers and tells them apart by a number, because a task for each event costs more than the
+    event itself. An event that is not confirmed within `patience` seconds is sent again, `tries` times in all (None:
+    without end); then `on_failed` is called with the reason. Without `on_failed` the next call raises `PublishError`.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        window: int = WINDOW,
+        window_bytes: int = _WINDOW_BYTES,
+        patience: float = ANSWER,
+        tries: int | None = 1,
+        on_confirmed: Callable[[Confirmed], None] | None = None,
+        on_failed: Callable[[Publication, str], None] | None = None,
+    ) -> None:
         self.published = 0
-        self.confirmed: list[Confirmed] = []
-        self.keep = True
+        self._client = client
+        self._window = window
+        self._window_bytes = window_bytes
+        self._patience = patience
+        self._tries = tries
+        self._on_confirmed = on_confirmed
+        self._on_failed = on_failed or self._remember
+        self._inbox = client.new_inbox()
+        self._numbers = itertools.count()
+        # In the order of sending, so the oldest is the first.
+        self._in_flight: dict[int, _InFlight] = {}
+        self._again: list[_InFlight] = []
+        self._bytes = 0
+        self._moved = asyncio.Event()
+        self._answers = msgspec.json.Decoder(_Answer)
+        self._failure: PublishError | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+        self._subscription: Subscription | None = None
 
-    async def publish(self, publication: Publication) -> None:
-        """Send one event once there is room in the window. Raises `PublishError` if an earlier one failed."""
-        await self._window.acquire()
-        if self._failure:
-            raise self._failure
-        task = asyncio.create_task(self._confirm(publication))
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
+    async def start(self) -> None:
+        """Begin to listen for answers."""
+        self._subscription = await self._client.subscribe(
+            f"{self._inbox}.*", cb=self._answered, pending_msgs_limit=0, pending_bytes_limit=0
+        )
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def wait_room(self) -> None:
+        """Return when there is room in the window. Raises `PublishError` if an event has failed."""
+        if self._unconfirmed >= self._window or self._bytes >= self._window_bytes:
+            await self._wait_moved()
+            while self._bytes >= self._window_bytes or self._unconfirmed > self._window * _REOPEN:
+                await self._wait_moved()
+        self._raise_failure()
+
+    async def send(self, publication: Publication) -> float:
+        """Send one event once there is room; returns when it left (Unix seconds). Raises `PublishError`."""
+        await self.wait_room()
+        self._bytes += len(publication.body)
+        left = time.time()
+        await self._send(_InFlight(publication, time.perf_counter(), 1))
+        return left
 
     async def finish(self) -> None:
-        """Wait for the answers. Raises `PublishError`."""
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        if self._failure:
-            raise self._failure
+        """Wait until every event is confirmed or has failed. Raises `PublishError`."""
+        while self._unconfirmed:
+            await self._wait_moved()
+        self._raise_failure()
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._window.release()
-        if not task.cancelled() and isinstance(error := task.exception(), PublishError):
-            self._failure = error
+    async def close(self) -> None:
+        """Stop listening. What is in flight has failed."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._sweeper
+        self._tries = 0
+        for number in tuple(self._in_flight):
+            self._fail(number, "stopped before it was confirmed")
+        if self._subscription is not None and self._client.is_connected:
+            with suppress(nats.errors.Error):
+                await self._subscription.unsubscribe()
 
-    async def _confirm(self, publication: Publication) -> None:
-        for last in (*(False,) * (_TRIES - 1), True):
-            try:
-                answer = await self._js.publish(
-                    publication.subject, publication.body, timeout=_ANSWER, headers=publication.headers
-                )
-            except (nats.errors.Error, OSError) as error:
-                if last:
-                    reason = f"{publication.subject}: {type(error).__name__}"
-                    raise PublishError(f"JetStream does not confirm events: {reason}") from error
-                await asyncio.sleep(0.2)
-            else:
-                break
+    @property
+    def _unconfirmed(self) -> int:
+        return len(self._in_flight) + len(self._again)
+
+    async def _wait_moved(self) -> None:
+        self._moved.clear()
+        await self._moved.wait()
+
+    async def _send(self, event: _InFlight) -> None:
+        number = next(self._numbers)
+        self._in_flight[number] = event
+        publication = event.publication
+        if _size(publication) > self._client.max_payload:
+            self._fail(number, "larger than the server takes")
+            return
+        reply = f"{self._inbox}.{number}"
+        try:
+            await self._client.publish(publication.subject, publication.body, reply, publication.headers)
+        except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as error:
+            self._fail(number, "the connection was closed")
+            raise PublishError("the connection to NATS was closed for good") from error
+        except (nats.errors.Error, OSError) as error:
+            self._fail(number, type(error).__name__)
+
+    async def _answered(self, message: Msg) -> None:
+        now = time.perf_counter()
+        number = int(message.subject[len(self._inbox) + 1 :])
+        if number not in self._in_flight:  # its time was over
+            return
+        answer = self._decoded(message)
+        if isinstance(answer, str):
+            self._fail(number, answer)
+            return
+        publication, sent, _ = self._in_flight.pop(number)
+        self._bytes -= len(publication.body)
         self.published += 1
-        if self.keep:
-            self.confirmed.append(Confirmed(publication, answer.seq, bool(answer.duplicate)))
+        self._moved.set()
+        if self._on_confirmed is not None:
+            self._on_confirmed(Confirmed(publication, answer.seq, answer.duplicate, now - sent))
+
+    def _decoded(self, message: Msg) -> _Answer | str:
+        """The answer, or why the event was not stored."""
+        if not message.data:
+            status = (message.headers or {}).get("Status")
+            return "no stream takes it" if status == "503" else "an empty answer"
+        try:
+            answer = self._answers.decode(message.data)
+        except msgspec.DecodeError:
+            return "an answer that is not JetStream's"
+        return answer if answer.error is None else answer.error.description or "refused"
+
+    def _fail(self, number: int, reason: str) -> None:
+        if (event := self._in_flight.pop(number, None)) is None:
+            return
+        if self._tries is None or event.tries < self._tries:
+            self._again.append(event._replace(tries=event.tries + 1))
+            return
+        self._bytes -= len(event.publication.body)
+        self._on_failed(event.publication, reason)
+        self._moved.set()
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _remember(self, publication: Publication, reason: str) -> None:
+        self._failure = PublishError(f"JetStream does not confirm events: {publication.subject}: {reason}")
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP)
+            self._expire(time.perf_counter() - self._patience)
+            again, self._again = self._again, []
+            for event in again:
+                with suppress(PublishError):
+                    await self._send(event._replace(sent=time.perf_counter()))
+
+    def _expire(self, before: float) -> None:
+        while self._in_flight:
+            number, event = next(iter(self._in_flight.items()))
+            if event.sent > before:
+                return
+            self._fail(number, f"no answer within {self._patience:g} s")
+
+
+def _size(publication: Publication) -> int:
+    """What the server counts against its limit: body and headers (all of them ASCII but the company)."""
+    lines = sum(len(key) + len(value.encode()) + _HEADER_LINE for key, value in publication.headers.items())
+    return len(publication.body) + _HEADER_FRAME + lines
 
 
 class Ledger:
@@ -101,6 +255,7 @@ class Ledger:
         self._js = js
         self._subscriptions: list[Subscription] = []
         self._stored: dict[str, dict[int, tuple[int, Version]]] = {}
+        self._versions: dict[tuple[str, int], asyncio.Future[Version]] = {}
         self._incarnations: dict[str, int] = {}
 
     async def follow(self, company: str) -> None:
@@ -126,6 +281,16 @@ class Ledger:
                 stored_version(message.reply), incarnation=self._incarnations[message.metadata.stream]
             )
             self._stored.setdefault(message.subject, {})[version.sequence] = (int(number), version)
+            first = self._version(message.subject, int(number))
+            if not first.done():
+                first.set_result(version)
+
+    async def version(self, publication: Publication) -> Version:
+        """The version of a publication, once it is stored."""
+        return await self._version(publication.subject, publication.number)
+
+    def _version(self, subject: str, number: int) -> asyncio.Future[Version]:
+        return self._versions.setdefault((subject, number), asyncio.get_running_loop().create_future())
 
     def published(self, confirmed: list[Confirmed]) -> Iterator[Published]:
         """The events as they were stored; a repeat that the server dropped is not one."""

@@ -41,7 +41,7 @@ class Server(ABC):
         self.pid = 0
         self._account = account
         self._folder = Path()
-        self._keeper: subprocess.Popen[str] | None = None
+        self._guard: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         """Return when the server answers, on the port and data it had before, if any. Raises `ServerError`."""
@@ -57,12 +57,12 @@ class Server(ABC):
 
     def stop(self) -> None:
         """End in the orderly way; the data stays."""
-        self._order("stop")
+        self._request("stop")
         self.pid = 0
 
     def kill(self) -> None:
         """End as in a crash (SIGKILL); the data stays as it is."""
-        self._order("kill")
+        self._request("kill")
         self.pid = 0
 
     def restart(self) -> None:
@@ -81,13 +81,13 @@ class Server(ABC):
     @property
     def running(self) -> bool:
         """Whether the process is there (also while paused)."""
-        return self._keeper is not None and self._order("status") == "running"
+        return self._guard is not None and self._request("status") == "running"
 
     def close(self) -> None:
         """End the server, its guard and its data; safe when repeated."""
-        keeper, self._keeper, self.pid = self._keeper, None, 0
-        if keeper is not None:
-            keeper.communicate()
+        guard, self._guard, self.pid = self._guard, None, 0
+        if guard is not None:
+            guard.communicate()
             # Once more, in case the guard was killed.
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -117,11 +117,11 @@ class Server(ABC):
         """Whether this very process, not a stranger on its port, takes clients."""
 
     def _start_once(self) -> None:
-        if self._keeper is None:
-            self._keeper = self._hire()
+        if self._guard is None:
+            self._guard = self._start_guard()
         self._log.write_bytes(b"")
         self._configure()
-        answer, _, detail = self._order("start").partition(" ")
+        answer, _, detail = self._request("start").partition(" ")
         if answer != "pid":
             raise ServerError(f"{self.name} cannot be started: {detail}")
         self.pid = int(detail)
@@ -135,16 +135,16 @@ class Server(ABC):
         deadline = time.monotonic() + START_TIMEOUT
         while not self._ready():
             if not self.running:
-                raise ServerError(f"{self.name} ended while starting: {self._last_words()}")
+                raise ServerError(f"{self.name} ended while starting: {self._log_tail()}")
             if time.monotonic() > deadline:
-                raise ServerError(f"{self.name} does not answer in {START_TIMEOUT:g} s: {self._last_words()}")
+                raise ServerError(f"{self.name} does not answer in {START_TIMEOUT:g} s: {self._log_tail()}")
             time.sleep(_POLL)
 
     @property
     def _log(self) -> Path:
         return self._folder / "server.log"
 
-    def _hire(self) -> subprocess.Popen[str]:
+    def _start_guard(self) -> subprocess.Popen[str]:
         self._folder = _own_folder(self.name, self._account)
         program = process_guard.Program(
             arguments=self._arguments(),
@@ -162,21 +162,21 @@ class Server(ABC):
             start_new_session=True,
         )
 
-    def _order(self, order: str) -> str:
-        keeper = self._keeper
-        if keeper is None or keeper.stdin is None or keeper.stdout is None:
+    def _request(self, order: str) -> str:
+        guard = self._guard
+        if guard is None or guard.stdin is None or guard.stdout is None:
             raise ServerError(f"{self.name} was never started")
         try:
-            keeper.stdin.write(f"{order}\n")
-            keeper.stdin.flush()
-            answer = keeper.stdout.readline().strip()
+            guard.stdin.write(f"{order}\n")
+            guard.stdin.flush()
+            answer = guard.stdout.readline().strip()
         except OSError:
             answer = ""
         if not answer:
             raise ServerError(f"the guard of {self.name} is gone, and the server with it")
         return answer
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
         return " | ".join(line.strip() for line in lines[-6:] if line.strip()) or "its log is empty"
 

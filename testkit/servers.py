@@ -48,7 +48,7 @@ class NatsServer(Server):
 
     @property
     def monitoring_url(self) -> str:
-        """Where the server tells about itself (`/varz`, `/jsz`)."""
+        """The server's own pages (`/varz`, `/jsz`)."""
         return f"http://127.0.0.1:{self.monitoring_port}"
 
     def reload(self, settings: str) -> None:
@@ -56,6 +56,16 @@ class NatsServer(Server):
         self._settings = settings
         self._configure()
         os.kill(self.pid, signal.SIGHUP)
+
+    def reconfigure(self, settings: str) -> None:
+        """Start again with these further lines."""
+        self.stop()
+        self._settings = settings
+        self.start()
+
+    def at(self, user: str) -> str:
+        """Where this user (`name:password`) connects."""
+        return f"nats://{user}@127.0.0.1:{self.port}"
 
     def _arguments(self) -> list[str]:
         return [str(self._program), "-c", str(self._folder / "nats.conf")]
@@ -132,9 +142,13 @@ class PostgresServer(Server):
     def _init(self) -> None:
         options = ["-E", "UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
         options += ["-U", "postgres", "--auth=trust", "--no-sync", "--no-instructions"]
+        self._run("initdb", "-D", str(self._data), *options)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        """Run one of PostgreSQL's programs as the server's account. Raises `ServerError`."""
         with self._log.open("ab") as log:
             done = subprocess.run(
-                [str(self._programs / "initdb"), "-D", str(self._data), *options],
+                [str(self._programs / program), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -145,7 +159,7 @@ class PostgresServer(Server):
                 check=False,
             )
         if done.returncode != 0:
-            raise ServerError(f"initdb failed: {self._last_words()}")
+            raise ServerError(f"{program} failed: {self._log_tail()}")
 
     def _ready(self) -> bool:
         try:
@@ -153,7 +167,7 @@ class PostgresServer(Server):
         except OSError:
             return False
         # First line: whose file it is; eighth: what that process is doing.
-        return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
+        return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() in ("ready", "standby")
 
 
 @dataclass(frozen=True, slots=True)

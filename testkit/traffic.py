@@ -1,6 +1,6 @@
 """The traffic of one company: an endless or counted run of events, the same for the same company and seed.
 
-Pure: nothing here publishes, waits or looks at a clock, so the demo and the load generator share it.
+Pure: nothing here publishes, waits or looks at a clock.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from testkit import history, invalid_events
-from testkit.account import AGENTS, Account, Chat, Payload
-from testkit.invalid_events import encoded
+from testkit.account import AGENTS, Account, Chat, encoded
+from testkit.builders import Payload
 from testkit.items import Item, good
 
 NUMBER_HEADER: Final = "Traffic-Number"
@@ -149,6 +149,7 @@ class Traffic:
         account = self._account
         return {
             "incoming": self._incoming,
+            "newcomer": lambda: self._message(account.newcomer(), incoming=True),
             "outgoing": lambda: self._message(account.person(), incoming=False),
             "group": lambda: self._message(self._rng.choice(account.groups), incoming=account.chance(0.8)),
             "campaign": self._campaign,
@@ -220,8 +221,7 @@ class Traffic:
         return self._rename_of(self._rng.choice(self._contacts))
 
     def _rename_of(self, chat: Chat) -> _Draft:
-        update = {"phone_number": chat.number, "agent_id": chat.agent.id, "push_name": self._account.name()}
-        return _draft("v1.contacts.update", {**update, "company_id": self._company})
+        return _draft("v1.contacts.update", self._account.rename(chat))
 
     def _history(self, field: str) -> _Draft:
         return _Draft(*history.batch(self._account, field, broken_share=self._broken_share))

@@ -1,199 +1,211 @@
-"""The demo's worker: the real `faust -A streams.app worker`, kept by a guard so that it never outlives us."""
+"""The real worker as a child process, its metrics, and commands of `faust -A streams.app`."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final
 
-import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
-from testkit import process_guard
+import streams
 from testkit.servers import free_port
 
-PREFERRED_PORT: Final = 8080
-START_TIMEOUT: Final = 60.0
-# More than the worker's own budget for its drain.
-STOP_TIMEOUT: Final = 30.0
+ROOT: Final = Path(streams.__path__[0]).resolve().parent
+START: Final = 60.0
+# More than the worker's own limit (STOP_TIMEOUT).
+STOP: Final = 40.0
 _POLL: Final = 0.05
-_ROOT: Final = Path(__file__).resolve().parent.parent
+# Ends the child with the thread that made it, however that ends, also when its process is killed (on Linux only).
+_BOUND: Final = (
+    "import ctypes, os, sys; sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, 9); "
+    "os.execv(sys.executable, [sys.executable, '-m', 'faust', *sys.argv[1:]])"
+)
+
+Series = tuple[str, frozenset[tuple[str, str]]]
 
 
 class WorkerError(RuntimeError):
-    """The worker does not start, or has died; the message is one line that names its log."""
+    """The worker does not start, or has died; the message says what it wrote last."""
+
+
+def environment(
+    companies: Sequence[str], nats_url: str, postgres_dsn: str, **settings: str
+) -> dict[str, str]:
+    """What an operator sets, and nothing else of this shell but what a program needs to run."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ}
+    ours = {"NATS_URL": nats_url, "POSTGRES_DSN": postgres_dsn, "COMPANY_ID": ",".join(companies)}
+    return {**kept, **ours, **settings}
+
+
+def command(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """`faust -A streams.app <arguments>`, run to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "faust", "-A", "streams.app", *arguments],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=START,
+        check=False,
+    )
+
+
+def logged(log: Path) -> list[dict[str, Any]]:
+    """The lines of a log; fails if one is not JSON. A line that its process is just writing is left out."""
+    whole, _, _ = log.read_text(encoding="utf-8").rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+class Scrape:
+    """A metrics page, read once."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._lines: dict[str, list[str]] = {}
+        for line in text.splitlines():
+            if not line.startswith("#"):
+                self._lines.setdefault(line[: min(line.find(end) % 10**6 for end in "{ ")], []).append(line)
+
+    def value(self, name: str, **labels: str) -> float:
+        """The sum of all series of this name that have these labels."""
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        having = (line for line in self._lines.get(name, ()) if all(label in line for label in wanted))
+        return sum(float(line.rpartition(" ")[2]) for line in having)
+
+    def series(self) -> dict[Series, float]:
+        """Every series with its value."""
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(self.text)
+            for sample in family.samples
+        }
 
 
 class Worker:
-    """One worker process for some companies; in a `with` statement ready on entry, stopped on leaving."""
+    """`faust -A streams.app worker` for some companies. Its stdout goes to `log`, its stderr to `errors`.
 
-    def __init__(self, companies: Sequence[str], *, nats_url: str, postgres_dsn: str) -> None:
-        self.port = 0
-        descriptor, log = tempfile.mkstemp(prefix="daisi-demo-worker-", suffix=".log")
-        os.close(descriptor)
-        self.log = Path(log)
-        self.pid = 0
-        self.keep_log = False
-        self._environment = {
-            **os.environ,
-            "COMPANY_ID": ",".join(companies),
-            "NATS_URL": nats_url,
-            "POSTGRES_DSN": postgres_dsn,
-            # Not from this folder: the guard runs its program in /.
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")])),
-        }
-        self._keeper: subprocess.Popen[str] | None = None
+    `code`: Python to run in place of the `faust` command, with the same arguments.
+    """
+
+    def __init__(
+        self,
+        companies: Sequence[str],
+        *,
+        nats_url: str,
+        postgres_dsn: str,
+        log: Path,
+        code: str = _BOUND,
+        **settings: str,
+    ) -> None:
+        self.companies = tuple(companies)
+        self._code = code
+        self.log = log
+        self.errors = log.with_suffix(".err")
+        self._env = environment(companies, nats_url, postgres_dsn, **settings)
+        self.port = int(self._env.setdefault("SERVER_PORT", str(free_port())))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The child. Fails before `start`."""
+        assert self._process is not None, "call start() first"
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        """Of the child."""
+        return self.process.pid
 
     @property
     def url(self) -> str:
         """Where its web server is."""
         return f"http://127.0.0.1:{self.port}"
 
-    def get(self, path: str, timeout: float = 2.0) -> str | None:
-        """The page, or None if it is not served (with status 200). Blocks."""
-        try:
-            with urllib.request.urlopen(f"{self.url}{path}", timeout=timeout) as answer:
-                return str(answer.read().decode())
-        except (OSError, urllib.error.URLError):
-            return None
-
-    def check(self) -> None:
-        """Raises `WorkerError` if the worker is gone."""
-        if self._order("status") != "running":
-            raise WorkerError(f"the worker has ended: {self._last_words()}")
+    @property
+    def running(self) -> bool:
+        """Whether the process is still there."""
+        return self.process.poll() is None
 
     def start(self) -> None:
-        """Return when the worker is ready. Raises `WorkerError`."""
-        self._launch(PREFERRED_PORT if _free(PREFERRED_PORT) else free_port())
-        try:
-            self._await_ready()
-        except WorkerError:
-            # Somebody else may have taken the port in the meantime; nothing else gets a second try.
-            if _free(self.port):
-                raise
-            self._dismiss()
-            self._launch(free_port())
-            self._await_ready()
+        """Start the process; returns at once. To be called from the main thread."""
+        with self.log.open("ab") as out, self.errors.open("ab") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", self._code, "-A", "streams.app", "worker"],
+                cwd=ROOT,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=errors,
+                # A Ctrl-C in the terminal is for whoever started it.
+                start_new_session=True,
+            )
 
-    def stop(self) -> None:
-        """SIGTERM, and the time it needs to drain."""
-        if not self.pid:
-            return
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_TIMEOUT
-        while self._order("status") == "running" and time.monotonic() < deadline:
-            time.sleep(_POLL)
-        self.pid = 0
+    def wait_ready(self, within: float = START) -> None:
+        """Return when /ready says READY. Raises `WorkerError`."""
+        self.wait_page("/ready", 200, within)
 
-    def close(self) -> None:
-        """Stop the worker if it runs, end its guard, remove its log unless `keep_log`; safe when repeated."""
-        self.stop()
-        self._dismiss()
-        if not self.keep_log:
-            self.log.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException as error:
-            self.keep_log = isinstance(error, WorkerError)
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.keep_log = self.keep_log or isinstance(error, WorkerError)
-        self.close()
-
-    def _launch(self, port: int) -> None:
-        self.port = port
-        self._keeper = self._hire()
-        answer, _, detail = self._order("start").partition(" ")
-        if answer != "pid":
-            raise WorkerError(f"the worker cannot be started: {detail}")
-        self.pid = int(detail)
-
-    def _await_ready(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT
-        while not self._listens() or self.get("/ready") is None:
-            self.check()
+    def wait_page(self, path: str, status: int, within: float = START) -> str:
+        """The body, once the page answers with this status. Raises `WorkerError`."""
+        deadline = time.monotonic() + within
+        while (answer := self.page(path))[0] != status:
+            if not self.running:
+                raise WorkerError(f"the worker has ended: {self.written()}")
             if time.monotonic() > deadline:
-                raise WorkerError(f"the worker is not ready after {START_TIMEOUT:g} s; its log: {self.log}")
+                raise WorkerError(f"{path} says {answer}: {self.written()}")
             time.sleep(_POLL)
+        return answer[1]
 
-    def _listens(self) -> bool:
-        """Whether the port is this worker's: a stranger on it may well be ready."""
+    def page(self, path: str, timeout: float = 6.0) -> tuple[int, str]:
+        """Status and body of a page; status 0 when nobody answers."""
         try:
-            connections = psutil.Process(self.pid).net_connections("tcp")
-        except psutil.Error:
-            return False
-        return any(one.status == psutil.CONN_LISTEN and one.laddr.port == self.port for one in connections)
-
-    def _dismiss(self) -> None:
-        keeper, self._keeper, self.pid = self._keeper, None, 0
-        if keeper is not None:
-            keeper.communicate()
-
-    def _hire(self) -> subprocess.Popen[str]:
-        port = str(self.port)
-        program = process_guard.Program(
-            arguments=[sys.executable, "-m", "faust", "-A", "streams.app", "worker", "--web-port", port],
-            folder=tempfile.mkdtemp(prefix="daisi-demo-worker-"),
-            log=str(self.log),
-            stop_signal=signal.SIGTERM,
-        )
-        return subprocess.Popen(
-            [sys.executable, "-I", process_guard.__file__, program.to_json()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**self._environment, "SERVER_PORT": port},
-            start_new_session=True,
-        )
-
-    def _order(self, order: str) -> str:
-        keeper = self._keeper
-        if keeper is None or keeper.stdin is None or keeper.stdout is None:
-            return "exited"
-        try:
-            keeper.stdin.write(f"{order}\n")
-            keeper.stdin.flush()
-            return keeper.stdout.readline().strip()
+            with urllib.request.urlopen(f"{self.url}{path}", timeout=timeout) as answer:
+                return int(answer.status), str(answer.read().decode())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
         except OSError:
-            return "exited"
+            return 0, ""
 
-    def _last_words(self) -> str:
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        said = [line for line in lines if '"level": "error"' in line or not line.startswith("{")] or lines
-        return f"{_message(said[0])[:300] if said else 'it said nothing'} (its log: {self.log})"
+    def ready(self) -> dict[str, Any]:
+        """What /ready says."""
+        answer: dict[str, Any] = json.loads(self.page("/ready")[1])
+        return answer
 
+    def scrape(self) -> Scrape:
+        """The metrics as they are now."""
+        status, text = self.page("/metrics")
+        assert status == 200
+        return Scrape(text)
 
-def _message(line: str) -> str:
-    try:
-        return str(json.loads(line)["msg"])
-    except (ValueError, KeyError, TypeError):
-        return line.strip()
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send the signal; the exit code, once the process has ended."""
+        self.process.send_signal(number)
+        return self.process.wait(STOP)
 
+    def wait_end(self, within: float = START) -> int:
+        """The exit code of a process that ends by itself."""
+        return self.process.wait(within)
 
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
+    def kill(self) -> None:
+        """End it as a crash would; safe when repeated, and before `start`."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What it logged; fails if that is not JSON."""
+        return logged(self.log)
+
+    def written(self) -> str:
+        """The end of what it wrote, for a message."""
+        texts = [path.read_text(encoding="utf-8", errors="replace") for path in (self.log, self.errors)]
+        return "\n".join(text[-1500:] for text in texts)

@@ -1,13 +1,11 @@
-"""NATS servers whose configuration changes while they run, and users with rights."""
+"""Configurations of NATS: users with limited rights, and JetStream domains."""
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from testkit.servers import NatsServer, free_port
+from testkit.servers import free_port
 
 # What the worker needs (docs/security.md), by the short names that tests use.
 RIGHTS = {
@@ -15,26 +13,6 @@ RIGHTS = {
     "ack": "$JS.ACK.>",
     "dlq": "v1.dlq.*",
 }
-
-
-class ChangingNats(NatsServer):
-    """A server that takes a new configuration without a restart."""
-
-    def reload(self, settings: str) -> None:
-        """Have the server read these further lines; it does so a moment later."""
-        self._settings = settings
-        self._configure()
-        os.kill(self.pid, signal.SIGHUP)
-
-    def reconfigure(self, settings: str) -> None:
-        """Start again with these further lines."""
-        self.stop()
-        self._settings = settings
-        self.start()
-
-    def at(self, user: str) -> str:
-        """Where this user (`name:password`) connects."""
-        return f"nats://{user}@127.0.0.1:{self.port}"
 
 
 def domain_pair(folder: Path) -> tuple[str, str]:

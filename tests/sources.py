@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from events.delivery import Batch, ConsumerType, Delivery
 from events.subjects import Tenant
-from streams.jetstream import topology
 from streams.jetstream.broker import Broker
 from streams.jetstream.pull_source import PullSource
 from streams.jetstream.specs import TopologyConfig
+from tests.reconcile import reconcile
 
 SUBJECT = "v1.messages.upsert"
 # Seconds for what has to happen, however busy the machine is: no test is about how fast it does.
@@ -28,18 +30,37 @@ class Counters:
         self.sizes: list[int] = []
         self.seconds_back = 0.0
 
-    def fetched(self, role: ConsumerType) -> None:
-        self.count[f"fetched {role}"] += 1
+    def pull_requested(self, role: ConsumerType) -> None:
+        self.count[f"pulls {role}"] += 1
 
-    def fetch_failed(self, role: ConsumerType) -> None:
+    def pull_failed(self, role: ConsumerType) -> None:
         self.count[f"failed {role}"] += 1
 
-    def batch(self, role: ConsumerType, company: str, size: int) -> None:
+    def batch_received(self, role: ConsumerType, company: str, size: int) -> None:
         self.sizes.append(size)
 
     def store_time_stepped_back(self, role: ConsumerType, seconds: float) -> None:
         self.count[f"steps back {role}"] += 1
         self.seconds_back += seconds
+
+
+@dataclass
+class StubSource:
+    """A source whose status is set by the test."""
+
+    tenant: Tenant = field(default_factory=lambda: Tenant("KopiNusa"))
+    role: ConsumerType = "realtime"
+    stream: str = "wa_events_stream"
+    durable: str = "wa_realtime_KopiNusa"
+    alive: bool = True
+    held: int = 0
+    progress_count: int = 0
+    last_fetch: float = field(default_factory=time.monotonic)
+    last_progress: float = field(default_factory=time.monotonic)
+
+    @property
+    def name(self) -> str:
+        return f"{self.role} {self.tenant.company}"
 
 
 class Reader:
@@ -89,9 +110,9 @@ async def ack_all(deliveries: Sequence[Delivery]) -> None:
 
 
 @asynccontextmanager
-async def connected(url: str, **more: Any) -> AsyncIterator[Broker]:
-    """A broker that is connected to `url`."""
-    broker = Broker(urls=[url], name="tests", **more)
+async def connected(*urls: str, **more: Any) -> AsyncIterator[Broker]:
+    """A broker that is connected to one of `urls`."""
+    broker = Broker(urls=urls, name="tests", **more)
     await broker.start()
     try:
         async with asyncio.timeout(PATIENCE):
@@ -107,7 +128,7 @@ def pull_source(
     """The tenant's real-time source, read by `reader`."""
 
     async def restore() -> None:
-        await topology.reconcile(broker, config, [tenant])
+        await reconcile(broker, config, [tenant])
 
     arguments: dict[str, Any] = {
         "batch_size": 10,

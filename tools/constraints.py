@@ -1,6 +1,6 @@
-"""Whether constraints.txt holds a version, inside its range, of everything that pyproject.toml leads to.
+"""Checks that constraints.txt pins every dependency of pyproject.toml, direct or not, within its range.
 
-Needs no network: what the dependencies need in turn is asked of those installed.
+Works offline: indirect dependencies are read from the metadata of the installed distributions.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ ROOT: Final = Path(__file__).parents[1]
 
 
 def declared(project: str) -> list[Requirement]:
-    """The dependencies, optional ones too, in the text of a pyproject.toml."""
+    """The dependencies in the text of a pyproject.toml, optional ones included."""
     table = tomllib.loads(project)["project"]
     groups = [table["dependencies"], *table["optional-dependencies"].values()]
     return [Requirement(line) for group in groups for line in group]
 
 
 def pinned(constraints: str) -> dict[str, str]:
-    """Name and version of each line that counts on this platform."""
+    """Name and version of each pin for this platform."""
     lines = (line.strip() for line in constraints.splitlines())
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
     return {
@@ -38,10 +38,10 @@ def pinned(constraints: str) -> dict[str, str]:
 
 def problems(requirements: list[Requirement], pins: dict[str, str]) -> Iterator[str]:
     """One line for each dependency, direct or not, that is missing, outside its range or not the one installed."""
-    waiting = list(requirements)
+    pending = list(requirements)
     seen: set[str] = set()
-    while waiting:
-        requirement = waiting.pop()
+    while pending:
+        requirement = pending.pop()
         if str(requirement) in seen:
             continue
         seen.add(str(requirement))
@@ -53,7 +53,7 @@ def problems(requirements: list[Requirement], pins: dict[str, str]) -> Iterator[
         elif (installed := _installed(name)) != pins[name]:
             yield f"{name}=={pins[name]} is not what is installed: {installed}"
         else:
-            waiting += _needed_by(requirement)
+            pending += _needed_by(requirement)
 
 
 def _installed(name: str) -> str | None:
@@ -64,7 +64,7 @@ def _installed(name: str) -> str | None:
 
 
 def _needed_by(requirement: Requirement) -> list[Requirement]:
-    """What an installed distribution needs here, with the extras asked for."""
+    """Requirements of an installed distribution on this platform, with the requested extras."""
     extras = requirement.extras or {""}
     needed = [Requirement(line) for line in metadata.requires(requirement.name) or []]
     return [
@@ -75,7 +75,7 @@ def _needed_by(requirement: Requirement) -> list[Requirement]:
 
 
 def main() -> None:
-    """Print the problems, if any, and end with 1."""
+    """Print the problems, if any, and exit with 1."""
     requirements = declared((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     pins = pinned((ROOT / "constraints.txt").read_text(encoding="utf-8"))
     found = sorted(set(problems(requirements, pins)))

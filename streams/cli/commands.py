@@ -1,4 +1,4 @@
-"""Commands beside `worker`: `migrate`, `topology`, `version`, and those for exhausted events.
+"""The commands but `worker`: `migrate`, `topology`, `version`, and those for exhausted events.
 
 They run without Faust's worker around them, so that their output is their own and their exit code is plain. Faust
 knows a command once its class is made: all of them are named here, and `streams.app` imports this module.
@@ -9,11 +9,12 @@ from __future__ import annotations
 from faust.cli import option
 
 from streams.cli.dead_letter_commands import exhausted, exhausted_discard, exhausted_replay, exhausted_show
-from streams.cli.operations import Operations, OperatorCommand
+from streams.cli.operations import CommandApp, Operations, OperatorCommand
 from streams.jetstream import topology as jetstream
 from streams.version import VERSION
 
 __all__ = [
+    "CommandApp",
     "Operations",
     "exhausted",
     "exhausted_discard",
@@ -54,7 +55,7 @@ class topology(OperatorCommand):  # noqa: N801
         async with operations.connected() as broker:
             for line in await jetstream.description(broker, config):
                 self.say(line)
-            changes = await jetstream.plan(broker, config, tenants, nodes=broker.nodes)
+            changes = await jetstream.plan(broker, config, tenants, nodes=await broker.count_nodes())
             if apply:
                 await jetstream.apply(broker, changes)
             if drop_old:

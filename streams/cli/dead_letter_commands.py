@@ -1,4 +1,4 @@
-"""`exhausted`, `exhausted-show`, `exhausted-replay`, `exhausted-discard`: what operators type (field cases E4-E8)."""
+"""`exhausted`, `exhausted-show`, `exhausted-replay`, `exhausted-discard`: the commands for exhausted events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from events.errors import BrokerError
 from streams.cli import formatting
 from streams.cli.exhausted_events import CommandFailed, ExhaustedEventService, Outcome, Result, Target, paced
 from streams.cli.operations import OperatorCommand
-from streams.config.variables import duration
+from streams.config.scalars import duration
 from tables.exhausted import Search
 
 _BIGGEST_ID: Final = 2**63 - 1
@@ -50,14 +50,14 @@ class exhausted(OperatorCommand):  # noqa: N801 - Faust takes the command's name
         limit: int,
     ) -> None:
         """See the class."""
-        desk = self.operations.desk
-        tenants = desk.of(company)
+        service = self.operations.exhausted_events
+        tenants = service.of(company)
         resolved = None if state == "any" else state == "resolved"
         search = _search(error, older_than, newer_than)._replace(resolved=resolved)
         if limit < 1:
             raise CommandFailed(f"--limit {limit}: expected 1 or more")
         async with self.operations.storage():
-            found = await desk.find(tenants, search, limit + 1)
+            found = await service.find(tenants, search, limit + 1)
         self.say((formatting.as_json if self.json else formatting.table)(found[:limit]))
         if len(found) > limit:
             self.say(f"these are the newest {limit}; --limit shows more", file=self.stderr)
@@ -74,10 +74,10 @@ class exhausted_show(OperatorCommand):  # noqa: N801
 
     async def run(self, row: int, company: str | None, payload: bool) -> None:
         """See the class."""
-        desk = self.operations.desk
-        [target] = _targets(desk, company, [row])
+        service = self.operations.exhausted_events
+        [target] = _targets(service, company, [row])
         async with self.operations.storage():
-            found = await desk.read(target)
+            found = await service.read(target)
         self.say((formatting.fields_as_json if self.json else formatting.fields)(found, payload=payload))
 
 
@@ -110,7 +110,7 @@ class exhausted_replay(OperatorCommand):  # noqa: N801
         by: str | None,
     ) -> None:
         """See the class."""
-        desk, who = self.operations.desk, _who(by)
+        service, who = self.operations.exhausted_events, _who(by)
         search = _search(error, older_than, newer_than)
         if bool(ids) == everything:
             raise CommandFailed("expected the ids of rows, or --all")
@@ -118,24 +118,30 @@ class exhausted_replay(OperatorCommand):  # noqa: N801
             raise CommandFailed("--error, --older-than and --newer-than go with --all, not with ids")
         if not 0 < rate <= 1_000_000:
             raise CommandFailed(f"--rate {rate:g}: expected a number above 0")
-        targets = _targets(desk, company, ids) if ids else []
-        tenants = desk.of(company)
+        targets = _targets(service, company, ids) if ids else []
+        tenants = service.of(company)
         async with self.operations.storage():
             if everything:
-                found = await desk.find(tenants, search._replace(resolved=False), None)
+                found = await service.find(tenants, search._replace(resolved=False), None)
                 targets = [Target(tenant, row.id) for tenant, row in reversed(found)]
             if not targets:
                 return self.say("nothing to replay")
-            await self._replay(desk, targets, rate, by=who, open_only=everything)
+            await self._replay(service, targets, rate, by=who, open_only=everything)
 
     async def _replay(
-        self, desk: ExhaustedEventService, targets: Sequence[Target], rate: float, *, by: str, open_only: bool
+        self,
+        service: ExhaustedEventService,
+        targets: Sequence[Target],
+        rate: float,
+        *,
+        by: str,
+        open_only: bool,
     ) -> None:
         report = _Report(self, "replayed", len(targets))
         async with self.operations.connected() as broker:
             async for target in paced(targets, rate):
                 try:
-                    report.add(await desk.replay(target, by=by, publisher=broker, open_only=open_only))
+                    report.add(await service.replay(target, by=by, publisher=broker, open_only=open_only))
                 except BrokerError as error:
                     raise CommandFailed(
                         f"{target.name} is not confirmed and stays as it is, like those after it: {error}"
@@ -158,8 +164,8 @@ class exhausted_discard(OperatorCommand):  # noqa: N801
         self, ids: tuple[int, ...], company: str | None, reason: str | None, sure: bool, by: str | None
     ) -> None:
         """See the class."""
-        desk, who = self.operations.desk, _who(by)
-        targets = _targets(desk, company, ids)
+        service, who = self.operations.exhausted_events, _who(by)
+        targets = _targets(service, company, ids)
         why = " ".join((reason or "").split())
         if not why:
             raise CommandFailed("nothing discarded: --reason must say why")
@@ -169,12 +175,12 @@ class exhausted_discard(OperatorCommand):  # noqa: N801
         report = _Report(self, "discarded", len(targets))
         async with self.operations.storage():
             for target in targets:
-                report.add(await desk.discard(target, by=who, reason=why))
+                report.add(await service.discard(target, by=who, reason=why))
         report.end()
 
 
 class _Report:
-    """Tells what became of each row; one that stands alone is the command's only line."""
+    """Prints the result of each row; for a single row it is the only line."""
 
     def __init__(self, command: OperatorCommand, wanted: Outcome, rows: int) -> None:
         self._command = command
@@ -182,13 +188,13 @@ class _Report:
         self._alone = rows == 1
         self._counts: Counter[str] = Counter()
 
-    def add(self, verdict: Result) -> None:
-        """Say it. Raises `CommandFailed` if nothing else is to come and it is not what was wanted."""
-        self._counts[verdict.outcome] += 1
-        as_wanted = verdict.outcome == self._wanted
+    def add(self, result: Result) -> None:
+        """Print it. Raises `CommandFailed` for a single row with another result than wanted."""
+        self._counts[result.outcome] += 1
+        as_wanted = result.outcome == self._wanted
         if self._alone and not as_wanted:
-            raise CommandFailed(verdict.text)
-        self._command.say(verdict.text, file=self._command.stdout if as_wanted else self._command.stderr)
+            raise CommandFailed(result.text)
+        self._command.say(result.text, file=self._command.stdout if as_wanted else self._command.stderr)
 
     def end(self) -> None:
         """Sum up. Raises `CommandFailed` unless all are as wanted."""
@@ -199,7 +205,7 @@ class _Report:
             self._command.say(summary)
 
 
-def _targets(desk: ExhaustedEventService, company: str | None, ids: Iterable[int]) -> list[Target]:
+def _targets(service: ExhaustedEventService, company: str | None, ids: Iterable[int]) -> list[Target]:
     """The rows, each once. Raises `CommandFailed` for what cannot be an id, or if it is not clear whose it is."""
     rows = list(dict.fromkeys(ids))
     if not rows:
@@ -207,7 +213,7 @@ def _targets(desk: ExhaustedEventService, company: str | None, ids: Iterable[int
     for row in rows:
         if not 0 < row <= _BIGGEST_ID:
             raise CommandFailed(f"{row} is no id: expected a number from 1")
-    tenant = desk.one(company)
+    tenant = service.one(company)
     return [Target(tenant, row) for row in rows]
 
 

@@ -1,9 +1,4 @@
-"""What operators do with exhausted events: find, read, replay and discard rows (contract 4.4, field cases E4-E8).
-
-A replay publishes the row's own envelope once more as a dead letter, so the event keeps its version and overwrites
-nothing newer. The row is resolved when the dead-letter stream has confirmed it, and not before. If the event is given
-up again, the envelope's mark leads back to its row, which is opened again (`tables.exhausted`).
-"""
+"""Finds, reads, replays and discards exhausted events."""
 
 from __future__ import annotations
 
@@ -41,7 +36,7 @@ class Republisher(Protocol):
 
 
 class Result(NamedTuple):
-    """What became of one row, in words."""
+    """What became of one row, with a text for the operator."""
 
     outcome: Outcome
     text: str
@@ -68,7 +63,12 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ExhaustedEventService:
-    """The rows of some companies; `subject` is the base subject of the dead letters."""
+    """The rows of some companies; `subject` is the base subject of the dead letters.
+
+    A replay publishes the row's own envelope as a dead letter, so the event keeps its version and overwrites nothing
+    newer. The row is resolved once the dead-letter stream has confirmed it. If the event is given up again, the
+    envelope's mark leads back to its row, which is opened again (`tables.exhausted`).
+    """
 
     tenants: Sequence[Tenant]
     database: Database
@@ -116,10 +116,10 @@ class ExhaustedEventService:
         """Resolve a row without replaying it; it stays in the table. Raises `StorageError`."""
         tenant, row = target
         async with self.database.transaction() as connection:
-            held = await _events(tenant).lock(connection, row)
-            if held is None:
+            locked = await _events(tenant).lock(connection, row)
+            if locked is None:
                 return Result("refused", f"{target.name}: there is no such row")
-            if held.resolved:
+            if locked.resolved:
                 return Result("refused", f"{target.name} is resolved already")
             await _events(tenant).resolve(connection, row, f"discarded by {by}", reason)
         return Result("discarded", f"{target.name} discarded")
@@ -132,26 +132,26 @@ class ExhaustedEventService:
         Raises `BrokerFailed` if it is not confirmed (then the row stays as it was), and `StorageError`.
         """
         tenant, row = target
-        # The row is held meanwhile: the worker may give the event up again before we have resolved the row, and
+        # The row is locked meanwhile: the worker may give the event up again before we have resolved the row, and
         # must find it resolved, or the failure would be forgotten.
         async with self.database.transaction() as connection:
-            held = await _events(tenant).lock(connection, row)
-            if held is None:
+            locked = await _events(tenant).lock(connection, row)
+            if locked is None:
                 return Result("refused", f"{target.name}: there is no such row")
-            if held.resolved and open_only:
+            if locked.resolved and open_only:
                 return Result("refused", f"{target.name} was resolved meanwhile")
-            verdict = await self._publish(target, held, publisher)
-            if verdict.outcome == "replayed":
+            result = await self._publish(target, locked, publisher)
+            if result.outcome == "replayed":
                 await _events(tenant).resolve(connection, row, f"replayed by {by}")
-        return verdict
+        return result
 
-    async def _publish(self, target: Target, held: LockedRow, publisher: Republisher) -> Result:
+    async def _publish(self, target: Target, locked: LockedRow, publisher: Republisher) -> Result:
         tenant, name = target.tenant, target.name
         try:
-            body = replayable(held)
+            body = replayable(locked)
             # Of this row after so many tries: a repeat within the stream's duplicate window is told apart from a
             # replay of what was given up once more.
-            message_id = f"exhausted-{tenant.company}-{held.id}-{held.retry_count}"
+            message_id = f"exhausted-{tenant.company}-{locked.id}-{locked.retry_count}"
             stored = await publisher.publish_once(
                 tenant.subject(self.subject), body, {"Nats-Msg-Id": message_id}
             )
@@ -166,12 +166,12 @@ class ExhaustedEventService:
         return Result("replayed", f"{name} replayed")
 
 
-def replayable(held: LockedRow) -> bytes:
+def replayable(locked: LockedRow) -> bytes:
     """The row's envelope, with its tries to come and a mark that leads back to the row; all else stays as it is.
 
     Raises `Malformed` if the row holds none.
     """
-    text = held.dlq_payload
+    text = locked.dlq_payload
     if text.startswith(_JSON_STRING):
         # What jsonb does not take is kept as text.
         text = json.loads(text)
@@ -179,7 +179,7 @@ def replayable(held: LockedRow) -> bytes:
     envelope.decode(body)
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     fields["retry_count"] = msgspec.Raw(b"0")
-    fields[EXHAUSTED_ID] = msgspec.Raw(str(held.id).encode())
+    fields[EXHAUSTED_ID] = msgspec.Raw(str(locked.id).encode())
     return msgspec.json.encode(fields)
 
 

@@ -1,4 +1,4 @@
-"""What every command beside `worker` stands on: the worker's parts without its services, and one way to end."""
+"""The base of every command but `worker`: the worker's parts without its services, and how a command ends."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from faust.cli import AppCommand
 from events.errors import EventError
 from events.subjects import Tenant
 from streams.cli.exhausted_events import CommandFailed, ExhaustedEventService
-from streams.jetstream import topology
 from streams.jetstream.broker import Broker
+from streams.jetstream.changes import TopologyError
 from streams.jetstream.specs import TopologyConfig
 from streams.jetstream.stream_reader import ApiError
 from streams.lifecycle.bootstrap import Bootstrap
-from streams.lifecycle.startup import Fatal
+from streams.lifecycle.retrying import Fatal
+from streams.worker.application import EventsApp
 from tables.connection.pool import Database
 from tables.connection.replication import durability_warnings
 from tables.errors import StorageError
@@ -29,7 +30,7 @@ from tables.schema.partitions import make_partitions
 # Seconds a command waits for a server before it says that there is none; the worker waits for ever.
 PATIENCE: Final = 15.0
 
-_EXPECTED: Final = (CommandFailed, Fatal, StorageError, ApiError, EventError, topology.TopologyError)
+_EXPECTED: Final = (CommandFailed, Fatal, StorageError, ApiError, EventError, TopologyError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +50,14 @@ class Operations:
             await self._finish()
 
     async def _finish(self) -> None:
-        """What a worker leaves to its housekeeping, or to this: here the operator waits for it."""
+        """Make partitions and indexes, which a worker does in its periodic tasks."""
         today = datetime.datetime.now(datetime.UTC).date()
         for tenant in self.tenants:
             await make_partitions(self.database, tenant.schema, today, patient=True)
             await indexes.build(self.database, tenant.schema)
 
     async def durability_warnings(self) -> list[str]:
-        """What PostgreSQL may lose of what is acknowledged; that it is not there is said, and is no failure."""
+        """What PostgreSQL may lose of what is acknowledged; a server that does not answer is a warning, too."""
         try:
             await self.database.open()
             return await durability_warnings(self.database)
@@ -66,8 +67,8 @@ class Operations:
             await self.database.close()
 
     @property
-    def desk(self) -> ExhaustedEventService:
-        """What can be done with exhausted events, while there is `storage`."""
+    def exhausted_events(self) -> ExhaustedEventService:
+        """The exhausted events, to be used within `storage`."""
         return ExhaustedEventService(self.tenants, self.database, self.topology.dlq_subject)
 
     @contextlib.asynccontextmanager
@@ -103,6 +104,14 @@ class Operations:
             raise CommandFailed(f"NATS_URL: {self.broker.problem}") from None
 
 
+class CommandApp(EventsApp):
+    """The worker's app, with what the commands need."""
+
+    def __init__(self, *args: Any, operations: Operations, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.operations = operations
+
+
 class OperatorCommand(AppCommand):
     """A command that ends with 0, or with 1 and one line on stderr."""
 
@@ -111,8 +120,8 @@ class OperatorCommand(AppCommand):
     @property
     def operations(self) -> Operations:
         """The parts of the app that was given with `-A`."""
-        operations: Operations = self.app.operations  # type: ignore[attr-defined]
-        return operations
+        assert isinstance(self.app, CommandApp)
+        return self.app.operations
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Run to the end. Raises `SystemExit`."""

@@ -1,7 +1,4 @@
-"""How we prove who we are to NATS, and how NATS does to us: files of credentials, and TLS.
-
-User and password, or a token, are in `NATS_URL` itself.
-"""
+"""NATS authentication: credentials files, nkeys and TLS. User and password, or a token, are in `NATS_URL`."""
 
 from __future__ import annotations
 
@@ -15,6 +12,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from streams.config.scalars import Form, optional
+
 _CREDS_PARTS: Final = ("BEGIN NATS USER JWT", "BEGIN USER NKEY SEED")
 _JWT: Final = re.compile(r"BEGIN NATS USER JWT-+\s+([^\s-][^\s]*)")
 _SEED: Final = re.compile(r"BEGIN USER NKEY SEED-+\s+(SU\w+)")
@@ -22,18 +21,18 @@ _SEED: Final = re.compile(r"BEGIN USER NKEY SEED-+\s+(SU\w+)")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a file says we are; the seed is in no text of this."""
+    """A user's JWT (empty for an nkey), public key and seed; JWT and seed are in no text of it."""
 
     jwt: str = field(repr=False)
     public_key: str
     seed: str = field(repr=False)
 
     def token(self) -> bytearray:
-        """The JWT as nats-py wants it."""
+        """The JWT in the type that nats-py takes."""
         return bytearray(self.jwt.encode())
 
     def sign(self, nonce: str) -> bytes:
-        """The server's nonce, signed."""
+        """The signature of the server's nonce, in base64."""
         pair = _pair(self.seed)
         try:
             return base64.b64encode(pair.sign(nonce.encode()))
@@ -43,7 +42,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """Paths of files, None where there is none. Credentials are read anew at each reconnect, TLS files once."""
+    """Paths of files, None where none is set. Credentials are read at each connect, TLS files once."""
 
     creds: str | None = None
     nkey_seed: str | None = None
@@ -53,16 +52,16 @@ class Login:
 
     @property
     def tls(self) -> bool:
-        """Whether anything of TLS is set."""
+        """Whether TLS is required."""
         return bool(self.tls_ca or self.tls_cert)
 
     @property
     def has_file(self) -> bool:
-        """Whether a file says who we are."""
+        """Whether the user is authenticated by a file."""
         return bool(self.creds or self.nkey_seed)
 
     def identity(self) -> Identity:
-        """What the file of credentials says now. Raises `ValueError`, which names the variable and shows nothing."""
+        """The identity in the credentials file. Raises `ValueError`, which names the variable and no content."""
         if self.creds:
             text = _read_of("NATS_CREDS", creds_file, self.creds)
             jwt, seed = _JWT.search(text), _SEED.search(text)
@@ -75,7 +74,7 @@ class Login:
         return Identity("", _public_key("NATS_NKEY_SEED", seed_text), seed_text)
 
     def advice(self) -> str:
-        """What to renew when a server refuses us."""
+        """What the operator has to renew when a server refuses the login."""
         if self.creds:
             return f"renew the file of NATS_CREDS{self._expiry()}; it is read again at each try"
         if self.nkey_seed:
@@ -93,7 +92,7 @@ class Login:
         return f" (its JWT is valid until {datetime.fromtimestamp(expires, UTC):%Y-%m-%dT%H:%M:%SZ})"
 
     def options(self) -> dict[str, Any]:
-        """Arguments of the client's `connect`. Raises `OSError` when a file of TLS cannot be used."""
+        """Arguments of the client's `connect`. Raises `OSError` if a TLS file cannot be used."""
         chosen: dict[str, Any] = {}
         if self.creds:
             chosen["user_credentials"] = self.creds
@@ -108,15 +107,15 @@ ANONYMOUS: Final = Login()
 
 
 def host(url: str) -> str:
-    """Host and port of a server, without its credentials."""
+    """Host and port of a server's URL, without credentials."""
     parts = urlsplit(url if "://" in url else f"nats://{url}")
     return f"{parts.hostname}:{parts.port or 4222}"
 
 
 def tls_context(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
-    """What checks the server (by `ca`, else by the system's authorities) and shows our certificate, if any.
+    """A context that verifies the server by `ca` (else by the system's authorities), with a client certificate if any.
 
-    Raises `OSError` when a file cannot be used; a key with a passphrase is refused, not asked about.
+    Raises `OSError` if a file cannot be used. A key with a passphrase is an error: nobody is there to type it.
     """
     context = ssl.create_default_context(cafile=ca)
     if cert is not None:
@@ -125,7 +124,7 @@ def tls_context(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLCon
 
 
 def creds_file(path: str) -> str:
-    """The path, if it is a credentials file of a user. Raises `ValueError`."""
+    """The path of a user's credentials file. Raises `ValueError` if it is something else."""
     text = _read(path)
     if not all(part in text for part in _CREDS_PARTS):
         raise ValueError("is not a NATS credentials file: expected a user's JWT and its nkey seed in it")
@@ -133,13 +132,13 @@ def creds_file(path: str) -> str:
 
 
 def seed_file(path: str) -> str:
-    """The path, if it holds a user's nkey seed and nothing else. Raises `ValueError`."""
+    """The path of a file with a user's nkey seed and nothing else. Raises `ValueError`."""
     _pair(_read(path).strip()).wipe()
     return path
 
 
 def ca_file(path: str) -> str:
-    """The path, if it holds certificates. Raises `ValueError`."""
+    """The path of a PEM file of certificates. Raises `ValueError`."""
     _read(path)
     try:
         ssl.create_default_context(cafile=path)
@@ -149,9 +148,15 @@ def ca_file(path: str) -> str:
 
 
 def pem_file(path: str) -> str:
-    """The path, if the file can be read. Raises `ValueError`."""
+    """The path of a file that can be read. Raises `ValueError`."""
     _read(path)
     return path
+
+
+CREDS_FILE: Final = optional(Form("file", creds_file))
+SEED_FILE: Final = optional(Form("file", seed_file))
+CA_FILE: Final = optional(Form("file", ca_file))
+PEM_FILE: Final = optional(Form("file", pem_file))
 
 
 def _read(path: str) -> str:

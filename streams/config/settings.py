@@ -1,303 +1,295 @@
-"""Settings: one frozen object, read once from the environment, checked as a whole (contract 7, design 11).
+"""Settings: one frozen object, read once from the environment and checked as a whole.
 
-Each field declares its variable, what it means and its default, as an operator would write it; reading, the
-error messages and the table in the operator's guide all come from these declarations.
+Each field declares its variable: name, default, form and meaning. Reading, the error messages and the table in
+docs/settings.md are made of these declarations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Final, Self
 
 from events.subjects import HISTORICAL, REALTIME, Tenant
 from streams.config import credentials
-from streams.config.variables import (
+from streams.config.conflicts import conflicts
+from streams.config.names import ADDRESSES, BASE_SUBJECT, COMPANIES, DSN, NATS_NAME, SERVERS, subjects
+from streams.config.scalars import (
+    BOOLEAN,
     COUNT,
     DAYS,
+    LEVEL,
+    MINUTES,
     PORT,
-    Variable,
-    addresses,
-    base_subject,
-    boolean,
-    companies,
-    dsn,
+    REPLICAS,
+    TEXT,
     duration,
-    level,
-    minutes,
-    nats_name,
     number,
     optional,
-    replicas,
-    servers,
-    subjects,
 )
+from streams.config.variables import Variable, declared, variable
 
 
 class SettingsError(Exception):
-    """One or more settings are wrong: the text names every one of them, and what it should be."""
+    """One or more settings are wrong: the text names every one of them, and what is expected."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("wrong settings: " + "; ".join(problems))
         self.problems = tuple(problems)
 
 
-def _variable(
-    name: str,
-    meaning: str,
-    parse: Callable[[str], Any],
-    default: str | None,
-    *aliases: str,
-    secret: bool = False,
-) -> Any:
-    return field(metadata={"variable": Variable(name, meaning, default, parse, aliases)}, repr=not secret)
+# Form and meaning of what several consumers have.
+_MAX_AGE: Final = (DAYS, "stream's max age in days; 0: none; only for a stream that is made")
+_OLD_DURABLE: Final = (NATS_NAME, "prefix of the old durable to take over from, COMPANY is appended")
+_DURABLE: Final = (NATS_NAME, "prefix of our durable, COMPANY is appended")
+_MAX_DELIVER: Final = (COUNT, "deliveries before the DLQ, for failures that may pass")
+_FIRST_DELAY: Final = (duration(), "first retry delay; it doubles with each try")
+_LONGEST_DELAY: Final = (duration(), "longest retry delay")
+_ACK_WAIT: Final = (duration(1), "consumer's ack wait")
+_UNUSED: Final = (TEXT, "read, not used")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything an operator can set. Durations are seconds, ages days; `tenants` is never empty."""
 
-    postgres_dsn: str = _variable(
+    postgres_dsn: str = variable(
         "POSTGRES_DSN",
-        "connection URL of PostgreSQL, or text such as `host=... user=...`",
-        dsn,
         None,
-        "DATABASE_POSTGRESDSN",
+        DSN,
+        "connection URL of PostgreSQL, or text such as `host=... user=...`; "
+        "[parameters](operations.md#connection-text)",
+        alias="DATABASE_POSTGRESDSN",
         secret=True,
     )
-    postgres_auto_migrate: bool = _variable(
-        "DATABASE_POSTGRESAUTOMIGRATE", "create and extend tables at start", boolean, "true"
+    postgres_auto_migrate: bool = variable(
+        "DATABASE_POSTGRESAUTOMIGRATE",
+        "true",
+        BOOLEAN,
+        "create and extend tables at start; off: only `messages`, its partitions and our own "
+        "tables, and the start fails if the others are missing",
     )
-    postgres_pool_size: int = _variable(
-        "POSTGRES_POOL_SIZE", "most connections of a worker", number(1, 1000), "10"
+    postgres_pool_size: int = variable(
+        "POSTGRES_POOL_SIZE",
+        "10",
+        number(1, 1000),
+        "maximum of [connections](operations.md#connections) of a worker",
     )
-    nats_servers: tuple[str, ...] = _variable(
-        "NATS_URL", "NATS servers, comma separated", servers, "nats://admin:admin@nats", secret=True
+    nats_servers: tuple[str, ...] = variable(
+        "NATS_URL",
+        "nats://admin:admin@nats",
+        SERVERS,
+        "NATS servers, comma separated; always set it in production: the default is the existing service's",
+        secret=True,
     )
-    nats_creds: str | None = _variable(
+    nats_creds: str | None = variable(
         "NATS_CREDS",
-        "credentials file of a NATS user: JWT and nkey seed",
-        optional(credentials.creds_file),
         "",
+        credentials.CREDS_FILE,
+        "credentials file of a NATS user: JWT and nkey seed; read again at each reconnect",
     )
-    nats_nkey_seed: str | None = _variable(
-        "NATS_NKEY_SEED", "file with a NATS user's nkey seed", optional(credentials.seed_file), ""
+    nats_nkey_seed: str | None = variable(
+        "NATS_NKEY_SEED",
+        "",
+        credentials.SEED_FILE,
+        "file with a NATS user's nkey seed; instead of `NATS_CREDS`",
     )
-    nats_tls_ca: str | None = _variable(
-        "NATS_TLS_CA", "PEM file of the authorities that vouch for NATS", optional(credentials.ca_file), ""
+    nats_tls_ca: str | None = variable(
+        "NATS_TLS_CA",
+        "",
+        credentials.CA_FILE,
+        "PEM file of the certificate authorities of NATS; without it the system's; see "
+        "[security](security.md#nats)",
     )
-    nats_tls_cert: str | None = _variable(
-        "NATS_TLS_CERT", "PEM file of our certificate for NATS", optional(credentials.pem_file), ""
+    nats_tls_cert: str | None = variable(
+        "NATS_TLS_CERT", "", credentials.PEM_FILE, "PEM file of our certificate for NATS; with `NATS_TLS_KEY`"
     )
-    nats_tls_key: str | None = _variable(
-        "NATS_TLS_KEY", "PEM file of that certificate's key", optional(credentials.pem_file), ""
+    nats_tls_key: str | None = variable(
+        "NATS_TLS_KEY", "", credentials.PEM_FILE, "PEM file of that certificate's key, without passphrase"
     )
-    nats_jetstream_domain: str | None = _variable(
-        "NATS_JETSTREAM_DOMAIN", "JetStream domain, where it is not the server's own", optional(nats_name), ""
+    nats_jetstream_domain: str | None = variable(
+        "NATS_JETSTREAM_DOMAIN",
+        "",
+        optional(NATS_NAME),
+        "JetStream domain, where it is not the server's own: the hub's, for a worker at a leaf node",
     )
-    tenants: tuple[Tenant, ...] = _variable(
-        "COMPANY_ID", "company, or companies separated by commas", companies, None
+    tenants: tuple[Tenant, ...] = variable(
+        "COMPANY_ID",
+        None,
+        COMPANIES,
+        "company, or companies separated by commas; case is kept, 57 bytes at most, no blanks and "
+        "none of `. * > / \\`",
     )
-    company_default: str = _variable("COMPANY_DEFAULT", "read, not used", str, "default_tenant")
-    environment: str = _variable("ENVIRONMENT", "name of the deployment, only logged", str, "development")
-    log_level: str = _variable(
-        "LOG_LEVEL", "debug, info, warn or error; anything else is info", level, "info", "LOGLEVEL"
+    company_default: str = variable("COMPANY_DEFAULT", "default_tenant", *_UNUSED)
+    environment: str = variable("ENVIRONMENT", "development", TEXT, "name of the deployment, only logged")
+    log_level: str = variable(
+        "LOG_LEVEL", "info", LEVEL, "debug, info, warn or error; anything else is info", alias="LOGLEVEL"
     )
-    server_port: int = _variable("SERVER_PORT", "HTTP port of /health, /ready and /metrics", PORT, "8080")
-    server_bind: tuple[str, ...] = _variable(
-        "SERVER_BIND", "IP addresses to listen on, comma separated", addresses, "0.0.0.0,::"
+    server_port: int = variable(
+        "SERVER_PORT", "8080", PORT, "HTTP port of /health, /ready and /metrics; 0: any free one"
     )
-    metrics_enabled: bool = _variable("METRICS_ENABLED", "serve /metrics", boolean, "true")
-    metrics_port: int = _variable("METRICS_PORT", "read, not used", PORT, "2112")
-    metrics_jid_limit: int = _variable(
+    server_bind: tuple[str, ...] = variable(
+        "SERVER_BIND",
+        "0.0.0.0,::",
+        ADDRESSES,
+        "IP addresses to listen on, comma separated; by default all of IPv4 and IPv6, of which "
+        "one may be missing on a machine; `127.0.0.1,::1` keeps the pages to this machine",
+    )
+    metrics_enabled: bool = variable("METRICS_ENABLED", "true", BOOLEAN, "serve /metrics; off: 404")
+    metrics_port: int = variable("METRICS_PORT", "2112", PORT, "read, not used")
+    metrics_jid_limit: int = variable(
         "METRICS_JID_LIMIT",
-        "distinct jids among the metric labels of a process, then `other`; 0: always `other`",
-        number(0, 1_000_000),
         "1000",
+        number(0, 1_000_000),
+        "distinct jids among the metric labels of a process, then `other`; 0: always `other`",
     )
-    realtime_max_age_days: int = _variable(
-        "NATS_REALTIME_MAXAGE", "stream's max age in days; 0: none", DAYS, "30"
+    realtime_max_age_days: int = variable("NATS_REALTIME_MAXAGE", "30", *_MAX_AGE)
+    realtime_stream: str = variable(
+        "NATS_REALTIME_STREAM", "wa_events_stream", NATS_NAME, "stream of real-time events"
     )
-    realtime_stream: str = _variable("NATS_REALTIME_STREAM", "stream", nats_name, "wa_events_stream")
-    realtime_consumer: str = _variable(
-        "NATS_REALTIME_CONSUMER", "prefix of the old durable to take over from", nats_name, "wa_listener_"
+    realtime_consumer: str = variable("NATS_REALTIME_CONSUMER", "wa_listener_", *_OLD_DURABLE)
+    realtime_durable: str = variable("NATS_REALTIME_DURABLE", "wa_realtime_", *_DURABLE)
+    realtime_group: str = variable("NATS_REALTIME_GROUP", "wa_event_group_", *_UNUSED)
+    realtime_subjects: tuple[str, ...] = variable(
+        "NATS_REALTIME_SUBJECTLIST",
+        ",".join(REALTIME),
+        subjects(REALTIME),
+        "base subjects that are taken; some or all of the known ones",
     )
-    realtime_durable: str = _variable(
-        "NATS_REALTIME_DURABLE", "prefix of our durable, COMPANY is appended", nats_name, "wa_realtime_"
+    realtime_max_deliver: int = variable("NATS_REALTIME_MAXDELIVER", "5", *_MAX_DELIVER)
+    realtime_nak_base_delay: float = variable("NATS_REALTIME_NAKBASEDELAY", "1s", *_FIRST_DELAY)
+    realtime_nak_max_delay: float = variable("NATS_REALTIME_NAKMAXDELAY", "30s", *_LONGEST_DELAY)
+    realtime_ack_wait: float = variable("NATS_REALTIME_ACKWAIT", "30s", *_ACK_WAIT)
+    realtime_batch_size: int = variable(
+        "NATS_REALTIME_BATCHSIZE",
+        "500",
+        number(1, 5000),
+        "most events of a batch, which is one transaction. A worker for more than 20 companies "
+        "gives each its part of 10,000",
     )
-    realtime_group: str = _variable("NATS_REALTIME_GROUP", "read, not used", str, "wa_event_group_")
-    realtime_subjects: tuple[str, ...] = _variable(
-        "NATS_REALTIME_SUBJECTLIST", "base subjects", subjects(REALTIME), ",".join(REALTIME)
+    historical_max_age_days: int = variable("NATS_HISTORICAL_MAXAGE", "30", *_MAX_AGE)
+    historical_stream: str = variable(
+        "NATS_HISTORICAL_STREAM", "wa_history_events_stream", NATS_NAME, "stream of history batches"
     )
-    realtime_max_deliver: int = _variable("NATS_REALTIME_MAXDELIVER", "deliveries before the DLQ", COUNT, "5")
-    realtime_nak_base_delay: float = _variable(
-        "NATS_REALTIME_NAKBASEDELAY", "first retry delay", duration(), "1s"
+    historical_consumer: str = variable("NATS_HISTORICAL_CONSUMER", "wa_history_listener_", *_OLD_DURABLE)
+    historical_durable: str = variable("NATS_HISTORICAL_DURABLE", "wa_history_", *_DURABLE)
+    historical_group: str = variable("NATS_HISTORICAL_GROUP", "wa_history_event_group_", *_UNUSED)
+    historical_subjects: tuple[str, ...] = variable(
+        "NATS_HISTORICAL_SUBJECTLIST",
+        ",".join(HISTORICAL),
+        subjects(HISTORICAL),
+        "base subjects that are taken; some or all of the known ones",
     )
-    realtime_nak_max_delay: float = _variable(
-        "NATS_REALTIME_NAKMAXDELAY", "longest retry delay", duration(), "30s"
+    historical_max_deliver: int = variable("NATS_HISTORICAL_MAXDELIVER", "3", *_MAX_DELIVER)
+    historical_nak_base_delay: float = variable("NATS_HISTORICAL_NAKBASEDELAY", "2s", *_FIRST_DELAY)
+    historical_nak_max_delay: float = variable("NATS_HISTORICAL_NAKMAXDELAY", "60s", *_LONGEST_DELAY)
+    historical_ack_wait: float = variable("NATS_HISTORICAL_ACKWAIT", "60s", *_ACK_WAIT)
+    historical_batch_size: int = variable(
+        "NATS_HISTORICAL_BATCHSIZE",
+        "5",
+        number(1, 100),
+        "most history batches stored at once, each of some hundred items",
     )
-    realtime_ack_wait: float = _variable("NATS_REALTIME_ACKWAIT", "consumer's ack wait", duration(1), "30s")
-    realtime_batch_size: int = _variable(
-        "NATS_REALTIME_BATCHSIZE", "most events of a batch", number(1, 5000), "500"
+    dlq_stream: str = variable("NATS_DLQSTREAM", "dlq_stream", NATS_NAME, "stream of dead letters")
+    dlq_subject: str = variable(
+        "NATS_DLQSUBJECT",
+        "v1.dlq",
+        BASE_SUBJECT,
+        "base subject, COMPANY is appended; dots become `_` in the durable's name",
     )
-    historical_max_age_days: int = _variable(
-        "NATS_HISTORICAL_MAXAGE", "stream's max age in days; 0: none", DAYS, "30"
+    dlq_workers: int = variable("NATS_DLQWORKERS", "8", number(1, 10_000), "replays at a time in a worker")
+    dlq_base_delay_minutes: float = variable(
+        "NATS_DLQBASEDELAYMINUTES",
+        "5",
+        MINUTES,
+        "first replay delay in minutes, decimals allowed; it doubles with each try, ±20 %",
     )
-    historical_stream: str = _variable(
-        "NATS_HISTORICAL_STREAM", "stream", nats_name, "wa_history_events_stream"
+    dlq_max_delay_minutes: float = variable(
+        "NATS_DLQMAXDELAYMINUTES", "5", MINUTES, "longest replay delay in minutes, decimals allowed"
     )
-    historical_consumer: str = _variable(
-        "NATS_HISTORICAL_CONSUMER",
-        "prefix of the old durable to take over from",
-        nats_name,
-        "wa_history_listener_",
+    dlq_max_age_days: int = variable("NATS_DLQMAXAGEDAYS", "7", *_MAX_AGE)
+    dlq_max_deliver: int = variable("NATS_DLQMAXDELIVER", "10", COUNT, "deliveries of an envelope")
+    dlq_ack_wait: float = variable("NATS_DLQACKWAIT", "30s", *_ACK_WAIT)
+    dlq_batch_size: int = variable(
+        "NATS_DLQBATCHSIZE", "10", number(1, 1000), "most envelopes fetched at once"
     )
-    historical_durable: str = _variable(
-        "NATS_HISTORICAL_DURABLE", "prefix of our durable, COMPANY is appended", nats_name, "wa_history_"
+    dlq_max_ack_pending: int = variable(
+        "NATS_DLQMAXACKPENDING", "-1", number(1, also=-1), "unacknowledged envelopes at a time; -1: no limit"
     )
-    historical_group: str = _variable(
-        "NATS_HISTORICAL_GROUP", "read, not used", str, "wa_history_event_group_"
+    stream_replicas: int = variable(
+        "NATS_STREAM_REPLICAS",
+        "auto",
+        REPLICAS,
+        "copies of a stream that is made; auto: 3 in a cluster of three nodes or more, else 1",
     )
-    historical_subjects: tuple[str, ...] = _variable(
-        "NATS_HISTORICAL_SUBJECTLIST", "base subjects", subjects(HISTORICAL), ",".join(HISTORICAL)
-    )
-    historical_max_deliver: int = _variable(
-        "NATS_HISTORICAL_MAXDELIVER", "deliveries before the DLQ", COUNT, "3"
-    )
-    historical_nak_base_delay: float = _variable(
-        "NATS_HISTORICAL_NAKBASEDELAY", "first retry delay", duration(), "2s"
-    )
-    historical_nak_max_delay: float = _variable(
-        "NATS_HISTORICAL_NAKMAXDELAY", "longest retry delay", duration(), "60s"
-    )
-    historical_ack_wait: float = _variable(
-        "NATS_HISTORICAL_ACKWAIT", "consumer's ack wait", duration(1), "60s"
-    )
-    historical_batch_size: int = _variable(
-        "NATS_HISTORICAL_BATCHSIZE", "most history batches stored at once", number(1, 100), "5"
-    )
-    dlq_stream: str = _variable("NATS_DLQSTREAM", "stream of dead letters", nats_name, "dlq_stream")
-    dlq_subject: str = _variable(
-        "NATS_DLQSUBJECT", "base subject, COMPANY is appended", base_subject, "v1.dlq"
-    )
-    dlq_workers: int = _variable("NATS_DLQWORKERS", "replays at a time", number(1, 10_000), "8")
-    dlq_base_delay_minutes: float = _variable(
-        "NATS_DLQBASEDELAYMINUTES", "first replay delay in minutes, decimals allowed", minutes, "5"
-    )
-    dlq_max_delay_minutes: float = _variable(
-        "NATS_DLQMAXDELAYMINUTES", "longest replay delay in minutes, decimals allowed", minutes, "5"
-    )
-    dlq_max_age_days: int = _variable("NATS_DLQMAXAGEDAYS", "stream's max age in days; 0: none", DAYS, "7")
-    dlq_max_deliver: int = _variable("NATS_DLQMAXDELIVER", "deliveries of an envelope", COUNT, "10")
-    dlq_ack_wait: float = _variable("NATS_DLQACKWAIT", "consumer's ack wait", duration(1), "30s")
-    dlq_batch_size: int = _variable(
-        "NATS_DLQBATCHSIZE", "most envelopes fetched at once", number(1, 1000), "10"
-    )
-    dlq_max_ack_pending: int = _variable(
-        "NATS_DLQMAXACKPENDING", "unacknowledged envelopes at a time, -1: no limit", number(1, also=-1), "-1"
-    )
-    stream_replicas: int = _variable(
-        "NATS_STREAM_REPLICAS", "copies of a stream that is made: auto, 1, 3 or 5", replicas, "auto"
-    )
-    stream_max_consumers: int = _variable(
+    stream_max_consumers: int = variable(
         "NATS_STREAM_MAXCONSUMERS",
-        "most consumers of a stream that is made; -1: the server's own limit",
-        number(1, 1_000_000, also=-1),
         "10000",
+        number(1, 1_000_000, also=-1),
+        "most consumers of a stream that is made; -1: the server's own limit, from nats-server "
+        "2.15 on 1000. Each company has one on each stream",
     )
-    onboarding_pool_size: int = _variable(
-        "WORKERPOOLS_ONBOARDING_POOLSIZE", "onboarding tasks at a time", number(1, 10_000), "10"
+    onboarding_pool_size: int = variable(
+        "WORKERPOOLS_ONBOARDING_POOLSIZE",
+        "10",
+        number(1, 10_000),
+        "onboarding tasks at a time, each the messages of one batch",
     )
-    onboarding_queue_size: int = _variable(
-        "WORKERPOOLS_ONBOARDING_QUEUESIZE", "onboarding tasks waiting", COUNT, "10000"
+    onboarding_queue_size: int = variable(
+        "WORKERPOOLS_ONBOARDING_QUEUESIZE", "10000", COUNT, "onboarding tasks waiting"
     )
-    onboarding_max_block: float = _variable(
-        "WORKERPOOLS_ONBOARDING_MAXBLOCK", "wait for room in the queue before a warning", duration(), "1s"
+    onboarding_max_block: float = variable(
+        "WORKERPOOLS_ONBOARDING_MAXBLOCK", "1s", duration(), "wait for room in the queue before a warning"
     )
-    onboarding_expiry_time: float = _variable(
-        "WORKERPOOLS_ONBOARDING_EXPIRYTIME", "read, not used", duration(), "1m"
+    onboarding_expiry_time: float = variable(
+        "WORKERPOOLS_ONBOARDING_EXPIRYTIME", "1m", duration(), "read, not used"
     )
-    postscan_delay: float = _variable("POSTSCAN_DELAY", "wait before the post-scan sync", duration(), "15m")
-    stop_timeout: float = _variable("STOP_TIMEOUT", "time for a stop", duration(1), "28s")
-    stall_timeout: float = _variable(
-        "STALL_TIMEOUT",
-        "without progress, though there is work, the worker ends; 0s: never",
+    postscan_delay: float = variable(
+        "POSTSCAN_DELAY",
+        "15m",
         duration(),
+        "wait before the post-scan sync of an agent's contacts, after its last history batch",
+    )
+    stop_timeout: float = variable(
+        "STOP_TIMEOUT",
+        "28s",
+        duration(1),
+        "time for a stop: whatever hangs, the worker ends by then. Orchestrators must wait longer",
+    )
+    stall_timeout: float = variable(
+        "STALL_TIMEOUT",
         "5m",
+        duration(),
+        "the worker ends when it had work and made no progress for so long; 0s: never",
     )
 
     @property
     def login(self) -> credentials.Login:
-        """How to log in to NATS, besides what `NATS_URL` says."""
-        names = ("nats_creds", "nats_nkey_seed", "nats_tls_ca", "nats_tls_cert", "nats_tls_key")
-        return credentials.Login(**{name.removeprefix("nats_"): getattr(self, name) for name in names})
+        """Files to log in to NATS with, beside what `NATS_URL` says."""
+        return credentials.Login(
+            creds=self.nats_creds,
+            nkey_seed=self.nats_nkey_seed,
+            tls_ca=self.nats_tls_ca,
+            tls_cert=self.nats_tls_cert,
+            tls_key=self.nats_tls_key,
+        )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
         """Read and check all variables. Raises `SettingsError`, which names every wrong one."""
         values: dict[str, Any] = {}
         problems: list[str] = []
-        for attribute, variable in _declared():
+        for each in variables():
             try:
-                values[attribute] = variable.read(environ)
+                values[each.name] = each.read(environ)
             except ValueError as error:
-                problems.append(f"{variable.name} {error}")
-        problems.extend(_conflicts(values))
-        if any(environ.get(name) for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")):
-            problems.append("PROMETHEUS_MULTIPROC_DIR must not be set: one process is one registry")
+                problems.append(f"{each.name} {error}")
+        problems.extend(conflicts(values, environ))
         if problems:
             raise SettingsError(problems)
-        return cls(**values)
-
-
-def _declared() -> Iterator[tuple[str, Variable]]:
-    for item in fields(Settings):
-        yield item.name, item.metadata["variable"]
+        return cls(**{item.name: values[declared(item).name] for item in fields(cls)})
 
 
 def variables() -> tuple[Variable, ...]:
-    """Every variable in the order of the operator's guide."""
-    return tuple(variable for _, variable in _declared())
-
-
-# (first field, second field, their variables' relation): the first must not exceed the second.
-_AT_MOST: Final = (
-    ("realtime_nak_base_delay", "realtime_nak_max_delay"),
-    ("historical_nak_base_delay", "historical_nak_max_delay"),
-    ("dlq_base_delay_minutes", "dlq_max_delay_minutes"),
-)
-_DIFFERENT: Final = (
-    ("realtime_stream", "historical_stream"),
-    ("realtime_stream", "dlq_stream"),
-    ("historical_stream", "dlq_stream"),
-    # A push consumer cannot become a pull consumer: the old name must stay the old durable's.
-    ("realtime_durable", "realtime_consumer"),
-    ("historical_durable", "historical_consumer"),
-)
-
-
-def _conflicts(values: Mapping[str, Any]) -> Iterator[str]:
-    names = {attribute: variable.name for attribute, variable in _declared()}
-    for first, second in _AT_MOST:
-        if first in values and second in values and values[first] > values[second]:
-            yield f"{names[first]} is more than {names[second]}: expected at most that"
-    for first, second in _DIFFERENT:
-        if first in values and values[first] == values.get(second):
-            yield f"{names[first]} and {names[second]} are the same: expected two different names"
-    yield from _login_conflicts(values)
-
-
-def _login_conflicts(values: Mapping[str, Any]) -> Iterator[str]:
-    if values.get("nats_creds") and values.get("nats_nkey_seed"):
-        yield "NATS_CREDS and NATS_NKEY_SEED are both set: expected one of them"
-    if "nats_tls_cert" not in values or "nats_tls_key" not in values:
-        return
-    cert, key = values["nats_tls_cert"], values["nats_tls_key"]
-    if bool(cert) != bool(key):
-        missing, given = ("KEY", "CERT") if cert else ("CERT", "KEY")
-        yield f"NATS_TLS_{missing} is not set: expected a file for it beside NATS_TLS_{given}"
-    elif cert:
-        try:
-            credentials.tls_context(None, cert, key)
-        except OSError:
-            yield "NATS_TLS_CERT and NATS_TLS_KEY are no pair: expected a certificate and its key, without passphrase"
+    """Every variable, in the order of docs/settings.md."""
+    return tuple(map(declared, fields(Settings)))

@@ -1,61 +1,63 @@
-"""Whether the server takes our acks: without them each event would come again until it counts as poison."""
+"""The permission to acknowledge: without it each event would be delivered again until it counts as poison."""
 
 from __future__ import annotations
 
 import logging
 from typing import Final
 
-from streams.jetstream.broker import Broker
+from streams.jetstream.messaging import Messaging
 from streams.jetstream.permissions import ACK_PREFIX, PUBLISH, Denial, ack_prefix
 
 logger = logging.getLogger(__name__)
 
 _IN_PROGRESS: Final = b"+WPI"
-# Delivered once, sequences 0 (which no event has), no time, nothing pending.
+# The end of a reply subject: delivered once, sequences 0 (which no message has), no time, nothing pending.
 _NO_EVENT: Final = "1.0.0.0.0"
 
 
 class AckPermission:
-    """Asked before a consumer is pulled. In doubt (at the start, on a new connection, after a denial) it is tried
-    with an in-progress ack for no event."""
+    """Whether acks for one consumer are permitted; to be asked before each pull request.
 
-    def __init__(self, broker: Broker, stream: str, durable: str) -> None:
-        self._broker = broker
+    At the start, on a new connection and after a denial that is tried with an in-progress ack for no message.
+    """
+
+    # Acks of what was pulled before the first denial are lost, which costs a delivery each. With a `max_deliver` of 1
+    # these messages are not delivered again, but reach `MaxDeliveriesListener` at the first pull request afterwards.
+
+    def __init__(self, messaging: Messaging, stream: str, durable: str) -> None:
+        self._messaging = messaging
         self._durable = durable
         self._prefix = f"{ACK_PREFIX}{stream}.{durable}"
         self._known = False
         self._doubts = 0
-        self._told = False
+        self._denied = False
 
     def doubt(self) -> None:
-        """Try it again before the next pull."""
+        """Have it tried again before the next pull request."""
         self._known = False
         self._doubts += 1
 
     def concerns(self, denial: Denial) -> bool:
-        """Whether it is our acks that the server refused."""
-        return denial.right == PUBLISH and ack_prefix(denial.subject) == self._prefix
+        """Whether the server refused an ack for this consumer."""
+        return denial.kind == PUBLISH and ack_prefix(denial.subject) == self._prefix
 
-    def num_delivered(self, reply: str) -> None:
-        """Remember the form in which this server wants acks."""
+    def note_delivery(self, reply: str) -> None:
+        """Take over the form of ack subjects of this server, from the reply subject of a delivery."""
         if not reply.startswith(f"{self._prefix}."):
             self._prefix = ack_prefix(reply)
 
     async def granted(self, timeout: float) -> bool:
-        """Whether acks are taken. Raises `BrokerFailed` when the server does not answer in `timeout` seconds."""
+        """Whether acks are permitted. Raises `BrokerError` when the server does not answer in `timeout` seconds."""
         if self._known:
             return True
         doubts = self._doubts
-        granted = await self._broker.may_publish(f"{self._prefix}.{_NO_EVENT}", _IN_PROGRESS, timeout)
-        # Another connection, begun meanwhile, may have other rights.
+        granted = await self._messaging.may_publish(f"{self._prefix}.{_NO_EVENT}", _IN_PROGRESS, timeout)
+        # Another connection, made meanwhile, may have other permissions.
         self._known = granted and doubts == self._doubts
-        self._tell(granted)
-        return granted
-
-    def _tell(self, granted: bool) -> None:
-        if self._told == granted:
-            self._told = not granted
-            if self._told:
+        if granted == self._denied:
+            self._denied = not granted
+            if self._denied:
                 logger.warning("nothing is pulled from %s while its acks are denied", self._durable)
             else:
                 logger.info("pulling from %s goes on: its acks are taken again", self._durable)
+        return granted

@@ -1,4 +1,4 @@
-"""What went wrong last with a server, for people: kept for `/ready`, logged once a minute at most."""
+"""Errors of the connection that belong to no request."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ LOG_EVERY: Final = 60.0
 
 
 class AsyncErrors:
-    """The last complaint, and when each was logged last."""
+    """Keeps the last error for `/ready`, and logs each at most once a minute."""
 
     def __init__(self, first: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.last = first
         self._clock = clock
-        self._told_why = False
+        self._has_reason = False
         self._logged: dict[str, float] = {}
 
     def report(self, text: str) -> None:
-        """Keep it and log it, unless that was done a moment ago."""
+        """Keep an error, and log it unless that was done a moment ago."""
         self.last = text
-        self._told_why = True
+        self._has_reason = True
         now = self._clock()
         self._logged = {known: at for known, at in self._logged.items() if now - at < LOG_EVERY}
         if self._logged.setdefault(text, now) == now:
             logger.warning("%s", text)
 
-    def lost(self, text: str) -> None:
-        """The connection is gone: log it, but keep the reason, if one was given just before."""
-        reason = self.last if self._told_why else text
+    def report_disconnect(self, text: str) -> None:
+        """Log a lost connection; the error that came before it stays the last one."""
+        reason = self.last if self._has_reason else text
         self.report(text)
         self.last = reason
 
-    def over(self) -> None:
-        """It works again: what was reported explains nothing that follows."""
-        self._told_why = False
+    def clear(self) -> None:
+        """The connection works again: earlier errors do not explain what follows."""
+        self._has_reason = False

@@ -1,11 +1,11 @@
-"""The connection to NATS: one a process, kept for ever, and what is published through it."""
+"""The connection of the process to NATS and its JetStream API."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import mode
@@ -17,41 +17,40 @@ from events.delivery import TooLarge
 from events.errors import BrokerError
 from streams.config.credentials import ANONYMOUS, Login, host
 from streams.jetstream.async_errors import AsyncErrors
-from streams.jetstream.availability import ASK_EVERY, LEAVE_AFTER, AvailabilityCheck
+from streams.jetstream.availability import CHECK_EVERY, LEAVE_AFTER, AvailabilityCheck
 from streams.jetstream.client import NatsClient, refuses_credentials
-from streams.jetstream.cluster import node_count
-from streams.jetstream.link import FAILURES, NatsLink, wire_size
+from streams.jetstream.messaging import FAILURES, Messaging
+from streams.jetstream.node_count import NodeCounter
 from streams.jetstream.nodes import Nodes
 from streams.jetstream.permissions import Permissions
+from streams.jetstream.publishing import is_new, wire_size
 from streams.jetstream.stream_reader import ApiError
 
 logger = logging.getLogger(__name__)
 
 OLDEST_SERVER: Final = (2, 10)
-# The server decides after three unanswered pings that we are gone; so do we, instead of after minutes.
+# Three unanswered pings end a connection, for the server and for us.
 PING_SECONDS: Final = 5
-# Acks that wait for the server while it restarts; over it they fail, and the messages come again.
+# Bytes that wait for a server that restarts; acks beyond them fail, and their messages are delivered again.
 PENDING_BYTES: Final = 16 * 1024 * 1024
-# A server that has just started answers so for a moment, one without JetStream always.
-JETSTREAM_PATIENCE: Final = 5.0
+# A server that has just started has no JetStream for a moment.
+NO_JETSTREAM_SECONDS: Final = 5.0
 REQUEST_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 2.0
 
-_MESSAGE_TOO_LARGE: Final = 10054
-
 
 class Unusable(Exception):
-    """The server cannot serve us, however long we wait: it is too old, or has no JetStream."""
+    """The server is too old, or has no JetStream; waiting does not help."""
 
 
 class Broker(mode.Service):
-    """Connects, reconnects for ever, publishes and asks the JetStream API.
+    """Connects, reconnects for ever, publishes to streams and calls the JetStream API.
 
-    Started it connects in the background; `wait_connected` tells when it can be used. It implements
-    `events.delivery.Publisher`. When the client gives the connection up for good (the server did not understand
-    us), `on_closed` is called, or the service crashes if there is none: the worker must end. Credentials that are
-    refused are no such case: it tries on, with what their file says by then. A server at which JetStream did not
-    work for `leave_after` seconds is left for another one. `domain`: the JetStream domain, empty for the server's own.
+    Started it connects in the background; `wait_connected` returns when it can be used. It implements
+    `events.delivery.Publisher`. When the client closes the connection for good (a protocol error), `on_closed` is
+    called, or the service crashes if there is none: the worker must end. Refused credentials are tried again, with what
+    their file has by then. A server whose JetStream did not work for `leave_after` seconds is left for another one.
+    `domain` is the JetStream domain, empty for the server's own.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class Broker(mode.Service):
         publish_timeout: float = REQUEST_SECONDS,
         login: Login = ANONYMOUS,
         domain: str = "",
-        ask_every: float = ASK_EVERY,
+        check_every: float = CHECK_EVERY,
         leave_after: float = LEAVE_AFTER,
     ) -> None:
         super().__init__()
@@ -77,16 +76,17 @@ class Broker(mode.Service):
         self._login = login
         self.permissions = Permissions()
         self._prefix = f"$JS.{domain}.API." if domain else "$JS.API."
-        self._client = NatsClient(login, self._urls)
-        self._client.on_denied = self.permissions.denied
-        self._link = NatsLink(self._client, self.permissions)
+        self._client = NatsClient(login, self._urls, self.permissions.denied)
+        self.messaging = Messaging(self._client, self.permissions)
         self._nodes = Nodes()
+        self._node_counter = NodeCounter()
         self.jetstream = AvailabilityCheck(
             client=self._client,
+            messaging=self.messaging,
             nodes=self._nodes,
-            ask=lambda timeout: self._link.ask(self.api_subject("INFO"), b"", timeout),
+            info_subject=self.api_subject("INFO"),
             domain=domain,
-            ask_every=ask_every,
+            check_every=check_every,
             leave_after=leave_after,
         )
         self._domain = domain
@@ -94,34 +94,33 @@ class Broker(mode.Service):
         self._decided = asyncio.Event()
         self._connecting: asyncio.Future[Any] | None = None
         self._unusable: Unusable | None = None
-        self._complaints = AsyncErrors("NATS is not connected yet")
+        self._errors = AsyncErrors("NATS is not connected yet")
         self._watchers: list[Callable[[bool], None]] = []
         self._closing = False
 
     @property
     def connected(self) -> bool:
-        """Whether what is sent now reaches a server that can serve us."""
+        """Whether the connection can be used now."""
         return self._up.is_set() and self._client.is_connected
 
     @property
     def problem(self) -> str | None:
-        """Why nothing, or not everything, can be done with NATS, for `/ready`; None while all works."""
+        """What does not work with NATS, for `/ready`; None while all works."""
         if self.permissions.problem is not None:
             return self.permissions.problem
-        return self.jetstream.problem if self.connected else self._complaints.last
+        return self.jetstream.problem if self.connected else self._errors.last
 
     @property
     def max_payload(self) -> int:
         """The server's limit for body and headers of one message, bytes."""
         return self._client.max_payload
 
-    @property
-    def nodes(self) -> int:
-        """How many NATS nodes there are, as far as is known; see `streams.jetstream.cluster`."""
-        return node_count(self._client._server_info, self._client.servers)
+    async def count_nodes(self) -> int:
+        """How many NATS nodes there are; see `NodeCounter`."""
+        return await self._node_counter.count(self._client._server_info, self._client.servers)
 
     async def wait_connected(self) -> None:
-        """Return once the server answers. Raises `Unusable`."""
+        """Return once the connection can be used. Raises `Unusable`."""
         await self._decided.wait()
         if self._unusable is not None:
             raise self._unusable
@@ -140,52 +139,25 @@ class Broker(mode.Service):
         if wire_size(body, headers) > self.max_payload:
             raise TooLarge(f"{wire_size(body, headers)} bytes, the server takes {self.max_payload}")
         try:
-            answer = await self._request(subject, body, self._publish_timeout, dict(headers) or None)
+            confirmation = await self._request(subject, body, self._publish_timeout, dict(headers) or None)
         except BrokerError as failed:
             if isinstance(failed.__cause__, nats.errors.NoRespondersError):
                 raise BrokerError("no stream has this subject") from failed
             raise
-        confirmation = msgspec.json.decode(answer.data)
-        if (error := confirmation.get("error")) is None:
-            return not confirmation.get("duplicate", False)
-        if error.get("err_code") == _MESSAGE_TOO_LARGE:
-            raise TooLarge("the stream takes no message of this size")
-        raise BrokerError(f"NATS did not store it: {error.get('description')} ({error.get('err_code')})")
+        return is_new(confirmation.data)
 
     def api_subject(self, subject: str) -> str:
-        """Where the JetStream API listens, in the domain that is set."""
+        """The full subject of a JetStream API request, in our domain."""
         return self._prefix + subject
 
-    async def send(self, subject: str, payload: bytes, reply: str = "") -> None:
-        """Publish without a confirmation, as acks and pull requests are. Raises `BrokerFailed`."""
-        await self._link.send(subject, payload, reply)
-
     async def api(self, subject: str, body: object = None) -> dict[str, Any]:
-        """The answer of the JetStream API to a request. Raises `ApiError` and `BrokerFailed`."""
+        """The answer of the JetStream API to a request. Raises `ApiError` and `BrokerError`."""
         payload = b"" if body is None else msgspec.json.encode(body)
         answer = await self._request(self.api_subject(subject), payload, REQUEST_SECONDS)
         reply: dict[str, Any] = msgspec.json.decode(answer.data)
         if error := reply.get("error"):
             raise ApiError(error.get("err_code") or error.get("code", 0), error.get("description", ""))
         return reply
-
-    async def may_publish(self, subject: str, payload: bytes, timeout: float) -> bool:
-        """Publish, and tell whether the server let it through. Raises `BrokerFailed` without an answer in time."""
-        return await self._link.may_publish(subject, payload, timeout)
-
-    async def subscribe(
-        self, subject: str, callback: Callable[[Msg], Awaitable[None]], queue: str = ""
-    ) -> None:
-        """Have `callback` called, one message at a time, until the broker stops. See `NatsLink.subscribe`."""
-        await self._link.subscribe(subject, callback, queue)
-
-    async def subscribe_again(self, subject: str) -> None:
-        """See `NatsLink.subscribe_again`."""
-        await self._link.subscribe_again(subject)
-
-    def inbox(self) -> str:
-        """A subject of our own."""
-        return self._client.new_inbox()
 
     async def flush(self, timeout: float = REQUEST_SECONDS) -> bool:
         """Wait until the server has read what was sent, at most `timeout` seconds; False if it did not."""
@@ -223,14 +195,14 @@ class Broker(mode.Service):
             pending_size=PENDING_BYTES,
             **self._login.options(),
         )
-        self._arrived()
+        self._note_connected()
         self.add_future(self.jetstream.run())
-        self.add_future(self._link.restore_subscriptions())
+        self.add_future(self.messaging.restore_subscriptions())
         try:
             await self._verify()
         except Unusable as error:
             self._unusable = error
-            self._complaints.last = str(error)
+            self._errors.last = str(error)
         else:
             self._up.set()
             logger.info("connected to NATS at %s", self._client.address)
@@ -242,15 +214,15 @@ class Broker(mode.Service):
             raise Unusable(
                 f"NATS at {self._hosts} is version {version.major}.{version.minor}; 2.10 is needed"
             )
-        refused_since = time.monotonic()
-        while (state := await self.jetstream.look()) not in ("works", "unavailable"):
-            # Whether a domain is reached depends on links between servers, which come and go.
-            if state != "absent" or self._domain or self.jetstream.elsewhere:
-                refused_since = time.monotonic()
-            elif time.monotonic() - refused_since > JETSTREAM_PATIENCE:
+        usable_until = time.monotonic()
+        while (state := await self.jetstream.check()) not in ("works", "unavailable"):
+            # A domain is reached over links between servers, which come and go.
+            if state != "absent" or self._domain or self.jetstream.has_untried_servers:
+                usable_until = time.monotonic()
+            elif time.monotonic() - usable_until > NO_JETSTREAM_SECONDS:
                 raise Unusable(f"NATS at {self._hosts} has no JetStream for this account")
             if self._client.is_connected:
-                self._complaints.report(self.jetstream.complaint)
+                self._errors.report(self.jetstream.failure)
             await asyncio.sleep(0.25)
 
     async def _request(
@@ -259,9 +231,9 @@ class Broker(mode.Service):
         deadline = time.monotonic() + timeout
         try:
             async with asyncio.timeout(timeout):
-                # What is sent while disconnected is sent later, after its sender has given it up.
+                # nats-py sends what it gets while disconnected later, when the sender has given up.
                 await self._up.wait()
-            return await self._link.ask(subject, body, deadline - time.monotonic(), headers)
+            return await self.messaging.request(subject, body, deadline - time.monotonic(), headers)
         except FAILURES as error:
             raise BrokerError(f"NATS did not answer: {type(error).__name__}") from error
 
@@ -269,34 +241,40 @@ class Broker(mode.Service):
         text = str(error).removeprefix("nats: ").strip("'")
         where = f"NATS at {self._client.address or self._hosts}"
         if refuses_credentials(text):
-            self._complaints.report(f"{where} refuses our credentials ({text}): {self._login.advice()}")
+            self._errors.report(f"{where} refuses our credentials ({text}): {self._login.advice()}")
         else:
-            self._complaints.report(f"{where}: {type(error).__name__}: {text}")
+            self._errors.report(f"{where}: {type(error).__name__}: {text}")
 
     async def _disconnected(self) -> None:
         self._up.clear()
-        self._nodes.lost()
+        self._nodes.note_disconnected()
         self.permissions.forget()
-        self._tell(False)
+        self._notify(False)
         if not self._closing:
-            self._complaints.lost(f"the connection to NATS at {self._client.address or self._hosts} is lost")
+            self._errors.report_disconnect(
+                f"the connection to NATS at {self._client.address or self._hosts} is lost"
+            )
 
     async def _reconnected(self) -> None:
-        self._arrived()
-        if await self.jetstream.left_again() or not self._decided.is_set() or self._unusable is not None:
+        self._note_connected()
+        if (
+            await self.jetstream.leave_if_avoided()
+            or not self._decided.is_set()
+            or self._unusable is not None
+        ):
             return
         self._up.set()
         logger.info("connected to NATS again, at %s", self._client.address)
         if self._on_reconnect is not None:
             self._on_reconnect()
-        self._tell(True)
+        self._notify(True)
 
-    def _arrived(self) -> None:
-        self._nodes.arrived(self._client.address, self._client.server_id)
-        self.jetstream.connected()
-        self._complaints.over()
+    def _note_connected(self) -> None:
+        self._nodes.note_connected(self._client.address, self._client.server_id)
+        self.jetstream.note_connected()
+        self._errors.clear()
 
-    def _tell(self, up: bool) -> None:
+    def _notify(self, up: bool) -> None:
         for watcher in tuple(self._watchers):
             watcher(up)
 
@@ -304,7 +282,7 @@ class Broker(mode.Service):
         if self._closing:
             return
         problem = f"the connection to NATS was closed: {self._client.last_error}"
-        self._complaints.last = problem
+        self._errors.last = problem
         logger.error("%s", problem)
         if self._on_closed is not None:
             self._on_closed()

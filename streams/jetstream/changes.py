@@ -1,4 +1,4 @@
-"""One change to the server's streams and consumers, and what it means when the server refuses it."""
+"""Changes to streams and consumers, and errors of the server with advice for the operator."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WORKQUEUE: Final = (
     "of a stream with workqueue retention each message belongs to one consumer: delete the other consumer, or "
     "change the retention to limits"
 )
-# What an operator can do, by error number of the server.
+# By error number of the server.
 _ADVICE: Final[Mapping[int, str]] = {
     10002: _ROOM,
     10005: _NODES,
@@ -50,15 +50,15 @@ _ADVICE: Final[Mapping[int, str]] = {
 
 
 class TopologyError(Exception):
-    """The server's streams or consumers are such that we cannot work with them; the text says what to do.
+    """A stream or consumer cannot be used or created; the text says what to do.
 
-    It may pass: whoever can wait tries again.
+    An operator may change that: callers that can wait try again.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class TopologyChange:
-    """One thing to do, or to say. `request` is the API call that does it."""
+    """A change, or a warning if it has no `request` to the JetStream API."""
 
     kind: Kind
     name: str
@@ -67,18 +67,18 @@ class TopologyChange:
     request: Request | None = field(default=None, repr=False)
 
 
-def refused(kind: Kind, name: str, stream: str, error: ApiError, doing: str = "") -> TopologyError:
-    """The error for a request that the server refused; `doing` says what was to be changed."""
+def refused(kind: Kind, name: str, stream: str, error: ApiError, change: str = "") -> TopologyError:
+    """The error for a request that the server refused; `change` is what was requested."""
     where = f"{kind} {name}" if kind == "stream" else f"{kind} {name} on stream {stream}"
     advice = _ADVICE.get(error.code, "").format(stream=stream)
-    what = f"{where}: {doing}" if doing else where
+    what = f"{where}: {change}" if change else where
     return TopologyError(f"{what}: {error}" + (f"; {advice}" if advice else ""))
 
 
 async def look_up(api: Api, kind: Kind, stream: str, name: str = "") -> dict[str, Any] | None:
-    """What the server says of a stream, or of its consumer `name`; None if it is not there.
+    """The information about a stream, or about its consumer `name`; None if it does not exist.
 
-    Raises `TopologyError` and `BrokerFailed`.
+    Raises `TopologyError` and `BrokerError`.
     """
     subject = f"STREAM.INFO.{stream}" if kind == "stream" else f"CONSUMER.INFO.{stream}.{name}"
     try:

@@ -1,7 +1,7 @@
-"""nats-py's client with what it lacks: files of credentials that are renewed, and refusals that pass.
+"""nats-py's client with renewed credentials and reconnects after refusals that may pass.
 
-A server that ends a connection because credentials expired, were revoked or replaced may take them again later,
-or take the new ones in the file; nats-py closes such a connection for good.
+A server that ends a connection because credentials expired, were revoked or replaced may accept them again later, or
+the new ones in the file; nats-py closes such a connection for good.
 """
 
 from __future__ import annotations
@@ -17,31 +17,33 @@ from nats.protocol.parser import ERR_RE
 from streams.config.credentials import Login
 from streams.jetstream.permissions import ANY, SUBSCRIPTION, Denial, parse_denial
 
-# What we sent was wrong: it would be wrong on the next connection, too.
-_OUR_FAULT: Final = ("maximum payload", "parser error", "unknown protocol", "maximum control line")
-# The server goes on with the connection.
+# Errors that would come again on the next connection.
+_CLIENT_FAULT: Final = ("maximum payload", "parser error", "unknown protocol", "maximum control line")
+# The server keeps the connection open.
 _STAYS_OPEN: Final = ("invalid subject",)
-_NO_ROOM: Final = "maximum subscriptions exceeded"
+_TOO_MANY_SUBSCRIPTIONS: Final = "maximum subscriptions exceeded"
 _STALE: Final = "stale connection"
 _REFUSED: Final = ("authorization violation", "authentication expired", "authentication revoked")
 
 
 def refuses_credentials(text: str) -> bool:
-    """Whether an error of the server means that it does not take our credentials (any more)."""
+    """Whether an error of the server means that it does not accept our credentials (any more)."""
     return any(part in text.lower() for part in _REFUSED)
 
 
 class NatsClient(Client):
-    """Reads credentials anew for each connection, and reconnects whenever waiting may help.
+    """Reads credentials for each connection, and reconnects whenever waiting may help.
 
-    With TLS set it speaks to no server without: nats-py would send its password in the clear.
+    With TLS set it connects to no server without: nats-py would send its password in the clear.
     """
 
-    def __init__(self, login: Login, urls: list[str]) -> None:
+    def __init__(
+        self, login: Login, urls: list[str], on_denied: Callable[[Denial], None] = lambda _denial: None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
-        self.on_denied: Callable[[Denial], None] = lambda _denial: None
+        self._on_denied = on_denied
         self._login = login
-        self._insists_on_tls = login.tls or any(url.startswith("tls://") for url in urls)
+        self._requires_tls = login.tls or any(url.startswith("tls://") for url in urls)
 
     @property
     def address(self) -> str:
@@ -50,40 +52,40 @@ class NatsClient(Client):
 
     @property
     def server_id(self) -> str:
-        """What that server calls itself; the same by whichever of its addresses it was reached."""
+        """The id of that server; the same at each of its addresses."""
         return str(self._server_info.get("server_id", ""))
 
     @property
     def offers_jetstream(self) -> bool:
-        """Whether that server says that it has JetStream; accounts may still be without."""
+        """Whether that server has JetStream; its accounts may still be without."""
         return bool(self._server_info.get("jetstream"))
 
     @property
     def clustered(self) -> bool:
-        """Whether that server says that it is in a cluster, whose other nodes may have JetStream."""
+        """Whether that server is in a cluster, whose other nodes may have JetStream."""
         return bool(self._server_info.get("cluster"))
 
     @property
     def addresses(self) -> list[str]:
-        """Host and port of every server that is known: configured, or told by the cluster."""
+        """Host and port of every known server: configured, or advertised by the cluster."""
         return [server.uri.netloc.rpartition("@")[2] for server in self._server_pool]
 
     @property
-    def answers_subject(self) -> str:
-        """The subject of the subscription by which answers to requests come; empty before the first request."""
+    def reply_subject(self) -> str:
+        """The subject of the subscription for replies to requests; empty before the first request."""
         return f"{self._resp_sub_prefix.decode()}*" if self._resp_sub_prefix else ""
 
     async def round_trip(self, timeout: float) -> bool:
-        """Whether the server read, within `timeout` seconds, all that was sent so far.
+        """Whether the server has read, within `timeout` seconds, all that was sent so far.
 
-        What it refused of that has been told by then. nats-py's own `flush` breaks its read loop when the
-        answer comes after the time-out.
+        Its errors about that have arrived by then. nats-py's own `flush` breaks its read loop when the answer comes
+        after the time-out.
         """
         if not self.is_connected or self._transport is None:
             return False
         answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         try:
-            # A ping overtakes what waits to be written.
+            # A ping would overtake what waits to be written.
             if self._pending:
                 self._transport.writelines(self._pending[:])
                 self._pending, self._pending_data_size = [], 0
@@ -94,25 +96,25 @@ class NatsClient(Client):
         return bool(done)
 
     async def subscribe_again(self, subject: str) -> bool:
-        """Ask once more for the subscriptions to `subject`, which the server dropped; False if there are none."""
-        ours = [known for known in self._subs.values() if known._subject == subject]
-        for subscription in ours:
+        """Request the subscriptions to `subject` again, which the server dropped; False if there are none."""
+        subscriptions = [known for known in self._subs.values() if known._subject == subject]
+        for subscription in subscriptions:
             await self._send_subscribe(subscription)
-        return bool(ours)
+        return bool(subscriptions)
 
     async def _connect_to_server(self, s: Srv) -> None:
         if self._transport:
-            # nats-py forgets the sockets of refused tries without closing them.
+            # nats-py does not close the sockets of refused tries.
             self._transport.close()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        if self._insists_on_tls and initial_connection and not info.get("tls_required"):
+        if self._requires_tls and initial_connection and not info.get("tls_required"):
             raise nats.errors.Error("the server does not ask for TLS, which is set here")
         await super()._process_info(info, initial_connection)
 
     def _setup_nkeys_connect(self) -> None:
-        """Nothing: nats-py would keep the public key of the first file, and read an empty one without an end."""
+        """Do nothing: nats-py would keep the public key of the first file, and read an empty one in an endless loop."""
 
     def _connect_command(self) -> bytes:
         if self._login.has_file:
@@ -126,12 +128,12 @@ class NatsClient(Client):
         return super()._connect_command()
 
     async def _process_err(self, err_msg: str) -> None:
-        text = self._as_written(err_msg)
+        text = self._original_text(err_msg)
         if (denial := parse_denial(text)) is not None:
-            self.on_denied(denial)
-        elif _NO_ROOM in err_msg:
-            self.on_denied(Denial(SUBSCRIPTION, ANY, text))
-        elif _STALE in err_msg or any(part in err_msg for part in _OUR_FAULT):
+            self._on_denied(denial)
+        elif _TOO_MANY_SUBSCRIPTIONS in err_msg:
+            self._on_denied(Denial(SUBSCRIPTION, ANY, text))
+        elif _STALE in err_msg or any(part in err_msg for part in _CLIENT_FAULT):
             await super()._process_err(err_msg)
         else:
             error = nats.errors.Error(text)
@@ -139,8 +141,8 @@ class NatsClient(Client):
             if not any(part in err_msg for part in _STAYS_OPEN):
                 await self._process_op_err(error)
 
-    def _as_written(self, err_msg: str) -> str:
-        """The server's text: the parser has made it lower case, but still has the line."""
+    def _original_text(self, err_msg: str) -> str:
+        """The server's text: the parser has changed it to lower case, but still has the line."""
         found = ERR_RE.match(self._ps.buf)
         raw = found[1].decode(errors="replace") if found and found[1] else err_msg
         return (raw if raw.lower() == err_msg else err_msg).strip("'")

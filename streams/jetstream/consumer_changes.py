@@ -1,11 +1,11 @@
-"""A consumer on the server against the one that we need: made, corrected in place, or refused in words."""
+"""The comparison of a consumer on the server with its specification."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from streams.jetstream.changes import Action, TopologyChange, TopologyError, look_up
+from streams.jetstream.changes import Action, Request, TopologyChange, TopologyError, look_up
 from streams.jetstream.consumer_state import ConsumerStates
 from streams.jetstream.specs import ConsumerSpec
 from streams.jetstream.stream_reader import Api
@@ -14,60 +14,50 @@ from streams.jetstream.stream_reader import Api
 async def plan_consumer(
     api: Api, spec: ConsumerSpec, consumer_states: ConsumerStates | None = None
 ) -> list[TopologyChange]:
-    """What to do about one of our consumers. Raises `TopologyError` and `BrokerFailed`.
+    """The changes to one of our consumers. Raises `TopologyError` and `BrokerError`.
 
-    `consumer_states`: where one that is missing now begins again, if it stood somewhere before.
+    A missing one begins at the position that it has in `consumer_states`, if any.
     """
     found = await look_up(api, "consumer", spec.stream, spec.durable)
     if found is None:
         return [await _create(api, spec, consumer_states)]
-    return _compare(spec, found)
+    return _compare(spec, found["config"])
 
 
 async def _create(api: Api, spec: ConsumerSpec, consumer_states: ConsumerStates | None) -> TopologyChange:
-    """The new consumer begins where it stood itself, else where its predecessor stands, if there is one."""
-    config = spec.config()
+    """Begin at its own former position, else at that of its predecessor, else at the start of the stream."""
     action: Action = "create"
     text = "create, from the start of the stream"
-    begin = (
-        None if consumer_states is None else await consumer_states.beginning(api, spec.stream, spec.durable)
-    )
-    if begin is not None:
-        text = f"create, at sequence {begin}: all before it is settled"
+    start = None
+    if consumer_states is not None:
+        start = await consumer_states.start_sequence(api, spec.stream, spec.durable)
+    if start is not None:
+        text = f"create, at sequence {start}: all before it is settled"
     elif spec.predecessor != spec.durable:
         old = await look_up(api, "consumer", spec.stream, spec.predecessor)
-        if old is not None and (floor := old["ack_floor"]["stream_seq"]):
-            begin = floor + 1
-            action, text = "take_over", f"take over from {spec.predecessor} at sequence {begin}"
-    if begin is not None:
-        config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": begin}
-    request = {"stream_name": spec.stream, "config": config, "action": "create"}
-    return TopologyChange(
-        "consumer",
-        spec.durable,
-        action,
-        text,
-        (f"CONSUMER.CREATE.{spec.stream}.{spec.durable}", request),
-    )
+        if old is not None and (ack_floor := old["ack_floor"]["stream_seq"]):
+            start = ack_floor + 1
+            action, text = "take_over", f"take over from {spec.predecessor} at sequence {start}"
+    config = spec.config()
+    if start is not None:
+        config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": start}
+    return TopologyChange("consumer", spec.durable, action, text, _request(spec, "create", config))
 
 
-def _compare(spec: ConsumerSpec, found: Mapping[str, Any]) -> list[TopologyChange]:
-    config = found["config"]
-    _refuse(spec, config)
+def _request(spec: ConsumerSpec, action: str, config: Mapping[str, object]) -> Request:
+    body = {"stream_name": spec.stream, "config": config, "action": action}
+    return f"CONSUMER.CREATE.{spec.stream}.{spec.durable}", body
+
+
+def _compare(spec: ConsumerSpec, config: Mapping[str, Any]) -> list[TopologyChange]:
+    _check_usable(spec, config)
     changes = []
-    if wrong := _wrong_numbers(spec, config):
-        # A list of backoffs would replace the ack wait by its first entry.
+    if differences := _differences(spec, config):
+        # A back-off list would replace the ack wait by its first entry.
         kept = {name: value for name, value in config.items() if name not in ("filter_subject", "backoff")}
-        request = {"stream_name": spec.stream, "config": {**kept, **spec.numbers()}, "action": "update"}
-        changes.append(
-            TopologyChange(
-                "consumer",
-                spec.durable,
-                "update",
-                f"update {', '.join(wrong)}",
-                (f"CONSUMER.CREATE.{spec.stream}.{spec.durable}", request),
-            )
-        )
+        request = _request(spec, "update", {**kept, **spec.updatable()})
+        text = f"update {', '.join(differences)}"
+        changes.append(TopologyChange("consumer", spec.durable, "update", text, request))
     if config.get("max_deliver", -1) > 0:
         text = (
             f"max_deliver is {config['max_deliver']}: left as it is; no limit is needed, ours is counted here"
@@ -76,7 +66,7 @@ def _compare(spec: ConsumerSpec, found: Mapping[str, Any]) -> list[TopologyChang
     return changes
 
 
-def _refuse(spec: ConsumerSpec, config: Mapping[str, Any]) -> None:
+def _check_usable(spec: ConsumerSpec, config: Mapping[str, Any]) -> None:
     help_ = (
         f"delete it if nobody needs it (nats consumer rm {spec.stream} {spec.durable}), "
         "or give ours another name with NATS_REALTIME_DURABLE, NATS_HISTORICAL_DURABLE or NATS_DLQSUBJECT"
@@ -92,13 +82,13 @@ def _refuse(spec: ConsumerSpec, config: Mapping[str, Any]) -> None:
         )
 
 
-def _wrong_numbers(spec: ConsumerSpec, config: Mapping[str, Any]) -> list[str]:
-    wanted = spec.numbers()
+def _differences(spec: ConsumerSpec, config: Mapping[str, Any]) -> list[str]:
+    wanted = spec.updatable()
     single = config.get("filter_subject")
     filters = config.get("filter_subjects") or ([single] if single else [])
-    wrong = [name for name in ("ack_wait", "max_ack_pending") if config.get(name) != wanted[name]]
+    found = [name for name in ("ack_wait", "max_ack_pending") if config.get(name) != wanted[name]]
     if set(filters) != set(spec.subjects):
-        wrong.append("filter_subjects")
+        found.append("filter_subjects")
     if config.get("backoff"):
-        wrong.append("backoff")
-    return wrong
+        found.append("backoff")
+    return found

@@ -1,8 +1,4 @@
-"""Where our consumers stood when the server last told: how far they had come, and what they had before them.
-
-Kept in memory, for two uses: a consumer that an operator deletes is made again where it stood and not at the
-start of its stream, and the watchdog notices a source that gets nothing although something is there.
-"""
+"""What the server says of our consumers: how far they are, and what is left to deliver."""
 
 from __future__ import annotations
 
@@ -10,56 +6,67 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from streams.jetstream.changes import NO_STREAM, refused
+from streams.jetstream.changes import NO_STREAM, look_up, refused
+from streams.jetstream.specs import NANOSECONDS, ConsumerSpec
 from streams.jetstream.stream_reader import Api, ApiError, get_message, nanoseconds
 
 
-class ConsumerState(NamedTuple):
-    """What the server said of a consumer.
+class Lag(NamedTuple):
+    """Messages that are not delivered yet, and those that are delivered but not settled."""
 
-    All up to stream sequence `floor` is settled, by whichever replica. `pending` are not delivered yet;
-    `closed`: the server delivers none of them now, because the consumer is paused or at its limit of
-    unsettled ones. `told_ns`: the server's clock, Unix time; `noted`: ours, `time.monotonic()`.
+    pending: int
+    ack_pending: int
+
+
+class ConsumerState(NamedTuple):
+    """A consumer as the server described it.
+
+    All messages up to stream sequence `ack_floor` are settled, `num_pending` are not delivered yet. `closed`: none is
+    delivered now, because the consumer is paused or has `max_ack_pending` unsettled messages. `server_ns`: when that
+    was, by the server's clock, Unix time; `noted`: by ours, `time.monotonic()`.
     """
 
     ack_floor: int
-    pending: int
+    num_pending: int
     closed: bool
-    told_ns: int
+    server_ns: int
     noted: float
 
 
 class ConsumerStates:
-    """The last consumer_state of each consumer, by stream and durable."""
+    """The last state of each consumer, in memory.
+
+    A consumer that an operator deletes is created again at its position instead of at the start of its stream, and the
+    watchdog notices a source that gets nothing although there are messages.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._known: dict[tuple[str, str], ConsumerState] = {}
 
     def note(self, stream: str, durable: str, info: Mapping[str, Any]) -> None:
-        """Keep what `CONSUMER.INFO` answered."""
+        """Keep an answer to CONSUMER.INFO."""
         limit = info["config"].get("max_ack_pending", -1)
         self._known[stream, durable] = ConsumerState(
             ack_floor=info["ack_floor"]["stream_seq"],
-            pending=info["num_pending"],
+            num_pending=info["num_pending"],
             closed=bool(info.get("paused")) or 0 < limit <= info["num_ack_pending"],
-            told_ns=nanoseconds(info["ts"]) if "ts" in info else 0,
+            server_ns=nanoseconds(info["ts"]) if "ts" in info else 0,
             noted=self._clock(),
         )
 
     def of(self, stream: str, durable: str) -> ConsumerState | None:
-        """The last one, however old; None if there was none yet."""
+        """The last state, however old; None if there was none yet."""
         return self._known.get((stream, durable))
 
-    async def beginning(self, api: Api, stream: str, durable: str) -> int | None:
-        """The sequence at which a deleted consumer may begin again; None: only at the start of the stream.
+    async def start_sequence(self, api: Api, stream: str, durable: str) -> int | None:
+        """The sequence after the ack floor of a deleted consumer; None to begin at the start of the stream.
 
-        None as well unless the stream certainly is the one in which the consumer stood: one that was made
-        anew, or came back from a backup, gives the same sequences to other events. Then the event at the
-        floor is missing, or was stored after the server spoke of it.
+        None as well if the stream may have been deleted and created again, or restored from a backup: then the message
+        at the floor is missing, or was stored after the state was read.
 
-        Raises `TopologyError` and `BrokerFailed` when the server does not say: the consumer has to wait, for a start
-        from the beginning would deliver the whole stream once more.
+        Raises `TopologyError` and `BrokerError` when the server does not say. Then the consumer must not be created:
+        from the start it would deliver the whole stream once more.
         """
         known = self._known.get((stream, durable))
         if known is None or not known.ack_floor:
@@ -70,4 +77,33 @@ class ConsumerStates:
             if error.code == NO_STREAM:
                 return None
             raise refused("stream", stream, stream, error) from error
-        return known.ack_floor + 1 if last is not None and last.stored_ns <= known.told_ns else None
+        return known.ack_floor + 1 if last is not None and last.stored_ns <= known.server_ns else None
+
+
+async def has_delivery_limit(api: Api, spec: ConsumerSpec) -> bool:
+    """Whether an operator gave this consumer a limit of deliveries. Raises `TopologyError` and `BrokerError`."""
+    found = await look_up(api, "consumer", spec.stream, spec.durable)
+    return found is not None and found["config"].get("max_deliver", -1) > 0
+
+
+async def read_lag(api: Api, stream: str, durable: str, consumer_states: ConsumerStates | None = None) -> Lag:
+    """The consumer's lag; its state is also kept in `consumer_states`.
+
+    Raises `ApiError` and `BrokerError`.
+    """
+    info = await api.api(f"CONSUMER.INFO.{stream}.{durable}")
+    if consumer_states is not None:
+        consumer_states.note(stream, durable, info)
+    return Lag(info["num_pending"], info["num_ack_pending"])
+
+
+async def oldest_age(api: Api, stream: str, durable: str, subject: str) -> float:
+    """Seconds since the oldest unsettled message of a consumer of one subject was stored; 0 without one.
+
+    Raises `ApiError` and `BrokerError`.
+    """
+    info = await api.api(f"CONSUMER.INFO.{stream}.{durable}")
+    if not info["num_pending"] + info["num_ack_pending"]:
+        return 0.0
+    oldest = await get_message(api, stream, info["ack_floor"]["stream_seq"] + 1, subject)
+    return 0.0 if oldest is None else max(time.time() - oldest.stored_ns / NANOSECONDS, 0.0)

@@ -1,4 +1,4 @@
-"""What we hold of a JetStream consumer: deliveries that are not settled yet."""
+"""The deliveries of a JetStream consumer that are not settled yet."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Final
 
 from events.delivery import MessageMetadata
 from events.errors import BrokerError
-from streams.jetstream.incarnation import Incarnation, StoreClock
+from streams.jetstream.incarnation import Incarnation
 from streams.jetstream.permissions import ACK_PREFIX
+from streams.jetstream.store_clock import StoreClock
 
-Settle = Callable[[str, bytes], Awaitable[None]]
+Publish = Callable[[str, bytes], Awaitable[None]]
 
 _ACK: Final = b"+ACK"
 _NAK: Final = b"-NAK"
@@ -22,10 +23,10 @@ _SHORT_TOKENS: Final = 9
 
 
 def parse_reply(reply: str, incarnation: int = 0) -> MessageMetadata:
-    """The facts in a delivery's reply subject, and the stream's incarnation. Raises `ValueError` if it is none.
+    """The metadata of a delivery, from its reply subject. Raises `ValueError` if that is of another form.
 
-    `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`; newer servers put
-    `<domain>.<account hash>` before the stream and may add a last token.
+    `$JS.ACK.<stream>.<consumer>.<num delivered>.<stream seq>.<consumer seq>.<time>.<num pending>`;
+    newer servers put `<domain>.<account hash>` before the stream and may add a last token.
     """
     tokens = reply.split(".")
     if not reply.startswith(ACK_PREFIX) or len(tokens) < _SHORT_TOKENS:
@@ -33,39 +34,40 @@ def parse_reply(reply: str, incarnation: int = 0) -> MessageMetadata:
     domain, start = "", 2
     if len(tokens) > _SHORT_TOKENS:
         domain, start = ("" if tokens[2] == "_" else tokens[2]), 4
-    stream, consumer, delivered, sequence, own_sequence, stored, pending = tokens[start : start + 7]
+    stream, consumer, *numbers = tokens[start : start + 7]
+    num_delivered, sequence, consumer_sequence, stored_ns, num_pending = map(int, numbers)
     return MessageMetadata(
         stream,
         consumer,
         domain,
-        int(sequence),
-        int(own_sequence),
-        int(delivered),
-        int(stored),
-        int(pending),
+        sequence,
+        consumer_sequence,
+        num_delivered,
+        stored_ns,
+        num_pending,
         incarnation,
     )
 
 
 class JetDelivery:
-    """One JetStream message in our hands; implements `events.delivery.Delivery`."""
+    """One message of a JetStream consumer; implements `events.delivery.Delivery`."""
 
     __slots__ = (
-        "_held",
-        "_provenance",
+        "_in_flight",
         "_reply",
         "_settled",
+        "ack_wait_began",
         "data",
         "headers",
+        "metadata",
         "received",
         "stale",
         "subject",
-        "touched",
     )
 
     def __init__(
         self,
-        held: InFlight,
+        in_flight: InFlight,
         subject: str,
         data: bytes,
         headers: Mapping[str, str] | None,
@@ -75,66 +77,56 @@ class JetDelivery:
         self.subject = subject
         self.data = data
         self.headers = headers
-        self.received = self.touched = time.perf_counter()
-        self.stale = False  # its stream is gone, and nothing can be said of it any more
-        self._held = held
+        self.received = self.ack_wait_began = time.perf_counter()
+        self.metadata = parse_reply(reply, incarnation)
+        self.stale = False  # its stream is gone: its ack would settle another message
+        self._in_flight = in_flight
         self._reply = reply
         self._settled = False
-        self._provenance = parse_reply(reply, incarnation)
-
-    @property
-    def metadata(self) -> MessageMetadata:
-        """Stream, consumer, sequences and times."""
-        return self._provenance
-
-    def stamp(self, incarnation: int) -> None:
-        """Set the incarnation of its stream, which was in doubt when it arrived."""
-        self._provenance = self._provenance._replace(incarnation=incarnation)
 
     async def ack(self) -> None:
         """See `Delivery.ack`."""
-        if not self._settled:
-            self._settled = True
-            await self._held.settle(self, self._reply, _ACK)
+        await self._settle(_ACK)
 
     async def nak(self, delay: float = 0.0) -> None:
         """See `Delivery.nak`."""
-        if not self._settled:
-            self._settled = True
-            nanoseconds = int(delay * 1e9)
-            payload = b'%b {"delay": %d}' % (_NAK, nanoseconds) if nanoseconds > 0 else _NAK
-            await self._held.settle(self, self._reply, payload)
+        nanoseconds = int(delay * 1e9)
+        await self._settle(b'%b {"delay": %d}' % (_NAK, nanoseconds) if nanoseconds > 0 else _NAK)
 
     async def term(self) -> None:
         """See `Delivery.term`."""
+        await self._settle(_TERM)
+
+    async def _settle(self, payload: bytes) -> None:
         if not self._settled:
             self._settled = True
-            await self._held.settle(self, self._reply, _TERM)
+            await self._in_flight.settle(self, self._reply, payload)
 
     async def in_progress(self) -> None:
-        """Start its ack wait anew. Raises `BrokerFailed`."""
-        self.touched = time.perf_counter()
+        """Have its ack wait begin again. Raises `BrokerError`."""
+        self.ack_wait_began = time.perf_counter()
         if not self.stale:
-            await self._held.publish(self._reply, _IN_PROGRESS)
+            await self._in_flight.publish(self._reply, _IN_PROGRESS)
 
 
 class InFlight:
     """The unsettled deliveries of one source.
 
-    What is not told to the broker in time comes again: `keep_alive` has to run several times an ack wait.
+    `keep_alive` has to run several times an ack wait, or they are delivered again.
     """
 
     def __init__(
-        self, *, publish: Settle, ack_wait: float, incarnation: Incarnation, store_clock: StoreClock
+        self, *, publish: Publish, ack_wait: float, incarnation: Incarnation, store_clock: StoreClock
     ) -> None:
         self.publish = publish
         self._incarnation = incarnation
         self._store_clock = store_clock
         self._ack_wait = ack_wait
         self._open: dict[JetDelivery, None] = {}
+        self._without_incarnation: list[JetDelivery] = []
         self._newest: MessageMetadata | None = None
         self._progress = time.monotonic()
-        self.progress_count = 0  # how many came and were settled
+        self.progress_count = 0  # deliveries plus settlements
         self._emptied = asyncio.Event()
         self._emptied.set()
 
@@ -143,14 +135,16 @@ class InFlight:
 
     @property
     def last_progress(self) -> float:
-        """When one was last settled or nothing was held, in `time.monotonic()` seconds."""
+        """When one was last settled or none was in flight, in `time.monotonic()` seconds."""
         return self._progress if self._open else time.monotonic()
 
     def add(self, subject: str, data: bytes, headers: Mapping[str, str] | None, reply: str) -> JetDelivery:
-        """Take charge of a message that has just arrived."""
+        """Add a message that has just arrived."""
         delivery = JetDelivery(self, subject, data, headers, reply, self._incarnation.value)
-        self._disown_the_past(delivery)
-        self._incarnation.arrived(delivery)
+        self._mark_stale(delivery.metadata)
+        self._incarnation.note_delivery(delivery.metadata.consumer_sequence)
+        if self._incarnation.in_doubt:
+            self._without_incarnation.append(delivery)
         self._store_clock.note(delivery.metadata)
         if not self._open:
             self._emptied.clear()
@@ -160,7 +154,7 @@ class InFlight:
         return delivery
 
     async def settle(self, delivery: JetDelivery, reply: str, payload: bytes) -> None:
-        """Tell the broker the outcome. Raises `BrokerFailed`: then it comes again after its ack wait."""
+        """Send the ack, nak or term. Raises `BrokerError`: then it is delivered again after its ack wait."""
         del self._open[delivery]
         self._progress = time.monotonic()
         self.progress_count += 1
@@ -169,29 +163,38 @@ class InFlight:
         if not delivery.stale:
             await self.publish(reply, payload)
 
-    def _disown_the_past(self, arrived: JetDelivery) -> None:
-        """See to it that no event is settled by the ack of another one.
+    async def set_incarnations(self) -> None:
+        """Complete the metadata of deliveries that arrived while the incarnation was in doubt; may ask the server."""
+        if self._without_incarnation:
+            deliveries, self._without_incarnation = self._without_incarnation, []
+            incarnation = await self._incarnation.resolve()
+            for delivery in deliveries:
+                delivery.metadata = delivery.metadata._replace(incarnation=incarnation)
 
-        A stream that was deleted and made anew counts from 1 again, and the server goes by the sequence alone.
-        It shows in a younger event with a sequence that was already given out.
+    def _mark_stale(self, arrived: MessageMetadata) -> None:
+        """Mark what is in flight as stale if `arrived` shows that the stream was created again.
+
+        That shows in a younger message with a sequence that was given out before.
         """
-        newest, self._newest = self._newest, arrived.metadata
-        if newest is None or arrived.metadata.stored_ns <= newest.stored_ns:
-            self._newest = newest or arrived.metadata
-        elif arrived.metadata.stream_sequence <= newest.stream_sequence:
-            self._incarnation.doubt()
-            for delivery in self._open:
-                delivery.stale = True
+        # The server settles by sequence alone: an old ack would settle a new message. A redelivery after a step of the
+        # store times can look the same; then the messages in flight are not acked, and are delivered once more.
+        newest = self._newest
+        if newest is None or arrived.stored_ns > newest.stored_ns:
+            self._newest = arrived
+            if newest is not None and arrived.stream_sequence <= newest.stream_sequence:
+                self._incarnation.doubt()
+                for delivery in self._open:
+                    delivery.stale = True
 
     async def keep_alive(self) -> None:
-        """Renew the ack wait of all that used up half of it. Raises `BrokerFailed`."""
+        """Renew the ack wait of those for which half of it is over. Raises `BrokerError`."""
         oldest = time.perf_counter() - self._ack_wait / 2
-        for delivery in [held for held in self._open if held.touched < oldest]:
+        for delivery in [one for one in self._open if one.ack_wait_began < oldest]:
             if delivery in self._open:
                 await delivery.in_progress()
 
     async def wait_empty(self, timeout: float) -> bool:
-        """Wait until all is settled, at most `timeout` seconds; False if something is left."""
+        """Wait until all are settled, at most `timeout` seconds; False if some are left."""
         try:
             async with asyncio.timeout(timeout):
                 await self._emptied.wait()
@@ -200,11 +203,11 @@ class InFlight:
         return True
 
     async def nak_all(self) -> int:
-        """Ask for all that is left to be delivered again at once; how many those were."""
+        """Nak all that are left; how many those were."""
         left = list(self._open)
         for delivery in left:
             try:
                 await delivery.nak()
             except BrokerError:
-                continue  # not connected: the server gives it out again after its ack wait
+                continue  # not connected: it is delivered again after its ack wait
         return len(left)

@@ -1,7 +1,7 @@
-"""Which stream a delivery comes from, of all that had the stream's name, and whether its store times go back.
+"""Which of several streams of one name a delivery comes from.
 
-A stream that is deleted and made anew gives out the same sequences again. What tells the two apart is the time at
-which each was made: its incarnation, in ns since 1970.
+A stream that is deleted and created again gives out the same sequences again. Its creation time, in ns since 1970,
+tells the two apart: the incarnation.
 """
 
 from __future__ import annotations
@@ -10,44 +10,29 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
-from events.delivery import MessageMetadata
+from events.backoff import Backoff
 from events.errors import BrokerError
 from streams.jetstream.stream_reader import Api, ApiError, nanoseconds
 
 logger = logging.getLogger(__name__)
 
-# How long a batch waits to learn its incarnation, in seconds, and how long one request may take. Without an answer its
-# versions compare by time; that must not happen just because the stream has a new leader, whose clock may be behind.
-PATIENCE: Final = 5.0
+# How long a batch waits for its incarnation, and one request for its answer, in seconds. Without an answer versions
+# compare by store time; that must not happen just because the stream has a new leader, whose clock may be slow.
+MAX_WAIT: Final = 5.0
 TRY_SECONDS: Final = 1.0
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 60.0
-# A step of the store times that is worth a line in the log, seconds. All are counted.
-LOUD_STEP: Final = 1.0
-
-
-class Stamped(Protocol):
-    """A delivery that can be told its incarnation."""
-
-    @property
-    def metadata(self) -> MessageMetadata:
-        """Stream, sequences and times."""
-        ...
-
-    def stamp(self, incarnation: int) -> None:
-        """Set the incarnation of its stream."""
-        ...
 
 
 async def created(api: Api, stream: str) -> int:
-    """When the stream was made, in ns since 1970. Raises `ApiError` and `BrokerFailed`."""
+    """When the stream was created, in ns since 1970. Raises `ApiError` and `BrokerError`."""
     return nanoseconds((await api.api(f"STREAM.INFO.{stream}"))["created"])
 
 
-async def known(api: Api, stream: str) -> int:
-    """As `created`, but 0 where that cannot be told."""
+async def created_or_zero(api: Api, stream: str) -> int:
+    """As `created`, but 0 if the server does not say."""
     try:
         return await created(api, stream)
     except (ApiError, BrokerError):
@@ -55,12 +40,11 @@ async def known(api: Api, stream: str) -> int:
 
 
 class Incarnation:
-    """The incarnation of one source's stream, as far as the source can be sure of it.
+    """The incarnation of one source's stream; 0 if it is not known.
 
-    Whatever may hide that the stream was made anew raises a doubt: a start, a lost connection, a failed pull, a time
-    in which no pull request waited (a waiting one is told of the deletion), a restarted sequence. Deliveries that
-    arrive in doubt get their incarnation from the server before their batch is handed on (`settle`). If that cannot be
-    told they have 0, and their versions compare by time.
+    It is in doubt after whatever may hide that the stream was created again: a start, a lost connection, a failed pull,
+    a time without a waiting pull request (a waiting one gets an answer at the deletion), a sequence that restarted.
+    Then `resolve` asks the server.
     """
 
     def __init__(
@@ -68,54 +52,42 @@ class Incarnation:
         api: Api,
         stream: str,
         clock: Callable[[], float] = time.monotonic,
-        patience: float = PATIENCE,
+        max_wait: float = MAX_WAIT,
     ) -> None:
         self.stream = stream
         self.value = 0
+        self.in_doubt = True
         self._api = api
         self._clock = clock
-        self._patience = patience
-        self._in_doubt = True
+        self._max_wait = max_wait
         self._doubts = 0
-        self._waiting: list[Stamped] = []
         self._consumer_sequence = 0
-        self._pause = FIRST_PAUSE
+        self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         self._not_before = 0.0
         self._warned = False
 
     def doubt(self) -> None:
-        """From now on nothing counts as known, until the server is asked again."""
+        """Have the server asked before the next batch."""
         self._doubts += 1
-        self._in_doubt = True
+        self.in_doubt = True
 
-    def compare(self, told: int) -> None:
-        """The server says that the stream was made at `told`; 0: that there is no such stream."""
-        if told != self.value:
+    def compare(self, created_ns: int) -> None:
+        """Doubt it unless the stream was created at `created_ns`; 0: there is no such stream."""
+        if created_ns != self.value:
             self._not_before = 0.0
             self.doubt()
 
-    def arrived(self, delivery: Stamped) -> None:
-        """Note a delivery, which has `value` as its incarnation."""
-        sequence = delivery.metadata.consumer_sequence
-        if sequence <= self._consumer_sequence:  # a consumer made anew counts from 1
+    def note_delivery(self, consumer_sequence: int) -> None:
+        """Note a delivery that has just arrived; a consumer that was created again counts from 1."""
+        if consumer_sequence <= self._consumer_sequence:
             self.doubt()
-        self._consumer_sequence = sequence
-        if self._in_doubt:
-            self._waiting.append(delivery)
+        self._consumer_sequence = consumer_sequence
 
-    async def settle(self) -> None:
-        """Give the deliveries that came in doubt their incarnation; asks the server if there are any."""
-        if not self._waiting:
-            return
-        waiting, self._waiting = self._waiting, []
-        await self._read()
-        for delivery in waiting:
-            delivery.stamp(self.value)
-
-    async def _read(self) -> None:
+    async def resolve(self) -> int:
+        """Ask the server; 0 without an answer, after which it is not asked for a while."""
         if self._clock() < self._not_before:
-            return
-        deadline, pause = self._clock() + self._patience, FIRST_PAUSE
+            return self.value
+        deadline, pauses = self._clock() + self._max_wait, Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             doubts = self._doubts
             try:
@@ -123,18 +95,19 @@ class Incarnation:
                     self.value = await created(self._api, self.stream)
                 break
             except (ApiError, BrokerError, TimeoutError) as error:
+                pause = pauses.next()
                 if self._clock() + pause > deadline:
                     self._failed(error)
-                    return
+                    return self.value
             await asyncio.sleep(pause)
-            pause *= 2
-        self._in_doubt = self._doubts != doubts
-        self._pause, self._warned = FIRST_PAUSE, False
+        self.in_doubt = self._doubts != doubts
+        self._backoff.reset()
+        self._warned = False
+        return self.value
 
     def _failed(self, error: Exception) -> None:
         self.value = 0
-        self._not_before = self._clock() + self._pause
-        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        self._not_before = self._clock() + self._backoff.next()
         if not self._warned:
             self._warned = True
             logger.warning(
@@ -146,55 +119,21 @@ class Incarnation:
             )
 
 
-class StoreClock:
-    """Notices store times that step back: they come from the clock of the stream's leader, and leaders change."""
-
-    def __init__(self, stream: str, report: Callable[[float], None]) -> None:
-        self._stream = stream
-        self._report = report
-        self._latest: MessageMetadata | None = None
-
-    def note(self, arrived: MessageMetadata) -> None:
-        """Look at a delivery. First deliveries of one consumer come in the order of their sequences."""
-        if arrived.num_delivered != 1:
-            return
-        latest = self._latest
-        if latest is None or arrived.stream_sequence > latest.stream_sequence:
-            self._latest = arrived
-            if latest is not None and arrived.stored_ns < latest.stored_ns:
-                self._stepped_back(latest, arrived)
-        elif arrived.stored_ns > latest.stored_ns:  # sequences are given out again
-            self._latest = arrived
-
-    def _stepped_back(self, before: MessageMetadata, after: MessageMetadata) -> None:
-        seconds = (before.stored_ns - after.stored_ns) / 1e9
-        self._report(seconds)
-        if seconds > LOUD_STEP:
-            logger.warning(
-                "store times of %s step back by %.3f s from sequence %d to %d: "
-                "the clocks of the NATS nodes have to be synchronised",
-                self._stream,
-                seconds,
-                before.stream_sequence,
-                after.stream_sequence,
-            )
-
-
 class IncarnationWatch:
-    """Looks regularly whether streams are still those that the sources know."""
+    """Compares the streams with what the sources know, from time to time."""
 
     def __init__(self, api: Api, sources: Sequence[Incarnation]) -> None:
         self._api = api
         self._sources = sources
 
     async def look(self) -> bool:
-        """Ask once for each stream. Raises `BrokerFailed`."""
-        for stream in dict.fromkeys(one.stream for one in self._sources):
+        """Ask once for each stream. Raises `BrokerError`."""
+        for stream in dict.fromkeys(source.stream for source in self._sources):
             try:
-                told = await created(self._api, stream)
+                created_ns = await created(self._api, stream)
             except ApiError:
-                told = 0
-            for one in self._sources:
-                if one.stream == stream:
-                    one.compare(told)
+                created_ns = 0
+            for source in self._sources:
+                if source.stream == stream:
+                    source.compare(created_ns)
         return False

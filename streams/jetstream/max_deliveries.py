@@ -1,6 +1,6 @@
-"""Messages that the server itself gave up, at a durable to which an operator set a limit (design 4, C14, OC13).
+"""Messages that reached the delivery limit of a durable to which an operator gave one.
 
-The server only tells their sequences, and only to those who listen at that moment.
+The server publishes only their sequences, and only to subscribers at that moment.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import mode
 import msgspec
 from nats.aio.msg import Msg
 
+from events.backoff import Backoff
 from events.delivery import Delivery, MessageMetadata
 from events.errors import BrokerError
 from streams.jetstream.broker import Broker
-from streams.jetstream.incarnation import known
+from streams.jetstream.incarnation import created_or_zero
 from streams.jetstream.stream_reader import ApiError, RawStreamMessage, get_message
 
 logger = logging.getLogger(__name__)
@@ -35,9 +36,9 @@ class _Advisory(msgspec.Struct):
 
 
 class MaxDeliveriesMessage:
-    """A message that will not be delivered any more; implements `events.delivery.Delivery`.
+    """A message that the server does not deliver any more; implements `events.delivery.Delivery`.
 
-    Nobody is told how it was settled, but after a nak it is handed over once more.
+    The server hears nothing of its ack or nak; after a nak the listener passes it on once more.
     """
 
     def __init__(self, message: RawStreamMessage, advisory: _Advisory, incarnation: int = 0) -> None:
@@ -56,7 +57,7 @@ class MaxDeliveriesMessage:
             num_pending=0,
             incarnation=incarnation,
         )
-        self._settled: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
+        self._nak_delay: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
 
     async def ack(self) -> None:
         """See `Delivery.ack`."""
@@ -71,16 +72,16 @@ class MaxDeliveriesMessage:
         self._settle(None)
 
     async def settled(self) -> float | None:
-        """Wait for the outcome: None when done with, else the seconds after which it is wanted again."""
-        return await self._settled
+        """Wait for ack, term or nak: None, or the delay of the nak in seconds."""
+        return await self._nak_delay
 
-    def _settle(self, again_after: float | None) -> None:
-        if not self._settled.done():
-            self._settled.set_result(again_after)
+    def _settle(self, delay: float | None) -> None:
+        if not self._nak_delay.done():
+            self._nak_delay.set_result(delay)
 
 
 class MaxDeliveriesListener(mode.Service):
-    """Hands each message that reached the durable's limit to `given_up`, until one is settled by ack or term.
+    """Passes each message that reached the durable's limit to `on_max_deliveries`, until its ack or term.
 
     Replicas share the advisories: each goes to one of them.
     """
@@ -91,41 +92,40 @@ class MaxDeliveriesListener(mode.Service):
         broker: Broker,
         stream: str,
         durable: str,
-        given_up: Callable[[Delivery], Awaitable[None]],
+        on_max_deliveries: Callable[[Delivery], Awaitable[None]],
     ) -> None:
         super().__init__()
         self._broker = broker
         self._stream = stream
         self._durable = durable
-        self._given_up = given_up
+        self._on_max_deliveries = on_max_deliveries
 
     async def on_start(self) -> None:
-        """Begin to listen. Raises `streams.jetstream.broker.Unusable` and `BrokerFailed`."""
+        """Subscribe. Raises `streams.jetstream.broker.Unusable` and `BrokerError`."""
         await self._broker.wait_connected()
         subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{self._stream}.{self._durable}"
-        await self._broker.subscribe(subject, self._on_advisory, queue=self._durable)
+        await self._broker.messaging.subscribe(subject, self._on_advisory, queue=self._durable)
 
     async def _on_advisory(self, message: Msg) -> None:
         advisory = msgspec.json.decode(message.data, type=_Advisory)
-        self.add_future(self._hand_over(advisory))
+        self.add_future(self._pass_on(advisory))
 
-    async def _hand_over(self, advisory: _Advisory) -> None:
-        pause = FIRST_PAUSE
+    async def _pass_on(self, advisory: _Advisory) -> None:
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             try:
                 message = await get_message(self._broker, advisory.stream, advisory.stream_seq)
-                incarnation = await known(self._broker, advisory.stream)
+                incarnation = await created_or_zero(self._broker, advisory.stream)
             except (ApiError, BrokerError) as error:
                 logger.warning("message %d reached its limit: %s", advisory.stream_seq, error)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
+                await backoff.wait()
                 continue
             if message is None:
                 logger.warning("message %d reached its limit, and is gone", advisory.stream_seq)
                 return
             delivery = MaxDeliveriesMessage(message, advisory, incarnation)
-            await self._given_up(delivery)
-            again_after = await delivery.settled()
-            if again_after is None:
+            await self._on_max_deliveries(delivery)
+            delay = await delivery.settled()
+            if delay is None:
                 return
-            await asyncio.sleep(max(again_after, FIRST_PAUSE))
+            await asyncio.sleep(max(delay, FIRST_PAUSE))

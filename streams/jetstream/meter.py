@@ -1,4 +1,4 @@
-"""What a source of deliveries tells about itself."""
+"""Interface of a source to the metrics."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from events.delivery import ConsumerType
 
 
 class Meter(Protocol):
-    """What a source tells about itself."""
+    """Counts what a source does."""
 
-    def fetched(self, role: ConsumerType) -> None:
+    def pull_requested(self, role: ConsumerType) -> None:
         """A pull request was sent."""
 
-    def fetch_failed(self, role: ConsumerType) -> None:
-        """A pull request failed; an empty answer is no failure."""
+    def pull_failed(self, role: ConsumerType) -> None:
+        """A pull request failed, or the consumer is gone; an empty answer is no failure."""
 
-    def batch(self, role: ConsumerType, company: str, size: int) -> None:
-        """A batch was handed over."""
+    def batch_received(self, role: ConsumerType, company: str, size: int) -> None:
+        """A batch of deliveries was handed over to the channel."""
 
     def store_time_stepped_back(self, role: ConsumerType, seconds: float) -> None:
         """An event has an earlier store time than one of a lower sequence."""

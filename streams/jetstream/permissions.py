@@ -1,7 +1,7 @@
-"""Rights that NATS denies us: told in the server's own words until they work again.
+"""Permissions that NATS denies.
 
-A server refuses a publish or a subscription with an error of its own, apart from any request: who waits for an
-answer would wait in vain.
+A server refuses a publish or a subscription with an error of its own, apart from any request: who waits for an answer
+would wait in vain.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 logger = logging.getLogger(__name__)
@@ -21,8 +22,8 @@ PUBLISH: Final = "Publish"
 SUBSCRIPTION: Final = "Subscription"
 # In place of a subject, where the server does not name it: a limit was reached.
 ANY: Final = ""
-# What is refused no more within this time counts as done with: nobody tries it any longer.
-FORGOTTEN_AFTER: Final = 90.0
+# A denial that is not repeated for so many seconds is dropped: nobody tries it any longer.
+DENIAL_SECONDS: Final = 90.0
 
 _VIOLATION: Final = re.compile(
     r'Permissions Violation for (Publish|Subscription)(?: to| with Reply of) "((?:[^"\\]|\\.)*)"',
@@ -33,9 +34,9 @@ _SHORT_ACK: Final = 9
 
 
 class Denial(NamedTuple):
-    """A refused right: `Publish` or `Subscription`, its subject, and the server's own text."""
+    """A denied permission: `Publish` or `Subscription`, its subject, and the server's text."""
 
-    right: str
+    kind: str
     subject: str
     text: str
 
@@ -46,7 +47,7 @@ class Denial(NamedTuple):
 
 
 def parse_denial(text: str) -> Denial | None:
-    """The denial that an error of the server tells of; None if it is another error."""
+    """The denial in an error of the server; None if it is another error."""
     found = _VIOLATION.search(text)
     if found is None:
         return None
@@ -54,7 +55,7 @@ def parse_denial(text: str) -> Denial | None:
 
 
 def ack_prefix(subject: str) -> str:
-    """The part of an ack's subject that all acks of its consumer share; other subjects as they are."""
+    """The part of a subject that all acks of its consumer share; subjects of no ack are returned as they are."""
     if not subject.startswith(ACK_PREFIX):
         return subject
     tokens = subject.split(".")
@@ -66,19 +67,35 @@ class _Known(NamedTuple):
     seen: float
 
 
-class Permissions:
-    """What is denied at present, by right and subject; the acks of a consumer count as one subject."""
+@dataclass(slots=True, eq=False)
+class PendingRequest:
+    """A request that waits for its reply; `denial` is what ended it before `limit`."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    limit: asyncio.Timeout
+    subject: str
+    inbox: Callable[[], str]
+    denial: Denial | None = None
+
+    def note_denial(self, denial: Denial) -> None:
+        """End the request if it needs this permission."""
+        if self.limit.expired():
+            return  # a request takes some turns of the loop to end, and ends once
+        if denial.subject == (self.subject if denial.kind == PUBLISH else self.inbox()):
+            self.denial = denial
+            self.limit.reschedule(asyncio.get_running_loop().time())
+
+
+class Permissions:
+    """The permissions that are denied now, by kind and subject; the acks of a consumer count as one subject."""
+
+    def __init__(self) -> None:
         self._known: dict[tuple[str, str], _Known] = {}
-        self._waiting: dict[asyncio.Timeout, tuple[str, Callable[[], str]]] = {}
-        self._ended: dict[asyncio.Timeout, Denial] = {}
+        self._pending: list[PendingRequest] = []
         self._listeners: list[Callable[[Denial], None]] = []
 
     @property
     def problem(self) -> str | None:
-        """The first denied right in the server's words, and how many more there are; None without any."""
+        """The first denial in the server's words, and how many more there are; None without any."""
         denied = self._current()
         if not denied:
             return None
@@ -90,62 +107,55 @@ class Permissions:
         self._listeners.append(callback)
 
     def denied(self, denial: Denial) -> None:
-        """The server refused something. Whoever waits for it learns at once."""
-        key = (denial.right, ack_prefix(denial.subject))
+        """Note a denial, and end the requests that it concerns."""
+        key = (denial.kind, ack_prefix(denial.subject))
         known = self._known.get(key)
         if known is None:
             logger.warning("%s", denial)
-        self._known[key] = _Known(known.denial if known else denial, self._clock())
-        for limit, (subject, inbox) in tuple(self._waiting.items()):
-            if limit.expired():
-                continue  # it takes some turns of the loop to end, and ends once
-            if denial.subject == (subject if denial.right == PUBLISH else inbox()):
-                self._ended[limit] = denial
-                limit.reschedule(asyncio.get_running_loop().time())
+        self._known[key] = _Known(known.denial if known else denial, time.monotonic())
+        for request in tuple(self._pending):
+            request.note_denial(denial)
         for listener in tuple(self._listeners):
             listener(denial)
 
-    def allowed(self, right: str, subject: str) -> None:
-        """It works, whatever was said before."""
-        known = self._known.pop((right, ack_prefix(subject)), None)
+    def granted(self, kind: str, subject: str) -> None:
+        """Note that the server permits it; ends an earlier denial."""
+        known = self._known.pop((kind, ack_prefix(subject)), None)
         if known is not None:
-            logger.info("NATS grants it again: %s to %s", right, known.denial.subject or "all that is needed")
+            logger.info("NATS grants it again: %s to %s", kind, known.denial.subject or "all that is needed")
 
-    def refusal(self, right: str, subject: str) -> Denial | None:
-        """The denial of this right, if it is denied at present."""
-        known = self._known.get((right, ack_prefix(subject)))
+    def denial(self, kind: str, subject: str) -> Denial | None:
+        """The denial of this permission; None if it is not denied now."""
+        known = self._known.get((kind, ack_prefix(subject)))
         return None if known is None or self._expired(known) else known.denial
 
-    def refused(self, right: str) -> list[Denial]:
-        """All denials of this kind of right."""
-        return [denial for denial in self._current() if denial.right == right]
+    def denials(self, kind: str) -> list[Denial]:
+        """All denials of this kind."""
+        return [denial for denial in self._current() if denial.kind == kind]
 
-    def refused_since(self, right: str, subject: str, moment: float) -> Denial | None:
-        """The denial, if the server repeated it at or after `moment` (`time.monotonic()`)."""
-        known = self._known.get((right, ack_prefix(subject)))
+    def denied_since(self, kind: str, subject: str, moment: float) -> Denial | None:
+        """The denial, if the server sent it at or after `moment` (`time.monotonic()`)."""
+        known = self._known.get((kind, ack_prefix(subject)))
         return known.denial if known is not None and known.seen >= moment else None
 
     def forget(self) -> None:
-        """Another connection may have other rights."""
+        """Drop all denials: another connection may have other permissions."""
         self._known.clear()
 
     @contextmanager
-    def waiting(self, limit: asyncio.Timeout, subject: str, inbox: Callable[[], str]) -> Iterator[None]:
-        """End `limit` at once when a publish to `subject`, or the subscription to `inbox()`, is refused meanwhile."""
-        self._waiting[limit] = (subject, inbox)
+    def pending(
+        self, limit: asyncio.Timeout, subject: str, inbox: Callable[[], str]
+    ) -> Iterator[PendingRequest]:
+        """Have `limit` end at once when a publish to `subject`, or the subscription to `inbox()`, is denied."""
+        request = PendingRequest(limit, subject, inbox)
+        self._pending.append(request)
         try:
-            yield
+            yield request
         finally:
-            del self._waiting[limit]
-            if not limit.expired():  # the answer came all the same
-                self._ended.pop(limit, None)
-
-    def ended(self, limit: asyncio.Timeout) -> Denial | None:
-        """Why `limit` was ended before its time; None if it was not."""
-        return self._ended.pop(limit, None)
+            self._pending.remove(request)
 
     def _current(self) -> list[Denial]:
         return [known.denial for known in self._known.values() if not self._expired(known)]
 
     def _expired(self, known: _Known) -> bool:
-        return self._clock() - known.seen > FORGOTTEN_AFTER
+        return time.monotonic() - known.seen > DENIAL_SECONDS

@@ -19,10 +19,11 @@ from events.subjects import Tenant
 from streams.jetstream.ack_permission import AckPermission
 from streams.jetstream.broker import Broker
 from streams.jetstream.in_flight import InFlight, JetDelivery
-from streams.jetstream.incarnation import Incarnation, StoreClock
+from streams.jetstream.incarnation import Incarnation
 from streams.jetstream.meter import Meter
 from streams.jetstream.permissions import ACK_PREFIX, PUBLISH, SUBSCRIPTION, Denial
-from streams.jetstream.pull_limits import CROWDED_PAUSE, PullLimits, Status
+from streams.jetstream.pull_limits import MAX_WAITING_PAUSE, PullLimits, Status
+from streams.jetstream.store_clock import StoreClock
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class PullSource(mode.Service):
         self.last_fetch = time.monotonic()  # when a pull request was last answered
         self._broker = broker
         self._limits = PullLimits(durable, batch=batch_size, batch_bytes=batch_bytes, expires=EXPIRES)
-        self._acks = AckPermission(broker, stream, durable)
+        self._acks = AckPermission(broker.messaging, stream, durable)
         self._wanted = batch_size
         self._keep_alive_every = ack_wait / 8
         self._send = send
@@ -88,7 +89,7 @@ class PullSource(mode.Service):
         self._drain_budget = drain_budget
         self.incarnation = Incarnation(broker, stream)
         self._held = InFlight(
-            publish=broker.send,
+            publish=broker.messaging.send,
             ack_wait=ack_wait,
             incarnation=self.incarnation,
             store_clock=StoreClock(stream, partial(meter.store_time_stepped_back, role)),
@@ -138,8 +139,7 @@ class PullSource(mode.Service):
         await self._broker.wait_connected()
         self._broker.watch(self._on_connection)
         self._broker.permissions.listen(self._on_denied)
-        self._broker.jetstream.watch_pulls(lambda: self.last_fetch)
-        self.last_fetch = time.monotonic()
+        self._note_answer()
         self._loop_task = self.add_future(self._run())
         self.add_future(self._keep_alive())
 
@@ -164,11 +164,11 @@ class PullSource(mode.Service):
 
     async def _subscribe(self) -> None:
         """Have messages sent to an inbox of our own; waits for the right to it."""
-        self._inbox = self._broker.inbox()
+        self._inbox = self._broker.messaging.new_inbox()
         told = ""
         while not self._draining:
             try:
-                return await self._broker.subscribe(f"{self._inbox}.*", self._on_message)
+                return await self._broker.messaging.subscribe(f"{self._inbox}.*", self._on_message)
             except BrokerError as error:
                 if str(error) != told:
                     told = str(error)
@@ -181,10 +181,10 @@ class PullSource(mode.Service):
             deliveries = await self._pull()
             if not deliveries:
                 continue
-            await self.incarnation.settle()
+            await self._held.set_incarnations()
             batch = Batch(self.tenant, self.role, deliveries)
             await self._send(batch)
-            self._meter.batch(self.role, self.tenant.company, len(deliveries))
+            self._meter.batch_received(self.role, self.tenant.company, len(deliveries))
             await batch.released.wait()
 
     async def _pull(self) -> Sequence[JetDelivery]:
@@ -208,27 +208,27 @@ class PullSource(mode.Service):
         self._wanted = 1 if too_large else self._limits.batch
         if deliveries or too_large or learned:
             self._succeeded()
-        elif status is not None and (status.empty or status.crowded):
+        elif status is not None and (status.empty or status.max_waiting):
             await self._nothing_there(status)
         elif self._broker.connected:
             if status is None:
-                await self._broker.subscribe_again(f"{self._inbox}.*")
+                await self._broker.messaging.subscribe_again(f"{self._inbox}.*")
             await self._failed(status or Status("", "no answer"))
         return deliveries
 
     async def _may_pull(self) -> bool:
         """Whether we may receive and acknowledge: a delivery counts, also one in vain. Raises `BrokerError`."""
-        if self._broker.permissions.refusal(SUBSCRIPTION, f"{self._inbox}.*") is not None:
+        if self._broker.permissions.denial(SUBSCRIPTION, f"{self._inbox}.*") is not None:
             return False
         return await self._acks.granted(EXPIRES + GRACE)
 
     async def _nothing_there(self, status: Status) -> None:
         self._succeeded()
-        if status.crowded:
-            self._limits.crowd(status)
-            await self._sleep(CROWDED_PAUSE)
-        elif self._limits.round:
-            await self._sleep(self._limits.round)
+        if status.max_waiting:
+            self._limits.warn_of_max_waiting(status)
+            await self._sleep(MAX_WAITING_PAUSE)
+        elif self._limits.pause:
+            await self._sleep(self._limits.pause)
 
     async def _request(self) -> None:
         if time.monotonic() - self._last_request > UNWATCHED:
@@ -238,9 +238,9 @@ class PullSource(mode.Service):
         self._reply = f"{self._inbox}.{self._requests}"
         self._status = None
         self._answered.clear()
-        self._meter.fetched(self.role)
+        self._meter.pull_requested(self.role)
         try:
-            await self._broker.send(self._ask, self._limits.request(self._wanted), self._reply)
+            await self._broker.messaging.send(self._ask, self._limits.request(self._wanted), self._reply)
             async with asyncio.timeout(EXPIRES + GRACE):
                 await self._answered.wait()
         except BrokerError as error:
@@ -255,7 +255,7 @@ class PullSource(mode.Service):
             if self._closed:
                 await delivery.nak()
                 return
-            self._acks.num_delivered(message.reply)
+            self._acks.note_delivery(message.reply)
             self._arrived.append(delivery)
             if len(self._arrived) >= self._wanted:
                 self._answered.set()
@@ -274,23 +274,27 @@ class PullSource(mode.Service):
             self._woken.set()
 
     def _on_denied(self, denial: Denial) -> None:
-        if denial.right == PUBLISH and denial.subject == self._ask:
+        if denial.kind == PUBLISH and denial.subject == self._ask:
             self._status = Status("", str(denial))
             self._answered.set()
         elif self._acks.concerns(denial):
             self._acks.doubt()
 
     def _succeeded(self) -> None:
-        self.last_fetch = time.monotonic()
+        self._note_answer()
         self._pause = FIRST_PAUSE
-        self._broker.permissions.allowed(PUBLISH, self._ask)
+        self._broker.permissions.granted(PUBLISH, self._ask)
         if self._failing:
             self._failing = False
             self._recovered()
             logger.info("pulling from %s works again", self.durable)
 
+    def _note_answer(self) -> None:
+        self.last_fetch = time.monotonic()
+        self._broker.jetstream.note_pull(self._ask)
+
     async def _failed(self, status: Status) -> None:
-        self._meter.fetch_failed(self.role)
+        self._meter.pull_failed(self.role)
         self.incarnation.doubt()
         first, self._failing = not self._failing, True
         if first:

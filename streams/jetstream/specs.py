@@ -1,4 +1,4 @@
-"""The streams and consumers we need, as data."""
+"""Specifications of the streams and consumers that the worker needs."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class TopologyConfig:
 
 
 # Real-time events in the batches of all tenants of a worker; each tenant may have two batches of some 3 KB an event.
-MOST_AT_ONCE: Final = 10_000
-LEAST_SHARE: Final = 50
-# What the requests of all tenants of a worker may bring at once: NATS cuts a client off that 64 MB wait for (its
-# `max_pending`), and what it was sent then comes again after the ack wait, until it has no deliveries left.
-MOST_BYTES_AT_ONCE: Final[Mapping[ConsumerType, int]] = {
+MAX_EVENTS_OF_WORKER: Final = 10_000
+MIN_BATCH_SIZE: Final = 50
+# What the pull requests of all tenants of a worker may return together. NATS disconnects a client that has 64 MB to
+# read (`max_pending`); all of that is delivered again after the ack wait, which costs each event a delivery.
+MAX_BYTES_OF_WORKER: Final[Mapping[ConsumerType, int]] = {
     "realtime": 32 * 1024 * 1024,
     "historical": 12 * 1024 * 1024,
     "dlq": 4 * 1024 * 1024,
@@ -57,7 +57,7 @@ MOST_BYTES_AT_ONCE: Final[Mapping[ConsumerType, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class StreamSpec:
-    """A stream as we would make it: file storage, limits retention."""
+    """A stream as we create it: file storage, limits retention."""
 
     name: str
     subjects: tuple[str, ...]
@@ -84,7 +84,7 @@ class StreamSpec:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSpec:
-    """One of our pull consumers, and the older durable whose position it takes over."""
+    """A pull consumer, and the older durable whose position it takes over."""
 
     role: ConsumerType
     tenant: Tenant
@@ -94,7 +94,7 @@ class ConsumerSpec:
     subjects: tuple[str, ...]
     ack_wait: float  # seconds
     max_ack_pending: int
-    batch_size: int  # ours alone: the server is told with each pull request
+    batch_size: int  # messages of one pull request
 
     def config(self) -> dict[str, object]:
         """Its configuration for the server, from the start of the stream."""
@@ -105,11 +105,11 @@ class ConsumerSpec:
             "ack_policy": "explicit",
             "replay_policy": "instant",
             "max_deliver": -1,
-            **self.numbers(),
+            **self.updatable(),
         }
 
-    def numbers(self) -> dict[str, object]:
-        """What can be changed while it exists."""
+    def updatable(self) -> dict[str, object]:
+        """The part of it that can be changed while the consumer exists."""
         return {
             "filter_subjects": list(self.subjects),
             "ack_wait": round(self.ack_wait * NANOSECONDS),
@@ -124,43 +124,41 @@ def topology_config(settings: Settings) -> TopologyConfig:
 
 
 def streams(config: TopologyConfig, nodes: int = 1) -> tuple[StreamSpec, ...]:
-    """The three streams, shared by all tenants, as they would be made on so many NATS nodes."""
-    made_with = (replicas(config.stream_replicas, nodes), config.stream_max_consumers)
+    """The three streams, shared by all tenants, for a cluster of so many NATS nodes."""
+    limits = (replicas(config.stream_replicas, nodes), config.stream_max_consumers)
     return (
         StreamSpec(
             config.realtime_stream,
             tuple(f"{base}.*" for base in config.realtime_subjects),
             config.realtime_max_age_days * _DAY,
-            *made_with,
+            *limits,
         ),
         StreamSpec(
             config.historical_stream,
             tuple(f"{base}.*" for base in config.historical_subjects),
             config.historical_max_age_days * _DAY,
-            *made_with,
+            *limits,
         ),
-        StreamSpec(
-            config.dlq_stream, (f"{config.dlq_subject}.>",), config.dlq_max_age_days * _DAY, *made_with
-        ),
+        StreamSpec(config.dlq_stream, (f"{config.dlq_subject}.>",), config.dlq_max_age_days * _DAY, *limits),
     )
 
 
 def replicas(wanted: int, nodes: int) -> int:
-    """Copies of a stream: as many as wanted (0: three where there are three nodes, else one).
+    """Replicas of a stream: as many as wanted (0: three if there are three nodes, else one).
 
-    A cluster that has fewer nodes than wanted refuses the stream; it never gets fewer copies instead.
+    A cluster with fewer nodes refuses the stream; it never gets fewer replicas instead.
     """
     return wanted or (3 if nodes >= 3 else 1)
 
 
-def share(batch_size: int, tenants: int) -> int:
-    """The part of a batch size that one of so many tenants gets: a backlog of all of them must fit into memory."""
-    return min(batch_size, max(LEAST_SHARE, MOST_AT_ONCE // tenants))
+def batch_share(batch_size: int, tenants: int) -> int:
+    """The batch size of one of so many tenants: a backlog of all of them must fit into memory."""
+    return min(batch_size, max(MIN_BATCH_SIZE, MAX_EVENTS_OF_WORKER // tenants))
 
 
 def byte_share(role: ConsumerType, tenants: int) -> int:
-    """The bytes that a batch of one of so many tenants may have; a single message may have more."""
-    return MOST_BYTES_AT_ONCE[role] // tenants
+    """The bytes of a batch of one of so many tenants; a single message may have more."""
+    return MAX_BYTES_OF_WORKER[role] // tenants
 
 
 def consumers(config: TopologyConfig, tenant: Tenant) -> tuple[ConsumerSpec, ...]:
@@ -204,7 +202,7 @@ def consumers(config: TopologyConfig, tenant: Tenant) -> tuple[ConsumerSpec, ...
 
 
 def covers(pattern: str, subject: str) -> bool:
-    """Whether every subject that `subject` matches is matched by `pattern` as well."""
+    """Whether `pattern` matches every subject that `subject` matches."""
     have, want = pattern.split("."), subject.split(".")
     for at, token in enumerate(have):
         if token == ">":

@@ -1,4 +1,4 @@
-"""A stream on the server against the one that we would make: what is changed, and what is left with a warning."""
+"""The comparison of a stream on the server with its specification."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from streams.jetstream.changes import TopologyChange
-from streams.jetstream.durability import weaknesses
 from streams.jetstream.specs import StreamSpec, covers
 
 # From this version on the server takes "no limit" of a stream for this many consumers.
@@ -17,7 +16,7 @@ DEFAULT_CONSUMERS: Final = 1000
 def compare_stream(
     spec: StreamSpec, found: Mapping[str, Any] | None, missing: int = 0
 ) -> list[TopologyChange]:
-    """What to do about a stream; `found` is the server's answer about it, None if it is not there.
+    """The changes and warnings for a stream; `found` is the answer of STREAM.INFO, None if it does not exist.
 
     `missing` is how many consumers are still to be made on it.
     """
@@ -31,7 +30,7 @@ def compare_stream(
     config = found["config"]
     changes = []
     lacking = _lacking(spec, config)
-    if lacking and not _fixed(config):
+    if lacking and not _subjects_are_fixed(config):
         request = (
             f"STREAM.UPDATE.{spec.name}",
             {**config, "subjects": _joined(config.get("subjects") or [], lacking)},
@@ -45,28 +44,30 @@ def compare_stream(
 
 
 def describe(name: str, found: Mapping[str, Any] | None) -> str:
-    """One line about a stream as it is on the server: what decides over durability and room."""
+    """One line about a stream on the server: durability and limits."""
     if found is None:
         return f"stream {name} is not there"
     config = found["config"]
     limit = config.get("max_consumers", -1)
-    told = f"{limit}" if limit > 0 else f"{limit} ({room_limit(found) or 'no limit'} on this server)"
+    max_consumers = (
+        f"{limit}" if limit > 0 else f"{limit} ({consumer_limit(found) or 'no limit'} on this server)"
+    )
     parts = [
         f"replicas {config.get('num_replicas', 1)}",
         f"storage {config.get('storage')}",
         f"retention {config.get('retention')}",
-        f"max_consumers {told}",
+        f"max_consumers {max_consumers}",
         f"consumers {found['state']['consumer_count']}",
         f"persist_mode {config.get('persist_mode') or 'default'}",
     ]
-    if origin := _origin(config):
-        parts.append(origin)
+    if upstream := _upstream(config):
+        parts.append(upstream)
     if config.get("sealed"):
         parts.append("sealed")
     return f"stream {name} has {', '.join(parts)}"
 
 
-def room_limit(found: Mapping[str, Any]) -> int | None:
+def consumer_limit(found: Mapping[str, Any]) -> int | None:
     """The most consumers that the server allows on this stream; None without a limit."""
     limit = int(found["config"].get("max_consumers", -1))
     if limit > 0:
@@ -86,8 +87,8 @@ def _joined(have: Sequence[str], added: Sequence[str]) -> list[str]:
     return [known for known in have if not any(covers(new, known) for new in added)] + list(added)
 
 
-def _origin(config: Mapping[str, Any]) -> str:
-    """Where the stream's messages come from, if not from its own subjects alone."""
+def _upstream(config: Mapping[str, Any]) -> str:
+    """The mirror or sources that fill the stream; empty without."""
     if mirror := config.get("mirror"):
         return f"mirror of {mirror['name']}"
     if sources := config.get("sources"):
@@ -95,20 +96,20 @@ def _origin(config: Mapping[str, Any]) -> str:
     return ""
 
 
-def _fixed(config: Mapping[str, Any]) -> bool:
-    """Whether its subjects are no business of ours."""
-    return bool(_origin(config) or config.get("sealed"))
+def _subjects_are_fixed(config: Mapping[str, Any]) -> bool:
+    return bool(_upstream(config) or config.get("sealed"))
 
 
 def _warnings(
     spec: StreamSpec, found: Mapping[str, Any], lacking: Sequence[str], missing: int
 ) -> Iterator[str]:
     config = found["config"]
-    yield from _use(config, lacking)
+    yield from _limited_use(config, lacking)
     yield from _retention(config)
     yield from _differences(spec.config(), config)
-    yield from _durability(spec, config)
-    limit = room_limit(found)
+    yield from _replicas(spec, config)
+    yield from durability_warnings(config)
+    limit = consumer_limit(found)
     count = found["state"]["consumer_count"]
     if missing and limit is not None and limit - count < missing:
         yield (
@@ -117,10 +118,10 @@ def _warnings(
         )
 
 
-def _use(config: Mapping[str, Any], lacking: Sequence[str]) -> Iterator[str]:
-    if origin := _origin(config):
+def _limited_use(config: Mapping[str, Any], lacking: Sequence[str]) -> Iterator[str]:
+    if upstream := _upstream(config):
         without = f", without {', '.join(lacking)} among its own subjects" if lacking else ""
-        yield f"is fed by others ({origin}): used as it is{without}; nothing is added"
+        yield f"is fed by others ({upstream}): used as it is{without}; nothing is added"
     if config.get("sealed"):
         yield "is sealed: used as it is, but it takes no new message"
     transforms = [
@@ -152,7 +153,7 @@ def _differences(ours: Mapping[str, object], theirs: Mapping[str, Any]) -> Itera
             yield f"{name} is {theirs[name]}, ours would be {ours[name]}: left as it is"
 
 
-def _durability(spec: StreamSpec, config: Mapping[str, Any]) -> Iterator[str]:
+def _replicas(spec: StreamSpec, config: Mapping[str, Any]) -> Iterator[str]:
     replicas = config.get("num_replicas", 1)
     if replicas < spec.replicas:
         down = "one node down stops publishing" if replicas == 1 else "fewer nodes may be down"
@@ -160,4 +161,20 @@ def _durability(spec: StreamSpec, config: Mapping[str, Any]) -> Iterator[str]:
             f"has {replicas} of {spec.replicas} replicas: left as it is, {down}; "
             f"nats stream edit {spec.name} --replicas {spec.replicas}"
         )
-    yield from weaknesses(config)
+
+
+def durability_warnings(config: Mapping[str, Any]) -> Iterator[str]:
+    """Settings of a stream by which it loses confirmed messages, with what to do.
+
+    The server's `sync_interval` matters, too, but no client can read it. Servers before 2.12 have no `persist_mode`.
+    """
+    if config.get("storage") == "memory":
+        yield (
+            "storage is memory: a restart of the server loses what it has confirmed. "
+            "Make the stream anew with storage file"
+        )
+    if config.get("persist_mode") == "async":
+        yield (
+            "persist_mode is async: events are confirmed before they are written, and a crash loses them. It cannot "
+            "be changed: make the stream anew without it"
+        )

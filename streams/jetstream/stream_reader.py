@@ -1,4 +1,4 @@
-"""Messages read straight from a stream, past its consumers."""
+"""Direct reads from a stream, without a consumer."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Api(Protocol):
     """The JetStream API, as `streams.jetstream.broker.Broker` offers it."""
 
     async def api(self, subject: str, body: object = None) -> dict[str, Any]:
-        """The answer to a request. Raises `ApiError` and `BrokerFailed`."""
+        """The answer to a request. Raises `ApiError` and `BrokerError`."""
         ...
 
 
 class RawStreamMessage(NamedTuple):
-    """A message as its stream holds it."""
+    """A message as it is stored in its stream."""
 
     subject: str
     sequence: int
@@ -42,7 +42,7 @@ async def get_message(
 ) -> RawStreamMessage | None:
     """The message of this sequence, or the first at or after it on `subject`; None if there is none.
 
-    Raises `ApiError` and `BrokerFailed`.
+    Raises `ApiError` and `BrokerError`.
     """
     query: dict[str, object] = {"seq": sequence}
     if subject is not None:
@@ -63,7 +63,7 @@ async def get_message(
 
 
 def nanoseconds(text: str) -> int:
-    """Nanoseconds since 1970 of a server's time, such as `2026-11-24T07:15:30.123456789Z`."""
+    """The nanoseconds since 1970 of a time as the server writes it, such as `2026-11-24T07:15:30.123456789Z`."""
     whole, _, rest = text.partition(".")
     digits = rest[: next((at for at, char in enumerate(rest) if not char.isdigit()), len(rest))]
     zone = rest[len(digits) :]

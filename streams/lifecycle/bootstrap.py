@@ -1,4 +1,4 @@
-"""What has to be in place before the first event: connections, and each company's schema."""
+"""The steps of the start: connections, and each company's schema."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Final
 from events.subjects import Tenant
 from streams.config.settings import Settings
 from streams.jetstream.broker import Broker, Unusable
-from streams.lifecycle.startup import Fatal, StartupStep
+from streams.lifecycle.retrying import Fatal
+from streams.lifecycle.startup import StartupStep
 from streams.version import VERSION
 from tables.connection.pool import Database
 from tables.connection.replication import durability_warnings
@@ -22,14 +23,14 @@ from tables.tenant import TenantTables
 
 logger = logging.getLogger(__name__)
 
-# How many schemas are made or looked at side by side.
+# How many schemas are made or checked concurrently.
 SCHEMAS_AT_ONCE: Final = 4
-# Wrong password, no such role, no such database: an operator has to act.
-_HOPELESS: Final = {"28000", "28P01", "3D000"}
+# Wrong password, no such role, no such database: the operator has to change a setting.
+_MISCONFIGURED: Final = {"28000", "28P01", "3D000"}
 
 
 class Bootstrap:
-    """The steps of the start, each of which can be repeated."""
+    """The steps of the start; each can be repeated."""
 
     def __init__(
         self,
@@ -44,7 +45,7 @@ class Bootstrap:
         self._broker = broker
         # Each holds a connection; the pool has to have some left for the companies that are served already.
         self._at_once = asyncio.Semaphore(max(1, min(SCHEMAS_AT_ONCE, settings.postgres_pool_size // 2)))
-        self._hopeless: set[Tenant] = set()
+        self._misconfigured: set[Tenant] = set()
         self._tables = tables
 
     def steps(self) -> list[StartupStep]:
@@ -56,7 +57,7 @@ class Bootstrap:
         ]
 
     async def announce(self) -> None:
-        """Say once what this worker is."""
+        """Log version, environment and companies."""
         logger.info(
             "starting version %s in environment %s for %s",
             VERSION,
@@ -69,7 +70,7 @@ class Bootstrap:
         try:
             await self._database.open()
         except StorageError as error:
-            if error.sqlstate in _HOPELESS:
+            if error.sqlstate in _MISCONFIGURED:
                 raise Fatal(f"POSTGRES_DSN: {error}") from error
             raise
         await self._warn_of_loss()
@@ -79,7 +80,7 @@ class Bootstrap:
             for warning in await durability_warnings(self._database):
                 logger.warning("%s", warning)
         except StorageError as error:
-            logger.info("PostgreSQL does not tell of its standbys: %s", error)
+            logger.info("PostgreSQL does not show its standbys: %s", error)
 
     async def migrate(self) -> None:
         """Make or adopt every tenant's schema. Raises `Fatal` and `StorageError`."""
@@ -96,13 +97,13 @@ class Bootstrap:
             try:
                 await self._migrate(tenant)
             except migrations.SchemaProblem as error:
-                self._hopeless.add(tenant)
-                if len(self._hopeless) == len(self._settings.tenants):
+                self._misconfigured.add(tenant)
+                if len(self._misconfigured) == len(self._settings.tenants):
                     raise Fatal(str(error)) from error
                 raise
             except StorageError as error:
                 raise StorageError(f"schema {tenant.schema}: {error}", error.sqlstate) from error
-        self._hopeless.discard(tenant)
+        self._misconfigured.discard(tenant)
 
     async def _migrate(self, tenant: Tenant) -> None:
         auto = self._settings.postgres_auto_migrate

@@ -1,8 +1,4 @@
-"""The start behind the shared connections: each stream, schema and consumer by itself.
-
-One that is refused is tried again in the background, and holds up only what needs it: a schema its company, a stream
-the consumers on it, a consumer nothing else.
-"""
+"""The start of each stream, schema and consumer by itself; one that fails is retried, and delays only what needs it."""
 
 from __future__ import annotations
 
@@ -16,19 +12,17 @@ from events.subjects import Tenant
 from streams.jetstream.specs import ConsumerSpec
 from streams.lifecycle.retrying import until_done
 
-# Seconds after which the others go on without what has neither worked nor failed yet.
+# Seconds after which the start goes on without what has neither succeeded nor failed yet.
 PATIENCE: Final = 10.0
-
-
 # Seconds that a stream lets the ones before it go first.
 IN_ORDER: Final = 1.0
 
 
-class StartReadiness(Protocol):
-    """Told what is not served, and why."""
+class StartConditions(Protocol):
+    """Where it is reported what is not served, and why."""
 
     def unserved(self, part: str, reason: str) -> None:
-        """This part is waited for."""
+        """This part waits."""
         ...
 
     def served(self, part: str) -> None:
@@ -37,23 +31,22 @@ class StartReadiness(Protocol):
 
 
 class _Part:
-    """Something that is made once, and waited for by others."""
+    """A stream, schema or consumer: made once, and waited for by others."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.done = asyncio.Event()
-        self.tried = asyncio.Event()  # done, or refused at least once
+        self.tried = asyncio.Event()  # done, or failed at least once
         self.reason = ""
 
 
-class CompanyStarts:
-    """Brings every company's sources to run, in any order.
+class CompanyStartup:
+    """Starts every company's sources, in any order.
 
     * `stream` makes or extends a stream, `schema` a company's schema, `consumer` a consumer: repeated until they
       return. If one raises `Fatal`, `run` does.
-    * `serve` starts a source; called once.
-    * `companies` lists those whose schema is there, and `prepared` is called for each that joins; `is_served` tells
-      of each consumer.
+    * `start_source` is called once for each consumer.
+    * `companies` lists those whose schema is there; `on_company` is called when one joins.
     """
 
     def __init__(
@@ -63,20 +56,20 @@ class CompanyStarts:
         stream: Callable[[str], Awaitable[None]],
         schema: Callable[[Tenant], Awaitable[None]],
         consumer: Callable[[ConsumerSpec], Awaitable[None]],
-        serve: Callable[[ConsumerSpec], Awaitable[None]],
-        prepared: Callable[[], None],
-        readiness: StartReadiness,
+        start_source: Callable[[ConsumerSpec], Awaitable[None]],
+        on_company: Callable[[], None],
+        conditions: StartConditions,
     ) -> None:
         self._specs = specs
         self._stream = stream
         self._schema = schema
         self._consumer = consumer
-        self._serve = serve
-        self._readiness = readiness
+        self._start_source = start_source
+        self._conditions = conditions
         self._streams = {spec.stream: _Part(f"stream {spec.stream}") for spec in specs}
         self._schemas = {spec.tenant: _Part(f"company {spec.tenant.company}") for spec in specs}
         self._consumers = {spec: _Part(f"{spec.role} {spec.tenant.company}") for spec in specs}
-        self._prepared = prepared
+        self._on_company = on_company
         self.companies: list[Tenant] = []
 
     def is_served(self, spec: ConsumerSpec) -> bool:
@@ -91,13 +84,12 @@ class CompanyStarts:
                 tasks.create_task(self._make_in_order(part, earlier, partial(self._stream, name)))
                 earlier = part
             for tenant in self._schemas:
-                tasks.create_task(self._prepare(tenant))
+                tasks.create_task(self._make_schema(tenant))
             for spec in self._specs:
-                tasks.create_task(self._start(spec))
+                tasks.create_task(self._make_consumer(spec))
 
     async def tried(self) -> None:
-        """Return when every part is there or was refused once, or needs another that was; at most `PATIENCE`
-        seconds."""
+        """Return when every part is there, failed once or needs one that did; after at most `PATIENCE` seconds."""
         try:
             async with asyncio.timeout(PATIENCE):
                 for part in self._consumers.values():
@@ -105,7 +97,7 @@ class CompanyStarts:
         except TimeoutError:
             for part in self._consumers.values():
                 if not part.tried.is_set():
-                    self._readiness.unserved(part.name, part.reason or "not started yet")
+                    self._conditions.unserved(part.name, part.reason or "not started yet")
 
     async def _make_in_order(
         self, part: _Part, earlier: _Part | None, run: Callable[[], Awaitable[None]]
@@ -117,20 +109,20 @@ class CompanyStarts:
                     await earlier.tried.wait()
         await self._make(part, run)
 
-    async def _prepare(self, tenant: Tenant) -> None:
+    async def _make_schema(self, tenant: Tenant) -> None:
         part = self._schemas[tenant]
         await self._make(part, partial(self._schema, tenant))
         self.companies.append(tenant)
-        self._prepared()
+        self._on_company()
 
-    async def _start(self, spec: ConsumerSpec) -> None:
+    async def _make_consumer(self, spec: ConsumerSpec) -> None:
         part = self._consumers[spec]
         for needed in (self._schemas[spec.tenant], self._streams[spec.stream]):
             await needed.tried.wait()
             if not needed.done.is_set():
                 self._waits(part, f"waits for {needed.name}")
                 await needed.done.wait()
-        await self._make(part, partial(self._consumer, spec), partial(self._serve, spec))
+        await self._make(part, partial(self._consumer, spec), partial(self._start_source, spec))
 
     async def _make(
         self,
@@ -143,11 +135,11 @@ class CompanyStarts:
             await then()
         part.done.set()
         part.tried.set()
-        self._readiness.served(part.name)
+        self._conditions.served(part.name)
 
     def _waits(self, part: _Part, reason: str) -> None:
-        # Its own name is told beside it.
+        # The name is reported beside it.
         reason = reason.removeprefix(f"{part.name}: ")
         part.reason = reason
         part.tried.set()
-        self._readiness.unserved(part.name, reason)
+        self._conditions.unserved(part.name, reason)

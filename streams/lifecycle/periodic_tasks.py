@@ -1,4 +1,4 @@
-"""The chores of a worker: partitions ahead, adopted keys and indexes, due post-scan syncs, figures for the operator."""
+"""The periodic tasks of a worker: partitions, adopted keys and indexes, post-scan syncs, gauges."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Final, NamedTuple, Protocol
 
 from events.errors import BrokerError
 from events.subjects import Tenant
-from streams.jetstream import topology
-from streams.jetstream.consumer_state import ConsumerStates
+from streams.jetstream.consumer_state import ConsumerStates, oldest_age, read_lag
 from streams.jetstream.specs import ConsumerSpec, TopologyConfig, consumers
 from streams.jetstream.stream_reader import Api
 from streams.lifecycle.scheduler import PeriodicTask
-from streams.lifecycle.schema_upkeep import LOOK_EVERY, Rounds
+from streams.lifecycle.schema_upkeep import LOOK_EVERY, CompanyTask
 from tables.connection.pool import Database
 from tables.errors import QueryTimeout, SerializationFailure, StorageError, Unavailable
 from tables.schema import indexes
@@ -23,7 +22,7 @@ from tables.schema.partitions import ensure_partitions, months_ahead
 from tables.schema.publication import publish_changes
 from tables.tenant import TenantTables
 
-# Seconds between two rounds.
+# Seconds between two runs.
 PARTITIONS_EVERY: Final = 3600.0
 KEYS_EVERY: Final = 3600.0
 INDEXES_EVERY: Final = 3600.0
@@ -34,10 +33,10 @@ _OF_ONE_COMPANY: Final = ("22", "42", "3F")
 
 
 class GaugeMeter(Protocol):
-    """Where the figures go; None takes a figure away."""
+    """The gauges; None removes a value."""
 
     def lag(self, company: str, consumer: str, pending: int | None, unacknowledged: int | None) -> None:
-        """What a consumer has before it."""
+        """Messages of a consumer that are not settled."""
         ...
 
     def dlq_state(self, company: str, messages: int | None, oldest_age: float | None) -> None:
@@ -53,17 +52,17 @@ class GaugeMeter(Protocol):
         ...
 
 
-class _Task(NamedTuple):
-    """Something to do for one company, and what to do where it fails."""
+class _Reading(NamedTuple):
+    """Something to do for one company, and what to do if it fails."""
 
-    do: Callable[[], Awaitable[object]]
+    run: Callable[[], Awaitable[object]]
     failed: Callable[[], None] = lambda: None
 
 
 class PeriodicTasks:
-    """Makes the chores for all tenants of a worker.
+    """Makes the periodic tasks for all tenants of a worker.
 
-    `tenants` may grow: a company joins when its schema is there. `served` tells which consumers are there.
+    `tenants` may grow: a company joins when its schema is there. `served` says whether a consumer is there.
     """
 
     def __init__(
@@ -87,29 +86,32 @@ class PeriodicTasks:
         self._api = api
         self._config = config
         self._meter = meter
-        self._standings = consumer_states
+        self._consumer_states = consumer_states
         self._post_scan = post_scan
         self._served = served
         self._publishes = publish
         self._published: set[Tenant] = set()
 
     def all(self) -> list[PeriodicTask]:
-        """Every chore with its interval."""
+        """Every task with its interval."""
         return [
-            *(PeriodicTask(what, LOOK_EVERY, rounds.run) for what, rounds in self._housekeeping()),
+            *self._upkeep(),
             PeriodicTask("post-scan sync", POST_SCAN_EVERY, self.sync_contacts),
-            PeriodicTask("lag figures", GAUGES_EVERY, self.measure_lag),
-            PeriodicTask("figures of the tables", GAUGES_EVERY, self.measure_tables),
+            PeriodicTask("lag gauges", GAUGES_EVERY, self.measure_lag),
+            PeriodicTask("gauges of the tables", GAUGES_EVERY, self.measure_tables),
         ]
 
-    def _housekeeping(self) -> list[tuple[str, Rounds]]:
-        """What is done to the tables beside the events, each in a loop of its own: an index may take an hour."""
+    def _upkeep(self) -> list[PeriodicTask]:
+        """Upkeep of the tables, each in a loop of its own: an index may take an hour."""
         tasks = [
             ("partitions ahead of time", PARTITIONS_EVERY, self.make_partitions),
             ("keys of adopted messages", KEYS_EVERY, self.fill_keys),
             ("indexes of adopted tables", INDEXES_EVERY, self.build_indexes),
         ]
-        return [(what, Rounds(what, self._tenants, every, task)) for what, every, task in tasks]
+        return [
+            PeriodicTask(name, LOOK_EVERY, CompanyTask(name, self._tenants, every, run).run_due)
+            for name, every, run in tasks
+        ]
 
     async def make_partitions(self, tenant: Tenant) -> bool:
         """The months ahead, and what the start could not publish."""
@@ -120,7 +122,7 @@ class PeriodicTasks:
         return False
 
     async def _publish(self, tenant: Tenant) -> None:
-        """Once: a lock passes and is waited for; a right that is missing was told at the start."""
+        """Once: a lock is waited for; a missing right was logged at the start."""
         try:
             await publish_changes(self._database, tenant.schema)
         except (QueryTimeout, SerializationFailure, Unavailable) as error:
@@ -141,40 +143,41 @@ class PeriodicTasks:
         return False
 
     async def sync_contacts(self) -> bool:
-        """Look again at the contacts of agents whose import has ended."""
-        await _do_all(
-            [_Task(partial(self._post_scan, tenant)) for tenant in self._tenants], lost=_is_server_away
+        """Sync the contacts of accounts whose import has ended."""
+        await _run_all(
+            [_Reading(partial(self._post_scan, tenant)) for tenant in self._tenants],
+            is_outage=_is_server_outage,
         )
         return False
 
     async def measure_lag(self) -> bool:
         """Read every consumer's position."""
         readings = [
-            _Task(partial(self._read_lag, tenant, spec), partial(self._forget_lag, tenant, spec))
+            _Reading(partial(self._read_lag, tenant, spec), partial(self._clear_lag, tenant, spec))
             for tenant in self._tenants
             for spec in consumers(self._config, tenant)
             if self._served(spec)
         ]
-        await _do_all(readings, lost=lambda error: isinstance(error, BrokerError))
+        await _run_all(readings, is_outage=lambda error: isinstance(error, BrokerError))
         return False
 
     async def measure_tables(self) -> bool:
-        """Read what waits for a human, and whether the next months have their partitions."""
+        """Count the unresolved exhausted events, and check whether the next months have their partitions."""
         readings = [
-            _Task(partial(self._read_tables, tenant), partial(self._forget_tables, tenant))
+            _Reading(partial(self._read_tables, tenant), partial(self._clear_tables, tenant))
             for tenant in self._tenants
         ]
-        await _do_all(readings, lost=_is_server_away)
+        await _run_all(readings, is_outage=_is_server_outage)
         return False
 
     async def _read_lag(self, tenant: Tenant, spec: ConsumerSpec) -> None:
-        lag = await topology.lag(self._api, spec.stream, spec.durable, self._standings)
+        lag = await read_lag(self._api, spec.stream, spec.durable, self._consumer_states)
         self._meter.lag(tenant.company, spec.role, lag.pending, lag.ack_pending)
         if spec.role == "dlq":
-            age = await topology.oldest_age(self._api, spec.stream, spec.durable, spec.subjects[0])
+            age = await oldest_age(self._api, spec.stream, spec.durable, spec.subjects[0])
             self._meter.dlq_state(tenant.company, lag.pending + lag.ack_pending, age)
 
-    def _forget_lag(self, tenant: Tenant, spec: ConsumerSpec) -> None:
+    def _clear_lag(self, tenant: Tenant, spec: ConsumerSpec) -> None:
         self._meter.lag(tenant.company, spec.role, None, None)
         if spec.role == "dlq":
             self._meter.dlq_state(tenant.company, None, None)
@@ -188,21 +191,21 @@ class PeriodicTasks:
         self._meter.partitions(tenant.company, ahead)
 
     # No number is better than an old one that looks fresh.
-    def _forget_tables(self, tenant: Tenant) -> None:
+    def _clear_tables(self, tenant: Tenant) -> None:
         self._meter.exhausted(tenant.company, None, None)
         self._meter.partitions(tenant.company, None)
 
 
-async def _do_all(tasks: Sequence[_Task], *, lost: Callable[[Exception], bool]) -> None:
-    """Do each; one that fails keeps no other from being done, unless the server itself is `lost`.
+async def _run_all(tasks: Sequence[_Reading], *, is_outage: Callable[[Exception], bool]) -> None:
+    """Run each; one that fails keeps no other from running, except in an outage of the server.
 
     Raises the last failure.
     """
     problem: Exception | None = None
     for task in tasks:
-        if problem is None or not lost(problem):
+        if problem is None or not is_outage(problem):
             try:
-                await task.do()
+                await task.run()
                 continue
             except Exception as error:
                 problem = error
@@ -211,7 +214,7 @@ async def _do_all(tasks: Sequence[_Task], *, lost: Callable[[Exception], bool]) 
         raise problem
 
 
-def _is_server_away(error: Exception) -> bool:
+def _is_server_outage(error: Exception) -> bool:
     """Whether no company's tables can be used, and not only those of one."""
     return isinstance(error, Unavailable) and (error.sqlstate or "")[:2] not in _OF_ONE_COMPANY
 

@@ -1,10 +1,11 @@
-"""Trying until it works: what a server says is waited out, what an operator has to change is not."""
+"""Repeats a step of the start until it succeeds."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
+
+from events.backoff import Backoff
 
 FIRST_WAIT: Final = 0.2
 LONGEST_WAIT: Final = 15.0
@@ -15,11 +16,11 @@ class Fatal(Exception):
 
 
 async def until_done(run: Callable[[], Awaitable[None]], waiting: Callable[[str], None]) -> None:
-    """Call `run` until it returns, with growing waits; each failure's text goes to `waiting`.
+    """Call `run` until it returns, with a back-off; each failure's text is passed to `waiting`.
 
     Raises `Fatal` if `run` does.
     """
-    wait = FIRST_WAIT
+    backoff = Backoff(FIRST_WAIT, LONGEST_WAIT)
     while True:
         try:
             return await run()
@@ -27,5 +28,4 @@ async def until_done(run: Callable[[], Awaitable[None]], waiting: Callable[[str]
             raise
         except Exception as error:
             waiting(str(error) or type(error).__name__)
-        await asyncio.sleep(wait)
-        wait = min(wait * 1.5, LONGEST_WAIT)
+        await backoff.wait()

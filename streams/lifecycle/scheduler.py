@@ -1,4 +1,4 @@
-"""What is done now and then beside the events: each chore at its interval, one failure not stopping the next."""
+"""Runs periodic tasks, each at its interval."""
 
 from __future__ import annotations
 
@@ -22,46 +22,56 @@ class PeriodicTask(NamedTuple):
     run: Callable[[], Awaitable[bool]]
 
 
+class WakeUp:
+    """Makes every periodic task run now, or once more after the run that is under way."""
+
+    def __init__(self) -> None:
+        self.next = asyncio.Event()
+
+    def notify(self) -> None:
+        """Set `next`, and begin another one."""
+        self.next.set()
+        self.next = asyncio.Event()
+
+
 class Scheduler(Service):
-    """Runs the chores once `ready` is set, each in a loop of its own."""
+    """Runs the tasks once `ready` is set, each in a loop of its own; a failure is logged, and the loop goes on."""
 
-    def __init__(self, chores: Sequence[PeriodicTask], ready: asyncio.Event) -> None:
+    def __init__(self, tasks: Sequence[PeriodicTask], ready: asyncio.Event, wake_up: WakeUp) -> None:
         super().__init__()
-        self._chores = chores
+        self._periodic = tasks
         self._ready = ready
-        self._hurried = asyncio.Event()
+        self._wake_up = wake_up
         self._loops: list[asyncio.Task[None]] = []
-
-    def hurry(self) -> None:
-        """Run every chore now, whatever is left of its interval: there is something new to do."""
-        self._hurried.set()
-        self._hurried = asyncio.Event()
 
     async def on_started(self) -> None:
         """Start the loops."""
-        self._loops = [asyncio.create_task(self._repeat(chore)) for chore in self._chores]
+        self._loops = [asyncio.create_task(self._repeat(task)) for task in self._periodic]
 
     async def on_stop(self) -> None:
-        """End the loops. A chore that asks a server that hangs is not waited for: it has nothing to hand back."""
+        """Cancel the loops. One whose server hangs is left: no task has anything to hand back."""
         for loop in self._loops:
             loop.cancel()
         if self._loops:
             await asyncio.wait(self._loops, timeout=STOP_SECONDS)
 
-    async def _repeat(self, chore: PeriodicTask) -> None:
+    async def _repeat(self, task: PeriodicTask) -> None:
         await self._ready.wait()
         while not self.should_stop:
+            # Taken before the run, which may not see what changes during it.
+            changed = self._wake_up.next
             try:
-                more = await chore.run()
+                more = await task.run()
             except Exception as error:
-                logger.warning("%s failed, trying again later: %s", chore.name, error)
+                logger.warning("%s failed, trying again later: %s", task.name, error)
                 more = False
             if not more:
-                await self._pause(chore.interval)
+                await _wait(changed, task.interval)
 
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._hurried.wait()
-        except TimeoutError:
-            return
+
+async def _wait(changed: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await changed.wait()
+    except TimeoutError:
+        return

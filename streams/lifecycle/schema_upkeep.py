@@ -1,13 +1,14 @@
-"""Work on the tables that no event waits for: each company at its own time, a failure delays only that company."""
+"""Upkeep of the tables that no event waits for: each company at its own time, a failure delays only that company."""
 
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import Final
 
+from events.backoff import Backoff
 from events.subjects import Tenant
 from tables.errors import StorageError
 
@@ -15,50 +16,55 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two looks at what is due.
 LOOK_EVERY: Final = 5.0
-FIRST_DELAY: Final = 5.0
-LONGEST_DELAY: Final = 300.0
+# Seconds; the back-off waits half to all of it.
+FIRST_DELAY: Final = 7.0
+LONGEST_DELAY: Final = 375.0
 
 
-class _Next(NamedTuple):
+@dataclass(slots=True)
+class _Plan:
+    """When a company's task is due, in `time.monotonic()` seconds."""
+
     due: float = 0.0
-    delay: float = FIRST_DELAY
+    backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_DELAY, LONGEST_DELAY))
 
 
-class Rounds:
-    """One task for every company: again after `every` seconds, or sooner, with growing delays, where it failed."""
+class CompanyTask:
+    """One task for every company, each `every` seconds; after a failure with a back-off."""
 
     def __init__(
         self,
-        what: str,
+        name: str,
         tenants: Sequence[Tenant],
         every: float,
-        task: Callable[[Tenant], Awaitable[bool]],
+        run: Callable[[Tenant], Awaitable[bool]],
     ) -> None:
-        """`task` returns whether there is more to do at once."""
-        self._what = what
+        """`tenants` may grow; `run` returns whether there is more to do at once."""
+        self._name = name
         self._tenants = tenants
         self._every = every
-        self._task = task
-        self._next: dict[Tenant, _Next] = {}
+        self._run = run
+        self._plans: dict[Tenant, _Plan] = {}
 
-    async def run(self) -> bool:
-        """Do what is due; whether more is due at once."""
+    async def run_due(self) -> bool:
+        """Run it for the companies for which it is due; returns whether there is more to do at once."""
         more = False
         for tenant in self._tenants:
-            planned = self._next.get(tenant, _Next())
-            if time.monotonic() >= planned.due:
-                self._next[tenant] = await self._done(tenant, planned.delay)
-                more = more or self._next[tenant].due == 0.0
+            plan = self._plans.setdefault(tenant, _Plan())
+            if time.monotonic() >= plan.due:
+                more = await self._run_once(tenant, plan) or more
         return more
 
-    async def _done(self, tenant: Tenant, delay: float) -> _Next:
-        """When this company's turn comes again."""
+    async def _run_once(self, tenant: Tenant, plan: _Plan) -> bool:
         try:
-            more = await self._task(tenant)
+            more = await self._run(tenant)
         except StorageError as error:
-            pause = delay * random.uniform(0.75, 1.25)
+            pause = plan.backoff.next()
             logger.warning(
-                "%s: %s; again in %.0f s", self._what, error, pause, extra={"company_id": tenant.company}
+                "%s: %s; again in %.0f s", self._name, error, pause, extra={"company_id": tenant.company}
             )
-            return _Next(time.monotonic() + pause, min(delay * 2, LONGEST_DELAY))
-        return _Next(0.0 if more else time.monotonic() + self._every)
+            plan.due = time.monotonic() + pause
+            return False
+        plan.backoff.reset()
+        plan.due = 0.0 if more else time.monotonic() + self._every
+        return more

@@ -1,4 +1,4 @@
-"""From a started process to events flowing in: what all companies share first, then each company by itself."""
+"""The start of a worker: what all companies share first, then each company by itself."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from typing import Final, NamedTuple
 
 from mode import Service
 
-from streams.lifecycle.company_startup import CompanyStarts
-from streams.lifecycle.readiness import Readiness
+from streams.lifecycle.company_startup import CompanyStartup
+from streams.lifecycle.conditions import Conditions
 from streams.lifecycle.retrying import Fatal, until_done
+from streams.lifecycle.sources import Sources
 from streams.lifecycle.wait_reasons import WaitReasons
-
-__all__ = ["Fatal", "Startup", "StartupStep"]
 
 logger = logging.getLogger(__name__)
 
-# How long a stop waits for a step that asks a silent server.
+# Seconds that a stop waits for a step whose server does not answer.
 CANCEL_SECONDS: Final = 2.0
 
 
@@ -31,9 +30,9 @@ class StartupStep(NamedTuple):
 
 
 class Startup(Service):
-    """Runs the steps in order, each until it works, then all companies; stops the sources first of all.
+    """Runs the steps in order, each until it succeeds, then all companies; at a stop it drains the sources.
 
-    It all runs in the background, so that `/health` and `/ready` answer meanwhile. `ready` is set when every company
+    The start runs in the background, so that `/health` and `/ready` answer meanwhile. `ready` is set when every company
     is served or known to wait.
     """
 
@@ -41,24 +40,24 @@ class Startup(Service):
         self,
         *,
         steps: Sequence[StartupStep],
-        companies: CompanyStarts,
-        sources: Sequence[Service],
-        readiness: Readiness,
+        companies: CompanyStartup,
+        sources: Sources,
+        conditions: Conditions,
         ready: asyncio.Event,
         fail: Callable[[str], None],
-        after: Callable[[], Awaitable[None]],
+        on_drained: Callable[[], Awaitable[None]],
     ) -> None:
-        """`sources` are those that may have been started; `after` is called when they are drained."""
         super().__init__()
         self._steps = steps
         self._companies = companies
         self._sources = sources
-        self._readiness = readiness
+        self._conditions = conditions
         self._ready = ready
         self._fail = fail
-        self._after = after
+        self._on_drained = on_drained
         self._waits = WaitReasons("waiting: {name}: {reason}", "no longer waiting: {name}")
         self._beginning: asyncio.Task[None] | None = None
+        self.add_dependency(sources)
 
     async def on_started(self) -> None:
         """Begin with the steps."""
@@ -66,16 +65,16 @@ class Startup(Service):
         self.add_future(self._watch(self._beginning))
 
     async def on_stop(self) -> None:
-        """Drain all sources at once: one after the other they would need the sum of their times."""
-        self._readiness.stopping()
+        """Cancel the start, and drain the sources."""
+        self._conditions.stopping()
         if self._beginning is not None:
             self._beginning.cancel()
             await asyncio.wait({self._beginning}, timeout=CANCEL_SECONDS)
-        await asyncio.gather(*(source.stop() for source in self._sources if source.started))
-        await self._after()
+        await self._sources.drain()
+        await self._on_drained()
 
     async def _watch(self, beginning: asyncio.Task[None]) -> None:
-        """Let what goes wrong in it end the worker."""
+        """End the worker if the start fails."""
         await asyncio.wait({beginning})
         if not beginning.cancelled() and (error := beginning.exception()) is not None:
             if (fatal := _fatal(error)) is None:
@@ -84,19 +83,19 @@ class Startup(Service):
 
     async def _begin(self) -> None:
         for step in self._steps:
-            self._readiness.starting(step.name)
+            self._conditions.starting(step.name)
             await until_done(step.run, partial(self._waiting, step))
             self._waits.end(step.name)
-        self._readiness.starting("companies")
+        self._conditions.starting("companies")
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._companies.run())
             await self._companies.tried()
-            self._readiness.started()
+            self._conditions.started()
             self._ready.set()
         logger.info("consumers are running")
 
     def _waiting(self, step: StartupStep, reason: str) -> None:
-        self._readiness.starting(f"{step.name}: {reason}")
+        self._conditions.starting(f"{step.name}: {reason}")
         self._waits.begin(step.name, reason)
 
 

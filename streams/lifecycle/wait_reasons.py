@@ -1,4 +1,4 @@
-"""What is waited for, by name, each with its reason: told in the log when it begins, changes and ends."""
+"""What waits, by name, each with its reason; logged when it begins, changes and ends."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ logger = logging.getLogger(__name__)
 
 # Names that a summary spells out.
 NAMED: Final = 3
-# Reasons of one wait that are remembered as told: some texts hold numbers that differ each time.
+# Reasons of one wait that are remembered as logged: some texts hold numbers that differ each time.
 REMEMBERED: Final = 20
 
 
 @dataclass(slots=True)
 class _Wait:
     reason: str
-    told: set[str] = field(default_factory=set)
+    logged: set[str] = field(default_factory=set)
 
 
 class WaitReasons:
@@ -33,8 +33,8 @@ class WaitReasons:
         """This one waits for this reason; logged once for each reason, until it ends."""
         wait = self._waits.setdefault(name, _Wait(reason))
         wait.reason = reason
-        if reason not in wait.told and len(wait.told) < REMEMBERED:
-            wait.told.add(reason)
+        if reason not in wait.logged and len(wait.logged) < REMEMBERED:
+            wait.logged.add(reason)
             logger.warning("%s", self._begun.format(name=name, reason=reason))
 
     def end(self, name: str) -> None:
@@ -42,15 +42,15 @@ class WaitReasons:
         if self._waits.pop(name, None) is not None:
             logger.info("%s", self._ended.format(name=name))
 
-    def all(self, but: tuple[str, ...] = ()) -> Mapping[str, str]:
-        """Reason by name, without the names that begin as `but` says."""
-        return {name: wait.reason for name, wait in self._waits.items() if not (but and name.startswith(but))}
+    def all(self, exclude: tuple[str, ...] = ()) -> Mapping[str, str]:
+        """Reason by name, without the names that begin with one of `exclude`."""
+        return {name: wait.reason for name, wait in self._waits.items() if not name.startswith(exclude)}
 
-    def summary(self, of: tuple[str, ...]) -> str | None:
-        """One line about the waits whose names begin as `of` says; None without any."""
+    def summary(self, prefixes: tuple[str, ...]) -> str | None:
+        """One line about the waits whose names begin with one of `prefixes`; None without any."""
         names: dict[str, list[str]] = {}
         for name, wait in self._waits.items():
-            if name.startswith(of):
+            if name.startswith(prefixes):
                 names.setdefault(wait.reason, []).append(name)
         return "; ".join(f"{reason} ({_some(waiting)})" for reason, waiting in names.items()) or None
 

@@ -1,4 +1,4 @@
-"""The last resort against a worker that looks alive and does nothing (field cases A1, B2)."""
+"""Ends a worker that makes no progress although there are events and both servers answer."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
-from events.subjects import Tenant
+from events.delivery import SourceStatus
 from streams.jetstream.consumer_state import ConsumerStates
 from tables.queries import Observer
 
@@ -16,44 +16,10 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two looks.
 LOOK_EVERY: Final = 5.0
-# Seconds without progress after which `/ready` tells; the worker ends after the operator's limit.
+# Seconds without progress after which `/ready` answers 503; the worker ends after the operator's limit.
 SUSPICIOUS: Final = 60.0
-# A consumer_state older than this says nothing of the present.
+# A consumer state that is older, in seconds, is not used.
 STALE: Final = 20.0
-
-
-class WatchedSource(Protocol):
-    """What is asked of a source."""
-
-    @property
-    def name(self) -> str:
-        """Role and company."""
-        ...
-
-    @property
-    def held(self) -> int:
-        """Deliveries not settled yet."""
-        ...
-
-    @property
-    def progress_count(self) -> int:
-        """How many deliveries arrived and were settled, since its start."""
-        ...
-
-    @property
-    def tenant(self) -> Tenant:
-        """Whose events it pulls."""
-        ...
-
-    @property
-    def stream(self) -> str:
-        """From where."""
-        ...
-
-    @property
-    def durable(self) -> str:
-        """By which consumer."""
-        ...
 
 
 class Activity:
@@ -62,18 +28,18 @@ class Activity:
     def __init__(self) -> None:
         self.operations: Counter[str] = Counter()
 
-    def observer(self, company: str, told: Observer) -> Observer:
-        """Counts for a company what it is told, and tells it on."""
+    def observer(self, company: str, following: Observer) -> Observer:
+        """Counts the operations of a company, and passes them on to the `following` observer."""
 
         def observe(operation: str, entity: str, seconds: float, succeeded: bool) -> None:
-            told(operation, entity, seconds, succeeded)
+            following(operation, entity, seconds, succeeded)
             self.operations[company] += succeeded
 
         return observe
 
 
-class _Mark(NamedTuple):
-    """How far a source was, and since when (`time.monotonic()`)."""
+class _Progress(NamedTuple):
+    """The counters of a source, and since when they have not changed (`time.monotonic()`)."""
 
     progress_count: int
     operations: int
@@ -81,73 +47,72 @@ class _Mark(NamedTuple):
 
 
 class Watchdog:
-    """Ends the worker when a source has work, both servers are there, and nothing moved for `limit` seconds.
+    """Ends the worker when a source has events, both servers answer, and there is no progress for `limit` seconds.
 
-    Progress is a delivery that arrived or was settled, or an operation of the database for its company: a huge
-    batch is settled only at its end. An outage that is known is waited out: `outage` tells of it, and the time
-    begins anew after it. `limit` 0: never.
+    Progress is a delivery that arrived or was settled, or an operation of the database for its company: a large batch
+    is settled only at its end. A known outage is waited out; the time begins anew after it. `limit` 0: never.
     """
 
     def __init__(
         self,
         *,
-        sources: Sequence[WatchedSource],
+        sources: Sequence[SourceStatus],
         consumer_states: ConsumerStates,
         activity: Activity,
         limit: float,
-        outage: Callable[[], Awaitable[object]],
+        outage: Callable[[], Awaitable[str | None]],
         fail: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sources = sources
-        self._standings = consumer_states
+        self._consumer_states = consumer_states
         self._activity = activity
         self._limit = limit
         self._outage = outage
         self._fail = fail
         self._clock = clock
-        self._marks: dict[str, _Mark] = {}
+        self._progress: dict[str, _Progress] = {}
 
     async def look(self) -> bool:
-        """Compare with the last look; the body of a chore."""
+        """Compare with the last look; run as a periodic task."""
         if await self._outage():
-            self._marks.clear()
+            self._progress.clear()
             return False
         for source in self._sources:
             self._compare(source)
-        for name, (seconds, work) in self._idle().items():
+        for name, (seconds, backlog) in self._idle().items():
             if 0 < self._limit <= seconds:
-                self._fail(f"{name}: {work}, and no progress for {seconds:.0f} s")
+                self._fail(f"{name}: {backlog}, and no progress for {seconds:.0f} s")
         return False
 
     def problems(self) -> Mapping[str, str]:
-        """What `/ready` has to say, by source."""
+        """Reason not to be ready, by source."""
         return {
-            name: f"{work}, no progress for {seconds:.0f} s"
-            for name, (seconds, work) in self._idle().items()
+            name: f"{backlog}, no progress for {seconds:.0f} s"
+            for name, (seconds, backlog) in self._idle().items()
             if seconds >= (min(self._limit, SUSPICIOUS) or SUSPICIOUS)
         }
 
-    def _compare(self, source: WatchedSource) -> None:
-        moves, operations = source.progress_count, self._activity.operations[source.tenant.company]
-        mark = self._marks.get(source.name)
-        if mark is None or mark[:2] != (moves, operations) or not self._work(source):
-            self._marks[source.name] = _Mark(moves, operations, self._clock())
+    def _compare(self, source: SourceStatus) -> None:
+        counters = source.progress_count, self._activity.operations[source.tenant.company]
+        before = self._progress.get(source.name)
+        if before is None or before[:2] != counters or not self._backlog(source):
+            self._progress[source.name] = _Progress(*counters, self._clock())
 
     def _idle(self) -> dict[str, tuple[float, str]]:
-        """Seconds without progress, and what there is to do, by source."""
+        """Seconds without progress, and what there is to process, by source."""
         now = self._clock()
         return {
-            source.name: (now - mark.since, work)
+            source.name: (now - before.since, backlog)
             for source in self._sources
-            if (mark := self._marks.get(source.name)) and (work := self._work(source))
+            if (before := self._progress.get(source.name)) and (backlog := self._backlog(source))
         }
 
-    def _work(self, source: WatchedSource) -> str:
-        """What a source has to do, in words; empty if nothing, or nothing that is known."""
+    def _backlog(self, source: SourceStatus) -> str:
+        """What a source has to process, as text; empty for nothing or not known."""
         if source.held:
             return f"{source.held} deliveries under way"
-        consumer_state = self._standings.of(source.stream, source.durable)
-        if consumer_state is None or consumer_state.closed or self._clock() - consumer_state.noted > STALE:
+        state = self._consumer_states.of(source.stream, source.durable)
+        if state is None or state.closed or self._clock() - state.noted > STALE:
             return ""
-        return f"{consumer_state.pending} events waiting" if consumer_state.pending else ""
+        return f"{state.num_pending} events waiting" if state.num_pending else ""

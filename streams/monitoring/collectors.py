@@ -1,13 +1,12 @@
-"""The collectors themselves: names, labels and buckets as the monitoring guide and contract 9 write them.
+"""Every metric of the worker, declared once: name, type, labels, buckets and meaning.
 
-Those of the guide keep its names; what is measured beyond it begins with `daisi_`.
+Documented metrics keep their names; our own begin with `daisi_`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -27,49 +26,18 @@ TASK_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 # Powers of about two, up to the largest batch that is pulled.
 BATCH_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
-OPERATIONS: Final = (
-    ("UpsertMessage", "Message"),
-    ("UpdateMessageStatus", "Message"),
-    ("FindMessage", "Message"),
-    ("BulkUpsertMessages", "Message"),
-    ("FindFirstIncomingMessage", "Message"),
-    ("UpsertChat", "Chat"),
-    ("UpdateChat", "Chat"),
-    ("FindChat", "Chat"),
-    ("BulkUpsertChats", "Chat"),
-    ("UpsertContact", "Contact"),
-    ("UpdateContact", "Contact"),
-    ("FindContact", "Contact"),
-    ("BulkUpsertContacts", "Contact"),
-    ("FindContactsWithoutOrigin", "Contact"),
-    ("UpsertAgent", "Agent"),
-    ("SaveOnboardingLog", "OnboardingLog"),
-    ("FindOnboardingLog", "OnboardingLog"),
-    ("FindOnboardingLogsByAgent", "OnboardingLog"),
-    ("SaveExhaustedEvent", "ExhaustedEvent"),
-)
-ONBOARDING_STATUSES: Final = ("success_created", "success_exists", "error_db", "error_other")
-CONSUMERS: Final = ("realtime", "historical", "dlq")
-# What `/ready` looks at; all sources are one part.
-PARTS: Final = ("worker", "nats", "postgres", "agents", "sources")
-# They need a row that is there already.
-_UPDATES: Final = ("v1.messages.update", "v1.chats.update", "v1.contacts.update")
+_EVENT: Final = ("event_type", "company_id", "consumer_type")
+_COMPANY: Final = ("company_id",)
+_CONSUMER: Final = ("company_id", "consumer_type")
 
 
-def outcomes(event_type: str) -> Iterator[tuple[str, str]]:
-    """Each (action, error_type) a delivery of this type can end with (contract 3.8, 3.9, design 5, 7)."""
-    missing = ("not_found",) if event_type in _UPDATES else ()
-    fatal = ("database", "validation", "timeout", "unmarshal", "panic", "unknown", *missing)
-    yield "ack_success", "none"
-    for error_type in ("database", "timeout", *missing):
-        yield "nack_retryable", error_type
-    for error_type in (*fatal, "nats"):
-        yield "dlq_published_ack_success", error_type
-    # Only for an event whose envelope is too large for NATS; what is wrong with it can be anything.
-    for error_type in fatal:
-        yield "nack_fatal", error_type
-    yield "nak_dlq_publish_fail", "nats"
-    yield "nak_dlq_marshal_fail", "unknown"
+class Declaration(NamedTuple):
+    """A metric as docs/metrics.md lists it; `meaning` is Markdown."""
+
+    name: str
+    kind: str
+    labels: Sequence[str]
+    meaning: str
 
 
 class Collectors:
@@ -78,29 +46,55 @@ class Collectors:
     def __init__(self, version: str) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no annotation there
         self.registry = CollectorRegistry()
-        self._counter = partial(Counter, registry=self.registry)
-        self._gauge = partial(Gauge, registry=self.registry)
-        self._histogram = partial(Histogram, registry=self.registry)
-        self._define_events()
-        self._define_dead_letters()
-        self._define_stores()
-        self._define_source()
-        self._define_state()
+        self.declared: list[Declaration] = []
+        self._declare_events()
+        self._declare_dead_letters()
+        self._declare_database()
+        self._declare_onboarding()
+        self._declare_sources()
+        self._declare_gauges()
         self._gauge("daisi_build_info", "Version of the processor.", ("version",)).labels(version).set(1)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 
-    def _define_events(self) -> None:
-        prefix, labels = "message_event_service_event", ("event_type", "company_id", "consumer_type")
+    def _counter(self, name: str, text: str, labels: Sequence[str] = (), detail: str = "") -> Counter:
+        self._record(name, "counter", labels, text, detail)
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, labels: Sequence[str] = (), detail: str = "") -> Gauge:
+        self._record(name, "gauge", labels, text, detail)
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, labels: Sequence[str], buckets: Sequence[float], detail: str = ""
+    ) -> Histogram:
+        self._record(name, "histogram", labels, text, detail)
+        return Histogram(name, text, labels, registry=self.registry, buckets=buckets)
+
+    def _record(self, name: str, kind: str, labels: Sequence[str], text: str, detail: str) -> None:
+        """Keep a declaration: `text` is the HELP line of /metrics, `detail` is added on the page only."""
+        self.declared.append(Declaration(name, kind, labels, f"{text} {detail}".rstrip()))
+
+    def _declare_events(self) -> None:
+        prefix = "message_event_service_event"
         self.events_received = self._counter(
-            f"{prefix}s_received_total", "Deliveries taken from JetStream.", labels
+            f"{prefix}s_received_total",
+            "Deliveries taken from JetStream.",
+            _EVENT,
+            "Redeliveries included; counted before they are handled.",
         )
         self.events_processed = self._counter(
-            f"{prefix}s_processed_total", "Events stored and acknowledged.", labels
+            f"{prefix}s_processed_total",
+            "Events stored and acknowledged.",
+            _EVENT,
+            "Normal: close to number 1.",
         )
         self.events_failed = self._counter(
-            f"{prefix}s_failed_total", "Deliveries that did not succeed.", labels
+            f"{prefix}s_failed_total",
+            "Deliveries that did not succeed.",
+            _EVENT,
+            "Retried later, or dead-lettered. Normal: rises a little, as updates ahead of their rows are retried.",
         )
         self.events_with_agent = self._counter(
             f"{prefix}_with_agent_received_total",
@@ -110,51 +104,89 @@ class Collectors:
         self.processing = self._histogram(
             f"{prefix}_processing_duration_seconds",
             "Time from arrival to ack or nak.",
-            labels,
-            buckets=PROCESSING_BUCKETS,
+            _EVENT,
+            PROCESSING_BUCKETS,
+            "Or term; onboarding included.",
         )
         self.routing = self._histogram(
             f"{prefix}_routing_duration_seconds",
             "Time spent in the event's handler.",
-            labels,
-            buckets=ROUTING_BUCKETS,
+            _EVENT,
+            ROUTING_BUCKETS,
+            "Decoding plus the batch's time in the database.",
         )
         self.actions = self._counter(
             f"{prefix}_processing_actions_total",
             "What was done with each delivery, and why.",
-            (*labels, "action", "error_type"),
+            (*_EVENT, "action", "error_type"),
+            "Normal: mostly `ack_success`.",
         )
 
-    def _define_dead_letters(self) -> None:
-        labels = ("company_id",)
-        self.dlq_fetches = self._counter("dlq_fetch_requests_total", "Pull requests sent to the DLQ stream.")
-        self.dlq_fetch_errors = self._counter("dlq_fetch_errors_total", "Pull requests that failed.")
-        self.dlq_queue = self._gauge("dlq_queue_length", "Envelopes waiting for a DLQ worker.")
-        self.dlq_active = self._gauge("dlq_workers_active", "Replays in progress.")
+    def _declare_dead_letters(self) -> None:
+        self.dlq_pull_requests = self._counter(
+            "dlq_fetch_requests_total",
+            "Pull requests sent to the DLQ stream.",
+            detail="About one a second and company when idle.",
+        )
+        self.dlq_pull_errors = self._counter(
+            "dlq_fetch_errors_total",
+            "Pull requests that failed.",
+            detail="An empty answer is no failure. Normal: 0.",
+        )
+        self.dlq_queue = self._gauge(
+            "dlq_queue_length",
+            "Envelopes waiting for a DLQ worker.",
+            detail="At the moment of the scrape. Normal: 0.",
+        )
+        self.dlq_active = self._gauge(
+            "dlq_workers_active",
+            "Replays in progress.",
+            detail="At most `NATS_DLQWORKERS`. Normal: 0.",
+        )
         self.dlq_submitted = self._counter(
-            "dlq_tasks_submitted_total", "Envelopes handed to DLQ workers.", labels
+            "dlq_tasks_submitted_total", "Envelopes handed to DLQ workers.", _COMPANY
         )
         self.dlq_duration = self._histogram(
-            "dlq_processing_duration_seconds", "Time to handle one envelope.", labels, buckets=TASK_BUCKETS
+            "dlq_processing_duration_seconds",
+            "Time to handle one envelope.",
+            _COMPANY,
+            TASK_BUCKETS,
+            "Whatever the outcome.",
         )
-        self.dlq_retries = self._counter("dlq_task_retries_total", "Replays put off to a later try.", labels)
+        self.dlq_retries = self._counter(
+            "dlq_task_retries_total", "Replays put off to a later try.", _COMPANY
+        )
         self.dlq_acks = self._counter(
-            "dlq_acks_success_total", "Envelopes replayed and acknowledged.", labels
+            "dlq_acks_success_total", "Envelopes replayed and acknowledged.", _COMPANY
         )
         self.dlq_failures = self._counter(
-            "dlq_acks_failure_total", "Envelopes ended without success.", labels
+            "dlq_acks_failure_total",
+            "Envelopes ended without success.",
+            _COMPANY,
+            "And each ack or nak that failed.",
         )
-        self.dlq_dropped = self._counter("dlq_tasks_dropped_total", "Envelopes given up and stored.", labels)
+        self.dlq_dropped = self._counter(
+            "dlq_tasks_dropped_total",
+            "Envelopes given up and stored.",
+            _COMPANY,
+            "+1 for each event stored in `exhausted_events` and terminated. Normal: 0.",
+        )
 
-    def _define_stores(self) -> None:
+    def _declare_database(self) -> None:
         self.database = self._histogram(
             "message_event_service_db_operation_duration_seconds",
             "Time of one database operation.",
             ("operation", "entity", "company_id", "status"),
-            buckets=DATABASE_BUCKETS,
+            DATABASE_BUCKETS,
+            "One operation writes the whole batch.",
         )
+
+    def _declare_onboarding(self) -> None:
         self.onboarding_submitted = self._counter(
-            "onboarding_tasks_submitted_total", "Onboarding tasks offered to the pool.", ("company_id",)
+            "onboarding_tasks_submitted_total",
+            "Onboarding tasks offered to the pool.",
+            _COMPANY,
+            "One for each incoming message.",
         )
         self.onboarding_processed = self._counter(
             "onboarding_tasks_processed_total", "Onboarding tasks by result.", ("company_id", "status")
@@ -162,55 +194,81 @@ class Collectors:
         self.onboarding_duration = self._histogram(
             "onboarding_processing_duration_seconds",
             "Time of one onboarding task.",
-            ("company_id",),
-            buckets=TASK_BUCKETS,
+            _COMPANY,
+            TASK_BUCKETS,
+            "From hand-over to end, waiting included.",
         )
-        self.onboarding_queue = self._gauge("onboarding_queue_length", "Onboarding tasks waiting.")
+        self.onboarding_queue = self._gauge(
+            "onboarding_queue_length",
+            "Onboarding tasks waiting.",
+            detail="Not taken by any worker yet, at the moment of the scrape.",
+        )
 
-    def _define_source(self) -> None:
-        labels = ("company_id", "consumer_type")
+    def _declare_sources(self) -> None:
         self.batches = self._histogram(
-            "daisi_source_batch_messages", "Deliveries in one batch.", labels, buckets=BATCH_BUCKETS
+            "daisi_source_batch_messages",
+            "Deliveries in one batch.",
+            _CONSUMER,
+            BATCH_BUCKETS,
+            "Small when idle, up to the batch size in a backlog.",
         )
         self.source_errors = self._counter(
-            "daisi_source_errors_total", "Pull requests that failed, lost consumers included.", labels
+            "daisi_source_errors_total", "Pull requests that failed, lost consumers included.", _CONSUMER
         )
         self.store_time_steps_back = self._counter(
             "daisi_store_time_steps_back_total",
             "Events whose store time is earlier than that of the event before them in their stream.",
-            labels,
+            _CONSUMER,
+            "The clocks of the NATS nodes differ.",
         )
         self.store_time_step_back_seconds = self._counter(
-            "daisi_store_time_step_back_seconds_total", "By how much these store times are earlier.", labels
+            "daisi_store_time_step_back_seconds_total",
+            "By how much these store times are earlier.",
+            _CONSUMER,
         )
         self.reconnects = self._counter("daisi_nats_reconnects_total", "Reconnections to NATS.")
+
+    def _declare_gauges(self) -> None:
         self.pending = self._gauge(
-            "daisi_consumer_pending_messages", "Messages the consumer has not delivered yet.", labels
+            "daisi_consumer_pending_messages",
+            "Messages the consumer has not delivered yet.",
+            _CONSUMER,
+            "With the next one: the lag.",
         )
         self.unacknowledged = self._gauge(
-            "daisi_consumer_unacknowledged_messages", "Messages delivered, but not settled yet.", labels
+            "daisi_consumer_unacknowledged_messages",
+            "Messages delivered, but not settled yet.",
+            _CONSUMER,
+            "In flight in some replica, or waiting for their retry.",
         )
         self.dlq_messages = self._gauge(
-            "daisi_dlq_messages", "Envelopes not replayed or given up yet.", ("company_id",)
+            "daisi_dlq_messages", "Envelopes not replayed or given up yet.", _COMPANY
         )
         self.dlq_age = self._gauge(
-            "daisi_dlq_oldest_age_seconds", "Age of the oldest of these envelopes.", ("company_id",)
+            "daisi_dlq_oldest_age_seconds",
+            "Age of the oldest of these envelopes.",
+            _COMPANY,
+            "About; 0 without any. At the stream's max age (`NATS_DLQMAXAGEDAYS`) it is lost.",
         )
         self.exhausted = self._gauge(
-            "daisi_exhausted_events", "Rows of exhausted_events that are not resolved.", ("company_id",)
+            "daisi_exhausted_events", "Rows of exhausted_events that are not resolved.", _COMPANY
         )
         self.exhausted_newest = self._gauge(
             "daisi_exhausted_newest_timestamp_seconds",
             "When the newest row of exhausted_events was stored, Unix time; 0 for none.",
-            ("company_id",),
+            _COMPANY,
+            "Or opened again; resolved or not.",
         )
-
-    def _define_state(self) -> None:
         self.ready = self._gauge(
-            "daisi_ready", "1 while this part of /ready has no problem, else 0.", ("part",)
+            "daisi_ready",
+            "1 while this part of /ready has no problem, else 0.",
+            ("part",),
+            "Read at the scrape. `part`: `worker`, `nats`, `postgres`, `agents`, `sources`; a company, stream or "
+            "consumer that is refused and dead letters that cannot be stored count as `sources`.",
         )
         self.months_ahead = self._gauge(
             "daisi_partition_months_ahead",
             "Months after this one that have a partition, up to the first without.",
-            ("company_id",),
+            _COMPANY,
+            "Normal: 2 or more.",
         )

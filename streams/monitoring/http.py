@@ -23,9 +23,10 @@ logger = logging.getLogger(__name__)
 
 # Probes give up after 5 s.
 READINESS_TIMEOUT: Final = 4.0
-# Seconds to answer requests that are under way at a stop; an answer that nobody reads by then is cut off.
+# Seconds to answer pending requests at a stop; then their connections are closed.
 CLOSE_SECONDS: Final = 1.0
-_TAKEN: Final = {
+# The log line for each reason why a port cannot be opened.
+_PORT_ERRORS: Final = {
     errno.EADDRINUSE: "SERVER_PORT: port {port} is taken at {bind}",
     errno.EACCES: "SERVER_PORT: port {port} is not allowed",
     errno.EADDRNOTAVAIL: "SERVER_BIND: address {bind} is not there",
@@ -39,10 +40,10 @@ class PortTaken(SystemExit):
 
 
 @web.middleware
-async def _told_nothing(
+async def _without_trace(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Answer 500 without a trace: aiohttp sends one when the loop is in debug mode."""
+    """Answer an unexpected error with 500 and no stack trace, which aiohttp adds when the loop is in debug mode."""
     try:
         return await handler(request)
     except web.HTTPException:
@@ -53,7 +54,7 @@ async def _told_nothing(
 
 
 class Web(FaustWeb):
-    """Faust's web server without pages of its own, and with a clear end when its port is taken."""
+    """Faust's web server without its own pages; ends the worker with one log line when the port cannot be opened."""
 
     default_blueprints = ()
     production_blueprints = ()
@@ -62,14 +63,14 @@ class Web(FaustWeb):
 
     def __init__(self, app: Any, **options: Any) -> None:
         super().__init__(app, **options)
-        self.web_app.middlewares.append(_told_nothing)
+        self.web_app.middlewares.append(_without_trace)
         self._runner = web.AppRunner(self.web_app, access_log=None, shutdown_timeout=CLOSE_SECONDS)
 
     async def start_server(self) -> None:
         """Listen on each address of `web_bind`, which are separated by commas.
 
-        Without IPv6 `::` is left out, and `0.0.0.0` without IPv4, if another address is listened on. Raises
-        `PortTaken` when the port cannot be opened on one of the others.
+        On a machine without IPv6 `::` is left out, without IPv4 `0.0.0.0`, unless it is the only one. Raises
+        `PortTaken` when the port cannot be opened on another address.
         """
         await self._runner.setup()
         absent: dict[str, OSError] = {}
@@ -87,19 +88,19 @@ class Web(FaustWeb):
 
     def _refuse(self, address: str, error: OSError) -> NoReturn:
         number = errno.EADDRNOTAVAIL if _is_absent(error) else error.errno or 0
-        text = _TAKEN.get(number, "SERVER_BIND: cannot listen on {bind}: {error}")
+        text = _PORT_ERRORS.get(number, "SERVER_BIND: cannot listen on {bind}: {error}")
         logger.error("%s", text.format(port=self.app.conf.web_port, bind=address, error=os.strerror(number)))
         raise PortTaken(1) from None
 
 
 def _is_absent(error: OSError) -> bool:
-    """Whether this machine has no such address, or none of its family; asyncio then tells no number."""
+    """Whether this machine has no such address, or none of its family, where asyncio gives no error number."""
     unknown = error.errno is None or isinstance(error, socket.gaierror)
     return unknown or error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class _AnyMethod(View):
-    """A page that answers every method like GET."""
+    """A view that answers every method like GET."""
 
     async def post(self, request: Any, **kwargs: Any) -> Any:
         """The same answer."""
@@ -115,9 +116,9 @@ def register(
     readiness: Callable[[], Awaitable[Mapping[str, str]]],
     version: str,
 ) -> None:
-    """Put the pages on the app's web server; /metrics only with `metrics`.
+    """Add the pages to the app's web server; /metrics only with `metrics`.
 
-    `readiness` returns what is not ready, as name and reason, and nothing when all is.
+    `readiness` returns the reasons not to be ready by part; none when the worker is ready.
     """
 
     async def health(_: View, __: Any) -> Any:
@@ -144,7 +145,7 @@ def _register_metrics(app: faust.App, metrics: Metrics) -> None:
 
 
 async def reasons_of(readiness: Callable[[], Awaitable[Mapping[str, str]]]) -> Mapping[str, str]:
-    """What is not ready. A check that fails or hangs is a reason too: a probe always gets its answer."""
+    """The reasons not to be ready. A check that fails or hangs is one too, so that a probe always gets an answer."""
     try:
         async with asyncio.timeout(READINESS_TIMEOUT):
             return await readiness()

@@ -1,9 +1,8 @@
-"""The last minutes of a worker in numbers: read from its collectors now and then, kept in a bounded ring."""
+"""The last minutes of a worker's metrics: snapshots of its collectors in a bounded ring, for the status page."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,20 +12,21 @@ from typing import Final, NamedTuple
 from prometheus_client import Metric
 
 from events.subjects import EVENT_TYPES, consumer_type
-from streams.monitoring.collectors import CONSUMERS, PROCESSING_BUCKETS, Collectors, outcomes
+from streams.monitoring.collectors import PROCESSING_BUCKETS, Collectors
+from streams.monitoring.label_values import CONSUMERS, outcomes
 
-# Seconds between two samples, and how far back they go.
-EVERY: Final = 5.0
-REACH: Final = 900.0
-# Over which the present rate is taken.
-WINDOW: Final = 60.0
+# Seconds between two snapshots, and how long they are kept.
+SNAPSHOT_EVERY: Final = 5.0
+HISTORY_SECONDS: Final = 900.0
+# Over which the current rate is computed.
+RATE_WINDOW: Final = 60.0
 DEAD_LETTERED: Final = "dlq_published_ack_success"
 
 Collect = Callable[[], Iterable[Metric]]
 
 
-class Sample(NamedTuple):
-    """What had been counted at a moment, over all companies; `at` in `time.monotonic()` seconds.
+class Snapshot(NamedTuple):
+    """Counters over all companies at one moment; `at` in `time.monotonic()` seconds.
 
     `processing` is the histogram of processing times, cumulative over its buckets.
     """
@@ -42,61 +42,59 @@ class Sample(NamedTuple):
 COUNTS: Final = ("received", "processed", "failed", "dead_lettered")
 
 
-class Pulled(NamedTuple):
-    """Batches and messages that a source has handed over."""
+class SourceTotals(NamedTuple):
+    """Batches and messages that a source has received since the start."""
 
     batches: float
     messages: float
 
 
-class Rates(NamedTuple):
-    """Batches and messages a second."""
+class SourceRates(NamedTuple):
+    """Batches and messages that a source receives, a second."""
 
     batches: float
     messages: float
 
 
-Key = tuple[str, str]
+class _CompanySeries:
+    """The series of one company. Reading them takes under a millisecond."""
 
-
-class _Company:
-    """The children of one company. Reading them takes under a millisecond."""
-
-    def __init__(self, on: Collectors, company: str) -> None:
+    def __init__(self, collectors: Collectors, company: str) -> None:
         labels = [(event_type, company, consumer_type(event_type)) for event_type in EVENT_TYPES]
         self._counts: tuple[list[Collect], ...] = (
-            [on.events_received.labels(*each).collect for each in labels],
-            [on.events_processed.labels(*each).collect for each in labels],
-            [on.events_failed.labels(*each).collect for each in labels],
+            [collectors.events_received.labels(*each).collect for each in labels],
+            [collectors.events_processed.labels(*each).collect for each in labels],
+            [collectors.events_failed.labels(*each).collect for each in labels],
             [
-                on.actions.labels(*each, action, error_type).collect
+                collectors.actions.labels(*each, action, error_type).collect
                 for each in labels
                 for action, error_type in outcomes(each[0])
                 if action == DEAD_LETTERED
             ],
         )
-        self._processing = [on.processing.labels(*each).collect for each in labels]
+        self._processing = [collectors.processing.labels(*each).collect for each in labels]
         self._batches = {
-            (company, consumer): on.batches.labels(company, consumer).collect for consumer in CONSUMERS
+            (company, consumer): collectors.batches.labels(company, consumer).collect
+            for consumer in CONSUMERS
         }
 
     def counts(self) -> list[float]:
         return [sum(value for each in group for _, value in _values(each)) for group in self._counts]
 
     def processing(self) -> list[float]:
-        return _added(_buckets(collect) for collect in self._processing)
+        return _sums(_buckets(collect) for collect in self._processing)
 
-    def pulled(self) -> Iterator[tuple[Key, Pulled]]:
-        for key, collect in self._batches.items():
+    def sources(self) -> Iterator[tuple[tuple[str, str], SourceTotals]]:
+        for source, collect in self._batches.items():
             values = dict(_values(collect))
-            yield key, Pulled(_ending(values, "_count"), _ending(values, "_sum"))
+            yield source, SourceTotals(_ending(values, "_count"), _ending(values, "_sum"))
 
 
-class Samples:
-    """Takes the samples and tells what follows from them.
+class MetricsHistory:
+    """Snapshots of the last 15 minutes, and the rates that follow from them.
 
-    The hot path is not touched: what is counted anyway is read from the side, one company at a time, with a
-    pause for the events between two of them.
+    Events are not slowed down: their counters are read from outside, one company at a time, and the event loop gets
+    its turn in between.
     """
 
     def __init__(
@@ -107,78 +105,81 @@ class Samples:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        self._companies = [_Company(collectors, company) for company in companies]
-        self._ring: deque[Sample] = deque(maxlen=int(REACH / EVERY) + 1)
-        self._sources: deque[tuple[float, dict[Key, Pulled]]] = deque(maxlen=int(WINDOW / EVERY) + 1)
+        self._companies = [_CompanySeries(collectors, company) for company in companies]
+        self._snapshots: deque[Snapshot] = deque(maxlen=int(HISTORY_SECONDS / SNAPSHOT_EVERY) + 1)
+        # By company and consumer.
+        self._sources: deque[tuple[float, dict[tuple[str, str], SourceTotals]]] = deque(
+            maxlen=int(RATE_WINDOW / SNAPSHOT_EVERY) + 1
+        )
 
     @property
-    def latest(self) -> Sample | None:
-        """The newest sample, if there is one yet."""
-        return self._ring[-1] if self._ring else None
+    def latest(self) -> Snapshot | None:
+        """The newest snapshot; None before the first."""
+        return self._snapshots[-1] if self._snapshots else None
 
-    async def take(self) -> bool:
-        """Take one sample; a chore, to be repeated every `EVERY` seconds."""
+    async def record(self) -> bool:
+        """Record one snapshot; a periodic task, to be run every `SNAPSHOT_EVERY` seconds."""
         at = self._clock()
         counts = [0.0] * len(COUNTS)
         processing = [0.0] * (len(PROCESSING_BUCKETS) + 1)
-        sources: dict[Key, Pulled] = {}
+        sources: dict[tuple[str, str], SourceTotals] = {}
         for company in self._companies:
-            counts = _added((counts, company.counts()))
-            processing = _added((processing, company.processing()))
-            sources.update(company.pulled())
+            counts = _sums((counts, company.counts()))
+            processing = _sums((processing, company.processing()))
+            sources.update(company.sources())
             await asyncio.sleep(0)
         received, processed, failed, dead_lettered = counts
-        self._ring.append(Sample(at, received, processed, failed, dead_lettered, tuple(processing)))
+        self._snapshots.append(Snapshot(at, received, processed, failed, dead_lettered, tuple(processing)))
         self._sources.append((at, sources))
         return False
 
-    def window(self) -> tuple[Sample, Sample] | None:
-        """The newest sample and the one about `WINDOW` seconds older, or the oldest while there is none."""
-        if len(self._ring) < 2:
+    def window(self) -> tuple[Snapshot, Snapshot] | None:
+        """The newest snapshot after the one about `RATE_WINDOW` seconds older, or after the oldest there is."""
+        if len(self._snapshots) < 2:
             return None
-        newest = self._ring[-1]
-        start = self._ring[-2]
-        for sample in reversed(self._ring):
-            if newest.at - sample.at > WINDOW + EVERY / 2:
+        newest = self._snapshots[-1]
+        start = self._snapshots[-2]
+        for snapshot in reversed(self._snapshots):
+            if newest.at - snapshot.at > RATE_WINDOW + SNAPSHOT_EVERY / 2:
                 break
-            start = sample if sample is not newest else start
+            start = snapshot if snapshot is not newest else start
         return start, newest
 
-    def pulled(self, company: str, consumer: str) -> Rates | None:
-        """What a source has handed over in the last minute; None before there are two samples."""
+    def source_rates(self, company: str, consumer: str) -> SourceRates | None:
+        """Batches and messages a second of a source in the last minute; None before the second snapshot."""
         if len(self._sources) < 2:
             return None
         (since, old), (until, new) = self._sources[0], self._sources[-1]
         before, after = old[company, consumer], new[company, consumer]
         span = until - since
-        return Rates((after.batches - before.batches) / span, (after.messages - before.messages) / span)
+        return SourceRates((after.batches - before.batches) / span, (after.messages - before.messages) / span)
 
-    def steps(self) -> Iterator[tuple[Sample, Sample]]:
-        """Each two neighbours, oldest first."""
-        return pairwise(self._ring)
+    def intervals(self) -> Iterator[tuple[Snapshot, Snapshot]]:
+        """Each two neighbouring snapshots, oldest first."""
+        return pairwise(self._snapshots)
 
 
-def rates(older: Sample, newer: Sample) -> dict[str, float]:
-    """What was counted between two samples, per second."""
+def rates(older: Snapshot, newer: Snapshot) -> dict[str, float]:
+    """Each counter's increase a second between two snapshots."""
     span = newer.at - older.at
     return {name: (getattr(newer, name) - getattr(older, name)) / span for name in COUNTS}
 
 
-def percentile(share: float, older: Sample, newer: Sample) -> float | None:
-    """The processing time, in seconds, that this share of the deliveries between two samples did not exceed.
+def percentile(share: float, older: Snapshot, newer: Snapshot) -> float | None:
+    """The quantile `share` of the processing times between two snapshots, in seconds.
 
-    Interpolated inside a bucket; beyond the last bound, that bound. None when there were no deliveries.
+    Like Prometheus's `histogram_quantile`: interpolated inside a bucket; beyond the last bound, that bound. None when
+    there were no deliveries.
     """
     counts = [after - before for before, after in zip(older.processing, newer.processing, strict=True)]
     rank = share * counts[-1]
     if rank <= 0:
         return None
     low, below = 0.0, 0.0
-    for bound, count in zip((*PROCESSING_BUCKETS, math.inf), counts, strict=True):
-        if count >= rank and bound < math.inf:
+    for bound, count in zip(PROCESSING_BUCKETS, counts, strict=False):
+        if count >= rank:
             return low + (bound - low) * (rank - below) / (count - below)
-        if bound < math.inf:
-            low, below = bound, count
+        low, below = bound, count
     return low
 
 
@@ -194,5 +195,5 @@ def _ending(values: dict[str, float], suffix: str) -> float:
     return next(value for name, value in values.items() if name.endswith(suffix))
 
 
-def _added(rows: Iterable[Sequence[float]]) -> list[float]:
+def _sums(rows: Iterable[Sequence[float]]) -> list[float]:
     return [sum(column) for column in zip(*rows, strict=True)]

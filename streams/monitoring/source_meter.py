@@ -1,4 +1,4 @@
-"""What one source tells, on the metrics of its company."""
+"""The meter of a company's sources, on the metrics of the worker."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from streams.monitoring.metrics import Metrics
 
 
 class SourceMeter:
-    """What one source tells, on the metrics of its company."""
+    """Counts what the sources of one company do; implements `streams.jetstream.meter.Meter`."""
 
     def __init__(self, metrics: Metrics, company: str) -> None:
         self._metrics = metrics
         self._company = company
 
-    def fetched(self, role: str) -> None:
+    def pull_requested(self, role: str) -> None:
         """A pull request was sent."""
         if role == "dlq":
-            self._metrics.dlq_fetched()
+            self._metrics.dlq_pull_requested()
 
-    def fetch_failed(self, role: str) -> None:
-        """A pull request failed."""
-        self._metrics.source_failed(self._company, role)
+    def pull_failed(self, role: str) -> None:
+        """A pull request failed, or the consumer is gone; an empty answer is no failure."""
+        self._metrics.pull_failed(self._company, role)
         if role == "dlq":
-            self._metrics.dlq_fetch_failed()
+            self._metrics.dlq_pull_failed()
 
-    def batch(self, role: str, company: str, size: int) -> None:
-        """A batch was handed over."""
-        self._metrics.fetched(company, role, size)
+    def batch_received(self, role: str, company: str, size: int) -> None:
+        """A batch of deliveries was handed over to the channel."""
+        self._metrics.batch_received(company, role, size)
 
     def store_time_stepped_back(self, role: str, seconds: float) -> None:
         """An event has an earlier store time than one of a lower sequence."""

@@ -1,11 +1,10 @@
-"""Faust, without Kafka: which services start in which order, and how the worker ends (design 3 and 9)."""
+"""Faust without Kafka: the order in which services start, and how the worker ends."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import logging
-import os
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
@@ -17,11 +16,11 @@ from mode import Service, ServiceT
 
 from streams import logs
 from streams.monitoring.http import Web
-from streams.worker.shutdown import EXIT_CUT, ShutdownDeadline
+from streams.worker.shutdown import EXIT_CUT, Shutdown
 
 logger = logging.getLogger(__name__)
 
-# Seconds to stop for each part that has nothing to hand back.
+# Seconds to stop for each service that has no deliveries in flight.
 PART_SECONDS: Final = 2.5
 
 
@@ -44,7 +43,7 @@ class Connections(Service):
 
 
 class Boot(BootStrategy):
-    """Connections first, intake last; they stop in exact reverse."""
+    """Starts connections first and sources last; they stop in reverse order."""
 
     enable_kafka = False
 
@@ -57,7 +56,7 @@ class Boot(BootStrategy):
             *app.connections,
             *self.web_server(),
             *self.agents(),
-            *app.startup,
+            *app.services,
         ]
 
 
@@ -68,7 +67,7 @@ class EventsWorker(logs.Worker):
         """Stop at a signal, within the time for it, and at once at a second one."""
         super().install_signal_handlers()
         if isinstance(self.app, EventsApp):
-            self.app.deadline.watch((signal.SIGTERM, signal.SIGINT))
+            self.app.shutdown.watch((signal.SIGTERM, signal.SIGINT))
 
     async def _sentinel_task(self) -> None:
         """A last turn of the event loop; mode's own takes a second of the time for the stop."""
@@ -81,9 +80,9 @@ class EventsWorker(logs.Worker):
         try:
             super().execute_from_commandline()
         except SystemExit:
-            if isinstance(app, EventsApp) and app.failure:
+            if isinstance(app, EventsApp) and app.shutdown.failure:
                 raise SystemExit(1) from None
-            if isinstance(app, EventsApp) and app.left_behind:
+            if isinstance(app, EventsApp) and app.shutdown.left_behind:
                 raise SystemExit(EXIT_CUT) from None
             raise
 
@@ -93,17 +92,22 @@ class EventsApp(faust.App):
 
     BootStrategy = Boot
 
-    connections: Sequence[ServiceT] = ()
-    startup: Sequence[ServiceT] = ()
-    operations: object = None
-    failure: str = ""
-
-    def __init__(self, *args: Any, stop_timeout: float, **options: Any) -> None:
-        """`stop_timeout` is the time for the whole stop, in seconds; the rest is Faust's."""
+    def __init__(
+        self,
+        *args: Any,
+        shutdown: Shutdown,
+        connections: Sequence[ServiceT],
+        **options: Any,
+    ) -> None:
+        """`args` and `options` are Faust's."""
         super().__init__(*args, **options)
-        self.deadline = ShutdownDeadline(stop_timeout, self._unstopped, failed=lambda: bool(self.failure))
-        self.left_behind: list[str] = []
-        self._stopping = ""
+        self.shutdown = shutdown
+        self.connections = connections
+        self.services: list[ServiceT] = []
+
+    def register_services(self, *services: ServiceT) -> None:
+        """Start these after the agents, in this order; the last one stops first and drains the sources."""
+        self.services += services
 
     def _create_directories(self) -> None:
         """None: Faust's folders are for tables, and there are none."""
@@ -114,34 +118,21 @@ class EventsApp(faust.App):
     async def _stop_children(self) -> None:
         """Stop the services, last ones first. One that hangs is left behind, so that the others can still end."""
         for child in reversed(self._children):
-            self._stopping = child.label
-            # The last of intake hands back what was fetched, and bounds that itself.
-            bound = self.deadline.seconds if child in self.startup[-1:] else PART_SECONDS
+            self.shutdown.stopping = child.label
+            # The last service drains the sources, and bounds that itself.
+            bound = self.shutdown.seconds if child in self.services[-1:] else PART_SECONDS
             stop = asyncio.ensure_future(child.stop())
             done, _ = await asyncio.wait({stop}, timeout=bound)
             if not done:
                 logger.error("%s did not stop within %g s, the others are stopped", child.label, bound)
-                self.left_behind.append(child.label)
+                self.shutdown.left_behind.append(child.label)
             elif error := stop.exception():
                 logger.error("%s did not stop in order", child.label, exc_info=error)
-        self._stopping = ""
-
-    def _unstopped(self) -> str:
-        return ", ".join(filter(None, (*self.left_behind, self._stopping)))
+        self.shutdown.stopping = ""
 
     def dead_agents(self) -> list[str]:
         """The names of agents that do not read their channel."""
         return [name for name, agent in self.agents.items() if not _reads(agent)]
-
-    def fail(self, reason: str) -> None:
-        """End the worker with code 1, after an orderly stop. The first reason is logged."""
-        if self.failure:
-            return
-        self.failure = reason
-        logger.critical("giving up: %s", reason)
-        self.deadline.begin()
-        # The worker's own way to stop in order, and to wait for it.
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def use_fast_loop() -> None:
@@ -153,11 +144,8 @@ def use_fast_loop() -> None:
 
 
 def _collect_less() -> None:
-    """Let the garbage collector look at fewer objects, less often.
-
-    What the imports left stays, and events are freed by their reference counts: looking at all of it again and
-    again was a tenth of a worker's time under load.
-    """
+    """Let the garbage collector examine fewer objects, less often."""
+    # What the imports made stays, and events are freed by their reference counts (docs/decisions.md).
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 10, 20)

@@ -1,7 +1,4 @@
-"""One deadline for the whole stop: whatever hangs, the process has ended by then.
-
-It is kept by a thread of its own: an event loop that hangs, or a log that nobody reads, cannot hold it up.
-"""
+"""The end of the process: its exit code, and one deadline for the whole stop."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any, Final
 
@@ -24,8 +21,8 @@ EXIT_SIGNAL: Final = 128
 # What is kept of the time for everything after the drain, each part of it bounded by itself.
 AFTER_DRAIN: Final = 8.0
 # A log line that cannot be written in this time is not waited for.
-_LAST_WORDS: Final = 0.5
-_OURSELVES: Final = 0
+_LOG_SECONDS: Final = 0.5
+_BY_WORKER: Final = 0
 
 
 def drain_budget(seconds: float) -> float:
@@ -33,61 +30,73 @@ def drain_budget(seconds: float) -> float:
     return seconds - min(AFTER_DRAIN, seconds / 2)
 
 
-class ShutdownDeadline:
+class Shutdown:
     """Ends the process at the latest `seconds` after its stop began, and at once at a second signal.
 
-    What was not settled by then comes again from JetStream, and what was not committed is not stored.
+    The deadline is kept by a thread: neither an event loop that hangs nor a log that nobody reads can delay it.
+    Deliveries that are not settled by then are redelivered by JetStream; nothing uncommitted is stored.
     """
 
-    def __init__(self, seconds: float, left: Callable[[], str], *, failed: Callable[[], bool]) -> None:
-        """`left` names what has not stopped yet; `failed` says whether the exit code is 1 in any case."""
+    def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._left = left
-        self._failed = failed
+        self.failure = ""  # with a reason the exit code is 1
+        self.left_behind: list[str] = []  # services that did not stop in their time
+        self.stopping = ""  # the service that is being stopped
         # Safe to be called in a signal handler, also while this very thread is in it.
-        self._happened: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._others: dict[int, Any] = {}
+        self._events: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._handlers: dict[int, Any] = {}
+
+    def fail(self, reason: str) -> None:
+        """End the worker with code 1, after an orderly stop. The first reason is logged."""
+        if self.failure:
+            return
+        self.failure = reason
+        logger.critical("giving up: %s", reason)
+        self.begin()
+        # Faust's worker stops in order at a signal, and waits for it.
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def watch(self, signals: Iterable[signal.Signals] = ()) -> None:
-        """Wait for a stop to begin, and for these signals, beside those who handle them already.
+        """Wait for a stop to begin, and for these signals; the handlers they have are called as well.
 
         To be called from the main thread, after the event loop's own handlers are there.
         """
         threading.Thread(target=self._keep, name="stop deadline", daemon=True).start()
         for number in signals:
-            self._others[number] = signal.signal(number, self._on_signal)
+            self._handlers[number] = signal.signal(number, self._on_signal)
 
     def begin(self) -> None:
-        """The worker is about to stop itself, by a signal of its own."""
-        self._happened.put(_OURSELVES)
+        """The worker is about to stop itself, by a signal to itself."""
+        self._events.put(_BY_WORKER)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._happened.put(number)
-        other = self._others[number]
-        if callable(other) and other is not signal.default_int_handler:
-            other(number, frame)
+        self._events.put(number)
+        handler = self._handlers[number]
+        if callable(handler) and handler is not signal.default_int_handler:
+            handler(number, frame)
 
     def _keep(self) -> None:
-        # After our own word one signal is our own, also when we fail while we stop already.
-        own = self._happened.get() == _OURSELVES
+        # After `begin` one signal is our own, also in a failure during a stop.
+        own = self._events.get() == _BY_WORKER
         deadline = time.monotonic() + self.seconds
         while True:
             try:
-                number = self._happened.get(timeout=max(deadline - time.monotonic(), 0.0))
+                number = self._events.get(timeout=max(deadline - time.monotonic(), 0.0))
             except queue.Empty:
                 self._end(EXIT_CUT, f"not stopped within {self.seconds:g} s (STOP_TIMEOUT)")
             else:
-                if number == _OURSELVES:
+                if number == _BY_WORKER:
                     own = True
                 elif own:
                     own = False
                 else:
                     self._end(EXIT_SIGNAL + number, f"ended at once by a second signal ({number})")
 
-    def _end(self, code: int, why: str) -> None:
-        code = 1 if self._failed() else code
-        last_resort = threading.Timer(_LAST_WORDS, os._exit, (code,))
+    def _end(self, code: int, reason: str) -> None:
+        code = 1 if self.failure else code
+        last_resort = threading.Timer(_LOG_SECONDS, os._exit, (code,))
         last_resort.daemon = True
         last_resort.start()
-        logger.error("%s; left: %s; what is not settled comes again", why, self._left() or "the event loop")
+        left = ", ".join(filter(None, (*self.left_behind, self.stopping))) or "the event loop"
+        logger.error("%s; left: %s; what is not settled comes again", reason, left)
         os._exit(code)

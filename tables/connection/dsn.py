@@ -1,4 +1,4 @@
-"""Where PostgreSQL is, as people write it: a URL or keyword/value text, with the parameters of libpq, Go and hosters.
+"""Connection strings of PostgreSQL: a URL or keyword/value text, with the parameters of libpq, Go and hosters.
 
 Errors never show a value, because the text carries a password.
 """
@@ -33,10 +33,10 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Dsn:
-    """A connection text, understood.
+    """A parsed connection string.
 
     `hosts` is empty where the text names none (the driver then asks PGHOST and the usual sockets). `driver` holds what
-    is handed to the driver in a query of its own (TLS, Kerberos), `settings` what the server is told at the start of
+    is handed to the driver in a query of its own (TLS, Kerberos), `settings` the settings of
     a session. `connect_timeout` is seconds for one host, None if not given. `notes` are sentences for the operator.
     """
 
@@ -64,7 +64,7 @@ class Dsn:
 
 
 def parse(text: str) -> Dsn:
-    """Understand a URL (`postgres://...`) or keyword/value text (`host=... user=...`).
+    """Parse a URL (`postgres://...`) or keyword/value text (`host=... user=...`).
 
     Raises `DsnError`, whose text names the parameter and what is expected, and shows no value.
     """
@@ -80,7 +80,7 @@ def parse(text: str) -> Dsn:
         settings=settings,
         connect_timeout=_seconds(values.get("connect_timeout")),
         session=parameters.session(values),
-        notes=(*notes, *parameters.told(ignored)),
+        notes=(*notes, *parameters.ignored_note(ignored)),
     )
 
 

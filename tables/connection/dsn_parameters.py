@@ -1,4 +1,4 @@
-"""What each parameter of a connection text means here: handed on, harmless, ignored with a word, or refused."""
+"""What is done with each parameter of a connection string: passed on, accepted, ignored with a warning, or refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class DsnError(ValueError):
 SYSTEM: Final = "system"
 SECRETS: Final = frozenset({"password", "sslpassword", "passfile"})
 
-_PLACE: Final = frozenset({"host", "hostaddr", "port", "dbname", "database", "user", "password"})
+_SERVER: Final = frozenset({"host", "hostaddr", "port", "dbname", "database", "user", "password"})
 _DRIVER: Final = (
     "sslmode",
     "sslcert",
@@ -116,7 +116,7 @@ _VERSIONS: Final = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 
 def is_known(name: str) -> bool:
     """Whether a parameter of this name, in lower case, may be there."""
-    return name in _PLACE | _SPECIAL | set(_DRIVER) | _HARMLESS.keys() | _IGNORED.keys() | _SETTINGS.keys()
+    return name in _SERVER | _SPECIAL | set(_DRIVER) | _HARMLESS.keys() | _IGNORED.keys() | _SETTINGS.keys()
 
 
 def shown(name: str) -> str:
@@ -125,7 +125,7 @@ def shown(name: str) -> str:
 
 
 def tls(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """What the driver is told about TLS and Kerberos, and what the operator is told. Raises `DsnError`."""
+    """The driver's parameters for TLS and Kerberos, and warnings for the operator. Raises `DsnError`."""
     _check_harmless(values)
     given = {name: values[name] for name in _DRIVER if values.get(name)}
     if _truth(values, "ssl") or _truth(values, "requiressl"):
@@ -147,7 +147,7 @@ def tls(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _bind(given: dict[str, str]) -> list[str]:
-    """Keep what channel binding is for, that nobody stands between: the driver cannot do it in the server's way."""
+    """Verify the server instead, because the driver has no channel binding: both keep out a man in the middle."""
     mode = given.get("sslmode", "require")
     if mode not in _MODES[3:]:
         raise DsnError("has channel_binding=require without TLS: expected sslmode require or verify-full")
@@ -165,7 +165,7 @@ def session(values: Mapping[str, str]) -> str | None:
 
 
 def server_settings(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """What the server is told at the start of a session, and the names that are ignored. Raises `DsnError`."""
+    """The settings of a session, and the names that are ignored. Raises `DsnError`."""
     settings = {name: values[name] for name in _SETTINGS if values.get(name)}
     for name in settings:
         _allowed(name, settings[name], _SETTINGS)
@@ -176,8 +176,8 @@ def server_settings(values: Mapping[str, str]) -> tuple[dict[str, str], list[str
     return settings, ignored
 
 
-def told(ignored: Iterable[str]) -> list[str]:
-    """One sentence about all that is ignored; none if nothing is."""
+def ignored_note(ignored: Iterable[str]) -> list[str]:
+    """One warning that names all parameters that are ignored; none if none is."""
     names = sorted(set(ignored))
     if not names:
         return []
@@ -215,10 +215,10 @@ _OPTION: Final = re.compile(r"(?:-c\s*|--)?([A-Za-z][A-Za-z0-9_.\-]*)=((?:[^\s\\
 
 def _check_options(options: str) -> list[str]:
     """The names in `options` that the worker's own settings win over. Raises `DsnError` for what is not harmless."""
-    place, ignored = 0, []
+    position, ignored = 0, []
     options = options.strip()
-    while place < len(options):
-        option = _OPTION.match(options, place)
+    while position < len(options):
+        option = _OPTION.match(options, position)
         if option is None:
             raise DsnError("has options that are not understood: expected -c name=value")
         name = option[1].lower().replace("-", "_")
@@ -228,5 +228,5 @@ def _check_options(options: str) -> list[str]:
             ignored.append(name)
         elif name not in _GATEWAY:
             raise DsnError(f"has options with {shown(option[1])}, which is not supported")
-        place = option.end()
+        position = option.end()
     return ignored

@@ -1,4 +1,4 @@
-"""The two spellings of a connection text, taken apart into names and values; nothing of a value is ever shown."""
+"""Splits the two forms of a connection string into names and values; no error shows a value."""
 
 from __future__ import annotations
 
@@ -114,13 +114,13 @@ _VALUE: Final = re.compile(r"'((?:[^'\\]|\\.)*)'(?=\s|$)|((?!')(?:[^\s\\]|\\.)*)
 
 
 def _of_text(text: str) -> Iterator[Pair]:
-    place = 0
+    position = 0
     text = text.strip()
-    while place < len(text):
-        name = _NAME.match(text, place)
+    while position < len(text):
+        name = _NAME.match(text, position)
         value = name and _VALUE.match(text, name.end())
         if not name or not value or "\0" in text:
             raise DsnError(_BAD_TEXT)
         quoted, plain = value.groups()
         yield Pair(name[1], re.sub(r"\\(.)", r"\1", plain if quoted is None else quoted, flags=re.DOTALL))
-        place = value.end()
+        position = value.end()

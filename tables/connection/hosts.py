@@ -79,7 +79,7 @@ class Connector:
             try:
                 connection = await self._open(host, options)
             except Exception as error:
-                failures.append((host, self._told(host, error)))
+                failures.append((host, self._error(host, error)))
                 continue
             self._hosts.remove(host)
             self._hosts.insert(0, host)
@@ -87,7 +87,7 @@ class Connector:
         raise _together(failures)
 
     async def answers(self, host: Host | None) -> bool:
-        """Whether the host says anything sensible to a new connection within the limit, a refusal included."""
+        """Whether the host answers a new connection within the limit, be it with an error."""
         try:
             connection = await self._open(host, {})
         except (OSError, TimeoutError, asyncpg.TargetServerAttributeNotMatched):
@@ -131,7 +131,7 @@ class Connector:
         connection.host = host
         return connection
 
-    def _told(self, host: Host | None, error: Exception) -> StorageError:
+    def _error(self, host: Host | None, error: Exception) -> StorageError:
         if isinstance(error, TimeoutError):
             return Unavailable(f"no answer from {host or 'the server'} within {self.limit:g} s")
         if isinstance(error, asyncpg.TargetServerAttributeNotMatched):

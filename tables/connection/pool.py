@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ACQUIRE_TIMEOUT: Final = 10.0
-# A server that does not answer to an end is not asked for longer: the connection is dropped.
+# After this a server that does not answer loses the connection.
 RELEASE_TIMEOUT: Final = 2.0
-# With what else an end takes it stays below the 2.5 s that a part of the worker has for its stop.
+# With the rest of a close it stays below the 2.5 s that a part of the worker has for its stop.
 CLOSE_TIMEOUT: Final = 1.5
-# Seconds of one loan after which the host is tried by another connection, and between two such tries.
+# Seconds of use after which another connection checks the host, and between two such checks.
 SUSPECT_AFTER: Final = 5.0
 # Each tenant has some dozens of statements; asyncpg's default of 100 would thrash with a few tenants.
 STATEMENT_CACHE: Final = 1000
@@ -78,7 +78,7 @@ class Database:
         self._lent: dict[HostConnection, float] = {}
         self._trials: dict[Host | None, asyncio.Task[None]] = {}
         self._watcher: asyncio.Task[None] | None = None
-        self._told = False
+        self._has_warned = False
 
     async def open(self) -> None:
         """Connect. Raises `Unavailable` when no server answers or a pooler is in the way; may be called again."""
@@ -92,12 +92,13 @@ class Database:
                 max_size=self._size,
                 reset=_keep_session,
             )
+        self._pool = pool
         try:
-            await self._inspect(pool)
+            await self._warn_once()
         except BaseException:
+            self._pool = None
             pool.terminate()
             raise
-        self._pool = pool
         if self._connector.several and self._watcher is None:
             self._watcher = asyncio.ensure_future(self._watch())
 
@@ -166,7 +167,7 @@ class Database:
                 await (transaction.commit() if commit else transaction.rollback())
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[Connection]:
+    async def session(self) -> AsyncIterator[HostConnection]:
         """A connection beside the pool, for work that takes minutes; closed on leaving."""
         connection = await self._connector.connect()
         try:
@@ -199,25 +200,17 @@ class Database:
         self._known.add(connection)
         return connection
 
-    async def _inspect(self, pool: Pool) -> None:
-        lent = await self._acquire(pool)
-        try:
-            await self._tell(_behind(lent))
-        finally:
-            with suppress(TimeoutError):
-                await pool.release(lent, timeout=RELEASE_TIMEOUT)
-
-    async def _tell(self, connection: HostConnection) -> None:
-        if self._told:
+    async def _warn_once(self) -> None:
+        if self._has_warned:
             return
         for note in self._dsn.notes:
             logger.warning("%s", note)
-        with translated():
+        async with self.connection() as connection:
             await warn_of_missing(connection)
-        self._told = True
+        self._has_warned = True
 
     def _judge(self, connection: HostConnection, error: StorageError) -> None:
-        """Drop a connection that an error shows to be useless, and look at its host."""
+        """Drop a connection that is useless after this error, and check its host."""
         if error.sqlstate == READ_ONLY:
             # After a fail-over such a session leads to the old primary for ever.
             connection.terminate()
@@ -249,7 +242,7 @@ class Database:
             connection.terminate()
 
     async def _watch(self) -> None:
-        """Try the hosts of loans that last: a frozen server keeps its connections and says nothing."""
+        """Check the hosts of connections that are in use for long: a frozen server keeps them open and is silent."""
         while True:
             await asyncio.sleep(SUSPECT_AFTER / 5)
             now = time.monotonic()

@@ -1,4 +1,4 @@
-"""What a fail-over of PostgreSQL may cost, as far as the server tells."""
+"""Settings of PostgreSQL with which acknowledged events can be lost at a fail-over or crash."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COMMIT = (
 
 
 async def durability_warnings(database: Database) -> list[str]:
-    """Sentences about settings with which acknowledged events can be lost; none if the server tells of none.
+    """Sentences about settings with which acknowledged events can be lost; none if there are none.
 
     Readers of the publication are no standbys. Any role may ask. Raises `StorageError`.
     """

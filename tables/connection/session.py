@@ -1,4 +1,4 @@
-"""What a session must be like: its settings, and what a connection pooler between us and the server does to it."""
+"""The settings of a session, and checks for a connection pooler between us and the server."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def missing_settings(connection: Connection) -> dict[str, str]:
 
 
 async def warn_of_missing(connection: Connection) -> None:
-    """Tell the operator which settings the role has to have instead, in statements that can be run."""
+    """Log the statements that give the role the settings which a pooler does not pass on."""
     missing = await missing_settings(connection)
     if missing:
         user = quoted(await connection.fetchval("SELECT session_user"))
@@ -56,10 +56,22 @@ async def warn_of_missing(connection: Connection) -> None:
 
 
 async def is_pooled(connection: HostConnection) -> bool:
-    """Whether somebody between answers for the server: the process that was told is not the one that works."""
+    """Whether a pooler answers for the server: its process is another one than the connection was told at its start."""
     with translated():
         async with connection.transaction():
             return bool(await connection.fetchval(load("session", "")["pid"]) != connection.get_server_pid())
+
+
+async def are_shared(first: HostConnection, second: HostConnection) -> bool:
+    """Whether a pooler gives the server process of `first` to `second` between two transactions."""
+    pid = load("session", "")["pid"]
+    if not await is_pooled(first):
+        return False
+    with translated():
+        async with first.transaction():
+            home = await first.fetchval(pid)
+        async with second.transaction():
+            return bool(await second.fetchval(pid) == home)
 
 
 async def require_prepared(connect: Connect) -> None:
@@ -89,5 +101,5 @@ async def _try_prepared(first: HostConnection, second: HostConnection) -> None:
         async with asyncio.timeout(_SECOND):
             await first.fetchval(pid)
     except TimeoutError:
-        # The pooler has no second connection: what it does is told by the first statement that fails.
+        # The pooler has no second connection: the first statement that fails shows whether it keeps them.
         return

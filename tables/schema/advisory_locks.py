@@ -1,4 +1,4 @@
-"""Who changes tables now: replicas take turns, and wait for no lock that others use longer than a moment."""
+"""Changes of tables: one replica at a time, and no long wait for a lock that other transactions use."""
 
 from __future__ import annotations
 
@@ -20,29 +20,24 @@ Result = TypeVar("Result")
 PATIENCE: Final = 24 * 3600.0
 # Milliseconds: whoever comes later queues behind us, writers of events among them.
 LOCK_WAIT: Final = 300
-# Milliseconds for another worker to end its turn, which holds nobody else up.
-TURN_WAIT: Final = 5000
+# Milliseconds for another worker to release an advisory lock, for which no writer waits.
+ADVISORY_LOCK_WAIT: Final = 5000
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 
 
 async def migration_lock(connection: Connection, schema: str) -> None:
-    """Wait for the turn to change the tables of `schema`; the transaction then holds it, and waits briefly for locks.
+    """Lock the tables of `schema` against other workers that change them, until the transaction ends.
 
-    Raises `Expired` (of the driver's) if another worker holds it for long.
+    Raises the driver's error of a lock that is not available if another worker holds it for long.
     """
-    await _wait(connection, f"schema {schema}")
+    await _lock(connection, f"schema {schema}")
 
 
 async def publication_lock(connection: Connection) -> None:
     """The same for the publication, over all tenants."""
-    await _wait(connection, "publication")
-
-
-async def limit_locks(connection: Connection, milliseconds: int = LOCK_WAIT) -> None:
-    """From now on the transaction waits only this long for each lock."""
-    await connection.execute(load("turns", "")["limit_locks"], str(milliseconds))
+    await _lock(connection, "publication")
 
 
 async def briefly(
@@ -53,15 +48,16 @@ async def briefly(
     *,
     within: float = 0.0,
 ) -> Result:
-    """The result of `work` in a transaction; when a lock is in the way, again with growing pauses for `within` seconds.
+    """The result of `work` in a transaction that waits only `LOCK_WAIT` for each lock.
 
-    `work` is to limit its waits for locks (`migration_turn`, `limit_locks`). Raises `Expired` that names `what` waits,
-    for which table, and who holds it, otherwise `StorageError`.
+    While a lock is in the way, again with growing pauses for `within` seconds. Raises `QueryTimeout` that names `what`
+    waits, for which table, and who holds it, otherwise `StorageError`.
     """
     deadline, pause = time.monotonic() + within, _FIRST_PAUSE
     while True:
         try:
             async with database.transaction() as connection:
+                await _limit_locks(connection, LOCK_WAIT)
                 return await work(connection)
         except (QueryTimeout, SerializationFailure) as error:
             if error.sqlstate != _LOCK_NOT_AVAILABLE and not isinstance(error, SerializationFailure):
@@ -73,18 +69,33 @@ async def briefly(
         pause = min(pause * 2, _LONGEST_PAUSE)
 
 
-async def _wait(connection: Connection, what: str) -> None:
-    sql = load("turns", "")
-    await limit_locks(connection, TURN_WAIT)
-    await connection.execute(sql["wait"], f"daisi {what}")
-    await limit_locks(connection)
+async def execute_briefly(
+    database: Database, schema: str, what: str, statement: str, *, within: float = 0.0
+) -> None:
+    """Run one statement as `briefly` does."""
+
+    async def work(connection: Connection) -> None:
+        await connection.execute(statement)
+
+    await briefly(database, schema, what, work, within=within)
+
+
+async def _lock(connection: Connection, what: str) -> None:
+    await _limit_locks(connection, ADVISORY_LOCK_WAIT)
+    await connection.execute(load("advisory_locks", "")["wait"], f"daisi {what}")
+    await _limit_locks(connection, LOCK_WAIT)
+
+
+async def _limit_locks(connection: Connection, milliseconds: int) -> None:
+    """From now on the transaction waits only this long for each lock."""
+    await connection.execute(load("advisory_locks", "")["limit_locks"], str(milliseconds))
 
 
 async def _holder(database: Database, schema: str) -> str:
-    """Whose transaction has lasted longest among those that use the schema's tables; nothing if that is not told."""
+    """Which transaction has lasted longest among those that use the schema's tables; "" if that cannot be seen."""
     try:
         async with database.connection() as connection:
-            row = await connection.fetchrow(load("turns", "")["holder"], schema)
+            row = await connection.fetchrow(load("advisory_locks", "")["holder"], schema)
     except StorageError:
         return ""
     if row is None:

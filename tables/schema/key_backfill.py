@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tables.connection.pool import Database
 from tables.queries import load
-from tables.schema.advisory_locks import briefly, limit_locks
+from tables.schema.advisory_locks import briefly
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
@@ -16,15 +16,14 @@ if TYPE_CHECKING:
 async def fill_message_keys(database: Database, schema: str, *, page: int = 5000) -> bool:
     """Fill in the keys of the next `page` rows, lowest id first; True when every row has its key.
 
-    How far it got is kept in the database, so it goes on after a restart, and replicas share the work. Raises
-    `Expired` that says whose lock is in the way, otherwise `StorageError`; the next call goes on.
+    How far it got is kept in the database, so it goes on after a restart, and replicas take a page each. Raises
+    `QueryTimeout` that names who holds the lock in the way, otherwise `StorageError`; the next call goes on.
     """
     return await briefly(database, schema, "keys", partial(_fill, schema=schema, page=page))
 
 
 async def _fill(connection: Connection, *, schema: str, page: int) -> bool:
     sql = load("message_keys", schema)
-    await limit_locks(connection)
     state = await connection.fetchrow(sql["lock_fill"])
     if state is None or state["complete"]:
         return True

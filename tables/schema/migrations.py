@@ -1,9 +1,10 @@
-"""The tenant's schema: made, extended and taken over from the existing service at start."""
+"""The tenant's schema: made, extended or taken over from the existing service at start (TAB-1, TAB-5)."""
 
 from __future__ import annotations
 
 import datetime
 import logging
+import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -20,18 +21,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Seconds of trying before the caller is told what is in the way; the caller tries again.
+# Seconds of trying before an error names who holds the lock; the caller tries again.
 _TRIED_FOR: Final = 3.0
 
-# For the shared tables auto-migrate must be on; without it they must be there (contract 6.5).
+# Made by auto-migrate only; without it they have to exist.
 SHARED_TABLES: Final = ("agents", "chats", "contacts", "exhausted_events", "onboarding_log")
 
 _FOLDER: Final = Path(__file__).parents[1] / "sql" / "migrations"
 _SHARED_MARK: Final = "-- auto-migrate only\n"
+_TABLE: Final = re.compile(r"CREATE TABLE IF NOT EXISTS \{schema\}\.(\w+) \((.*?)\n\)", re.DOTALL)
+_COLUMN: Final = re.compile(r"^    ([a-z_]+) ", re.MULTILINE)
 
 
 class SchemaProblem(StorageError):
-    """The schema is not one that this service can work with; waiting does not help."""
+    """Tables or columns are missing, which only an operator can add; waiting does not help."""
 
 
 class _Migration(NamedTuple):
@@ -55,19 +58,18 @@ async def migrate(
     """Make or extend the tenant's schema; returns the names of the migrations applied.
 
     Replicas that start together do it once. Tables of the existing service are taken over as they are; indexes that
-    storing needs are built on them before this returns, while others write. `today` (default: the UTC day) decides
+    writes need are built on them before this returns, while others write. `today` (default: the UTC day) decides
     which partitions are made; a partition that cannot be made now is left to `ensure_partitions`, since the default
-    partition takes the rows. No lock that others need is waited for longer than a moment. Raises `SchemaProblem` if
-    auto-migrate is off and shared tables are missing, `Expired` that says whose lock is in the way, otherwise
+    partition takes the rows. No lock that others need is waited for longer than a moment. Raises `SchemaProblem` that
+    names the tables or columns that are missing, `QueryTimeout` that names who holds the lock in the way, otherwise
     `StorageError`; the next call goes on.
     """
     applied = await _migrate_tables(database, schema, auto_migrate=auto_migrate)
     await indexes.build(database, schema, required=True)
     await _try_partitions(database, schema, today or datetime.datetime.now(datetime.UTC).date())
     async with database.connection() as connection:
-        await _require_shared(connection, schema)
-        if not auto_migrate:
-            await _require_columns(connection, schema)
+        await _require_tables(connection, schema)
+        await _require_columns(connection, schema)
     return applied
 
 
@@ -101,7 +103,7 @@ async def _extend(connection: Connection, schema: str, *, auto_migrate: bool) ->
 
 async def _apply(connection: Connection, schema: str, pending: list[_Migration]) -> None:
     sql = load("schema", schema)
-    await connection.execute(sql["tell_schema"], schema)
+    await connection.execute(sql["set_schema"], schema)
     for name in ("create_wanted", "create_index_once", "create_index_now_or_later"):
         await connection.execute(sql[name])
     for migration in pending:
@@ -111,7 +113,7 @@ async def _apply(connection: Connection, schema: str, pending: list[_Migration])
     await connection.execute(sql["record"], [migration.name for migration in pending])
 
 
-async def _require_shared(connection: Connection, schema: str) -> None:
+async def _require_tables(connection: Connection, schema: str) -> None:
     rows = await connection.fetch(load("schema", schema)["missing_tables"], schema, list(SHARED_TABLES))
     if rows:
         names = ", ".join(row["name"] for row in rows)
@@ -120,16 +122,27 @@ async def _require_shared(connection: Connection, schema: str) -> None:
         )
 
 
+@cache
+def _columns() -> tuple[tuple[str, str], ...]:
+    """Every column of the tables that migrations make where nobody else has, with its table."""
+    tables = (made for migration in _migrations() for made in _TABLE.finditer(migration.text))
+    return tuple((made[1], column) for made in tables for column in _COLUMN.findall(made[2]))
+
+
 async def _require_columns(connection: Connection, schema: str) -> None:
+    tables, columns = zip(*_columns(), strict=True)
+    if not await connection.fetchval(load("schema", schema)["lacks_columns"], schema, tables, columns):
+        return
+    # Not every column is used: the statements themselves are the measure, at one round trip each.
     if missing := await missing_parts(connection, schema):
         raise SchemaProblem(
             f"schema {schema} lacks what is needed: {'; '.join(missing)}: "
-            "set DATABASE_POSTGRESAUTOMIGRATE to true to have it made"
+            "add it; no migration changes a table that another program made"
         )
 
 
 async def foreign_company(database: Database, schema: str, company: str) -> str | None:
-    """Another spelling of `company` among the rows of a migrated schema, or None (contract C19, OC14).
+    """Another spelling of `company` among the rows of a migrated schema, or None (SUB-5).
 
     Looks at both ends of each table only, so that it costs the same whatever the size.
     """

@@ -1,4 +1,4 @@
-"""The monthly partitions of a tenant's messages, made ahead of time and without keeping writers waiting."""
+"""The monthly partitions of a tenant's messages, made ahead of time and without keeping writers waiting (TAB-2)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MONTHS_AHEAD: Final = 2
 # many rows are moved in less than a second.
 _AT_ONCE: Final = 4
 _MOVED_AT_ONCE: Final = 5000
-# Milliseconds after which the making of a partition is given up.
+# Milliseconds for making a partition.
 _LIMIT: Final = 1000
 _PATIENT: Final = 60.0
 
@@ -38,9 +38,9 @@ async def make_partitions(
 ) -> list[str]:
     """Make the partitions missing for `today`; the rows in the way move into them. Returns their names.
 
-    Replicas take turns. No writer waits longer than about a second: a month with more rows in the default partition
-    than can be moved in that time is left there, unless `patient`. Raises `Failed` that names such a month, `Expired`
-    that says whose lock is in the way, otherwise `StorageError`; the next call goes on.
+    One replica at a time. No writer waits longer than about a second: a month with more rows in the default partition
+    than can be moved in that time is left there, unless `patient`. Raises `DatabaseError` that names such a month,
+    `QueryTimeout` that names who holds the lock in the way, otherwise `StorageError`; the next call goes on.
     """
     sql = load("partitions", schema)
     async with database.connection() as connection:
@@ -117,10 +117,9 @@ async def months_ahead(database: Database, schema: str, today: datetime.date) ->
 
 
 async def ensure_partitions(database: Database, schema: str, today: datetime.date) -> list[str]:
-    """What is to be done every day (UTC): make the partitions missing for `today` and return their names.
+    """The daily upkeep (UTC): make the partitions missing for `today` and return their names.
 
-    They join the publication if the schema's messages are published. Raises `StorageError`; what failed is
-    made up for by the next call.
+    They join the publication if the schema's messages are published. Raises `StorageError`; the next call goes on.
     """
     made = await make_partitions(database, schema, today)
     if await publication.holds_messages(database, schema):

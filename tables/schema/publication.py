@@ -1,4 +1,4 @@
-"""Change data capture: the publication that other systems subscribe to."""
+"""Change data capture: the publication that other systems subscribe to (TAB-4)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tables.connection.pool import Database
 from tables.queries import load
-from tables.schema.advisory_locks import briefly, limit_locks, publication_lock
+from tables.schema.advisory_locks import briefly, execute_briefly, publication_lock
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
@@ -15,35 +15,29 @@ if TYPE_CHECKING:
 async def publish_changes(database: Database, schema: str) -> None:
     """Add what is missing of the tenant's tables and partitions to `daisi_pub`, with whole rows as identity.
 
-    Tenants that start together take turns; each table is changed by itself, so that a writer waits for one lock of a
-    moment only. Raises `Expired` that says whose lock is in the way, otherwise `StorageError`; neither need keep the
-    service from working: the server may lack logical WAL or the role the rights. The next call goes on.
+    Tenants that start together do so one after the other; each table is changed by itself, so that a writer waits for
+    one lock for a moment only. Raises `QueryTimeout` that names who holds the lock in the way, otherwise
+    `StorageError`. Without it the service works all the same: the server may lack logical WAL or the role the rights.
+    The next call goes on.
     """
     sql = load("publication", schema)
 
-    async def make(connection: Connection) -> list[str]:
+    async def create(connection: Connection) -> list[str]:
         await publication_lock(connection)
         if not await connection.fetchval(sql["exists"]):
             await connection.execute(sql["create"])
-        return [row["ddl"] for row in await connection.fetch(sql["identities"], schema)]
+        return [row["identity"] for row in await connection.fetch(sql["members"], schema) if row["identity"]]
 
     async def add(connection: Connection) -> None:
         await publication_lock(connection)
-        for row in await connection.fetch(sql["additions"], schema):
-            await connection.execute(row["ddl"])
+        members = await connection.fetch(sql["members"], schema)
+        if additions := [row["addition"] for row in members if row["addition"]]:
+            await connection.execute("; ".join(additions))
 
-    for ddl in await briefly(database, schema, "publication", make):
-        await _alter(database, schema, ddl)
+    for statement in await briefly(database, schema, "publication", create):
+        await execute_briefly(database, schema, "publication", statement)
     # Last: an update of a published table without an identity fails.
     await briefly(database, schema, "publication", add)
-
-
-async def _alter(database: Database, schema: str, ddl: str) -> None:
-    async def work(connection: Connection) -> None:
-        await limit_locks(connection)
-        await connection.execute(ddl)
-
-    await briefly(database, schema, "publication", work)
 
 
 async def holds_messages(database: Database, schema: str) -> bool:

@@ -1,4 +1,4 @@
-"""Whether the tables have what our statements need, where nobody but the operator makes them."""
+"""Which columns that our statements use the tables lack: tables that others made, or that were made long ago."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
+from tables.errors import translated
 from tables.queries import load
 
 if TYPE_CHECKING:
@@ -16,16 +17,16 @@ _FILES: Final = ("agents", "chats", "contacts", "exhausted", "messages", "onboar
 
 
 async def missing_parts(connection: Connection, schema: str) -> list[str]:
-    """What the statements name and the schema lacks, in PostgreSQL's words; empty if all is there.
+    """What the statements use and the schema lacks, in PostgreSQL's words; empty if nothing is missing.
 
-    Has the server parse every statement, and runs none; `connection` is in no transaction. Raises the driver's other
-    errors.
+    The server parses every statement and runs none; `connection` is in no transaction. Raises `StorageError`.
     """
     missing: dict[str, None] = {}
     for file in _FILES:
         for text in load(file, schema).values():
-            try:
-                await connection.prepare(text)
-            except (asyncpg.UndefinedColumnError, asyncpg.UndefinedTableError) as error:
-                missing[f"{file}: {error.message}"] = None
+            with translated():
+                try:
+                    await connection.prepare(text)
+                except (asyncpg.UndefinedColumnError, asyncpg.UndefinedTableError) as error:
+                    missing[f"{file}: {error.message}"] = None
     return list(missing)

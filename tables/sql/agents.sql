@@ -9,13 +9,13 @@ SELECT
 FROM unnest(
     $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[]
 ) AS n (agent_id, company_id, qr_code, status, agent_name, phone_number, host_name, version, last_metadata)
--- Most agents are there: without this each try would use up an id.
+-- Most accounts are there: without this each try would use up an id.
 WHERE NOT EXISTS (SELECT FROM {schema}.agents AS a WHERE a.agent_id = n.agent_id)
 ORDER BY n.agent_id COLLATE "C"
 ON CONFLICT (agent_id) DO NOTHING
 RETURNING agent_id
 
--- name: find
+-- name: lock
 -- Lock the rows of these agent_ids, in the order of all writers.
 SELECT
     id, agent_id, company_id, last_metadata,

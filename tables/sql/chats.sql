@@ -18,7 +18,7 @@ ORDER BY n.chat_id COLLATE "C"
 ON CONFLICT (chat_id) DO NOTHING
 RETURNING chat_id
 
--- name: find
+-- name: lock
 -- Lock the rows of these chat_ids, in the order of all writers. `unread_count` always counts as filled: 0 is a
 -- value.
 SELECT

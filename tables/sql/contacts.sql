@@ -4,7 +4,7 @@
 SELECT count(pg_advisory_xact_lock(key)) FROM unnest($1::bigint[]) AS wanted(key)
 
 -- name: find
--- The contacts of these pairs (agent, cleaned phone), and whoever holds one of these chat_ids. A contact may
+-- The contacts of these pairs (account, cleaned phone), and whoever holds one of these chat_ids. A contact may
 -- come twice. `IS NOT DISTINCT FROM` keeps the planner from the index on agent_id, which finds thousands a pair.
 SELECT c.id, c.xmin::text AS row_version, c.agent_id, c.company_id, c.phone_number, c.chat_id, c.push_name, c.tags,
     c.assigned_to, c.origin, c.first_message_id, c.first_message_timestamp, c.last_metadata, c.created_at
@@ -18,7 +18,7 @@ FROM unnest($3::text[]) AS held(chat_id)
 JOIN {schema}.contacts AS c ON c.chat_id = held.chat_id
 
 -- name: insert
--- New contacts (contract 3.5, 5.4). One whose chat_id another writer took in this moment is left out.
+-- New contacts. One whose chat_id another writer took in this moment is left out.
 INSERT INTO {schema}.contacts (
     id, agent_id, company_id, phone_number, chat_id, push_name, tags, assigned_to, origin, first_message_id,
     first_message_timestamp, last_metadata, type, custom_name, notes, avatar, pob, gender, status, created_at,

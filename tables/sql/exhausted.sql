@@ -1,13 +1,13 @@
 -- name: lock_event
--- Two replicas that give up the same event ($2: its subject, and its version or time) take turns.
+-- Two replicas that park the same event ($2: its subject, and its version or time) do so one after the other.
 SELECT pg_advisory_xact_lock(hashtextextended('daisi exhausted ' || $1 || ' ' || $2, 0))
 
 -- name: lock_row
 -- Wait for the command that replays this row: it resolves the row when its replay is confirmed, and not before.
 SELECT FROM {schema}.exhausted_events WHERE id = $1 FOR UPDATE
 
--- name: keep
--- Store a given-up event unless it has its row: the one it was replayed from ($8), or one with this very envelope, or
+-- name: insert_or_reopen
+-- Store a parked event unless it has its row: the one it was replayed from ($8), or one with this very envelope, or
 -- one with an envelope of another time: after a long outage the dead-letter stream no longer knows the first one.
 -- A row that was resolved is opened again. `IS NOT DISTINCT FROM` keeps the planner from the index on source_subject,
 -- which finds every event of the type, payload and all. Returns the row's id if anything was done.
@@ -25,7 +25,7 @@ WITH known AS (
     SELECT e.id, e.resolved IS TRUE, false
     FROM {schema}.exhausted_events AS e
     WHERE (e.dlq_payload ->> 'event_version' = $6::text::jsonb ->> 'event_version'
-        -- A worker that does not know the third part of a version, or no such part at all, gave it up before.
+        -- A worker that does not know the third part of a version, or no such part at all, parked it before.
         OR substring(e.dlq_payload ->> 'event_version' FROM '^[0-9]+-[0-9]+')
             = substring($6::text::jsonb ->> 'event_version' FROM '^[0-9]+-[0-9]+'))
       AND e.source_subject IS NOT DISTINCT FROM $2::text
@@ -43,7 +43,7 @@ WITH known AS (
     FROM chosen
     WHERE e.id = chosen.id AND chosen.resolved
     RETURNING e.id
-), told AS (
+), noted AS (
     INSERT INTO {schema}.exhausted_reopened (exhausted_id, reopened_at)
     SELECT reopened.id, now() FROM reopened
     ON CONFLICT (exhausted_id) DO UPDATE SET reopened_at = excluded.reopened_at

@@ -14,15 +14,15 @@ WHERE is_unique OR NOT $1 ORDER BY is_unique DESC, name
 DELETE FROM {schema}.wanted_indexes WHERE name = $1
 
 -- name: stay_idle
--- The transaction that holds the turn does nothing for as long as the build lasts.
+-- The transaction that holds the lock does nothing for as long as the build lasts.
 SELECT set_config('idle_in_transaction_session_timeout', '0', true)
 
--- name: try_turn
+-- name: try_lock
 -- Whether nobody else builds.
 SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))
 
 -- name: lift_limits
--- For this session, which builds and is closed.
+-- For the session that builds, which is closed afterwards.
 SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', $1, false)
 
 -- name: partitions
@@ -51,7 +51,8 @@ WHERE n.nspname = $1 AND c.relname = $2
 -- How far a process is with an index.
 SELECT phase
     || CASE WHEN blocks_total > 0 THEN format(', %s %%', 100 * blocks_done / blocks_total) ELSE '' END
-    || CASE WHEN current_locker_pid > 0 THEN format(', waits for process %s', current_locker_pid) ELSE '' END AS told
+    || CASE WHEN current_locker_pid > 0 THEN format(', waits for process %s', current_locker_pid) ELSE '' END
+    AS progress
 FROM pg_stat_progress_create_index WHERE pid = $1
 
 -- name: write_create

@@ -1,5 +1,5 @@
 -- name: lock_fill
--- How far the keys are filled; replicas take turns.
+-- How far the keys are filled, locked: one replica at a time.
 SELECT filled_to, complete FROM {schema}.message_keys_fill FOR UPDATE
 
 -- name: fill_page

@@ -28,7 +28,7 @@ JOIN claimed USING (message_id)
 ON CONFLICT (message_id, message_date) DO NOTHING
 RETURNING message_id
 
--- name: find
+-- name: lock
 -- Lock the rows of these message_ids, in the order of all writers. The key's date leaves one partition a row;
 -- LATERAL keeps the planner from reading whole partitions. Days travel as numbers: the existing service stored
 -- dates that the driver takes for infinity (0001-01-01) or cannot express (years beyond 9999). `gaps`: whether one

@@ -1,5 +1,5 @@
 -- name: schedule
--- The last history batch of an agent: look at its contacts later. A later batch puts it off, a repeat does not
+-- The last history batch of an account: look at its contacts later. A later batch puts it off, a repeat does not
 -- bring it forward.
 INSERT INTO {schema}.post_scan_jobs AS job (agent_id, due_at, last_metadata, created_at)
 VALUES ($1, $2, $3::jsonb, now())
@@ -30,7 +30,7 @@ DELETE FROM {schema}.post_scan_jobs
 WHERE agent_id = $1 AND due_at = $2 AND last_metadata IS NOT DISTINCT FROM $3::jsonb
 
 -- name: page
--- The next contacts of an agent without origin, oldest first, behind the key ($3, $4), which is
+-- The next contacts of an account without origin, oldest first, behind the key ($3, $4), which is
 -- NULL at the beginning.
 SELECT id, phone_number, coalesce(created_at, '-infinity') AS created_at
 FROM {schema}.contacts

@@ -3,7 +3,7 @@
 SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = 'daisi_pub')
 
 -- name: create
--- The publication of all tenants (contract 6.4).
+-- The publication of all tenants.
 CREATE PUBLICATION daisi_pub
 WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = false)
 
@@ -16,8 +16,9 @@ SELECT EXISTS (
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE p.pubname = 'daisi_pub' AND n.nspname = $1 AND c.relname = 'messages')
 
--- name: identities
--- The statements still needed for whole rows in every message about the tenant's four tables and the partitions.
+-- name: members
+-- The tenant's four tables and every partition of its messages, each with the statements it still needs: for whole rows
+-- in every message about it, and to be published. NULL: none.
 WITH members AS (
     SELECT c.oid, c.relreplident, format('%I.%I', n.nspname, c.relname) AS name
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -32,27 +33,10 @@ WITH members AS (
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE parent.relkind = 'p'
 )
-SELECT format('ALTER TABLE %s REPLICA IDENTITY FULL', m.name) AS ddl
-FROM members AS m WHERE m.relreplident <> 'f' ORDER BY m.name
-
--- name: additions
--- The statement still needed to publish the tenant's four tables and every partition of its messages.
-WITH members AS (
-    SELECT c.oid, c.relreplident, format('%I.%I', n.nspname, c.relname) AS name
-    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE n.nspname = $1 AND c.relname IN ('chats', 'agents', 'contacts', 'messages')
-      AND c.relkind IN ('r', 'p')
-    UNION ALL
-    SELECT c.oid, c.relreplident, format('%I.%I', n.nspname, c.relname)
-    FROM pg_inherits AS i
-    JOIN pg_class AS parent ON parent.oid = i.inhparent AND parent.relname = 'messages'
-    JOIN pg_namespace AS home ON home.oid = parent.relnamespace AND home.nspname = $1
-    JOIN pg_class AS c ON c.oid = i.inhrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE parent.relkind = 'p'
-)
-SELECT 'ALTER PUBLICATION daisi_pub ADD TABLE ' || string_agg(m.name, ', ' ORDER BY m.name) AS ddl
-FROM members AS m
-JOIN pg_publication AS p ON p.pubname = 'daisi_pub' AND NOT p.puballtables
-WHERE NOT EXISTS (SELECT FROM pg_publication_rel AS r WHERE r.prpubid = p.oid AND r.prrelid = m.oid)
-HAVING count(*) > 0
+SELECT
+    CASE WHEN m.relreplident <> 'f' THEN format('ALTER TABLE %s REPLICA IDENTITY FULL', m.name) END AS identity,
+    CASE WHEN NOT p.puballtables AND NOT EXISTS (
+        SELECT FROM pg_publication_rel AS r WHERE r.prpubid = p.oid AND r.prrelid = m.oid)
+    THEN format('ALTER PUBLICATION daisi_pub ADD TABLE %s', m.name) END AS addition
+FROM members AS m LEFT JOIN pg_publication AS p ON p.pubname = 'daisi_pub'
+ORDER BY m.name

@@ -21,7 +21,7 @@ SELECT name FROM {schema}.schema_migrations
 -- Remember these migrations.
 INSERT INTO {schema}.schema_migrations (name) SELECT unnest($1::text[])
 
--- name: tell_schema
+-- name: set_schema
 -- The schema's name for index_once, which cannot take it from its own text safely.
 SELECT set_config('daisi.schema', $1, true)
 
@@ -98,6 +98,16 @@ WHERE NOT EXISTS (
     SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE n.nspname = $1 AND c.relname = name AND c.relkind IN ('r', 'p'))
 ORDER BY name
+
+-- name: lacks_columns
+-- Whether one of these columns ($3, each of the table in $2) is not there.
+SELECT EXISTS (
+    SELECT FROM unnest($2::text[], $3::text[]) AS made (table_name, column_name)
+    WHERE NOT EXISTS (
+        SELECT FROM pg_class AS c
+        JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = $1
+        JOIN pg_attribute AS a ON a.attrelid = c.oid AND NOT a.attisdropped
+        WHERE c.relname = made.table_name AND a.attname = made.column_name))
 
 -- name: companies
 -- The companies in both ends of each table: a full scan of a large table would take minutes at every start.

@@ -3,7 +3,7 @@
 SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $1, true)
 
 -- name: known_agent
--- An agent that the database has accepted, for foreign keys that an operator added.
+-- An account that the database has accepted, for foreign keys that an operator added.
 SELECT agent_id FROM {schema}.agents WHERE agent_id <> '' ORDER BY id LIMIT 1
 
 -- name: commit

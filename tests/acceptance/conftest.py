@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
 from uuid import uuid4
 
 import asyncpg
@@ -15,16 +14,21 @@ import pytest
 from nats.aio.client import Client
 
 from events.subjects import Tenant
+from testkit.worker import Worker
 from tests.acceptance.site import Site
-from tests.acceptance.worker import Worker
 
 # One after the other for the tests of a module; more of them only cost the shared worker its start.
 _COMPANIES = 8
 
 
-class Launch(Protocol):
-    """Starts a worker; with `ready` it returns when /ready says so. What is not said is the session's; variables go
-    by name or, several, in `also`."""
+class Launch:
+    """Starts workers that end with the test; with `ready` it returns when /ready says so. Addresses that are not given
+    are the session's; variables go by name or, several, in `also`."""
+
+    def __init__(self, folder: Path, nats_url: str, postgres_dsn: str) -> None:
+        self._folder = folder
+        self._servers = (nats_url, postgres_dsn)
+        self.made: list[Worker] = []
 
     def __call__(
         self,
@@ -36,37 +40,26 @@ class Launch(Protocol):
         **settings: str,
     ) -> Worker:
         """See the class."""
-        ...
-
-
-@pytest.fixture
-def launch(tmp_path: Path, nats_url: str, postgres_dsn: str) -> Iterator[Launch]:
-    """Makes workers that end with the test."""
-    made: list[Worker] = []
-
-    def start(
-        *companies: str,
-        ready: bool = True,
-        nats_url: str | None = nats_url,
-        postgres_dsn: str | None = postgres_dsn,
-        also: Mapping[str, str] = MappingProxyType({}),
-        **settings: str,
-    ) -> Worker:
         worker = Worker(
             companies,
-            nats_url=nats_url or "",
-            postgres_dsn=postgres_dsn or "",
-            log=tmp_path / f"worker{len(made)}.log",
+            nats_url=self._servers[0] if nats_url is None else nats_url,
+            postgres_dsn=self._servers[1] if postgres_dsn is None else postgres_dsn,
+            log=self._folder / f"worker{len(self.made)}.log",
             **{**also, **settings},
         )
-        made.append(worker)
+        self.made.append(worker)
         worker.start()
         if ready:
             worker.wait_ready()
         return worker
 
-    yield start
-    for worker in made:
+
+@pytest.fixture
+def launch(tmp_path: Path, nats_url: str, postgres_dsn: str) -> Iterator[Launch]:
+    """Starts workers that end with the test."""
+    launch = Launch(tmp_path, nats_url, postgres_dsn)
+    yield launch
+    for worker in launch.made:
         worker.kill()
 
 

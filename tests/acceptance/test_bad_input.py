@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 
-from tests import builders
+from testkit import builders
+from testkit.worker import Worker
 from tests.acceptance.conftest import Shared, visited
 from tests.acceptance.site import DLQ_STREAM, Site, comes_to, stream_of
-from tests.acceptance.worker import Worker
 
 _MESSAGES = "v1.messages.upsert"
 _DEEP = b"[" * 20_000 + b"]" * 20_000

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from nats.aio.client import Client
 
-from tests import builders
+from testkit import builders
 from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import HISTORY_STREAM, REALTIME_STREAM, Site
 

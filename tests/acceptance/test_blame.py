@@ -13,12 +13,12 @@ import asyncpg
 import nats
 import pytest
 
+from testkit import builders
+from testkit.proxy import Proxy
 from testkit.servers import NatsServer, PostgresServer
-from tests import builders
+from testkit.worker import Worker
 from tests.acceptance.conftest import Launch, visited
-from tests.acceptance.refusing import RefusingProxy
 from tests.acceptance.site import Site, comes_true
-from tests.acceptance.worker import Worker
 
 _COUNT: Final = 20
 _MESSAGES: Final = "v1.messages.upsert"
@@ -229,7 +229,7 @@ async def test_many_different_events_refused_in_a_row_do_not_empty_the_stream_in
 async def test_a_connection_that_is_refused_is_an_outage_whatever_the_code(
     launch: Launch, site: Site, postgres_server: PostgresServer, sqlstate: str
 ) -> None:
-    async with RefusingProxy(postgres_server.port) as way:
+    async with Proxy(postgres_server.port) as way:
         dsn = postgres_server.dsn.replace(str(postgres_server.port), str(way.port))
         # The proxy is of this loop, which must not be blocked.
         worker = launch(site.company, postgres_dsn=dsn, ready=False, NATS_REALTIME_NAKBASEDELAY="10ms")
@@ -240,7 +240,7 @@ async def test_a_connection_that_is_refused_is_an_outage_whatever_the_code(
         # Each try of the worker's is a new connection.
         await comes_true(lambda: way.refused > 10)
         await _blames_nobody(site)
-        way.admit()
+        way.heal()
         await site.settled()
         await site.holds("messages", _COUNT)
         await _blames_nobody(site)

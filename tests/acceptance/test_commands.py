@@ -12,9 +12,9 @@ from nats.js.errors import NotFoundError
 
 from streams.version import VERSION
 from testkit.servers import NatsServer, free_port
+from testkit.worker import command, environment
 from tests.acceptance.conftest import visited
 from tests.acceptance.site import Site
-from tests.acceptance.worker import command, environment
 
 Run = Callable[..., CompletedProcess[str]]
 

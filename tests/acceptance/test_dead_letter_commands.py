@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from testkit import builders
 from testkit.servers import NatsServer, free_port
-from tests import builders
+from testkit.worker import Worker, command, environment
 from tests.acceptance.site import DLQ_STREAM, Site, comes_to, comes_true
-from tests.acceptance.worker import Worker, command, environment
 
 Run = Callable[..., CompletedProcess[str]]
 

@@ -13,11 +13,11 @@ import nats
 import pytest
 from nats.js.api import DiscardPolicy, StreamConfig
 
+from testkit import builders
 from testkit.servers import NatsServer
-from tests import builders
+from testkit.worker import Worker
 from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, Site, comes_to, comes_true
-from tests.acceptance.worker import Worker
 
 _ACK_WAIT = 1.0
 _QUICK = {

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests import builders
+from testkit import builders
+from testkit.worker import Worker
 from tests.acceptance.conftest import Launch
 from tests.acceptance.site import DLQ_STREAM, Site, comes_to, comes_true
-from tests.acceptance.worker import Worker
 
 _DELAYS = {
     "NATS_DLQBASEDELAYMINUTES": "0.001",

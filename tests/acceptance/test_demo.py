@@ -27,7 +27,7 @@ from demo.run import Run
 from testkit.process_guard import family
 from testkit.prometheus import RULES, Prometheus
 from testkit.worker import Worker
-from tests.monitoring.prometheus import required
+from tests.programs import required
 
 ROOT = Path(demo.__file__).parent.parent
 DEADLINE = 90.0
@@ -96,7 +96,7 @@ def test_a_signal_ends_the_endless_demo_with_0_and_leaves_no_process(number: sig
         output, _ = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, output
     assert "stopped" in output
-    assert len(processes) >= 7  # itself, three guards, two servers, the worker
+    assert len(processes) >= 6  # itself, two guards, two servers, the worker
     await_end(processes)
 
 
@@ -116,7 +116,7 @@ def test_a_killed_demo_leaves_no_process() -> None:
         processes = family(process.pid)
         process.kill()
         await_end(processes)
-    assert len(processes) >= 7
+    assert len(processes) >= 6
 
 
 def answer(address: str, resource: str) -> Any:
@@ -210,13 +210,17 @@ def test_a_server_that_cannot_be_reached_is_told_in_one_line_without_its_passwor
     assert "geheim" not in output
 
 
-async def test_a_lost_row_is_found_and_named(nats_url: str, database_dsn: str, company: str) -> None:
-    worker = Worker([company], nats_url=nats_url, postgres_dsn=database_dsn)
+async def test_a_lost_row_is_found_and_named(
+    nats_url: str, database_dsn: str, company: str, tmp_path: Path
+) -> None:
+    log = tmp_path / "worker.log"
+    worker = Worker([company], nats_url=nats_url, postgres_dsn=database_dsn, log=log)
     client = await nats.connect(nats_url)
     database = await asyncpg.connect(database_dsn)
     try:
-        await asyncio.to_thread(worker.start)
-        run = Run(client.jetstream(), database_dsn, [company], seed=3)
+        worker.start()
+        await asyncio.to_thread(worker.wait_ready)
+        run = Run(client, database_dsn, [company], seed=3)
         await run.publish(60)
         report = await run.settle()
         assert report.ok, report.text()
@@ -228,10 +232,10 @@ async def test_a_lost_row_is_found_and_named(nats_url: str, database_dsn: str, c
         )
         report, _ = await run.account()
         assert not report.ok
-        assert any(f"v1.messages.upsert.{company} sequence " in problem for problem in report.problems)
+        assert any(f"v1.messages.upsert.{company} sequence " in problem.text for problem in report.problems)
         assert lost not in report.text()
         await run.close()
     finally:
         await database.close()
         await client.close()
-        await asyncio.to_thread(worker.close)
+        worker.kill()

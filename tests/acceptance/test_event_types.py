@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from tests import builders
+from testkit import builders
+from testkit.worker import Worker
 from tests.acceptance.site import PATIENCE, Site, comes_to, stream_of
-from tests.acceptance.worker import Worker
 
 _TODAY_OF_SENDING = datetime.datetime.fromtimestamp(builders.SENT_AT, datetime.UTC).date()
 _METADATA = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests import builders
+from testkit import builders
+from testkit.builders import ABSENT
 from tests.acceptance.site import Site
-from tests.builders import ABSENT
 
 LID = "98765432101234"
 LINKED = f"{LID}@lid"

@@ -21,8 +21,8 @@ from nats.js.api import DiscardPolicy, StreamConfig
 from events.subjects import HISTORICAL, REALTIME
 from testkit.server import free_port
 from testkit.servers import NatsServer
+from testkit.worker import ROOT, Scrape, Worker
 from tests.acceptance.site import HISTORY_STREAM, REALTIME_STREAM, Site, comes_to
-from tests.acceptance.worker import ROOT, Scrape, Worker
 
 DEADLINE = 60.0
 

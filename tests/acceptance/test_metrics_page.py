@@ -1,4 +1,4 @@
-"""/metrics of a worker that has seen nothing yet, name by name and label by label (contract 9, design 10)."""
+"""/metrics of a worker that has seen nothing yet, name by name and label by label ."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests import builders
+from testkit import builders
 from tests.acceptance.conftest import Launch
 from tests.acceptance.site import Site
 from tests.unit.documented_metrics import (
@@ -33,7 +33,7 @@ _OUTCOMES = {
     "dlq_published_ack_success": {*_FAILURES, "nats"},
     "nack_fatal": _FAILURES,
     "nak_dlq_publish_fail": {"nats"},
-    # Every event has an envelope (OC6), so that this one stays at 0: see the unit ring for the last resort.
+    # Every event has an envelope, so this one stays at 0; the unit tests cover it.
     "nak_dlq_marshal_fail": {"unknown"},
 }
 _MISSING_ROW = ("nack_retryable", "dlq_published_ack_success", "nack_fatal")

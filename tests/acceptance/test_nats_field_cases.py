@@ -8,13 +8,13 @@ from pathlib import Path
 
 import nats
 
+from testkit import builders
 from testkit.servers import NatsServer
-from tests import builders
+from testkit.worker import Worker, command, environment
 from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import comes_true
-from tests.acceptance.worker import Worker, command, environment
 from tests.nats_jwt import Realm
-from tests.nats_servers import ChangingNats, domain_pair, rights
+from tests.nats_servers import domain_pair, rights
 from tests.sources import connected
 
 EVENTS = 98
@@ -32,7 +32,7 @@ def problem(worker: Worker) -> str:
 async def test_denied_acks_make_no_event_a_dead_letter_however_long(
     launch: Launch, company: str, postgres_dsn: str
 ) -> None:
-    with ChangingNats(settings=rights()) as server:
+    with NatsServer(settings=rights()) as server:
         worker = launch(company, nats_url=server.at("worker:w"), also=SOON)
         observer = await nats.connect(server.at("tests:t"))
         async with visited(company, observer, postgres_dsn) as site:
@@ -57,7 +57,7 @@ async def test_denied_acks_make_no_event_a_dead_letter_however_long(
 async def test_a_worker_that_starts_with_denied_acks_touches_no_event(
     launch: Launch, company: str, postgres_dsn: str
 ) -> None:
-    with ChangingNats(settings=rights(without=["ack"])) as server:
+    with NatsServer(settings=rights(without=["ack"])) as server:
         worker = launch(company, ready=False, nats_url=server.at("worker:w"), also=SOON)
         await comes_true(lambda: 'Permissions Violation for Publish to "$JS.ACK.' in problem(worker))
         observer = await nats.connect(server.at("tests:t"))
@@ -75,7 +75,7 @@ async def test_rights_that_the_start_misses_are_named_by_ready_by_topology_and_i
     launch: Launch, company: str
 ) -> None:
     missing = 'Permissions Violation for Publish to "$JS.API.CONSUMER.CREATE.wa_events_stream'
-    with ChangingNats(settings=rights(denied=["$JS.API.CONSUMER.CREATE.>"])) as server:
+    with NatsServer(settings=rights(denied=["$JS.API.CONSUMER.CREATE.>"])) as server:
         worker = launch(company, ready=False, nats_url=server.at("worker:w"))
         await comes_true(lambda: missing in problem(worker))
         assert missing in worker.log.read_text().replace('\\"', '"')
@@ -90,7 +90,7 @@ async def test_rights_that_the_start_misses_are_named_by_ready_by_topology_and_i
 async def test_dead_letters_that_may_not_be_published_are_named_and_kept(
     launch: Launch, company: str, postgres_dsn: str
 ) -> None:
-    with ChangingNats(settings=rights()) as server:
+    with NatsServer(settings=rights()) as server:
         worker = launch(company, nats_url=server.at("worker:w"))
         server.reload(rights(without=["dlq"]))
         observer = await nats.connect(server.at("tests:t"))
@@ -112,8 +112,15 @@ async def test_a_token_that_expires_is_renewed_without_a_restart(
 ) -> None:
     realm, creds = Realm(), tmp_path / "worker.creds"
     realm.write_user(creds, expires=12)
-    with ChangingNats(settings=realm.settings()) as server:
-        worker = launch(company, nats_url=server.url, NATS_CREDS=str(creds))
+    with NatsServer(settings=realm.settings()) as server:
+        worker = launch(company, ready=False, nats_url=server.url, NATS_CREDS=str(creds))
+
+        def is_ready() -> bool:
+            # On a busy machine a start may take longer than one token lives.
+            realm.write_user(creds, expires=12)
+            return worker.page("/ready")[0] == 200
+
+        await comes_true(is_ready)
         await comes_true(lambda: "refuses our credentials" in problem(worker))
         assert "NATS_CREDS" in problem(worker)
         realm.write_user(creds)

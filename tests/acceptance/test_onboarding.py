@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests import builders
+from testkit import builders
+from testkit.worker import Worker
 from tests.acceptance.site import Site, comes_to
-from tests.acceptance.worker import Worker
 
 _MESSAGES = "v1.messages.upsert"
 

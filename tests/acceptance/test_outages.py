@@ -11,11 +11,11 @@ import pytest
 from nats.aio.client import Client
 from nats.errors import Error
 
+from testkit import builders
 from testkit.servers import NatsServer, PostgresServer
-from tests import builders
+from testkit.worker import Worker
 from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import HISTORY_STREAM, Site, comes_to, comes_true
-from tests.acceptance.worker import Worker
 
 _COUNT = 600
 

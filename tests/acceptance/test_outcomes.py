@@ -13,11 +13,11 @@ import nats
 import pytest
 from nats.js.api import DiscardPolicy, StreamConfig
 
+from testkit import builders
 from testkit.servers import NatsServer
-from tests import builders
+from testkit.worker import Worker, command, environment
 from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import HISTORY_STREAM, Site, comes_to, comes_true, stream_of
-from tests.acceptance.worker import Worker, command, environment
 
 _ACTIONS = "message_event_service_event_processing_actions_total"
 _MESSAGES = "v1.messages.upsert"

@@ -11,26 +11,23 @@ import asyncpg
 import pytest
 
 from tables.queries import quoted
+from testkit import builders
+from testkit.pooler import IGNORED, KEEPS_PREPARED, Pooler, version
+from testkit.postgres_pair import STANDBY, PostgresNode
 from testkit.servers import PostgresServer
-from tests import builders
+from testkit.worker import Worker, command, environment
 from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import Site, comes_true
-from tests.acceptance.worker import Worker, command, environment
-from tests.pooler import IGNORED, KEEPS_PREPARED, Pooler, version
-from tests.standby import NAME, StandbyServer, run
+from tests.programs import required
 
 _COUNT = 200
 
 
 @pytest.fixture
-async def cluster() -> AsyncIterator[tuple[PostgresServer, StandbyServer]]:
+async def cluster() -> AsyncIterator[tuple[PostgresNode, PostgresNode]]:
     """A primary whose commits wait for its standby."""
-    with PostgresServer() as primary, StandbyServer(primary) as standby:
-        await run(
-            primary.dsn,
-            f"ALTER SYSTEM SET synchronous_standby_names = '{NAME}'",
-            "SELECT pg_reload_conf()",
-        )
+    with PostgresNode() as primary, PostgresNode(primary) as standby:
+        await primary.wait_for(STANDBY)
         yield primary, standby
 
 
@@ -50,7 +47,7 @@ def _has_processed(worker: Worker, count: int) -> bool:
 
 
 async def test_the_first_host_hangs_the_second_is_promoted_and_events_flow_again(
-    launch: Launch, site: Site, cluster: tuple[PostgresServer, StandbyServer]
+    launch: Launch, site: Site, cluster: tuple[PostgresNode, PostgresNode]
 ) -> None:
     primary, standby = cluster
     dsn = (
@@ -124,6 +121,7 @@ async def _until(ask: object) -> None:
 async def test_an_old_pooler_in_transaction_mode_is_named_and_nothing_is_lost_by_it(
     launch: Launch, site: Site, postgres_server: PostgresServer
 ) -> None:
+    required("pgbouncer")
     if version() >= KEEPS_PREPARED:
         pytest.skip("this pgbouncer keeps prepared statements")
     with Pooler(postgres_server, "pool_mode = transaction", IGNORED) as pooler:
@@ -180,7 +178,7 @@ def test_a_parameter_that_is_not_known_ends_the_start_and_is_named(
 
 
 def test_topology_tells_of_asynchronous_standbys(nats_url: str, company: str) -> None:
-    with PostgresServer() as primary, StandbyServer(primary):
+    with PostgresServer() as primary, PostgresNode(primary):
         done = command("topology", env=environment([company], nats_url, primary.dsn))
     assert done.returncode == 0, done.stderr
     assert "synchronous_standby_names" in done.stdout

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from nats.aio.client import Client
 
-from tests import builders
+from testkit import builders
 from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import HISTORY_STREAM, Site, comes_true
 

@@ -1,4 +1,4 @@
-"""The worker's start: what is missing is waited for and named, what is wrong ends it with one line (contract 8)."""
+"""The worker's start: what is missing is waited for and named, what is wrong ends it with one line."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import asyncpg
 import pytest
 
 from streams.version import VERSION
+from testkit import builders
 from testkit.servers import NatsServer, PostgresServer, free_port
-from tests import builders
+from testkit.worker import Worker
 from tests.acceptance.conftest import Launch
 from tests.acceptance.site import Site, comes_true
-from tests.acceptance.worker import Worker
 
 
 def _wait_reason(worker: Worker, part: str) -> str:

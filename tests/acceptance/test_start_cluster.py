@@ -8,11 +8,11 @@ import nats
 import pytest
 from nats.aio.client import Client
 
+from testkit import builders
 from testkit.servers import NatsServer, free_port
-from tests import builders
+from testkit.worker import command, environment
 from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, comes_to, comes_true
-from tests.acceptance.worker import command, environment
 
 
 class Nodes:
@@ -140,7 +140,7 @@ async def test_more_copies_than_nodes_are_waited_for_with_the_stream_named(
     )
 
     def told() -> str:
-        assert worker.running, worker.told()
+        assert worker.running, worker.written()
         return worker.page("/ready")[1]
 
     await comes_true(lambda: f"stream {REALTIME_STREAM}" in told() and "NATS_STREAM_REPLICAS" in told())

@@ -19,11 +19,11 @@ from nats.js.api import ConsumerConfig, DiscardPolicy, RetentionPolicy, StreamSo
 
 from events.subjects import REALTIME
 from tables.queries import quoted
+from testkit import builders
 from testkit.servers import NatsServer
-from tests import builders
+from testkit.worker import Worker, command, environment
 from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, Site, comes_to, comes_true
-from tests.acceptance.worker import Worker, command, environment
 
 SUBJECTS = [f"{base}.*" for base in REALTIME]
 
@@ -86,7 +86,7 @@ def start(launch: Launch, server: NatsServer, database_dsn: str, pair: tuple[Sit
 
 def details(worker: Worker) -> dict[str, str]:
     """What /ready names, without the time; nothing while nobody answers."""
-    assert worker.running, worker.told()
+    assert worker.running, worker.written()
     status, text = worker.page("/ready")
     found: dict[str, str] = json.loads(text)["details"] if status else {}
     return {part: why for part, why in found.items() if part != "timestamp"}

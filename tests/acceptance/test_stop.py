@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,11 +12,11 @@ from pathlib import Path
 import nats
 import pytest
 
+from testkit import builders
 from testkit.servers import NatsServer, PostgresServer
-from tests import builders
+from testkit.worker import Worker
 from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import Site, comes_to, comes_true
-from tests.acceptance.worker import ROOT, Worker
 
 _STOP = 6.0
 _QUICK = {"STOP_TIMEOUT": f"{_STOP:g}s", "NATS_REALTIME_ACKWAIT": "2s"}
@@ -150,38 +148,24 @@ cli()
 """
 
 
-class PatchedWorker(Worker):
+def patched(patch: str, company: str, nats_url: str, dsn: str, log: Path) -> Worker:
     """The real worker, with one of its parts replaced."""
-
-    def __init__(self, patch: str, company: str, nats_url: str, dsn: str, log: Path) -> None:
-        super().__init__([company], nats_url=nats_url, postgres_dsn=dsn, log=log, STOP_TIMEOUT="5s")
-        self._code = _PATCHED.format(patch=patch)
-
-    def start(self) -> None:
-        """See `Worker.start`."""
-        with self.log.open("ab") as out, self.errors.open("ab") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", self._code, "-A", "streams.app", "worker"],
-                cwd=ROOT,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=errors,
-            )
+    code = _PATCHED.format(patch=patch)
+    return Worker([company], nats_url=nats_url, postgres_dsn=dsn, log=log, code=code, STOP_TIMEOUT="5s")
 
 
 @pytest.mark.parametrize(
     ("patch", "named"),
     [
         ("Database.close = hangs", "the connections to PostgreSQL did not stop within"),
-        ("Routing.handle = blocks", "not stopped within 5 s (STOP_TIMEOUT); left: the event loop"),
+        ("Routing._handle = blocks", "not stopped within 5 s (STOP_TIMEOUT); left: the event loop"),
     ],
     ids=["pool", "event loop"],
 )
 async def test_part_that_does_not_stop_is_named_and_the_process_ends_with_75(
     site: Site, nats_url: str, postgres_dsn: str, tmp_path: Path, patch: str, named: str
 ) -> None:
-    worker = PatchedWorker(patch, site.company, nats_url, postgres_dsn, tmp_path / "worker.log")
+    worker = patched(patch, site.company, nats_url, postgres_dsn, tmp_path / "worker.log")
     worker.start()
     try:
         worker.wait_ready()

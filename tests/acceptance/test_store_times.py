@@ -8,12 +8,13 @@ from typing import Any, Final
 
 import pytest
 
+from testkit import builders
+from testkit.proxy import Proxy
 from testkit.servers import NatsServer
-from tests import builders
+from testkit.worker import Worker
 from tests.acceptance.conftest import Launch
 from tests.acceptance.site import DLQ_STREAM, Site, comes_to
-from tests.acceptance.worker import Worker
-from tests.store_times import SlowClock
+from tests.slow_clock import SlowClock
 
 # More than the second after which a step is told in the log, less than the ten that are bridged.
 _BEHIND: Final = 5.0
@@ -22,18 +23,20 @@ _DELAYS: Final = {"NATS_DLQBASEDELAYMINUTES": "0.01", "NATS_DLQMAXDELAYMINUTES":
 
 
 @pytest.fixture
-async def clock(nats_server: NatsServer) -> AsyncIterator[SlowClock]:
-    """What lies between the worker and NATS."""
-    async with SlowClock(nats_server.port) as clock:
-        yield clock
+def clock() -> SlowClock:
+    """The clock of NATS as the worker sees it."""
+    return SlowClock(_BEHIND)
 
 
 @pytest.fixture
-async def worker(launch: Launch, clock: SlowClock, site: Site) -> Worker:
-    """A worker of the site's company behind the clock."""
-    worker = launch(site.company, ready=False, nats_url=clock.url, also=_DELAYS)
-    await asyncio.to_thread(worker.wait_ready)
-    return worker
+async def worker(
+    nats_server: NatsServer, launch: Launch, clock: SlowClock, site: Site
+) -> AsyncIterator[Worker]:
+    """A worker of the site's company that reaches NATS through the clock."""
+    async with Proxy(nats_server.port, clock.rewrite) as proxy:
+        worker = launch(site.company, ready=False, nats_url=proxy.nats_url, also=_DELAYS)
+        await asyncio.to_thread(worker.wait_ready)
+        yield worker
 
 
 def _pair(number: int) -> dict[str, str]:
@@ -74,7 +77,7 @@ async def test_the_later_event_wins_when_store_times_step_back(
     worker: Worker, clock: SlowClock, site: Site
 ) -> None:
     await _values(site, "earlier", 7)
-    clock.set_back(_BEHIND)
+    clock.set_back()
     await _values(site, "later", 3)
     columns = (
         "messages.status",
@@ -94,7 +97,7 @@ async def test_an_unread_step_counts_when_store_times_step_back(
 ) -> None:
     await site.publish("v1.chats.upsert", builders.chat(unread_count=5))
     await site.settled()
-    clock.set_back(_BEHIND)
+    clock.set_back()
     await site.publish("v1.chats.update", builders.chat_update(unread_count=1))
     await site.settled()
     assert [row["unread_count"] for row in await site.rows("chats")] == [6]
@@ -106,7 +109,7 @@ async def test_a_later_count_overtakes_the_steps_when_store_times_step_back(
     await site.publish("v1.chats.upsert", builders.chat(unread_count=5))
     await site.publish("v1.chats.update", builders.chat_update(unread_count=1))
     await site.settled()
-    clock.set_back(_BEHIND)
+    clock.set_back()
     await site.publish("v1.chats.update", builders.chat_update(unread_count=0))
     await site.settled()
     assert [row["unread_count"] for row in await site.rows("chats")] == [0]
@@ -118,7 +121,7 @@ async def test_the_first_message_stays_the_first_when_store_times_step_back(
 ) -> None:
     await site.publish("v1.messages.upsert", builders.message(message_id="first"))
     await site.settled()
-    clock.set_back(_BEHIND)
+    clock.set_back()
     campaign = {"is_campaign": True, "origin": "ads", "tags": "ig", "assigned_to": ""}
     await site.publish("v1.messages.upsert", builders.message(message_id="second", campaign=campaign))
     await site.settled()
@@ -137,7 +140,7 @@ async def test_a_replay_stays_the_older_event_when_store_times_step_back_before_
         "v1.messages.update", builders.message_update(status="delivered", message_url="https://example.org/1")
     )
     await comes_to(1, site.letters)
-    clock.set_back(_BEHIND)
+    clock.set_back()
     await site.publish("v1.messages.update", builders.message_update(status="read"))
     await site.settled()
     await site.untrip("messages")
@@ -163,7 +166,7 @@ async def test_store_times_that_step_back_are_counted_and_told(
         await site.publish("v1.messages.upsert", builders.message(message_id=f"M{number}"))
     await site.settled()
     assert await asyncio.to_thread(counted) == (0, 0)
-    clock.set_back(_BEHIND)
+    clock.set_back()
     for number in range(3):
         await site.publish("v1.messages.upsert", builders.message(message_id=f"N{number}"))
     await site.settled()

@@ -1,4 +1,4 @@
-"""`python -m tests.bench`: measure the worker on fresh servers, print a table of ratios, keep it as JSON and SVG.
+"""`python -m tests.bench`: measure the worker on fresh servers, print a table of ratios, keep it as JSON.
 
 Nothing here fails because it is slow: it ends with 1 only if a line could not be measured.
 """
@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 from tests.bench import options as command_line
 from tests.bench import report
+from tests.bench.environment import Environment, environment
 from tests.bench.fairness import Fairness
 from tests.bench.growth import Growth
 from tests.bench.lines import Line
@@ -23,7 +24,6 @@ from tests.bench.matrix import Matrix
 from tests.bench.options import FAIRNESS, GROWTH, MATRIX, Options
 from tests.bench.report import Section
 from tests.bench.runs import Runs
-from tests.bench.scene import Scene, scene
 
 
 class _Part(Protocol):
@@ -36,7 +36,7 @@ class _Part(Protocol):
         ...
 
 
-_SECTIONS: Final[dict[str, tuple[Sequence[str], Callable[[Scene, Options, Path], _Part]]]] = {
+_SECTIONS: Final[dict[str, tuple[Sequence[str], Callable[[Environment, Options, Path], _Part]]]] = {
     "matrix": (MATRIX, Matrix),
     "growth": (GROWTH, Growth),
     "fairness": (FAIRNESS, Fairness),
@@ -67,8 +67,8 @@ async def _measure(options: Options) -> list[Section]:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for name, (group, kind) in _SECTIONS.items():
             if options.chosen(group):
-                async with scene() as made:
-                    part = kind(made, options, Path(folder))
+                async with environment() as env:
+                    part = kind(env, options, Path(folder))
                     sections.append(Section(name, await part.run(), part.runs.all()))
     return sections
 
@@ -80,7 +80,7 @@ def _settings(options: Options) -> dict[str, Any]:
 
 
 def _loop_factory() -> Any:
-    """The faster event loop for publishing, where it is installed; the contestants have their own."""
+    """The faster event loop for publishing, where it is installed; the systems have their own."""
     try:
         import uvloop
     except ImportError:

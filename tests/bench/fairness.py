@@ -8,17 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from tests.bench.contestants import Contestant, worker
+from tests.bench.environment import BenchError, Environment, Place
 from tests.bench.events import HISTORY_BATCH, LARGE_BATCH, Author, Event, Load, history
-from tests.bench.lines import Line, ratio
+from tests.bench.lines import Line, Target
 from tests.bench.measuring import WARM_UP, latencies, percentile
 from tests.bench.options import Options
-from tests.bench.publishing import Publisher, flood, publisher, steadily
+from tests.bench.publishing import EventPublisher, flood, publisher, steadily
 from tests.bench.runs import Runs
-from tests.bench.scene import Place, Scene
-from tests.bench.trouble import BenchError
+from tests.bench.systems import SystemUnderTest, worker
 
 # Real-time events a second of each company.
 RATE: Final = 100.0
@@ -44,61 +43,57 @@ class Waits:
     events: int
     seconds: float
 
-    def record(self) -> dict[str, Any]:
-        """For the file of results."""
-        return {name: round(getattr(self, name), 3) for name in self.__slots__}
-
 
 class Fairness:
     """Each round measures both companies first in quiet, then while the first one's imports are worked off."""
 
-    def __init__(self, scene: Scene, options: Options, folder: Path) -> None:
-        self._scene = scene
+    def __init__(self, env: Environment, options: Options, folder: Path) -> None:
+        self._env = env
         self._options = options
         self._folder = folder
         self.runs = Runs()
 
     async def run(self) -> list[Line]:
         """Measure both."""
-        place = await self._scene.place("Fair", companies=2, partitions=26)
+        place = await self._env.place("Fair", companies=2, partitions=26)
         for _ in range(self._options.runs):
             await place.clear()
             try:
                 async with (
-                    worker(self._scene, place, self._folder) as contestant,
-                    publisher(self._scene.servers.nats.url, "") as to,
+                    worker(self._env, place, self._folder) as system,
+                    publisher(self._env.servers.nats.url) as to,
                 ):
-                    await self._round(place, contestant, to)
+                    await self._round(place, system, to)
             except BenchError as error:
                 for line in _IMPORTS:
                     self.runs.fail("import", line, str(error))
         return [self._line(whose, line) for line in _IMPORTS for whose in ("own", "other")]
 
-    async def _round(self, place: Place, contestant: Contestant, to: Publisher) -> None:
+    async def _round(self, place: Place, system: SystemUnderTest, to: EventPublisher) -> None:
         warm = Author(place.companies)
-        await flood(to, (warm.upsert(number) for number in range(WARM_UP)))
-        await contestant.drained(self._scene, "realtime")
+        await flood(to, (warm.message(number) for number in range(WARM_UP)))
+        await system.drained(self._env, "realtime")
         deadline = time.monotonic() + self._options.seconds
-        quiet = self._pace(place, contestant, to, lambda: time.monotonic() < deadline)
+        quiet = self._pace(place, system, to, lambda: time.monotonic() < deadline)
         await self.runs.add(_QUIET, _QUIET, quiet)
         for line, (batch, share) in _IMPORTS.items():
             rows = history(place.companies[:1], int(self._options.history * share), batch)
-            with contestant.stopped():
+            with system.stopped():
                 await flood(to, rows.events)
-            importing = asyncio.create_task(contestant.drained(self._scene, "historical"))
+            importing = asyncio.create_task(system.drained(self._env, "historical"))
             going = _until(importing, time.monotonic() + _LONGEST)
-            await self.runs.add("import", line, self._pace(place, contestant, to, going))
+            await self.runs.add("import", line, self._pace(place, system, to, going))
             await importing
 
     async def _pace(
-        self, place: Place, contestant: Contestant, to: Publisher, going: Callable[[], bool]
+        self, place: Place, system: SystemUnderTest, to: EventPublisher, going: Callable[[], bool]
     ) -> Waits:
         author = Author(place.companies)
         begun = time.time()
         left = await steadily(to, _endless(author), RATE * len(place.companies), going)
         seconds = time.time() - begun
-        await contestant.drained(self._scene, "realtime")
-        load = Load("realtime", "realtime", author.agents, [author.upsert(0)])
+        await system.drained(self._env, "realtime")
+        load = Load("realtime", "realtime", author.agents, [author.message(0)])
         own, other = [latencies(await place.commits([schema], load, begun), left) for schema in place.schemas]
         if not own or not other:
             raise BenchError("no real-time event was measured: the history import is too short")
@@ -113,21 +108,9 @@ class Fairness:
 
     def _line(self, whose: str, line: str) -> Line:
         name = f"{'same' if whose == 'own' else 'other'} company, {line}"
-        if problem := self.runs.problem(("import", line), (_QUIET, _QUIET)):
-            return Line(name, "fairness", problem=problem)
-        busy, quiet = (
-            self.runs.best(state, of, f"{whose}_p99") for state, of in (("import", line), (_QUIET, _QUIET))
-        )
-        return Line(
-            name,
-            "fairness",
-            "times",
-            ratio(busy, quiet),
-            _P99,
-            at_most=True,
-            ours=f"{busy:.2f} ms",
-            theirs=f"{quiet:.2f} ms",
-        )
+        keys = (("import", line), (_QUIET, _QUIET))
+        field, target = f"{whose}_p99", Target("times", _P99)
+        return self.runs.compared(name, "fairness", target, field, *keys, figure="{:.2f} ms")
 
 
 def _until(importing: asyncio.Task[None], deadline: float) -> Callable[[], bool]:
@@ -135,4 +118,4 @@ def _until(importing: asyncio.Task[None], deadline: float) -> Callable[[], bool]
 
 
 def _endless(author: Author) -> Iterator[Event]:
-    return map(author.upsert, itertools.count())
+    return map(author.message, itertools.count())

@@ -7,24 +7,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.bench.contestants import bare, worker
+from tests.bench.environment import BenchError, Environment, Place
 from tests.bench.events import LOADS
-from tests.bench.lines import Line, ratio
+from tests.bench.lines import Line, Target
 from tests.bench.measuring import bench
 from tests.bench.options import GROWTH, Options
 from tests.bench.runs import Runs
-from tests.bench.scene import Place, Scene
-from tests.bench.trouble import BenchError
+from tests.bench.systems import bare, worker
 
 _PARTITIONS: Final = 26
-# Within 15 % (issue 7).
+# Within 15 %.
 _KEPT: Final = 0.85
 _MEMORY: Final = 250.0
 _CONNECTIONS: Final = 20
 _BASE: Final = "base"
 # What the bare pipeline does with as many companies: so much of it is not the worker's doing.
 _BARE: Final = "bare companies"
-# As of one company (issue 7).
+# As of one company.
 _SHARE: Final = 0.55
 
 
@@ -41,8 +40,8 @@ class _Point(NamedTuple):
 class Growth:
     """Some rounds over all points, so that none has the machine to itself for long."""
 
-    def __init__(self, scene: Scene, options: Options, folder: Path) -> None:
-        self._scene = scene
+    def __init__(self, env: Environment, options: Options, folder: Path) -> None:
+        self._env = env
         self._options = options
         self._folder = folder
         self.runs = Runs()
@@ -60,12 +59,8 @@ class Growth:
         return [line for point in points if point.axis != _BASE for line in self._lines(point)]
 
     async def _points(self) -> list[_Point]:
-        chosen, n, options, make = (
-            self._options.chosen(GROWTH),
-            self._options.n,
-            self._options,
-            self._scene.place,
-        )
+        options, make = self._options, self._env.place
+        chosen, n = options.chosen(GROWTH), options.n
         base = await make("Base", partitions=_PARTITIONS)
         points = [_Point(_BASE, "base", base, n)]
         if "companies" in chosen:
@@ -85,14 +80,14 @@ class Growth:
     async def _measure(self, point: _Point) -> None:
         if point.axis == "companies":
             async with (
-                bare(self._scene, point.place) as contestant,
-                bench(self._scene, point.place, contestant) as measure,
+                bare(self._env, point.place) as system,
+                bench(self._env, point.place, system) as measure,
             ):
                 load = LOADS["realtime"](point.place.companies, point.n)
                 await self.runs.add(_BARE, "realtime", measure.drain(load))
         async with (
-            worker(self._scene, point.place, self._folder) as contestant,
-            bench(self._scene, point.place, contestant) as measure,
+            worker(self._env, point.place, self._folder) as system,
+            bench(self._env, point.place, system) as measure,
         ):
             for name in point.loads:
                 load = LOADS[name](point.place.companies, point.n)
@@ -104,52 +99,19 @@ class Growth:
             yield self._speed(f"{point.title}, {load}", load, point.axis, _BASE, _KEPT)
         if point.axis == "companies":
             yield self._speed(f"{point.title}, realtime, against bare", "realtime", point.axis, _BARE, _SHARE)
-            if not self.runs.problem((point.axis, "connections")):
-                yield from self._cost(point)
+            yield from self._cost(point)
 
-    def _speed(self, name: str, load: str, axis: str, against: str, aim: float) -> Line:
-        if problem := self.runs.problem((axis, load), (against, load)):
-            return Line(name, "growth", problem=problem)
-        ours, theirs = (self.runs.best(which, load, "per_s", highest=True) for which in (axis, against))
-        return Line(
-            name,
-            "growth",
-            "share",
-            ratio(ours, theirs),
-            aim,
-            ours=f"{ours:,.0f}/s",
-            theirs=f"{theirs:,.0f}/s",
-        )
+    def _speed(self, name: str, load: str, axis: str, against: str, share: float) -> Line:
+        target, keys = Target("share", share, at_most=False), ((axis, load), (against, load))
+        return self.runs.compared(name, "growth", target, "per_s", *keys, best=max, figure="{:,.0f}/s")
 
     def _cost(self, point: _Point) -> Iterator[Line]:
         last = point.loads[-1]
-        if self.runs.problem((point.axis, last), (_BASE, last)):
-            return
-        for name, value in (("memory at the end", "memory_mb"), ("memory at most", "memory_peak_mb")):
-            ours, base = (
-                max(float(run[value]) for run in self.runs.of(axis, last)) for axis in (point.axis, _BASE)
-            )
-            yield Line(
-                f"{point.title}, {name}",
-                "growth",
-                "MB",
-                ours,
-                _MEMORY,
-                at_most=True,
-                ours=f"{ours:.0f} MB",
-                theirs=f"{base:.0f} MB",
-            )
-        ours, base = (
-            max(float(run["count"]) for run in self.runs.of(axis, "connections"))
-            for axis in (point.axis, _BASE)
-        )
-        yield Line(
-            f"{point.title}, connections",
-            "growth",
-            "count",
-            ours,
-            _CONNECTIONS,
-            at_most=True,
-            ours=f"{ours:.0f}",
-            theirs=f"{base:.0f}",
-        )
+        for title, field, line, target in (
+            ("memory at the end", "memory_mb", last, Target("MB", _MEMORY)),
+            ("memory at most", "memory_peak_mb", last, Target("MB", _MEMORY)),
+            ("connections", "count", "connections", Target("count", _CONNECTIONS)),
+        ):
+            figure = "{:.0f} MB" if target.unit == "MB" else "{:.0f}"
+            keys, name = ((point.axis, line), (_BASE, line)), f"{point.title}, {title}"
+            yield self.runs.compared(name, "growth", target, field, *keys, best=max, figure=figure)

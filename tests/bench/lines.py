@@ -17,67 +17,67 @@ _FORMATS: Final[Mapping[Unit, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """`value` is compared with `target` (None: only shown); `at_most`: it must not exceed it.
+class Target:
+    """What a value is compared with: `value` (None: it is only shown), at least or `at_most`."""
 
-    `ours` and `theirs` are the two figures behind it. `problem`: why it could not be measured.
-    """
+    unit: Unit
+    value: float | None
+    at_most: bool = True
+
+    def met(self, value: float) -> bool:
+        """Whether it is reached."""
+        if self.value is None:
+            return True
+        return value <= self.value if self.at_most else value >= self.value
+
+    @property
+    def shown(self) -> str:
+        """With its unit."""
+        if self.value is None:
+            return ""
+        return f"{'<=' if self.at_most else '>='} {_FORMATS[self.unit].format(self.value)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """`measured` and `against` are the two figures behind `value`. `problem`: why it could not be measured."""
 
     name: str
     group: str
-    unit: Unit = "share"
+    target: Target
     value: float = 0.0
-    target: float | None = None
-    at_most: bool = False
-    ours: str = ""
-    theirs: str = ""
+    measured: str = ""
+    against: str = ""
     problem: str = ""
 
     @property
     def met(self) -> bool:
-        """Whether the target is reached; a line without one has nothing to miss."""
-        if self.problem:
-            return False
-        if self.target is None:
-            return True
-        return self.value <= self.target if self.at_most else self.value >= self.target
+        """Whether it was measured and the target is reached."""
+        return not self.problem and self.target.met(self.value)
 
     @property
     def shown(self) -> str:
         """The value with its unit."""
-        return "" if self.problem else self._written(self.value)
-
-    @property
-    def aim(self) -> str:
-        """The target with its unit."""
-        return "" if self.target is None else f"{'<=' if self.at_most else '>='} {self._written(self.target)}"
+        return "" if self.problem else _FORMATS[self.target.unit].format(self.value)
 
     @property
     def verdict(self) -> str:
         """What to look at: `short` where the target is missed."""
         return f"not measured: {self.problem}" if self.problem else "" if self.met else "short"
 
-    def _written(self, value: float) -> str:
-        return _FORMATS[self.unit].format(value)
-
     def record(self) -> dict[str, Any]:
-        """For the file of results, and for the chart."""
+        """For the file of results."""
         return {
             "group": self.group,
             "name": self.name,
-            "measured": self.ours,
-            "against": self.theirs,
+            "measured": self.measured,
+            "against": self.against,
             "value": round(self.value, 4),
-            "unit": self.unit,
+            "unit": self.target.unit,
             "shown": self.shown,
-            "target": self.target,
-            "aim": self.aim,
-            "at_most": self.at_most,
+            "target": self.target.value,
+            "aim": self.target.shown,
+            "at_most": self.target.at_most,
             "met": self.met,
             "problem": self.problem,
         }
-
-
-def ratio(ours: float, theirs: float) -> float:
-    """How many times `theirs` is in `ours`; 0 where a small run is below the resolution of the clock."""
-    return ours / theirs if theirs else 0.0

@@ -1,7 +1,7 @@
 """One measurement: a backlog drained, events at a steady rate, a start.
 
 The clock is PostgreSQL's: every row tells when it was committed (`pg_xact_commit_timestamp`), which costs the
-contestants nothing. It is stamped just before the commit reaches the disk.
+systems nothing. It is stamped just before the commit reaches the disk.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
 
 from tests.bench import usage
-from tests.bench.contestants import Contestant
+from tests.bench.environment import BenchError, Environment, Place
 from tests.bench.events import LOADS, Event, Load
-from tests.bench.publishing import Publisher, flood, publisher, steadily
-from tests.bench.scene import Place, Scene
-from tests.bench.trouble import BenchError
+from tests.bench.publishing import EventPublisher, flood, publisher, steadily
+from tests.bench.systems import SystemUnderTest
 
 WARM_UP: Final = 300
 # Fewer commits say too little about the time between them.
@@ -46,10 +45,6 @@ class Drained:
     memory_mb: float
     memory_peak_mb: float
 
-    def record(self) -> dict[str, Any]:
-        """For the file of results."""
-        return _rounded(asdict(self))
-
 
 @dataclass(frozen=True, slots=True)
 class Paced:
@@ -63,10 +58,6 @@ class Paced:
     p99: float
     backlog: int
     left: int
-
-    def record(self) -> dict[str, Any]:
-        """For the file of results."""
-        return _rounded(asdict(self))
 
 
 def _speeds(rows: Sequence[float], commits: Collection[float], resumed: float) -> dict[str, Any]:
@@ -84,33 +75,29 @@ def _speeds(rows: Sequence[float], commits: Collection[float], resumed: float) -
     }
 
 
-def _rounded(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: round(value, 3) if isinstance(value, float) else value for name, value in values.items()}
-
-
 class Bench:
-    """Measures one contestant at one place."""
+    """Measures one system at one place."""
 
-    def __init__(self, scene: Scene, place: Place, contestant: Contestant, to: Publisher) -> None:
-        self._scene = scene
+    def __init__(self, env: Environment, place: Place, system: SystemUnderTest, to: EventPublisher) -> None:
+        self._env = env
         self._place = place
-        self._contestant = contestant
+        self._system = system
         self._to = to
 
     async def drain(self, load: Load) -> Drained:
-        """Publish a backlog while the contestant is stopped, then let it go. Raises `BenchError`."""
+        """Publish a backlog while the system is stopped, then let it go. Raises `BenchError`."""
         await self._prepare(load)
-        pids = (self._contestant.pid, self._scene.servers.postgres.pid, self._scene.servers.nats.pid)
+        pids = (self._system.pid, self._env.servers.postgres.pid, self._env.servers.nats.pid)
         begun = time.time()
-        with self._contestant.stopped():
+        with self._system.stopped():
             await flood(self._to, load.events)
             before = [usage.cpu(pid) for pid in pids]
             resumed = time.time()
-        await self._contestant.drained(self._scene, load.role)
+        await self._system.drained(self._env, load.role)
         used = [usage.cpu(pid) - already for pid, already in zip(pids, before, strict=True)]
-        memory = usage.memory(self._contestant.pid)
-        await self._scene.purge(letters=load.role == "dlq")
-        commits = await stored(self._place, self._contestant, load, begun)
+        memory = usage.memory(self._system.pid)
+        await self._env.purge(letters=load.role == "dlq")
+        commits = await stored(self._place, self._system, load, begun)
         counted = [row["at"] for row in commits if row["name"] in load.counted]
         return Drained(
             **_speeds(counted, {row["at"] for row in commits}, resumed),
@@ -130,13 +117,13 @@ class Bench:
         watch = asyncio.create_task(self._watch(load, seen, over))
         try:
             left_at = await steadily(self._to, load.events, rate)
-            left = await self._contestant.backlog(self._scene, load.role)
-            await self._contestant.drained(self._scene, load.role)
+            left = await self._system.backlog(self._env, load.role)
+            await self._system.drained(self._env, load.role)
         finally:
             over.set()
             await watch
-        await self._scene.purge()
-        commits = await stored(self._place, self._contestant, load, begun)
+        await self._env.purge()
+        commits = await stored(self._place, self._system, load, begun)
         sent = sorted(left_at.values())
         waits = latencies(commits, left_at)
         return Paced(
@@ -151,7 +138,7 @@ class Bench:
 
     async def _prepare(self, load: Load) -> None:
         # What a run before has left, if it failed.
-        await self._scene.purge(letters=True)
+        await self._env.purge(letters=True)
         await self._place.clear()
         if load.name != "dlq":
             await self._warm(LOADS[load.name](self._place.companies, WARM_UP * len(self._place.companies)))
@@ -161,42 +148,44 @@ class Bench:
     async def _warm(self, like: Load) -> None:
         """A backlog of each company first: empty tables, which `clear` leaves, have no plans and no caches."""
         await self._store(like.seeds)
-        with self._contestant.stopped():
+        with self._system.stopped():
             await flood(self._to, like.events)
-        await self._contestant.drained(self._scene, like.role)
+        await self._system.drained(self._env, like.role)
 
     async def _store(self, seeds: Sequence[Event]) -> None:
         await flood(self._to, seeds)
-        await self._contestant.drained(self._scene, "realtime")
+        await self._system.drained(self._env, "realtime")
 
     async def _watch(self, load: Load, seen: list[int], over: asyncio.Event) -> None:
         # Not cancelled: a request of nats-py that is cancelled in the wrong moment goes on.
         while not over.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), _SAMPLE)
-            seen.append(await self._contestant.backlog(self._scene, load.role))
+            seen.append(await self._system.backlog(self._env, load.role))
 
 
 @asynccontextmanager
-async def bench(scene: Scene, place: Place, contestant: Contestant) -> AsyncIterator[Bench]:
+async def bench(env: Environment, place: Place, system: SystemUnderTest) -> AsyncIterator[Bench]:
     """A bench with a connection of its own to publish on."""
-    async with publisher(scene.servers.nats.url, contestant.prefix) as to:
-        yield Bench(scene, place, contestant, to)
+    async with publisher(env.servers.nats.url, system.prefix) as to:
+        yield Bench(env, place, system, to)
 
 
-async def stored(place: Place, contestant: Contestant, load: Load, since: float) -> list[asyncpg.Record]:
+async def stored(place: Place, system: SystemUnderTest, load: Load, since: float) -> list[asyncpg.Record]:
     """When each row of a load was committed, after `since`. Raises `BenchError` if any row is missing."""
-    commits = await place.commits(contestant.schemas, load, since)
+    commits = await place.commits(system.schemas, load, since)
     if missing := load.expected() - Counter(row["name"] for row in commits):
         tables = ", ".join(f"{count} of {table}" for table, count in missing.items())
-        raise BenchError(f"{contestant.name} has settled all events, but rows are missing: {tables}")
+        raise BenchError(f"{system.name} has settled all events, but rows are missing: {tables}")
     return commits
 
 
-async def first_stored(scene: Scene, place: Place, contestant: Contestant, load: Load, since: float) -> float:
+async def first_stored(
+    env: Environment, place: Place, system: SystemUnderTest, load: Load, since: float
+) -> float:
     """Seconds from `since` (Unix) until the first row of a load was committed. Raises `BenchError`."""
-    await contestant.drained(scene, load.role)
-    first: float = min(row["at"] for row in await stored(place, contestant, load, since))
+    await system.drained(env, load.role)
+    first: float = min(row["at"] for row in await stored(place, system, load, since))
     return first - since
 
 

@@ -94,10 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rates", type=_rates, default=(100.0, 500.0, 2000.0), help="events a second")
     for name, (default, kind, meaning) in _SIZES.items():
         parser.add_argument(
-            f"--{name}", type=_positive(kind), default=default, help=f"{meaning} ({default:g})"
+            f"--{name}", type=positive(kind), default=default, help=f"{meaning} ({default:g})"
         )
     parser.add_argument("--quick", action="store_true", help="small numbers, one run, and nothing is written")
-    parser.add_argument("--out", type=Path, help=f"folder of results.json and results.svg ({RESULTS.name})")
+    parser.add_argument("--out", type=Path, help=f"folder of results.json ({RESULTS.name})")
     return parser
 
 
@@ -106,14 +106,16 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _rates(text: str) -> tuple[float, ...]:
-    return tuple(map(_positive(float), _words(text)))
+    return tuple(map(positive(float), _words(text)))
 
 
-def _positive(kind: type[int] | type[float]) -> Callable[[str], Any]:
+def positive(kind: type[int] | type[float], least: float = 0) -> Callable[[str], Any]:
+    """Reads a number that is above 0 and at least `least`."""
+
     def number(text: str) -> int | float:
         value = kind(text)
-        if value <= 0:
-            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        if value <= 0 or value < least:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0 or below {least:g}")
         return value
 
     return number

@@ -13,7 +13,6 @@ from typing import Any, Final
 import psutil
 
 from streams.version import VERSION
-from tests.bench.chart import chart
 from tests.bench.lines import Line
 
 _HEADERS: Final = ("", "measured", "against", "", "target", "")
@@ -37,7 +36,10 @@ class Section:
 
 def table(lines: Sequence[Line]) -> str:
     """All lines by group, in columns; what falls short is marked."""
-    cells = [[line.name, line.ours, line.theirs, line.shown, line.aim, line.verdict] for line in lines]
+    cells = [
+        [line.name, line.measured, line.against, line.shown, line.target.shown, line.verdict]
+        for line in lines
+    ]
     widths = [max(len(row[at]) for row in (list(_HEADERS), *cells)) for at in range(len(_HEADERS))]
     text: list[str] = []
     for group, meaning in _AGAINST.items():
@@ -72,7 +74,7 @@ def _processor() -> str:
 
 
 def keep(folder: Path, sections: Sequence[Section], settings: dict[str, Any]) -> None:
-    """Write `results.json` and `results.svg`; what was not measured now stays as an earlier sitting left it."""
+    """Write `results.json`; what was not measured now stays as an earlier run left it."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "results.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -87,4 +89,3 @@ def keep(folder: Path, sections: Sequence[Section], settings: dict[str, Any]) ->
     ordered = sorted(lines.values(), key=lambda line: order.index(line["group"]))
     content = {"machine": _machine(), "lines": ordered, "runs": runs}
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (folder / "results.svg").write_text(chart(ordered, _AGAINST), encoding="utf-8")

@@ -4,70 +4,84 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Awaitable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from tests.bench.trouble import BenchError
+from testkit.publisher import PublishError
+from tests.bench.environment import BenchError
+from tests.bench.lines import Line, Target
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Run = dict[str, Any]
-
-
-class Recordable(Protocol):
-    """A measurement."""
-
-    def record(self) -> Run:
-        """For the file of results."""
-        ...
+# The system under test, and what it was measured at.
+Key = tuple[str, str]
 
 
 class Runs:
-    """Keeps the runs by contestant and line; tells on standard error how it goes."""
+    """Keeps the runs by system and line, and prints on standard error how it goes."""
 
     def __init__(self) -> None:
-        self._runs: defaultdict[tuple[str, str], list[Run]] = defaultdict(list)
-        self._problems: dict[tuple[str, str], str] = {}
+        self._runs: defaultdict[Key, list[Run]] = defaultdict(list)
+        self._problems: dict[Key, str] = {}
 
-    async def add(self, contestant: str, line: str, measurement: Awaitable[Recordable]) -> None:
+    async def add(self, system: str, line: str, measurement: Awaitable[DataclassInstance]) -> None:
         """Wait for a measurement and keep it, or why it failed."""
         try:
-            self.keep(contestant, line, (await measurement).record())
-        except BenchError as error:
-            self.fail(contestant, line, str(error))
+            self.keep(system, line, asdict(await measurement))
+        except (BenchError, PublishError) as error:
+            self.fail(system, line, str(error))
 
-    def keep(self, contestant: str, line: str, run: Run) -> None:
+    def keep(self, system: str, line: str, run: Run) -> None:
         """Keep what was measured."""
-        self._runs[contestant, line].append(run)
-        _say(contestant, line, " ".join(f"{name}={value:g}" for name, value in run.items()))
+        rounded = {
+            name: round(value, 3) if isinstance(value, float) else value for name, value in run.items()
+        }
+        self._runs[system, line].append(rounded)
+        _say(system, line, " ".join(f"{name}={value:g}" for name, value in rounded.items()))
 
-    def fail(self, contestant: str, line: str, problem: str) -> None:
+    def fail(self, system: str, line: str, problem: str) -> None:
         """Keep why a line could not be measured: one failure counts, whatever the other runs say."""
-        self._problems[contestant, line] = problem
-        _say(contestant, line, problem)
+        self._problems[system, line] = problem
+        _say(system, line, problem)
 
-    def of(self, contestant: str, line: str) -> list[Run]:
-        """What was measured."""
-        return self._runs[contestant, line]
-
-    def problem(self, *keys: tuple[str, str]) -> str:
-        """Why what needs these contestants and lines cannot be shown; "" if it can."""
-        for key in keys:
-            if found := self._problems.get(key, "" if self._runs[key] else "no run was finished"):
-                return found
-        return ""
-
-    def best(self, contestant: str, line: str, value: str, *, highest: bool = False) -> float:
-        """The best value of all runs."""
-        values = [float(run[value]) for run in self.of(contestant, line)]
-        return max(values) if highest else min(values)
+    def compared(
+        self,
+        name: str,
+        group: str,
+        target: Target,
+        field: str,
+        ours: Key,
+        theirs: Key | None,
+        *,
+        best: Callable[[Iterable[float]], float] = min,
+        figure: str = "{:.0f}",
+    ) -> Line:
+        """The line that compares the best value of two measurements: their ratio, or ours if the unit is its own."""
+        keys = [key for key in (ours, theirs) if key is not None]
+        if problem := next(filter(None, map(self._problem, keys)), ""):
+            return Line(name, group, target, problem=problem)
+        values = [best(float(run[field]) for run in self._runs[key]) for key in keys]
+        measured, against = [*(figure.format(value) for value in values), ""][:2]
+        value = values[0]
+        if target.unit in ("share", "times"):
+            # 0 where a small run is below the resolution of the clock.
+            value = values[0] / values[1] if values[1] else 0.0
+        return Line(name, group, target, value, measured, against)
 
     def all(self) -> dict[str, dict[str, list[Run]]]:
-        """Everything, by line and contestant."""
+        """Everything, by line and system."""
         found: dict[str, dict[str, list[Run]]] = {}
-        for (contestant, line), runs in self._runs.items():
+        for (system, line), runs in self._runs.items():
             if runs:
-                found.setdefault(line, {})[contestant] = runs
+                found.setdefault(line, {})[system] = runs
         return found
 
+    def _problem(self, key: Key) -> str:
+        return self._problems.get(key, "" if self._runs[key] else "no run was finished")
 
-def _say(contestant: str, line: str, text: str) -> None:
-    print(f"{contestant:7} {line:22} {text}", file=sys.stderr, flush=True)
+
+def _say(system: str, line: str, text: str) -> None:
+    print(f"{system:7} {line:22} {text}", file=sys.stderr, flush=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -12,6 +15,7 @@ from testkit import process_guard
 
 _PEAK: Final = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 _MEGABYTE: Final = 1e6
+_EVERY: Final = 0.2
 
 
 def cpu(pid: int) -> float:
@@ -22,7 +26,7 @@ def cpu(pid: int) -> float:
             times = process.cpu_times()
         except psutil.NoSuchProcess:
             continue
-        # Those of ended children are told on Linux only.
+        # Only Linux reports those of ended children.
         ended = (getattr(times, f"children_{kind}", 0.0) for kind in ("user", "system"))
         total += times.user + times.system + sum(ended)
     return total
@@ -51,3 +55,27 @@ def _resident(process: psutil.Process) -> float:
         return float(process.memory_info().rss) / _MEGABYTE
     except psutil.NoSuchProcess:
         return 0.0
+
+
+class Highest:
+    """The highest resident memory that was read so far, in megabytes."""
+
+    value = 0.0
+
+    async def watch(self, pid: int) -> None:
+        """Take readings until cancelled."""
+        while True:
+            self.value = max(self.value, memory(pid).now)
+            await asyncio.sleep(_EVERY)
+
+
+@asynccontextmanager
+async def watching(pid: int) -> AsyncIterator[Highest]:
+    """Take readings until the block ends."""
+    highest = Highest()
+    task = asyncio.create_task(highest.watch(pid))
+    try:
+        yield highest
+        highest.value = max(highest.value, memory(pid).now)
+    finally:
+        task.cancel()

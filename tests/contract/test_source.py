@@ -13,11 +13,12 @@ from nats.aio.client import Client
 
 from events.delivery import Delivery
 from events.subjects import Tenant
-from streams.jetstream import topology
 from streams.jetstream.broker import Broker
+from streams.jetstream.consumer_state import Lag, read_lag
 from streams.jetstream.pull_source import EXPIRES, PullSource
 from streams.jetstream.specs import TopologyConfig
 from tests.contract.memory_source import MemoryLog, MemorySource
+from tests.reconcile import reconcile
 from tests.sources import PATIENCE, SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 # For the tests in which it has to pass. In all others what is held on a busy machine must not come again.
@@ -62,7 +63,7 @@ class JetStreamRig:
 
     async def begin(self) -> None:
         self._broker = await self._stack.enter_async_context(connected(self._url))
-        await topology.reconcile(self._broker, self._config, [self._tenant])
+        await reconcile(self._broker, self._config, [self._tenant])
         await self._client.connect(self._url)
 
     async def publish(self, *bodies: bytes) -> None:
@@ -89,10 +90,10 @@ class JetStreamRig:
     async def unsettled(self) -> int:
         return sum(await self._lag())
 
-    async def _lag(self) -> topology.Lag:
+    async def _lag(self) -> Lag:
         assert self._broker is not None
         durable = self._config.realtime_durable + self._tenant.company
-        return await topology.lag(self._broker, self._config.realtime_stream, durable)
+        return await read_lag(self._broker, self._config.realtime_stream, durable)
 
     async def close(self) -> None:
         # What a failed test left unsettled need not be waited for.

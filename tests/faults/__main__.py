@@ -162,7 +162,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     if options.list:
         _say(
             "\n".join(
-                f"{name} ({FAULTS[name].kind}): {FAULTS[name].strike.__doc__}" for name in options.classes
+                f"{name} ({FAULTS[name].kind}): {FAULTS[name].inject.__doc__}" for name in options.classes
             )
         )
         raise SystemExit(0)

@@ -1,4 +1,4 @@
-"""Scenes with more than one server of a sort: three NATS nodes, a primary with a standby, a pooler."""
+"""Environments with more than one server of a sort: three NATS nodes, a primary with a standby, a pooler."""
 
 from __future__ import annotations
 
@@ -13,30 +13,40 @@ import psutil
 
 from streams.jetstream.specs import TopologyConfig
 from streams.jetstream.specs import streams as specified
-from testkit.final_places import Evidence
+from testkit.evidence import Evidence
+from testkit.nats_cluster import NatsCluster, NatsNode
 from testkit.oracle import Published
+from testkit.pooler import IGNORED, PROGRAM, Pooler
+from testkit.postgres_pair import PostgresPair
+from testkit.proxy import Proxy
 from testkit.servers import NatsServer, ServerError
-from tests.acceptance.site import DLQ_STREAM
-from tests.acceptance.worker import Worker
-from tests.faults.clock import SlowClock
-from tests.faults.nats_cluster import NatsCluster, NatsNode
-from tests.faults.pooler import PROGRAM, PgBouncer
-from tests.faults.postgres_pair import PostgresPair
-from tests.faults.proxy import Proxy
-from tests.faults.scene import Database, Plan, Scene
+from testkit.worker import Worker
+from tests.acceptance.site import DLQ_STREAM, REALTIME_STREAM
+from tests.faults.clock import BEHIND, restore_store_times
+from tests.faults.environment import Database, Environment
+from tests.faults.fault import Fault
+from tests.slow_clock import SlowClock
 
 _API: Final = 5.0
 _HEALTHY: Final = 40.0
+_POOLER: Final = ("pool_mode = session", IGNORED, "default_pool_size = 30", "server_login_retry = 1")
 
 
-class ClusterScene(Scene):
+class ClusterEnvironment(Environment):
     """A run on three NATS nodes. The load has a proxy for each of them, and so can be led away from one."""
 
     def __init__(
-        self, plan: Plan, database: Database, folder: Path, cluster: NatsCluster | None = None
+        self,
+        fault: Fault,
+        database: Database,
+        folder: Path,
+        cluster: NatsCluster | None = None,
+        *,
+        seed: int,
+        short: bool = False,
     ) -> None:
-        super().__init__(plan, database, folder)
-        self.clock = SlowClock()
+        super().__init__(fault, database, folder, seed=seed, short=short)
+        self.clock = SlowClock(BEHIND, REALTIME_STREAM)
         self.evidence: list[str] = []
         self._given = cluster
         self.cluster = cluster or NatsCluster()
@@ -131,8 +141,8 @@ class ClusterScene(Scene):
         return node
 
     def put_right(self, evidence: Evidence, published: Sequence[Published]) -> None:
-        """See `SlowClock.put_right`."""
-        self.clock.put_right(evidence, published)
+        """See `restore_store_times`."""
+        restore_store_times(self.clock, evidence, published)
 
     async def _open_servers(self) -> list[str]:
         if self._given is None:
@@ -145,13 +155,13 @@ class ClusterScene(Scene):
         self._clocks = [
             await self._stack.enter_async_context(Proxy(node.port, self.clock.rewrite))
             for node in self.cluster.nodes
-            if self.plan.proxies
+            if self.fault.proxies
         ]
         return _urls(list(self._ways.values()))
 
     async def _prepare(self) -> None:
         for spec in specified(TopologyConfig()):
-            config = {**spec.config(), "num_replicas": self.plan.replicas}
+            config = {**spec.config(), "num_replicas": self.fault.replicas}
             await self.until(f"{spec.name} is made", lambda: self._made(spec.name, config), 30)  # noqa: B023
 
     async def _made(self, name: str, config: dict[str, Any]) -> bool:
@@ -165,10 +175,10 @@ class ClusterScene(Scene):
         return ",".join(_urls(self._clocks) if self._clocks else self.cluster.urls), self.dsn
 
     def _settings(self) -> dict[str, str]:
-        return {"NATS_STREAM_REPLICAS": str(self.plan.replicas)} | super()._settings()
+        return {"NATS_STREAM_REPLICAS": str(self.fault.replicas)} | super()._settings()
 
 
-class PairScene(Scene):
+class PairEnvironment(Environment):
     """A run on a primary with a standby; the worker's DSN names both."""
 
     @property
@@ -181,10 +191,10 @@ class PairScene(Scene):
         return self.nats.url, self.pair.dsn_of_both(self._database)
 
 
-class PoolerScene(Scene):
+class PoolerEnvironment(Environment):
     """A run with a pooler before PostgreSQL: Debian's pgbouncer, or a proxy where that is not installed."""
 
-    pooler: PgBouncer | None = None
+    pooler: Pooler | None = None
 
     async def restart_pooler(self) -> None:
         """End it in its orderly way or as in a crash, and start it again."""
@@ -200,7 +210,7 @@ class PoolerScene(Scene):
     async def _open_servers(self) -> list[str]:
         urls = await super()._open_servers()
         if PROGRAM is not None:
-            self.pooler = self._stack.enter_context(PgBouncer(self.database.port))
+            self.pooler = self._stack.enter_context(Pooler(self.postgres, *_POOLER))
         return urls
 
     def _urls(self) -> tuple[str, str]:
@@ -209,4 +219,4 @@ class PoolerScene(Scene):
 
 
 def _urls(proxies: list[Proxy]) -> list[str]:
-    return [f"nats://127.0.0.1:{proxy.port}" for proxy in proxies]
+    return [proxy.nats_url for proxy in proxies]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -13,12 +13,10 @@ from nats.js.errors import NotFoundError
 
 from events.subjects import HISTORICAL, REALTIME
 from testkit.accounting import EXHAUSTED, MISSING, STORED, WAITING, Accounting, Report
-from testkit.final_places import Evidence, gather
-from testkit.oracle import Published, Version, in_order
+from testkit.differences import Problem
+from testkit.evidence import Evidence, gather
+from testkit.oracle import Published, Version, by_age, facts
 
-# Words of `testkit.accounting`; what has none of them is a wrong value.
-_LOST: Final = ("has neither a row", "not in the stream")
-_DOUBLED: Final = ("as well", "instead of one", "carried by")
 _SHOWN: Final = 10
 
 PutRight = Callable[[Evidence, Sequence[Published]], None]
@@ -56,25 +54,18 @@ class Outcome:
         """Whether the promise was kept."""
         return not self.problems
 
-    def blame(self, *problems: str) -> None:
-        """Put down what the rows show, and count its kind."""
-        for problem in problems:
-            if any(words in problem for words in _LOST):
-                self.lost += 1
-            elif any(words in problem for words in _DOUBLED):
-                self.doubled += 1
-            else:
-                self.wrong += 1
-        self._note(problems)
+    def blame(self, *problems: Problem) -> None:
+        """Put down what the rows and the dead letters show, and count its kind."""
+        kinds = Counter(problem.kind for problem in problems)
+        self.lost += kinds["lost"]
+        self.doubled += kinds["doubled"]
+        self.wrong += kinds["wrong"]
+        self.needless += kinds["needless"]
+        self._note([problem.text for problem in problems])
 
     def complain(self, *problems: str) -> None:
         """Put down what the rows do not show."""
         self.troubles += len(problems)
-        self._note(problems)
-
-    def needs_no_letter(self, *problems: str) -> None:
-        """Put down dead letters of sound events."""
-        self.needless += len(problems)
         self._note(problems)
 
     def show(self, evidence: Sequence[str]) -> None:
@@ -128,8 +119,7 @@ async def compare(
 def judge(claim: Claim, evidence: Evidence) -> Outcome:
     """The outcome of what was published, by this evidence."""
     there, gone = _without_the_gone(claim, evidence)
-    report = Report()
-    Accounting(claim.company, there, evidence).add_to(report)
+    report = _report(claim, there, evidence)
     counts: Counter[str] = sum(report.counts.values(), Counter())
     outcome = Outcome(
         published=counts["items"] + gone,
@@ -138,18 +128,23 @@ def judge(claim: Claim, evidence: Evidence) -> Outcome:
         waiting=counts[WAITING],
         gone=gone,
     )
-    outcome.blame(*report.problems, *_repeated(evidence))
-    if not claim.letters_allowed:
-        outcome.needs_no_letter(*_needless(there, evidence))
+    outcome.blame(*report.problems)
     return outcome
+
+
+def _report(claim: Claim, published: Sequence[Published], evidence: Evidence) -> Report:
+    report = Report()
+    accounting = Accounting(claim.company, published, evidence, letters_allowed=claim.letters_allowed)
+    accounting.add_to(report)
+    return report
 
 
 async def deliveries(js: JetStreamContext, company: str) -> int:
     """How often the real-time and historical consumers of a company delivered anything."""
     return sum(
         [
-            info.num_delivered.consumer_seq
-            if (info := await _consumer(js, company, role)) and info.num_delivered
+            info.delivered.consumer_seq
+            if (info := await _consumer(js, company, role)) and info.delivered
             else 0
             for role in ("realtime", "history")
         ]
@@ -171,49 +166,20 @@ def _without_the_gone(claim: Claim, evidence: Evidence) -> tuple[list[Published]
     Whether a row holds a doubtful event is not to be seen when a newer one came after it: then it is gone if
     the row is right without it and wrong with it.
     """
-    published = sorted(claim.published, key=in_order)
+    published = sorted(claim.published, key=by_age)
     gone = set(claim.undelivered)
+    traces = Accounting(claim.company, published, evidence)
     for one in published:
-        if one.version in claim.doubtful and _missing(claim.company, one, evidence):
+        if one.version in claim.doubtful and all(traces.place(fact)[0] == MISSING for fact in facts([one])):
             gone.add(one.version)
     there = [one for one in published if one.version not in gone]
-    problems = _problems(claim.company, there, evidence)
+    problems = len(_report(claim, there, evidence).problems)
     for doubted in [one for one in there if one.version in claim.doubtful]:
         if not problems:
             break
         without = [one for one in there if one is not doubted]
-        fewer = _problems(claim.company, without, evidence)
+        fewer = len(_report(claim, without, evidence).problems)
         if fewer < problems:
             there, problems = without, fewer
             gone.add(doubted.version)
     return there, sum(len(one.publication.items) for one in published if one.version in gone)
-
-
-def _problems(company: str, published: Sequence[Published], evidence: Evidence) -> int:
-    report = Report()
-    Accounting(company, published, evidence).add_to(report)
-    return len(report.problems)
-
-
-def _missing(company: str, published: Published, evidence: Evidence) -> bool:
-    """Whether there is no trace of an event."""
-    report = Report()
-    Accounting(company, [published], evidence).add_to(report)
-    return sum(counts[MISSING] for counts in report.counts.values()) == len(published.publication.items)
-
-
-def _repeated(evidence: Evidence) -> Iterator[str]:
-    """One event may have one dead letter and one exhausted row, however often it came."""
-    for kind, given in (("dead letters", evidence.letters), ("exhausted rows", evidence.exhausted)):
-        for version, count in Counter(one.version for one in given).items():
-            if count > 1:
-                yield f"sequence {version.sequence}: carried by {count} {kind}"
-
-
-def _needless(published: Sequence[Published], evidence: Evidence) -> Iterator[str]:
-    sound = {
-        one.version: one.name for one in published if not any(item.refused for item in one.publication.items)
-    }
-    for version in {one.version for one in (*evidence.letters, *evidence.exhausted)}:
-        if version in sound:
-            yield f"{sound[version]}: nothing is wrong with it, but it became a dead letter"

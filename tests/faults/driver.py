@@ -10,15 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from testkit.final_places import Evidence, backlog
-from tests.acceptance.worker import Worker, logged
+from testkit.differences import Problem
+from testkit.evidence import Evidence, backlog
+from testkit.nats_cluster import NatsCluster
+from testkit.postgres_pair import PostgresPair
+from testkit.worker import Worker, logged
 from tests.faults.catalogue import FAULTS
-from tests.faults.clusters import ClusterScene, PairScene, PoolerScene
+from tests.faults.clusters import ClusterEnvironment, PairEnvironment, PoolerEnvironment
 from tests.faults.compare import Claim, Outcome, compare, deliveries
+from tests.faults.environment import SETTINGS_OF_POSTGRES, Database, Environment, postgres
 from tests.faults.fault import Fault
-from tests.faults.nats_cluster import NatsCluster
-from tests.faults.postgres_pair import PostgresPair
-from tests.faults.scene import SETTINGS_OF_POSTGRES, Database, Plan, Scene, postgres
 from tests.faults.server_fault import mend, stale_replicas, stuck_consumers, vanished
 
 # Without any progress for this long nothing more is expected.
@@ -37,7 +38,7 @@ async def database_for(name: str) -> AsyncIterator[Database]:
     """The PostgreSQL that a class needs, which runs may share."""
     fault = FAULTS[name]
     if fault.servers == "pair":
-        async with PostgresPair(SETTINGS_OF_POSTGRES, synchronous=fault.synchronous) as pair:
+        async with PostgresPair(dict(SETTINGS_OF_POSTGRES), synchronous=fault.synchronous) as pair:
             yield pair
     else:
         with postgres() as server:
@@ -58,133 +59,128 @@ async def run(
     `cluster`: three nodes that stand already, for a class that needs them.
     """
     fault = FAULTS[name]
-    plan = Plan(
-        seed=seed,
-        rate=fault.rate,
-        short=short,
-        settings=dict(fault.settings),
-        without=fault.without,
-        often=fault.often,
-        proxies=fault.proxies,
-        cold=fault.cold,
-        replicas=fault.replicas,
-    )
-    async with _scene(fault, plan, database, folder, cluster) as scene:
-        publishing = asyncio.create_task(scene.load.run())
+    async with _environment(fault, database, folder, cluster, seed=seed, short=short) as env:
+        publishing = asyncio.create_task(env.load.run())
         try:
-            recovered = await _suffer(scene, fault)
+            recovered = await _inject(env, fault)
         finally:
-            scene.load.finish()
+            env.load.finish()
             await asyncio.wait_for(publishing, 60)
-        outcome = await settle(scene, fault)
+        outcome = await settle(env, fault)
         outcome.recovered = recovered
-        outcome.redelivered = await _redelivered(scene)
+        outcome.redelivered = await _redelivered(env)
         if fault.afterwards is not None:
-            await fault.afterwards(scene)
-        await _examine_workers(scene, folder)
-        outcome.complain(*scene.problems)
-        if isinstance(scene, ClusterScene) and scene.evidence:
-            outcome.show(scene.evidence)
+            await fault.afterwards(env)
+        await _examine_workers(env, folder)
+        outcome.complain(*env.problems)
+        if isinstance(env, ClusterEnvironment) and env.evidence:
+            outcome.show(env.evidence)
     return outcome
 
 
-def _scene(fault: Fault, plan: Plan, database: Database, folder: Path, cluster: NatsCluster | None) -> Scene:
+def _environment(
+    fault: Fault, database: Database, folder: Path, cluster: NatsCluster | None, *, seed: int, short: bool
+) -> Environment:
     if fault.servers == "nodes":
-        return ClusterScene(plan, database, folder, cluster)
-    return {"single": Scene, "pair": PairScene, "pooler": PoolerScene}[fault.servers](plan, database, folder)
+        return ClusterEnvironment(fault, database, folder, cluster, seed=seed, short=short)
+    kinds = {"single": Environment, "pair": PairEnvironment, "pooler": PoolerEnvironment}
+    return kinds[fault.servers](fault, database, folder, seed=seed, short=short)
 
 
-async def _suffer(scene: Scene, fault: Fault) -> float | None:
-    """Let the fault strike; seconds from its end until all messages before it, and some after it, are stored."""
-    await scene.pause(0.3, 1.0)
-    if not scene.plan.short:
-        scene.load.burst(scene.rng.choice((0, 100, 600)))
-    await fault.strike(scene)
+async def _inject(env: Environment, fault: Fault) -> float | None:
+    """Inject the fault; seconds from its end until all messages before it, and some after it, are stored."""
+    await env.pause(0.3, 1.0)
+    if not env.short:
+        env.load.burst(env.rng.choice((0, 100, 600)))
+    await fault.inject(env)
     healed = time.monotonic()
-    enough = len(scene.load.messages()) + _AFTERWARDS
+    enough = len(env.load.messages()) + _AFTERWARDS
 
     async def stored() -> bool:
-        ids = scene.load.messages()[:enough]
-        return len(ids) == enough and await scene.all_stored(ids)
+        ids = env.load.messages()[:enough]
+        return len(ids) == enough and await env.all_stored(ids)
 
-    if not await scene.until(STORED, stored):
+    if not await env.until(STORED, stored):
         return None
     recovered = time.monotonic() - healed
     # Some more, after all of it.
-    await scene.pause(0.5, 1.0)
+    await env.pause(0.5, 1.0)
     return recovered
 
 
-async def settle(scene: Scene, fault: Fault) -> Outcome:
+async def settle(env: Environment, fault: Fault) -> Outcome:
     """The outcome once everything is accounted for, or nothing moves any more."""
-    last = scene.load.eras[-1]
-    for era in scene.load.eras:
+    last = env.load.eras[-1]
+    for era in env.load.eras:
         if era is last:
-            await era.read(scene.company)
-    outcome = await _quiet(scene, fault)
+            await era.read(env.company)
+    outcome = await _quiet(env, fault)
     outcome.blame(
-        *(f"{one.publication.subject} sequence {one.sequence}: not in the stream" for one in last.unseen())
+        *(
+            Problem("lost", f"{one.publication.subject} sequence {one.sequence}: not in the stream")
+            for one in last.unseen()
+        )
     )
-    if isinstance(scene, ClusterScene) and not outcome.ok:
-        outcome = await _judged_by_the_nodes(scene, fault, outcome)
-    for era in scene.load.eras:
+    if isinstance(env, ClusterEnvironment) and not outcome.ok:
+        outcome = await _judged_by_the_nodes(env, fault, outcome)
+    for era in env.load.eras:
         await era.close()
     return outcome
 
 
-async def _judged_by_the_nodes(scene: ClusterScene, fault: Fault, outcome: Outcome) -> Outcome:
+async def _judged_by_the_nodes(env: ClusterEnvironment, fault: Fault, outcome: Outcome) -> Outcome:
     """Whether a server is to blame: it shows in its own state, and what an operator does about it mends all."""
-    if gone := await vanished(scene, scene.load.eras[-1].unseen()):
+    if gone := await vanished(env, env.load.eras[-1].unseen()):
         if all("not in the stream" in one or "belongs to no event" in one for one in outcome.problems):
             outcome.excuse(gone)
         return outcome
-    stale, stuck = await stale_replicas(scene), await stuck_consumers(scene)
+    stale, stuck = await stale_replicas(env), await stuck_consumers(env)
     if not stale and not stuck:
         return outcome
-    await mend(scene, stale, stuck)
-    mended = await _quiet(scene, fault)
+    await mend(env, stale, stuck)
+    mended = await _quiet(env, fault)
     if mended.ok:
-        late = [one for one in scene.problems if one.endswith(STORED)]
-        scene.problems = [one for one in scene.problems if one not in late]
+        late = [one for one in env.problems if one.endswith(STORED)]
+        env.problems = [one for one in env.problems if one not in late]
         mended.excuse([*stale.values(), *stuck.values(), *late, *outcome.problems])
         return mended
     return outcome
 
 
-async def _quiet(scene: Scene, fault: Fault) -> Outcome:
+async def _quiet(env: Environment, fault: Fault) -> Outcome:
     seen: object = None
     moved = time.monotonic()
     while True:
-        state = await backlog(scene.js, scene.company)
+        state = await backlog(env.js, env.company)
         quiet = not state.lag and not (fault.drained and state.waiting)
         size: object = None
         if quiet:
-            outcome, evidence = await _compared(scene, fault)
+            outcome, evidence = await _compared(env, fault)
             if outcome.ok:
                 return outcome
             size = evidence.size()
         if seen != (seen := (state, size)):
             moved = time.monotonic()
         if time.monotonic() - moved > (_SETTLING if quiet else _PATIENCE):
-            return (await _compared(scene, fault))[0]
+            return (await _compared(env, fault))[0]
         await asyncio.sleep(_POLL)
 
 
-async def _compared(scene: Scene, fault: Fault) -> tuple[Outcome, Evidence]:
+async def _compared(env: Environment, fault: Fault) -> tuple[Outcome, Evidence]:
     """What was published is read anew each time: a publish that was not confirmed may come late."""
     claim = Claim(
-        scene.company,
-        [one for era in scene.load.eras for one in era.published()],
-        doubtful=scene.doubtful,
-        undelivered=scene.undelivered,
+        env.company,
+        [one for era in env.load.eras for one in era.published()],
+        doubtful=env.doubtful,
+        undelivered=env.undelivered,
         letters_allowed=fault.letters,
     )
-    return await compare(scene.js, scene.dsn, claim, scene.put_right)
+    return await compare(env.js, env.dsn, claim, env.put_right)
 
 
-async def _redelivered(scene: Scene) -> int:
-    delivered = scene.delivered_before + await deliveries(scene.js, scene.company)
-    return max(0, delivered - sum(len(era.published()) for era in scene.load.eras))
+async def _redelivered(env: Environment) -> int:
+    delivered = env.delivered_before + await deliveries(env.js, env.company)
+    return max(0, delivered - sum(len(era.published()) for era in env.load.eras))
 
 
 async def _ready(worker: Worker) -> bool:
@@ -192,15 +188,15 @@ async def _ready(worker: Worker) -> bool:
     return status == 200
 
 
-async def _examine_workers(scene: Scene, folder: Path) -> None:
+async def _examine_workers(env: Environment, folder: Path) -> None:
     """Who is left works, and nobody met anything unexpected."""
-    for worker in scene.workers:
+    for worker in env.workers:
         if not worker.running:
-            scene.complain(f"a worker ended by itself, code {worker.process.poll()}: {worker.log}")
+            env.complain(f"a worker ended by itself, code {worker.process.poll()}: {worker.log}")
             continue
 
-        await scene.until("a worker is ready again", partial(_ready, worker), 20)
-    for log in folder.glob(f"{scene.company}-*.log"):
+        await env.until("a worker is ready again", partial(_ready, worker), 20)
+    for log in folder.glob(f"{env.company}-*.log"):
         for said in logged(log):
             if said.get("level") in _LOUD:
-                scene.complain(f"the worker logged: {str(said.get('msg'))[:150]} ({log})")
+                env.complain(f"the worker logged: {str(said.get('msg'))[:150]} ({log})")

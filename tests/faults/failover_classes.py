@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from tests.faults.clusters import PairScene, PoolerScene
-from tests.faults.fault import Fault, rounds
+from tests.faults.clusters import PairEnvironment, PoolerEnvironment
+from tests.faults.fault import Fault
 
 _OURS: Final = "datname = current_database() AND application_name = 'daisi-wa-events-processor'"
 # The worker has to leave a host that hangs; each host has a time limit of its own.
@@ -16,70 +16,70 @@ _LEFT: Final = 45.0
 _MORE: Final = 20
 
 
-async def primary_killed(scene: PairScene) -> None:
+async def primary_killed(env: PairEnvironment) -> None:
     """SIGKILL of the primary, the synchronous standby is promoted; then the old one comes back as its standby."""
-    async for _ in rounds(scene, 2):
-        await asyncio.to_thread(scene.pair.primary.kill)
-        await scene.pause(0.0, 1.0)
-        await scene.pair.promote()
-        await scene.pause(0.5, 3.0)
-        await scene.pair.rejoin(afresh=True)
+    async for _ in env.rounds(2):
+        await asyncio.to_thread(env.pair.primary.kill)
+        await env.pause(0.0, 1.0)
+        await env.pair.promote()
+        await env.pause(0.5, 3.0)
+        await env.pair.rejoin(afresh=True)
 
 
-async def switch_over(scene: PairScene) -> None:
+async def switch_over(env: PairEnvironment) -> None:
     """The primary ends in its orderly way and becomes the standby of the other one; then back."""
     for _ in range(2):
-        await asyncio.to_thread(scene.pair.primary.stop)
-        await scene.pair.promote()
-        await scene.pair.rejoin(afresh=False)
-        await scene.pause(0.5, 2.0)
+        await asyncio.to_thread(env.pair.primary.stop)
+        await env.pair.promote()
+        await env.pair.rejoin(afresh=False)
+        await env.pause(0.5, 2.0)
 
 
-async def first_host_hung(scene: PairScene) -> None:
+async def first_host_hung(env: PairEnvironment) -> None:
     """SIGSTOP of the primary, the first host of the DSN; the standby is promoted, and the worker has to find it."""
-    scene.pair.primary.pause()
-    await scene.pair.promote()
-    known = len(scene.load.messages())
+    env.pair.primary.pause()
+    await env.pair.promote()
+    known = len(env.load.messages())
 
     async def stored() -> bool:
-        ids = scene.load.messages()[known : known + _MORE]
-        return len(ids) == _MORE and await scene.all_stored(ids)
+        ids = env.load.messages()[known : known + _MORE]
+        return len(ids) == _MORE and await env.all_stored(ids)
 
-    await scene.until("the worker has left the host that hangs", stored, _LEFT)
+    await env.until("the worker has left the host that hangs", stored, _LEFT)
     # Never to run on beside the new primary.
-    await asyncio.to_thread(scene.pair.standby.kill)
-    await scene.pair.rejoin(afresh=True)
+    await asyncio.to_thread(env.pair.standby.kill)
+    await env.pair.rejoin(afresh=True)
 
 
-async def backends_ended(scene: PairScene) -> None:
+async def backends_ended(env: PairEnvironment) -> None:
     """pg_terminate_backend of all our connections, again and again."""
     loop = asyncio.get_running_loop()
-    end = loop.time() + scene.outage((4.0, 8.0), (2.0, 3.0))
+    end = loop.time() + env.outage((4.0, 8.0), (2.0, 3.0))
     ended = 0
-    async with scene.admin() as database:
+    async with env.admin() as database:
         while loop.time() < end:
             statement = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {_OURS}"
             ended += await database.fetchval(statement)
-            await scene.pause(0.05, 0.4)
+            await env.pause(0.05, 0.4)
     if ended < 2:
-        scene.complain(f"only {ended} backends were ended")
+        env.complain(f"only {ended} backends were ended")
 
 
-async def pooler_restarted(scene: PoolerScene) -> None:
+async def pooler_restarted(env: PoolerEnvironment) -> None:
     """The pooler ends, in its orderly way or not, and comes back."""
-    async for _ in rounds(scene, 3):
-        await scene.restart_pooler()
+    async for _ in env.rounds(3):
+        await env.restart_pooler()
 
 
 FAILOVER_FAULTS: Final[Mapping[str, Fault]] = MappingProxyType(
     {
-        "primary killed, standby promoted": Fault(strike=primary_killed, servers="pair", runs=5),
-        "switch-over and back": Fault(strike=switch_over, servers="pair", runs=5),
+        "primary killed, standby promoted": Fault(inject=primary_killed, servers="pair", runs=5),
+        "switch-over and back": Fault(inject=switch_over, servers="pair", runs=5),
         "switch-over and back, asynchronous": Fault(
-            strike=switch_over, servers="pair", runs=5, synchronous=False
+            inject=switch_over, servers="pair", runs=5, synchronous=False
         ),
-        "first host hung": Fault(strike=first_host_hung, servers="pair", runs=5),
-        "backends ended in a loop": Fault(strike=backends_ended, servers="pair", runs=5),
-        "pooler restarted": Fault(strike=pooler_restarted, servers="pooler", runs=5),
+        "first host hung": Fault(inject=first_host_hung, servers="pair", runs=5),
+        "backends ended in a loop": Fault(inject=backends_ended, servers="pair", runs=5),
+        "pooler restarted": Fault(inject=pooler_restarted, servers="pooler", runs=5),
     }
 )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tests.faults.scene import Scene
-
-# What a fault does to a scene of its kind under load; on return everything is healed.
-Strike = Callable[[Any], Awaitable[None]]
+# What a fault does to a env of its kind under load; on return everything is healed.
+Injection = Callable[[Any], Awaitable[None]]
 Kind = Literal["single", "cluster"]
 Servers = Literal["single", "nodes", "pair", "pooler"]
 
@@ -26,7 +24,7 @@ class Fault:
     `afterwards` is called when all is settled.
     """
 
-    strike: Strike
+    inject: Injection
     servers: Servers = "single"
     runs: int = 10
     rate: float = 80.0
@@ -39,17 +37,9 @@ class Fault:
     replicas: int = 3
     synchronous: bool = True
     settings: Mapping[str, str] = field(default_factory=dict)
-    afterwards: Strike | None = None
+    afterwards: Injection | None = None
 
     @property
     def kind(self) -> Kind:
         """Whether it needs more than one server of a sort."""
         return "single" if self.servers == "single" else "cluster"
-
-
-async def rounds(scene: Scene, most: int) -> AsyncIterator[None]:
-    """Once, or in the full form several times with pauses between: the last one ends with its healing."""
-    for number in range(1 if scene.plan.short else most):
-        if number:
-            await scene.pause(0.1, 2.0)
-        yield

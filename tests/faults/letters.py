@@ -11,7 +11,7 @@ from typing import Any, Final
 import nats
 
 from tests.acceptance.site import DLQ_STREAM
-from tests.faults.scene import EVERYBODY, Scene
+from tests.faults.environment import EVERYBODY, Environment
 
 # More of what needs a dead letter: events that can never be stored, and batches with some such items.
 BAD: Final = {"invalid": 6, "malformed": 4, "history messages": 5, "history chats": 5, "history contacts": 5}
@@ -22,81 +22,81 @@ _DENIED: Final = (
     "} } } ] }\nno_auth_user: any\n"
 )
 
-Refusal = Callable[[Scene], AbstractAsyncContextManager[object]]
+Refusal = Callable[[Environment], AbstractAsyncContextManager[object]]
 
 
-async def dead_letters_refused(scene: Scene) -> None:
+async def dead_letters_refused(env: Environment) -> None:
     """No dead letter is taken for longer than the ack wait: full, unknown or forbidden, or NATS hangs."""
-    await _strike(scene, scene.rng.choice((_full, _unknown, _denied, _frozen)))
+    await _inject(env, env.rng.choice((_full, _unknown, _denied, _frozen)))
 
 
-async def dead_letters_refused_in_a_cluster(scene: Scene) -> None:
+async def dead_letters_refused_in_a_cluster(env: Environment) -> None:
     """The dead-letter stream of three replicas takes nothing: full or unknown, or its leader hangs."""
-    await _strike(scene, scene.rng.choice((_full, _unknown, _frozen)))
+    await _inject(env, env.rng.choice((_full, _unknown, _frozen)))
 
 
-async def _strike(scene: Scene, refuse: Refusal) -> None:
-    async with refuse(scene):
-        before = len(scene.load.messages())
+async def _inject(env: Environment, refuse: Refusal) -> None:
+    async with refuse(env):
+        before = len(env.load.messages())
 
         async def refused() -> bool:
-            return not await _taken(scene)
+            return not await _taken(env)
 
-        await scene.until(f"dead letters are refused ({refuse.__name__})", refused, 10)
-        await asyncio.sleep(scene.outage((2.5, 8.0), (2.5, 3.0)))
-    if refuse is not _frozen and len(scene.load.messages()) == before:
-        scene.complain("nothing was published while dead letters were refused")
+        await env.until(f"dead letters are refused ({refuse.__name__})", refused, 10)
+        await asyncio.sleep(env.outage((2.5, 8.0), (2.5, 3.0)))
+    if refuse is not _frozen and len(env.load.messages()) == before:
+        env.complain("nothing was published while dead letters were refused")
 
 
-async def _taken(scene: Scene) -> bool:
+async def _taken(env: Environment) -> bool:
     try:
-        await scene.js.publish(PROBE, b"", timeout=0.5)
+        await env.js.publish(PROBE, b"", timeout=0.5)
     except (nats.errors.Error, TimeoutError):
         return False
     return True
 
 
 @asynccontextmanager
-async def _full(scene: Scene) -> AsyncIterator[None]:
-    await scene.js.publish(PROBE, b"")
-    before = await _call(scene, f"STREAM.INFO.{DLQ_STREAM}")
+async def _full(env: Environment) -> AsyncIterator[None]:
+    await env.js.publish(PROBE, b"")
+    before = await _call(env, f"STREAM.INFO.{DLQ_STREAM}")
     full = {**before["config"], "discard": "new", "max_msgs": before["state"]["messages"]}
-    await _call(scene, f"STREAM.UPDATE.{DLQ_STREAM}", full)
+    await _call(env, f"STREAM.UPDATE.{DLQ_STREAM}", full)
     yield
-    await _call(scene, f"STREAM.UPDATE.{DLQ_STREAM}", before["config"])
+    await _call(env, f"STREAM.UPDATE.{DLQ_STREAM}", before["config"])
 
 
 @asynccontextmanager
-async def _unknown(scene: Scene) -> AsyncIterator[None]:
-    config = (await _call(scene, f"STREAM.INFO.{DLQ_STREAM}"))["config"]
-    await _call(scene, f"STREAM.UPDATE.{DLQ_STREAM}", {**config, "subjects": ["elsewhere"]})
+async def _unknown(env: Environment) -> AsyncIterator[None]:
+    config = (await _call(env, f"STREAM.INFO.{DLQ_STREAM}"))["config"]
+    await _call(env, f"STREAM.UPDATE.{DLQ_STREAM}", {**config, "subjects": ["elsewhere"]})
     yield
-    await _call(scene, f"STREAM.UPDATE.{DLQ_STREAM}", config)
+    await _call(env, f"STREAM.UPDATE.{DLQ_STREAM}", config)
 
 
 @asynccontextmanager
-async def _denied(scene: Scene) -> AsyncIterator[None]:
-    scene.nats.reload(_DENIED)
+async def _denied(env: Environment) -> AsyncIterator[None]:
+    env.nats.reload(_DENIED)
     yield
-    scene.nats.reload(EVERYBODY)
+    env.nats.reload(EVERYBODY)
 
     async def taken() -> bool:
-        return await _taken(scene)
+        return await _taken(env)
 
-    await scene.until("dead letters are taken again", taken, 10)
+    await env.until("dead letters are taken again", taken, 10)
 
 
 @asynccontextmanager
-async def _frozen(scene: Scene) -> AsyncIterator[None]:
-    server = await scene.server_of_letters()
+async def _frozen(env: Environment) -> AsyncIterator[None]:
+    server = await env.server_of_letters()
     server.pause()
     yield
     server.resume()
 
 
-async def _call(scene: Scene, subject: str, body: object = None) -> dict[str, Any]:
+async def _call(env: Environment, subject: str, body: object = None) -> dict[str, Any]:
     payload = b"" if body is None else json.dumps(body).encode()
-    answer = await scene.client.request(f"$JS.API.{subject}", payload, timeout=10)
+    answer = await env.client.request(f"$JS.API.{subject}", payload, timeout=10)
     reply: dict[str, Any] = json.loads(answer.data)
     assert "error" not in reply, reply["error"]
     return reply

@@ -5,23 +5,24 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-import nats
+from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from testkit.oracle import Published
-from testkit.publisher import Confirmed, Ledger
+from testkit.publisher import Confirmed, Ledger, Publisher
 from testkit.traffic import DECK, Publication, Traffic
 
 WINDOW: Final = 32
 _ANSWER: Final = 1.0
-_AGAIN: Final = 0.05
+_POLL: Final = 0.01
 _UNTIL_SEEN: Final = 20.0
-# Events that are tried again by design: without them every other second delivery stands out.
+# Events that are retried by design: without them every other second delivery stands out.
 RETRIED: Final = ("early", "orphan", "repeat")
-# Updates that come before their rows: while nothing can be published for longer than they are tried, they become
+# Updates that come before their rows: while nothing can be published for longer than they are retried, they become
 # dead letters by design.
 EARLY: Final = ("early",)
 # Events that compare by a time of their own.
@@ -29,7 +30,7 @@ HISTORY: Final = ("history",)
 
 
 class Era:
-    """What was confirmed while one and the same streams stood, and what these made of it."""
+    """What was confirmed while one and the same streams stood, and how these stored it."""
 
     def __init__(self, js: JetStreamContext) -> None:
         self.confirmed: list[Confirmed] = []
@@ -68,7 +69,7 @@ class Load:
 
     def __init__(
         self,
-        js: JetStreamContext,
+        client: Client,
         company: str,
         *,
         seed: int,
@@ -76,8 +77,10 @@ class Load:
         without: tuple[str, ...] = (),
         often: Mapping[str, int] | None = None,
     ) -> None:
-        self._js = js
-        self._company = company
+        self._js = client.jetstream()
+        self._publisher = Publisher(
+            client, window=WINDOW, patience=_ANSWER, tries=None, on_confirmed=self._confirmed
+        )
         self._traffic = Traffic(company, seed, start=int(time.time()))
         self._rng = random.Random(f"load {company} {seed}")
         self._pause = 1 / rate
@@ -91,24 +94,23 @@ class Load:
         self._at_once = 0
         self._going = asyncio.Event()
         self._going.set()
-        self._window = asyncio.Semaphore(WINDOW)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._latest: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self.eras = [Era(js)]
+        self._sending = False
+        self._unconfirmed: Counter[str] = Counter()
+        self.eras = [Era(self._js)]
 
     async def run(self) -> None:
         """Publish until `finish` is called, and then what early updates still wait for."""
-        for publication in self._publications():
-            await self._going.wait()
-            await self._window.acquire()
-            task = asyncio.create_task(self._confirm_in_turn(publication, self._earlier(publication)))
-            self._latest.update(dict.fromkeys(_keys(publication), task))
-            self._tasks.add(task)
-            task.add_done_callback(self._confirmed)
-            self._at_once -= 1
-            await asyncio.sleep(0 if self._at_once > 0 else self._pause)
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        async with self._publisher:
+            for publication in self._publications():
+                await self._going.wait()
+                self._sending = True
+                await self._in_turn(publication)
+                self._unconfirmed.update(_keys(publication))
+                await self._publisher.send(publication)
+                self._sending = False
+                self._at_once -= 1
+                await asyncio.sleep(0 if self._at_once > 0 else self._pause)
+            await self._publisher.finish()
 
     def burst(self, count: int) -> None:
         """Publish the next ones as fast as they are confirmed: batches grow then."""
@@ -119,10 +121,11 @@ class Load:
         self._stopping = True
 
     async def hold(self) -> None:
-        """Publish nothing any more; returns when everything on the way is confirmed."""
+        """Publish nothing any more; returns when everything in flight is confirmed."""
         self._going.clear()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._sending:
+            await asyncio.sleep(_POLL)
+        await self._publisher.finish()
 
     def go_on(self) -> None:
         """The opposite of `hold`."""
@@ -153,39 +156,21 @@ class Load:
 
     def _chosen(self) -> Iterator[Publication]:
         at = time.time()
+        kinds, weights = list(self._weights), list(self._weights.values())
         while not self._stopping:
             at += 0.1
-            yield self._traffic.make(
-                self._rng.choices(list(self._weights), list(self._weights.values()))[0], at=at
-            )
+            yield self._traffic.make(self._rng.choices(kinds, weights)[0], at=at)
 
-    def _confirmed(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._window.release()
+    async def _in_turn(self, publication: Publication) -> None:
+        """Wait for the publications in flight that this one must not overtake."""
+        while EARLY[0] in self._without and any(self._unconfirmed[key] for key in _keys(publication)):
+            await asyncio.sleep(_POLL)
 
-    def _earlier(self, publication: Publication) -> set[asyncio.Task[None]]:
-        """Publications on the way that this one must not overtake."""
-        if EARLY[0] not in self._without:
-            return set()
-        return {self._latest[key] for key in _keys(publication) if key in self._latest}
-
-    async def _confirm_in_turn(self, publication: Publication, earlier: set[asyncio.Task[None]]) -> None:
-        if earlier:
-            await asyncio.wait(earlier)
-        await self._confirm(publication)
-
-    async def _confirm(self, publication: Publication) -> None:
-        while True:
-            try:
-                answer = await self._js.publish(
-                    publication.subject, publication.body, timeout=_ANSWER, headers=publication.headers
-                )
-                break
-            except (nats.errors.Error, OSError, TimeoutError):
-                # Perhaps it is stored all the same: then it is there twice, and both count.
-                await asyncio.sleep(_AGAIN)
-        self.eras[-1].confirmed.append(Confirmed(publication, answer.seq, bool(answer.duplicate)))
+    def _confirmed(self, event: Confirmed) -> None:
+        # One that had no answer in time is perhaps stored all the same: then it is there twice, and both count.
+        self._unconfirmed.subtract(_keys(event.publication))
+        self.eras[-1].confirmed.append(event)
 
 
-def _keys(publication: Publication) -> list[tuple[str, str]]:
-    return [(item.table, item.key) for item in publication.items if item.key]
+def _keys(publication: Publication) -> list[str]:
+    return [item.key for item in publication.items if item.key]

@@ -10,12 +10,12 @@ from typing import Final
 
 import nats
 
+from testkit.nats_cluster import NatsNode
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
-from tests.faults.clusters import ClusterScene
-from tests.faults.fault import Fault, Strike, rounds
+from tests.faults.clusters import ClusterEnvironment
+from tests.faults.fault import Fault, Injection
 from tests.faults.letters import BAD, PROBE, dead_letters_refused_in_a_cluster
 from tests.faults.load import EARLY, HISTORY, RETRIED
-from tests.faults.nats_cluster import NatsNode
 
 _STREAMS: Final = (REALTIME_STREAM, HISTORY_STREAM, DLQ_STREAM)
 _EXIT: Final = 60.0
@@ -24,74 +24,74 @@ _LEFT: Final = 60.0
 _MORE: Final = 20
 
 
-async def stream_leader_killed(scene: ClusterScene) -> None:
+async def stream_leader_killed(env: ClusterEnvironment) -> None:
     """SIGKILL of the node that leads the real-time stream; it comes back once another one leads."""
-    async for _ in rounds(scene, 2):
-        await _fail_over(scene, await scene.leader(REALTIME_STREAM), REALTIME_STREAM)
+    async for _ in env.rounds(2):
+        await _fail_over(env, await env.leader(REALTIME_STREAM), REALTIME_STREAM)
 
 
-async def consumer_leader_killed(scene: ClusterScene) -> None:
+async def consumer_leader_killed(env: ClusterEnvironment) -> None:
     """SIGKILL of the node that leads our real-time consumer; it comes back once another one leads."""
-    async for _ in rounds(scene, 2):
-        durable = f"wa_realtime_{scene.company}"
-        await _fail_over(scene, await scene.leader(REALTIME_STREAM, durable), REALTIME_STREAM, durable)
+    async for _ in env.rounds(2):
+        durable = f"wa_realtime_{env.company}"
+        await _fail_over(env, await env.leader(REALTIME_STREAM, durable), REALTIME_STREAM, durable)
 
 
-async def _fail_over(scene: ClusterScene, node: NatsNode, stream: str, durable: str = "") -> None:
+async def _fail_over(env: ClusterEnvironment, node: NatsNode, stream: str, durable: str = "") -> None:
     await asyncio.to_thread(node.kill)
-    await scene.another_leads(node, stream, durable)
-    await _bring_back(scene, node)
+    await env.another_leads(node, stream, durable)
+    await _bring_back(env, node)
 
 
-async def _bring_back(scene: ClusterScene, *nodes: NatsNode) -> None:
+async def _bring_back(env: ClusterEnvironment, *nodes: NatsNode) -> None:
     for node in nodes:
         await asyncio.to_thread(node.start)
-    await scene.healthy()
+    await env.healthy()
 
 
-async def workers_node_killed(scene: ClusterScene) -> None:
+async def workers_node_killed(env: ClusterEnvironment) -> None:
     """SIGKILL of the node that the worker is connected to; it stays away for some seconds."""
-    async for _ in rounds(scene, 2):
-        node = scene.node_of(scene.workers[0])
+    async for _ in env.rounds(2):
+        node = env.node_of(env.workers[0])
         await asyncio.to_thread(node.kill)
-        await scene.pause(0.5, 4.0)
-        await _bring_back(scene, node)
+        await env.pause(0.5, 4.0)
+        await _bring_back(env, node)
 
 
-async def workers_node_cut_off(scene: ClusterScene) -> None:
+async def workers_node_cut_off(env: ClusterEnvironment) -> None:
     """The worker's node loses the others for some seconds; the load goes on at these."""
-    async for _ in rounds(scene, 2):
-        node = await _cut_off(scene)
-        await asyncio.sleep(scene.outage((3.0, 15.0), (3.0, 5.0)))
-        await _join(scene, node)
+    async for _ in env.rounds(2):
+        node = await _cut_off(env)
+        await asyncio.sleep(env.outage((3.0, 15.0), (3.0, 5.0)))
+        await _join(env, node)
 
 
-async def workers_node_cut_off_for_long(scene: ClusterScene) -> None:
+async def workers_node_cut_off_for_long(env: ClusterEnvironment) -> None:
     """The worker's node loses the others for 120 s; meanwhile the worker has to go on at one of these."""
-    node = await _cut_off(scene)
-    end = asyncio.get_running_loop().time() + scene.outage((120.0, 120.0), (30.0, 30.0))
-    await _goes_on(scene, "the worker has left the node that is cut off", _LEFT)
+    node = await _cut_off(env)
+    end = asyncio.get_running_loop().time() + env.outage((120.0, 120.0), (30.0, 30.0))
+    await _goes_on(env, "the worker has left the node that is cut off", _LEFT)
     await asyncio.sleep(end - asyncio.get_running_loop().time())
-    await _join(scene, node)
+    await _join(env, node)
 
 
-async def _goes_on(scene: ClusterScene, what: str, within: float) -> None:
+async def _goes_on(env: ClusterEnvironment, what: str, within: float) -> None:
     """Wait until messages that are published from now on are stored; a problem if that takes too long."""
-    known = len(scene.load.messages())
+    known = len(env.load.messages())
 
     async def stored() -> bool:
-        ids = scene.load.messages()[known : known + _MORE]
-        return len(ids) == _MORE and await scene.all_stored(ids)
+        ids = env.load.messages()[known : known + _MORE]
+        return len(ids) == _MORE and await env.all_stored(ids)
 
-    await scene.until(what, stored, within)
+    await env.until(what, stored, within)
 
 
-async def _cut_off(scene: ClusterScene) -> NatsNode:
-    node = scene.node_of(scene.workers[0])
-    await scene.lead_away(node)
-    scene.cluster.cut_off(node, silently=scene.rng.random() < 0.5)
+async def _cut_off(env: ClusterEnvironment) -> NatsNode:
+    node = env.node_of(env.workers[0])
+    await env.lead_away(node)
+    env.cluster.cut_off(node, silently=env.rng.random() < 0.5)
     if await _stores(node):
-        scene.complain(f"{node.node_name} confirms what it is sent, although it is cut off")
+        env.complain(f"{node.node_name} confirms what it is sent, although it is cut off")
     return node
 
 
@@ -106,110 +106,109 @@ async def _stores(node: NatsNode) -> bool:
     return True
 
 
-async def _join(scene: ClusterScene, node: NatsNode) -> None:
-    scene.cluster.join(node)
-    scene.lead_back(node)
-    await scene.healthy()
+async def _join(env: ClusterEnvironment, node: NatsNode) -> None:
+    env.cluster.join(node)
+    env.lead_back(node)
+    await env.healthy()
 
 
-async def leader_frozen(scene: ClusterScene) -> None:
+async def leader_frozen(env: ClusterEnvironment) -> None:
     """SIGSTOP of the node that leads the real-time stream, for 20 s: connections stay, and nobody answers."""
-    node = await scene.leader(REALTIME_STREAM)
-    await scene.lead_away(node)
+    node = await env.leader(REALTIME_STREAM)
+    await env.lead_away(node)
     node.pause()
-    await asyncio.sleep(scene.outage((20.0, 20.0), (6.0, 6.0)))
+    await asyncio.sleep(env.outage((20.0, 20.0), (6.0, 6.0)))
     node.resume()
-    await _join(scene, node)
+    await _join(env, node)
 
 
-async def two_of_three_gone(scene: ClusterScene) -> None:
+async def two_of_three_gone(env: ClusterEnvironment) -> None:
     """Two nodes are killed and away for 30 s: nothing can be stored or delivered meanwhile."""
-    gone = scene.rng.sample(scene.cluster.nodes, 2)
+    gone = env.rng.sample(env.cluster.nodes, 2)
     for node in gone:
         await asyncio.to_thread(node.kill)
-    await asyncio.sleep(scene.outage((30.0, 30.0), (5.0, 5.0)))
-    await _bring_back(scene, *gone)
+    await asyncio.sleep(env.outage((30.0, 30.0), (5.0, 5.0)))
+    await _bring_back(env, *gone)
 
 
-async def rolling_restart(scene: ClusterScene) -> None:
+async def rolling_restart(env: ClusterEnvironment) -> None:
     """Node after node hands over in lame duck mode, ends and comes back."""
-    for node in scene.rng.sample(scene.cluster.nodes, len(scene.cluster.nodes)):
+    for node in env.rng.sample(env.cluster.nodes, len(env.cluster.nodes)):
         node.lame_duck()
 
         async def ended(node: NatsNode = node) -> bool:
             return not await asyncio.to_thread(lambda: node.running)
 
-        await scene.until("a lame duck has ended", ended, _EXIT)
-        await _bring_back(scene, node)
+        await env.until("a lame duck has ended", ended, _EXIT)
+        await _bring_back(env, node)
 
 
-async def step_downs(scene: ClusterScene) -> None:
+async def step_downs(env: ClusterEnvironment) -> None:
     """Leaders of streams and consumers are told to step down, again and again."""
     loop = asyncio.get_running_loop()
-    end = loop.time() + scene.outage((6.0, 12.0), (3.0, 4.0))
+    end = loop.time() + env.outage((6.0, 12.0), (3.0, 4.0))
     done = 0
     while loop.time() < end:
         for stream in _STREAMS:
-            done += await _told_to_step_down(scene, f"STREAM.LEADER.STEPDOWN.{stream}")
+            done += await _told_to_step_down(env, f"STREAM.LEADER.STEPDOWN.{stream}")
         for role, stream in (("realtime", REALTIME_STREAM), ("history", HISTORY_STREAM)):
-            path = f"CONSUMER.LEADER.STEPDOWN.{stream}.wa_{role}_{scene.company}"
-            done += await _told_to_step_down(scene, path)
-        await scene.pause(0.1, 1.0)
+            path = f"CONSUMER.LEADER.STEPDOWN.{stream}.wa_{role}_{env.company}"
+            done += await _told_to_step_down(env, path)
+        await env.pause(0.1, 1.0)
     if done < len(_STREAMS):
-        scene.complain(f"only {done} leaders stepped down")
-    await scene.healthy()
+        env.complain(f"only {done} leaders stepped down")
+    await env.healthy()
 
 
-async def _told_to_step_down(scene: ClusterScene, path: str) -> bool:
+async def _told_to_step_down(env: ClusterEnvironment, path: str) -> bool:
     with suppress(nats.errors.Error, TimeoutError):
-        return bool((await scene.api(path)).get("success"))
+        return bool((await env.api(path)).get("success"))
     return False
 
 
-async def disk_wiped(scene: ClusterScene) -> None:
+async def disk_wiped(env: ClusterEnvironment) -> None:
     """The node that leads the real-time stream is killed and comes back with an empty disk."""
-    await scene.healthy()
-    node = await scene.leader(REALTIME_STREAM)
+    await env.healthy()
+    node = await env.leader(REALTIME_STREAM)
     await asyncio.to_thread(node.wipe)
-    await scene.another_leads(node, REALTIME_STREAM)
-    await _bring_back(scene, node)
+    await env.another_leads(node, REALTIME_STREAM)
+    await _bring_back(env, node)
 
 
-async def replicas_raised(scene: ClusterScene) -> None:
+async def replicas_raised(env: ClusterEnvironment) -> None:
     """Streams of one replica get three while they are written and read."""
-    await scene.pause(1.0, 2.0)
-    await scene.set_replicas(3)
+    await env.pause(1.0, 2.0)
+    await env.set_replicas(3)
     for stream in _STREAMS:
 
         async def in_step(stream: str = stream) -> bool:
-            cluster = (await scene.api(f"STREAM.INFO.{stream}"))["cluster"]
+            cluster = (await env.api(f"STREAM.INFO.{stream}"))["cluster"]
             replicas = cluster.get("replicas") or []
             return len(replicas) == 2 and all(one.get("current") for one in replicas)
 
-        await scene.until(f"{stream} has three replicas in step", in_step, 60)
-    await scene.healthy()
+        await env.until(f"{stream} has three replicas in step", in_step, 60)
+    await env.healthy()
 
 
-async def clock_behind(scene: ClusterScene) -> None:
+async def clock_behind(env: ClusterEnvironment) -> None:
     """From a moment on, events are stored by a node whose clock is 3 s behind: the later one still wins."""
-    await scene.pause(2.0, 3.0)
-    state = (await scene.api(f"STREAM.INFO.{REALTIME_STREAM}"))["state"]
-    scene.clock.slow_down(state["last_seq"])
-    await scene.pause(4.0, 6.0)
-    if not scene.clock.rewritten:
-        scene.complain("no store time was rewritten")
+    await env.pause(2.0, 3.0)
+    env.clock.set_back()
+    await env.pause(4.0, 6.0)
+    if not env.clock.rewritten:
+        env.complain("no store time was rewritten")
 
 
-async def letters_refused(scene: ClusterScene) -> None:
+async def letters_refused(env: ClusterEnvironment) -> None:
     """The dead-letter stream of three replicas takes nothing: full or unknown, or its leader hangs."""
-    await dead_letters_refused_in_a_cluster(scene)
-    for node in scene.cluster.nodes:
-        scene.lead_back(node)
-    await scene.healthy()
+    await dead_letters_refused_in_a_cluster(env)
+    for node in env.cluster.nodes:
+        env.lead_back(node)
+    await env.healthy()
 
 
 def _on_nodes(
-    strike: Strike,
+    inject: Injection,
     *,
     runs: int = 5,
     rate: float = 80.0,
@@ -219,7 +218,7 @@ def _on_nodes(
     often: Mapping[str, int] = MappingProxyType({}),
 ) -> Fault:
     return Fault(
-        strike=strike,
+        inject=inject,
         servers="nodes",
         runs=runs,
         rate=rate,

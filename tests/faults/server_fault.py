@@ -7,16 +7,18 @@ leaves requests unanswered though it has events, or a confirmed event that the s
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import nats
+from nats.js.api import RawStreamMsg
 
 from events.subjects import HISTORICAL
 from testkit.publisher import Confirmed
 from testkit.traffic import NUMBER_HEADER
 from tests.acceptance.site import HISTORY_STREAM, REALTIME_STREAM
-from tests.faults.clusters import ClusterScene
+from tests.faults.clusters import ClusterEnvironment
 
 # Replicas apply what the leader confirmed a moment later: what differs for this long does not move any more.
 _STEADY: Final = 6.0
@@ -26,51 +28,53 @@ _PAGE: Final = "/jsz?accounts=true&streams=true&consumers=true"
 Details = Mapping[str, Mapping[str, Any]]  # by node, then by stream
 
 
-async def stale_replicas(scene: ClusterScene) -> dict[str, str]:
+async def stale_replicas(env: ClusterEnvironment) -> dict[str, str]:
     """By node: which of its replicas differs from the leader's for good."""
-    first = differing(await _details(scene))
+    first = differing(await _details(env))
     if not first:
         return {}
     await asyncio.sleep(_STEADY)
-    second = differing(await _details(scene))
+    second = differing(await _details(env))
     return {node: text for node, text in second.items() if first.get(node) == text}
 
 
-async def stuck_consumers(scene: ClusterScene) -> dict[tuple[str, str], str]:
+async def stuck_consumers(env: ClusterEnvironment) -> dict[tuple[str, str], str]:
     """By stream and durable: consumers with requests and events that bring the two together no more."""
-    first = stuck(await _details(scene), scene.company)
+    first = stuck(await _details(env), env.company)
     if not first:
         return {}
     await asyncio.sleep(_STEADY)
-    second = stuck(await _details(scene), scene.company)
+    second = stuck(await _details(env), env.company)
     return {name: text for name, text in second.items() if first.get(name) == text}
 
 
-async def vanished(scene: ClusterScene, unseen: Sequence[Confirmed]) -> list[str]:
+async def vanished(env: ClusterEnvironment, unseen: Sequence[Confirmed]) -> list[str]:
     """Confirmed events that the stream's leader does not have under the sequence that it confirmed."""
-    return [text for one in unseen if (text := await _absent(scene, one))]
+    return [text for one in unseen if (text := await _absent(env, one))]
 
 
-async def mend(scene: ClusterScene, stale: Mapping[str, str], held: Mapping[tuple[str, str], str]) -> None:
+async def mend(
+    env: ClusterEnvironment, stale: Mapping[str, str], held: Mapping[tuple[str, str], str]
+) -> None:
     """What an operator does about it: stale nodes restart with an empty disk, stuck consumers get another leader."""
     for name in stale:
-        node = scene.cluster.node(name)
+        node = env.cluster.node(name)
         await asyncio.to_thread(node.wipe)
         await asyncio.to_thread(node.start)
-        await scene.healthy()
+        await env.healthy()
     for stream, durable in held:
-        await scene.api(f"CONSUMER.LEADER.STEPDOWN.{stream}.{durable}")
+        await env.api(f"CONSUMER.LEADER.STEPDOWN.{stream}.{durable}")
 
 
-async def _details(scene: ClusterScene) -> Details:
-    pages = await asyncio.gather(*(asyncio.to_thread(node.page, _PAGE) for node in scene.cluster.nodes))
+async def _details(env: ClusterEnvironment) -> Details:
+    pages = await asyncio.gather(*(asyncio.to_thread(node.page, _PAGE) for node in env.cluster.nodes))
     return {
         node.node_name: {
             stream["name"]: stream
             for account in (page or {}).get("account_details") or ()
             for stream in account.get("stream_detail") or ()
         }
-        for node, page in zip(scene.cluster.nodes, pages, strict=True)
+        for node, page in zip(env.cluster.nodes, pages, strict=True)
     }
 
 
@@ -108,13 +112,22 @@ def stuck(details: Details, company: str) -> dict[tuple[str, str], str]:
     return found
 
 
-async def _absent(scene: ClusterScene, one: Confirmed) -> str:
+async def _absent(env: ClusterEnvironment, one: Confirmed) -> str:
     stream = HISTORY_STREAM if one.publication.event_type in HISTORICAL else REALTIME_STREAM
-    try:
-        kept = await scene.js.get_msg(stream, one.sequence, direct=False)
-    except nats.js.errors.NotFoundError:
-        return f"{stream} confirmed sequence {one.sequence} and does not have it"
+    # A leader that was just elected may not have applied yet what a majority has: that is no fault.
+    deadline = time.monotonic() + _STEADY
+    while (kept := await _message(env, stream, one.sequence)) is None:
+        if time.monotonic() > deadline:
+            return f"{stream} confirmed sequence {one.sequence} and does not have it"
+        await asyncio.sleep(0.2)
     number = (kept.headers or {}).get(NUMBER_HEADER)
     if number == one.publication.headers[NUMBER_HEADER]:
         return ""
     return f"{stream} confirmed sequence {one.sequence} and has another event there"
+
+
+async def _message(env: ClusterEnvironment, stream: str, sequence: int) -> RawStreamMsg | None:
+    try:
+        return await env.js.get_msg(stream, sequence, direct=False)
+    except nats.js.errors.NotFoundError:
+        return None

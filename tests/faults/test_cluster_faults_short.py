@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -10,14 +11,15 @@ from typing import Final
 import pytest
 import pytest_asyncio
 
+from testkit.nats_cluster import NatsCluster
 from testkit.publisher import Confirmed
 from testkit.servers import PostgresServer
 from testkit.traffic import Traffic
-from tests.faults.clusters import ClusterScene
+from tests.faults.clusters import ClusterEnvironment
 from tests.faults.compare import Outcome
 from tests.faults.driver import database_for, run
-from tests.faults.nats_cluster import NatsCluster
-from tests.faults.scene import Plan, postgres
+from tests.faults.environment import postgres
+from tests.faults.fault import Fault
 from tests.faults.server_fault import stale_replicas, stuck_consumers, vanished
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -47,14 +49,15 @@ async def test_no_node_reaches_another_one_past_the_proxies(cluster: NatsCluster
 async def test_only_what_the_nodes_say_is_evidence_against_them(
     cluster: NatsCluster, server: PostgresServer, tmp_path: Path
 ) -> None:
-    async with ClusterScene(Plan(seed=1, cold=True), server, tmp_path, cluster) as scene:
-        assert await stale_replicas(scene) == {}
-        assert await stuck_consumers(scene) == {}
-        event, other = Traffic(scene.company, 1, start=1_790_000_000).events(2)
-        answer = await scene.js.publish(event.subject, event.body, headers=event.headers)
-        assert await vanished(scene, [Confirmed(event, answer.seq, False)]) == []
+    idle = Fault(inject=asyncio.sleep, cold=True)
+    async with ClusterEnvironment(idle, server, tmp_path, cluster, seed=1) as env:
+        assert await stale_replicas(env) == {}
+        assert await stuck_consumers(env) == {}
+        event, other = Traffic(env.company, 1, start=1_790_000_000).events(2)
+        answer = await env.js.publish(event.subject, event.body, headers=event.headers)
+        assert await vanished(env, [Confirmed(event, answer.seq, False)]) == []
         away, taken = await vanished(
-            scene, [Confirmed(event, answer.seq + 1000, False), Confirmed(other, answer.seq, False)]
+            env, [Confirmed(event, answer.seq + 1000, False), Confirmed(other, answer.seq, False)]
         )
     assert "does not have it" in away
     assert "has another event there" in taken

@@ -11,7 +11,7 @@ import pytest
 from testkit.servers import PostgresServer
 from tests.faults.catalogue import of_kind
 from tests.faults.driver import run
-from tests.faults.scene import postgres
+from tests.faults.environment import postgres
 
 
 @pytest.fixture(scope="module")

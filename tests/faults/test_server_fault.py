@@ -8,17 +8,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from testkit.final_places import Evidence, Given, Row
+from testkit.differences import Problem
+from testkit.evidence import Evidence, Given, Row
 from testkit.oracle import Published, Version
+from testkit.proxy import Proxy
 from testkit.traffic import Publication
 from tests.acceptance.site import REALTIME_STREAM
 from tests.faults.__main__ import missing
 from tests.faults.catalogue import FAULTS, of_kind
-from tests.faults.clock import BEHIND, SlowClock
+from tests.faults.clock import restore_store_times
 from tests.faults.compare import Outcome
-from tests.faults.proxy import Proxy
 from tests.faults.results import Results
 from tests.faults.server_fault import differing, stuck
+from tests.slow_clock import SlowClock
 
 COMPANY = "Kopi"
 
@@ -69,7 +71,7 @@ def test_a_consumer_that_nobody_asks_or_that_waits_for_acks_is_our_own_affair() 
 
 def test_an_excused_run_is_counted_apart_and_keeps_what_was_seen() -> None:
     outcome = Outcome()
-    outcome.blame("sequence 4: has neither a row")
+    outcome.blame(Problem("lost", "sequence 4: has neither a row"))
     outcome.excuse(["a replica is stale"])
     assert outcome.ok
     assert (outcome.lost, outcome.server_faults) == (0, 1)
@@ -88,33 +90,34 @@ def _reply(sequence: int, ns: int) -> bytes:
 
 
 def test_only_what_is_stored_after_the_moment_gets_an_earlier_time_of_the_same_length() -> None:
-    clock = SlowClock()
+    clock = SlowClock(3.0, REALTIME_STREAM)
     ns = 1_790_000_000_123_456_789
     assert clock.rewrite(_reply(7, ns)) == _reply(7, ns)
-    clock.slow_down(7)
-    assert clock.rewrite(_reply(7, ns) + _reply(8, ns)) == _reply(7, ns) + _reply(8, ns - BEHIND)
+    clock.set_back(ns)
+    unchanged = _reply(7, ns - 1)
+    assert clock.rewrite(unchanged + _reply(8, ns)) == unchanged + _reply(8, ns - clock.behind)
     other = _reply(8, ns).replace(REALTIME_STREAM.encode(), b"wa_history_events_stream")
     assert clock.rewrite(other) == other
     assert clock.rewritten == 1
 
 
 def test_the_evidence_is_put_right_so_that_the_later_event_has_the_higher_version() -> None:
-    clock = SlowClock()
-    clock.slow_down(7)
+    clock = SlowClock(3.0, REALTIME_STREAM)
     ns = 1_790_000_000_123_456_789
+    clock.set_back(ns)
     event = Published(Publication(1, "v1.chats.upsert.Kopi", b"", {}, "v1.chats.upsert", ()), Version(ns, 8))
-    told = f"{ns - BEHIND}-8"
+    told = f"{ns - clock.behind}-8"
     metadata = {"version": f"{told}-abc", "versions": {"jid": told, "old": "5-1", "none": ""}}
     row = Row({"last_metadata": metadata})
-    evidence = Evidence(rows={"chats": {"a": [row]}}, letters=[Given(Version(ns - BEHIND, 8), b"")])
-    clock.put_right(evidence, [event])
+    evidence = Evidence(rows={"chats": {"a": [row]}}, letters=[Given(Version(ns - clock.behind, 8), b"")])
+    restore_store_times(clock, evidence, [event])
     assert metadata == {"version": f"{ns}-8-abc", "versions": {"jid": f"{ns}-8", "old": "5-1", "none": ""}}
     assert evidence.letters[0].version == Version(ns, 8)
 
 
 async def test_a_proxy_that_rewrites_loses_nothing_of_what_comes_in_pieces() -> None:
-    clock = SlowClock()
-    clock.slow_down(0)
+    clock = SlowClock(3.0, REALTIME_STREAM)
+    clock.set_back(0)
     sent = b"".join(_reply(number, 1_790_000_000_000_000_000 + number) for number in range(1, 200))
 
     async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -130,8 +133,8 @@ async def test_a_proxy_that_rewrites_loses_nothing_of_what_comes_in_pieces() -> 
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
         got = await asyncio.wait_for(reader.readexactly(len(sent)), 10)
         writer.close()
-    whole = SlowClock()
-    whole.slow_down(0)
+    whole = SlowClock(3.0, REALTIME_STREAM)
+    whole.set_back(0)
     assert got == whole.rewrite(sent)
     assert clock.rewritten == 199
 
@@ -149,4 +152,4 @@ def test_a_campaign_goes_on_with_the_runs_that_are_not_on_record(tmp_path: Path)
 
 def test_every_class_is_of_one_kind_and_says_what_it_does() -> None:
     assert sorted(of_kind("single") + of_kind("cluster")) == sorted(FAULTS)
-    assert all(fault.strike.__doc__ for fault in FAULTS.values())
+    assert all(fault.inject.__doc__ for fault in FAULTS.values())

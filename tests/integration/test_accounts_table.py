@@ -1,4 +1,4 @@
-"""Agents on a real PostgreSQL (contract 2.8, 3.6; design 5)."""
+"""Accounts (the table `agents`) on a real PostgreSQL (AGT-1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chats and their unread counts on a real PostgreSQL (contract 3.3, 3.4, B6, C5; design 5)."""
+"""Chats and their unread counts on a real PostgreSQL (CHT-1 to CHT-5)."""
 
 from __future__ import annotations
 

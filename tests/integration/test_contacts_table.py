@@ -1,4 +1,4 @@
-"""`tables.contacts` against PostgreSQL: contract 3.5, A1, C1, C2, C3, C6, OC5, OC16."""
+"""The contacts table on a real PostgreSQL (CTC-1 to CTC-7)."""
 
 from __future__ import annotations
 
@@ -89,7 +89,6 @@ def stage(database: Database, schema: str, company: str) -> Stage:
 
 
 async def test_a_thousand_contacts_make_a_thousand_rows(stage: Stage) -> None:
-    """Contract A1."""
     changes = [stage.row(n + 1, chat_id=f"chat-{n}", phone_number=f"62812{n:07d}") for n in range(1000)]
     assert await stage.write(*changes) == []
     rows = await stage.rows()
@@ -117,7 +116,6 @@ async def test_a_repeated_pair_in_a_batch_makes_one_contact_with_the_newest_name
 
 
 async def test_created_at_never_changes(stage: Stage) -> None:
-    """Contract C2."""
     await stage.write(stage.row(1))
     before = await stage.only()
     await stage.write(stage.row(2), stage.patch(3), stage.row(4, history=True))
@@ -127,7 +125,6 @@ async def test_created_at_never_changes(stage: Stage) -> None:
 
 
 async def test_an_update_applies_the_name(stage: Stage) -> None:
-    """Contract C3."""
     await stage.write(stage.row(1))
     assert await stage.write(stage.patch(2)) == []
     row = await stage.only()
@@ -176,7 +173,7 @@ async def test_an_upsert_beside_another_companys_row_makes_its_own(stage: Stage)
     ("stored", "sent"), [("+62 8123 (4500011)", PHONE), (PHONE, "+62 8123 (4500011)"), ("+62812", "62 812")]
 )
 async def test_phones_compare_cleaned_and_stay_as_first_stored(stage: Stage, stored: str, sent: str) -> None:
-    """Contract OC16, design 5."""
+
     await stage.seed(phone_number=stored)
     await stage.write(stage.row(1, phone_number=sent, chat_id="another"))
     assert await stage.write(stage.patch(2, phone_number=sent)) == []
@@ -222,7 +219,6 @@ async def test_two_pairs_of_a_batch_that_claim_one_chat_id_are_both_stored(stage
 async def test_the_holder_of_the_chat_id_counts_only_with_the_same_agent_and_no_phone(
     stage: Stage, agent: str, rows: int
 ) -> None:
-    """Design 5, contract OC5."""
     await stage.seed(phone_number="", agent_id=agent)
     await stage.write(stage.row(1))
     await stage.write(stage.row(2))
@@ -231,7 +227,6 @@ async def test_the_holder_of_the_chat_id_counts_only_with_the_same_agent_and_no_
 
 
 async def test_a_row_without_id_gets_an_id_and_a_chat_id(stage: Stage) -> None:
-    """Contract C1."""
     await stage.seed(id="", chat_id="")
     await stage.write(stage.patch(1))
     row = await stage.only()
@@ -253,7 +248,7 @@ async def test_history_fills_only_what_is_empty_on_a_row_of_the_existing_service
     await stage.write(item, item._replace(phone_number="777", chat_id="chat-2"), bulk=True)
     rows = await stage.rows()
     assert {row["phone_number"]: row["push_name"] for row in rows} == {PHONE: "kept", "777": "history"}
-    assert all(row["updated_at"] for row in rows), "contract C26"
+    assert all(row["updated_at"] for row in rows)
 
 
 async def test_columns_of_other_programs_are_left_alone(stage: Stage) -> None:
@@ -266,16 +261,16 @@ async def test_columns_of_other_programs_are_left_alone(stage: Stage) -> None:
 
 
 async def test_a_change_by_another_program_in_between_is_never_undone(stage: Stage) -> None:
-    """Contract C6: it is seen, and the batch is done again."""
+    """It is seen, and the batch is done again (ROW-4)."""
     await stage.seed(tags="vip")
     async with stage.database.transaction() as connection:
-        book = await stage.contacts.look_up(connection, [ContactLookup(AGENT, PHONE, CHAT)])
+        index = await stage.contacts.look_up(connection, [ContactLookup(AGENT, PHONE, CHAT)])
         await stage.execute("UPDATE {table} SET tags = 'changed'")
-        contact = book.stored("c-1")
+        contact = index.stored("c-1")
         assert contact is not None
         contact.apply(stamp(1), {"push_name": "Sari"})
         with pytest.raises(SerializationFailure):
-            await stage.contacts.update(connection, book.changed)
+            await stage.contacts.update(connection, index.changed)
     await stage.write(stage.row(1))
     assert (await stage.only())["tags"] == "changed"
 
@@ -298,7 +293,7 @@ async def test_writers_of_overlapping_batches_never_deadlock(stage: Stage) -> No
 
 
 async def test_operations_are_observed_by_their_names(stage: Stage) -> None:
-    """Contract 9.4; a look-up that finds nothing is a success (C25)."""
+    """A look-up that finds nothing is a success."""
     await stage.write(stage.row(1))
     await stage.write(stage.patch(2))
     await stage.write(stage.row(3, history=True, phone_number="777", chat_id="x"), bulk=True)

@@ -306,7 +306,7 @@ async def test_an_adopted_chat_ends_the_same_in_every_order(
 
 @ways
 async def test_steps_alone_end_the_same_on_an_adopted_chat(database: Database, schema: str, way: Any) -> None:
-    """No absolute value ever comes: the stored one is the base, steps 5 and 20 are in it already (C5)."""
+    """No absolute value ever comes: the stored one is the base, steps 5 and 20 are in it already."""
     events, chance = [chat_update(at(ns), 1) for ns in (5, 20, 30, 40, 50)], random.Random(11)
     plays = {f"C{n:03d}": way(order, chance) for n, order in enumerate(orders(events, 5))}
     async with database.transaction() as connection:

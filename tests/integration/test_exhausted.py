@@ -1,4 +1,4 @@
-"""Events given up for good have exactly one row each (contract 4.4)."""
+"""Parked events have exactly one row each (PRK-1)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Given:
             await self._events.resolve(connection, row, deed)
 
     @asynccontextmanager
-    async def held(self, row: int) -> AsyncIterator[None]:
+    async def locked(self, row: int) -> AsyncIterator[None]:
         """A command that replays `row`; it has resolved it when it ends."""
         async with self._database.transaction() as connection:
             await self._events.lock(connection, row)
@@ -178,7 +178,7 @@ async def test_a_failure_waits_until_the_command_has_resolved_its_row(given: Giv
     await given.save(ROW)
     [row] = await given.rows()
 
-    async with given.held(row["id"]):
+    async with given.locked(row["id"]):
         failing = asyncio.create_task(given.save(_replayed(row["id"])))
         done, _ = await asyncio.wait([failing], timeout=0.5)
         assert not done

@@ -10,11 +10,11 @@ import pytest
 
 from events.delivery import Delivery
 from events.subjects import Tenant
-from streams.jetstream import topology
 from streams.jetstream.broker import Broker
 from streams.jetstream.max_deliveries import MaxDeliveriesListener
 from streams.jetstream.specs import TopologyConfig
 from testkit.servers import NatsServer
+from tests.reconcile import reconcile
 from tests.sources import PATIENCE, SUBJECT, Reader, connected, pull_source
 
 CONFIG = TopologyConfig(realtime_ack_wait=0.5)
@@ -31,7 +31,7 @@ def own_server() -> Iterator[NatsServer]:
 @pytest.fixture
 async def broker(own_server: NatsServer) -> AsyncIterator[Broker]:
     async with connected(own_server.url) as broker:
-        await topology.reconcile(broker, CONFIG, [ACME])
+        await reconcile(broker, CONFIG, [ACME])
         config = (await broker.api("CONSUMER.INFO.wa_events_stream.wa_realtime_Acme"))["config"]
         await broker.api(
             "CONSUMER.CREATE.wa_events_stream.wa_realtime_Acme",
@@ -50,6 +50,8 @@ async def exhaust(server: NatsServer, broker: Broker) -> None:
     await source.start()
     for _ in range(2):
         await (await reader.take(1))[0].nak()
+    # The server publishes the advisory when the next pull request comes.
+    assert await reader.gets_nothing(0.3)
     await source.stop()
 
 
@@ -58,7 +60,7 @@ async def test_a_message_at_its_limit_is_handed_over_with_its_payload(
 ) -> None:
     got: asyncio.Queue[Delivery] = asyncio.Queue()
     watch = MaxDeliveriesListener(
-        broker=broker, stream="wa_events_stream", durable="wa_realtime_Acme", given_up=got.put
+        broker=broker, stream="wa_events_stream", durable="wa_realtime_Acme", on_max_deliveries=got.put
     )
     await watch.start()
     await exhaust(own_server, broker)
@@ -76,7 +78,7 @@ async def test_a_message_at_its_limit_is_handed_over_with_its_payload(
 async def test_after_a_nak_it_is_handed_over_again(own_server: NatsServer, broker: Broker) -> None:
     got: asyncio.Queue[Delivery] = asyncio.Queue()
     watch = MaxDeliveriesListener(
-        broker=broker, stream="wa_events_stream", durable="wa_realtime_Acme", given_up=got.put
+        broker=broker, stream="wa_events_stream", durable="wa_realtime_Acme", on_max_deliveries=got.put
     )
     await watch.start()
     await exhaust(own_server, broker)
@@ -91,7 +93,7 @@ async def test_replicas_share_the_advisories(own_server: NatsServer, broker: Bro
     got: asyncio.Queue[Delivery] = asyncio.Queue()
     watches = [
         MaxDeliveriesListener(
-            broker=broker, stream="wa_events_stream", durable="wa_realtime_Acme", given_up=got.put
+            broker=broker, stream="wa_events_stream", durable="wa_realtime_Acme", on_max_deliveries=got.put
         )
         for _ in range(2)
     ]

@@ -13,7 +13,7 @@ from nats.js import JetStreamContext
 from events.delivery import TooLarge
 from events.errors import BrokerError
 from streams.jetstream.broker import Broker, Unusable
-from streams.jetstream.link import wire_size
+from streams.jetstream.publishing import wire_size
 from streams.jetstream.stream_reader import ApiError
 from testkit.servers import NatsServer, free_port
 from tests.sources import PATIENCE, connected, eventually
@@ -64,7 +64,7 @@ async def test_a_stop_before_it_ever_connected_returns() -> None:
 
 
 async def test_a_server_without_jetstream_is_named_as_the_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streams.jetstream.broker.JETSTREAM_PATIENCE", 0.1)
+    monkeypatch.setattr("streams.jetstream.broker.NO_JETSTREAM_SECONDS", 0.1)
     accounts = 'accounts { A { users: [{user: "a", password: "b"}] } }'
     with NatsServer(settings=accounts) as server:
         broker = Broker(urls=[server.url.replace("//", "//a:b@")], name="tests")
@@ -177,11 +177,11 @@ async def test_a_connection_closed_for_good_is_told() -> None:
             # What nats-py does not let through by itself: more than the server takes.
             client: Client = broker._client
             client._max_payload *= 10
-            await broker.send("x", b"x" * 3_000_000)
+            await broker.messaging.send("x", b"x" * 3_000_000)
             await asyncio.wait_for(told.wait(), PATIENCE)
             assert broker.problem
             with pytest.raises(BrokerError):
-                await broker.send("x", b"x")
+                await broker.messaging.send("x", b"x")
 
 
 async def test_stopping_tells_nobody(nats_url: str) -> None:

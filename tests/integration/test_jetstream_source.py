@@ -13,12 +13,14 @@ from nats.aio.msg import Msg
 
 from events.subjects import Tenant
 from streams.jetstream import pull_source as pull_sources
-from streams.jetstream import topology
 from streams.jetstream.broker import Broker
+from streams.jetstream.changes import TopologyError
+from streams.jetstream.consumer_state import read_lag
 from streams.jetstream.pull_source import EXPIRES, PullSource
 from streams.jetstream.specs import TopologyConfig
 from streams.jetstream.stream_reader import nanoseconds
 from testkit.servers import NatsServer
+from tests.reconcile import reconcile
 from tests.sources import PATIENCE, SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 # What is held on a busy machine must not come again, but for the test in which it has to.
@@ -53,7 +55,7 @@ def config() -> TopologyConfig:
 async def source(
     broker: Broker, tenant: Tenant, reader: Reader, config: TopologyConfig
 ) -> AsyncIterator[PullSource]:
-    await topology.reconcile(broker, config, [tenant])
+    await reconcile(broker, config, [tenant])
     source = pull_source(broker, tenant, config, reader)
     await source.start()
     yield source
@@ -72,7 +74,7 @@ async def comes_to_ack_pending(broker: Broker, tenant: Tenant, expected: int) ->
     durable = CONFIG.realtime_durable + tenant.company
 
     async def reached() -> bool:
-        return (await topology.lag(broker, CONFIG.realtime_stream, durable)).ack_pending == expected
+        return (await read_lag(broker, CONFIG.realtime_stream, durable)).ack_pending == expected
 
     await eventually(reached)
 
@@ -87,7 +89,7 @@ async def test_goes_on_after_each_crash_of_the_server(
         (delivery,) = await reader.take(1)
         assert delivery.data == b"%d" % round_
         await delivery.ack()
-    assert reader.counters.count["fetched realtime"] > 3
+    assert reader.counters.count["pulls realtime"] > 3
 
 
 async def test_what_was_held_during_a_crash_is_settled_afterwards(
@@ -164,8 +166,8 @@ async def test_failing_to_restore_is_tried_again_until_it_works(
         nonlocal attempts
         if attempts < 2:
             attempts += 1
-            raise topology.TopologyError("not yet")
-        await topology.reconcile(broker, CONFIG, [tenant])
+            raise TopologyError("not yet")
+        await reconcile(broker, CONFIG, [tenant])
         attempts += 1
 
     source = pull_source(broker, tenant, CONFIG, reader, restore=restore)
@@ -197,7 +199,7 @@ async def test_a_refused_restore_is_forgotten_when_somebody_else_made_the_stream
         return bool(told)
 
     await eventually(refused)
-    await topology.reconcile(broker, CONFIG, [tenant])
+    await reconcile(broker, CONFIG, [tenant])
 
     async def recovered() -> bool:
         return told[-1] == "recovered"
@@ -234,7 +236,7 @@ async def test_an_idle_source_counts_no_errors_and_stays_fresh(source: PullSourc
     began = source.last_fetch
 
     async def asked_thrice() -> bool:
-        return reader.counters.count["fetched realtime"] >= 3
+        return reader.counters.count["pulls realtime"] >= 3
 
     await eventually(asked_thrice)
     assert reader.counters.count["failed realtime"] == 0
@@ -247,7 +249,7 @@ async def test_an_idle_source_counts_no_errors_and_stays_fresh(source: PullSourc
 async def test_pulls_the_next_batch_when_this_one_is_released_and_not_before(
     own_server: NatsServer, broker: Broker, reader: Reader, tenant: Tenant
 ) -> None:
-    await topology.reconcile(broker, CONFIG, [tenant])
+    await reconcile(broker, CONFIG, [tenant])
     await publish(own_server, tenant, *[b"x"] * 30)
     source = pull_source(broker, tenant, CONFIG, reader)
     await source.start()
@@ -297,7 +299,7 @@ async def test_messages_of_the_largest_size_all_arrive(
 async def test_a_batch_keeps_to_its_bytes_and_a_larger_message_comes_alone(
     own_server: NatsServer, broker: Broker, tenant: Tenant, reader: Reader
 ) -> None:
-    await topology.reconcile(broker, CONFIG, [tenant])
+    await reconcile(broker, CONFIG, [tenant])
     sizes = [900_000, *[30_000] * 9, 900_000, 900_000, 30_000]
     await publish(own_server, tenant, *(b"x" * size for size in sizes))
     source = pull_source(broker, tenant, CONFIG, reader, batch_bytes=100_000)
@@ -344,7 +346,7 @@ async def test_a_literal_wildcard_as_the_company_reaches_no_tenant(
 async def test_stops_cleanly_while_the_server_is_away(
     own_server: NatsServer, broker: Broker, tenant: Tenant, reader: Reader
 ) -> None:
-    await topology.reconcile(broker, CONFIG, [tenant])
+    await reconcile(broker, CONFIG, [tenant])
     source = pull_source(broker, tenant, CONFIG, reader, drain_budget=1)
     await source.start()
     await publish(own_server, tenant, b"held")
@@ -377,7 +379,7 @@ async def test_what_is_held_of_a_deleted_stream_never_settles_an_event_of_the_ne
     await publish(own_server, tenant, b"old 1", b"old 2")
     old = await reader.take(2)
     await broker.api(f"STREAM.DELETE.{CONFIG.realtime_stream}")
-    await topology.reconcile(broker, CONFIG, [tenant])
+    await reconcile(broker, CONFIG, [tenant])
     await publish(own_server, tenant, b"new 1", b"new 2")
     new = await reader.take(2)
     assert [one.metadata.stream_sequence for one in (*old, *new)] == [1, 2, 1, 2]
@@ -402,7 +404,7 @@ async def make_anew(broker: Broker, tenant: Tenant, **changes: object) -> int:
     old = (await broker.api(f"STREAM.INFO.{CONFIG.realtime_stream}"))["config"]
     await broker.api(f"STREAM.DELETE.{CONFIG.realtime_stream}")
     await broker.api(f"STREAM.CREATE.{CONFIG.realtime_stream}", {**old, **changes})
-    await topology.reconcile(broker, CONFIG, [tenant])
+    await reconcile(broker, CONFIG, [tenant])
     return await made_at(broker)
 
 
@@ -426,7 +428,7 @@ async def test_a_stream_made_anew_between_two_pulls_is_never_taken_for_the_old_o
 ) -> None:
     """Whether its sequences begin anew or go on: while the agent is busy no request of ours waits for the news."""
     monkeypatch.setattr(pull_sources, "UNWATCHED", 0.05)
-    await topology.reconcile(broker, CONFIG, [tenant])
+    await reconcile(broker, CONFIG, [tenant])
     source = pull_source(broker, tenant, CONFIG, reader, batch_size=1)
     await source.start()
     await publish(own_server, tenant, b"old 1", b"old 2")
@@ -455,7 +457,7 @@ async def test_a_stream_made_anew_is_noticed_though_another_replica_read_its_fir
 ) -> None:
     """Then neither the stream's nor the consumer's sequences begin anew for us."""
     monkeypatch.setattr(pull_sources, "UNWATCHED", 0.05)
-    await topology.reconcile(broker, CONFIG, [tenant])
+    await reconcile(broker, CONFIG, [tenant])
     source = pull_source(broker, tenant, CONFIG, reader, batch_size=1)
     await source.start()
     await publish(own_server, tenant, b"old 1", b"old 2")

@@ -1,4 +1,4 @@
-"""One row a message, on a real PostgreSQL with all its partitions (contract 3.2, B4; design 5)."""
+"""One row a message, on a real PostgreSQL with all its partitions (MSG-1 to MSG-6)."""
 
 from __future__ import annotations
 
@@ -438,7 +438,7 @@ async def test_two_writers_in_opposite_order_never_deadlock(store: Store, stored
 async def test_updates_and_look_ups_touch_one_partition(store: Store) -> None:
     """Pruning at run time: the other partitions' nodes are there, and never executed."""
     await store.write(row(at(1)), row(at(1), "M2"))
-    names = ("find", "update")
+    names = ("lock", "update")
     for name, arguments in zip(names, (["M1", "M2"], None), strict=True):
         executed = await _executed_partitions(store, name, arguments)
         assert executed == {f"messages_y{TODAY:%Y}m{TODAY:%m}"}, name

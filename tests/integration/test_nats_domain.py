@@ -12,12 +12,13 @@ import pytest
 
 from events.delivery import Delivery
 from events.subjects import Tenant
-from streams.jetstream import topology
 from streams.jetstream.broker import Broker
+from streams.jetstream.consumer_state import read_lag
 from streams.jetstream.max_deliveries import MaxDeliveriesListener
 from streams.jetstream.specs import TopologyConfig
 from testkit.servers import NatsServer
 from tests.nats_servers import domain_pair
+from tests.reconcile import reconcile
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = TopologyConfig(realtime_ack_wait=1)
@@ -65,7 +66,7 @@ async def publish(server: NatsServer, tenant: Tenant, *bodies: bytes) -> None:
 async def test_a_worker_at_a_leaf_handles_the_hubs_events(
     pair: Pair, broker: Broker, reader: Reader, tenant: Tenant
 ) -> None:
-    await topology.reconcile(broker, CONFIG, [tenant])
+    await reconcile(broker, CONFIG, [tenant])
     assert CONFIG.realtime_stream in await streams_of(pair.hub)
     await publish(pair.hub, tenant, *[b"x"] * 25)
     source = pull_source(broker, tenant, CONFIG, reader)
@@ -73,7 +74,7 @@ async def test_a_worker_at_a_leaf_handles_the_hubs_events(
     await ack_all(await reader.take(25))
 
     async def settled() -> bool:
-        return not any(await topology.lag(broker, source.stream, source.durable))
+        return not any(await read_lag(broker, source.stream, source.durable))
 
     await eventually(settled)
     await broker.publish(tenant_letter(tenant), b"letter", {"Nats-Msg-Id": "one"})
@@ -92,13 +93,13 @@ def tenant_letter(tenant: Tenant) -> str:
 async def test_what_the_hub_gives_up_is_handed_over_at_the_leaf(
     pair: Pair, broker: Broker, reader: Reader, tenant: Tenant
 ) -> None:
-    await topology.reconcile(broker, CONFIG, [tenant])
+    await reconcile(broker, CONFIG, [tenant])
     stream, durable = CONFIG.realtime_stream, CONFIG.realtime_durable + tenant.company
     config = (await broker.api(f"CONSUMER.INFO.{stream}.{durable}"))["config"]
     request = {"stream_name": stream, "config": {**config, "max_deliver": 1}}
     await broker.api(f"CONSUMER.CREATE.{stream}.{durable}", request)
     got: asyncio.Queue[Delivery] = asyncio.Queue()
-    watch = MaxDeliveriesListener(broker=broker, stream=stream, durable=durable, given_up=got.put)
+    watch = MaxDeliveriesListener(broker=broker, stream=stream, durable=durable, on_max_deliveries=got.put)
     await watch.start()
     source = pull_source(broker, tenant, CONFIG, reader)
     await source.start()
@@ -113,7 +114,7 @@ async def test_what_the_hub_gives_up_is_handed_over_at_the_leaf(
 
 
 async def test_a_domain_that_nobody_serves_is_named_and_waited_for(pair: Pair) -> None:
-    broker = Broker(urls=[pair.leaf.url], name="tests", domain="nowhere", ask_every=0.2)
+    broker = Broker(urls=[pair.leaf.url], name="tests", domain="nowhere", check_every=0.2)
     await broker.start()
 
     async def said() -> bool:
@@ -126,8 +127,8 @@ async def test_a_domain_that_nobody_serves_is_named_and_waited_for(pair: Pair) -
 
 
 async def test_a_hub_that_is_away_is_waited_for(pair: Pair, tenant: Tenant, reader: Reader) -> None:
-    async with connected(pair.leaf.url, domain="hub", ask_every=0.2) as broker:
-        await topology.reconcile(broker, CONFIG, [tenant])
+    async with connected(pair.leaf.url, domain="hub", check_every=0.2) as broker:
+        await reconcile(broker, CONFIG, [tenant])
         source = pull_source(broker, tenant, CONFIG, reader)
         await source.start()
         pair.hub.stop()

@@ -16,18 +16,19 @@ from nats.aio.msg import Msg
 
 from events.errors import BrokerError
 from events.subjects import Tenant
-from streams.jetstream import topology
 from streams.jetstream.broker import Broker, Unusable
-from streams.jetstream.nodes import AVOIDED_FOR, Nodes
+from streams.jetstream.changes import TopologyError
+from streams.jetstream.nodes import AVOID_SECONDS, Nodes
 from streams.jetstream.specs import TopologyConfig, streams
 from streams.jetstream.stream_reader import ApiError
+from testkit.proxy import Proxy
 from testkit.servers import NatsServer, free_port
-from tests.faults.proxy import Proxy
-from tests.nats_servers import ChangingNats, rights
-from tests.sources import SUBJECT, Reader, ack_all, eventually, pull_source
+from tests.nats_servers import rights
+from tests.reconcile import reconcile
+from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = TopologyConfig()
-QUICK = {"ask_every": 0.3, "leave_after": 2.0}
+QUICK = {"check_every": 0.3, "leave_after": 2.0}
 WITHOUT = "accounts {{ A {{ jetstream: {}, users: [ {{ user: a, password: a }} ] }} }}"
 
 
@@ -58,15 +59,15 @@ async def at(broker: Broker, server: NatsServer) -> None:
 
 
 @pytest.fixture
-def nodes() -> Iterator[tuple[ChangingNats, ChangingNats]]:
+def nodes() -> Iterator[tuple[NatsServer, NatsServer]]:
     """Two servers with JetStream in an account that can lose it."""
     settings = WITHOUT.format("enabled")
-    with ChangingNats(settings=settings) as first, ChangingNats(settings=settings) as second:
+    with NatsServer(settings=settings) as first, NatsServer(settings=settings) as second:
         yield first, second
 
 
 async def test_a_node_that_lost_jetstream_is_left_for_another_and_told_once(
-    nodes: tuple[ChangingNats, ChangingNats], caplog: pytest.LogCaptureFixture
+    nodes: tuple[NatsServer, NatsServer], caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = nodes
     counted: list[str] = []
@@ -81,7 +82,7 @@ async def test_a_node_that_lost_jetstream_is_left_for_another_and_told_once(
 
 
 async def test_a_node_without_an_answer_is_left_already_while_the_worker_starts(
-    nodes: tuple[ChangingNats, ChangingNats],
+    nodes: tuple[NatsServer, NatsServer],
 ) -> None:
     first, second = nodes
     silent = 'authorization { users: [ { user: "a", password: "a" } ] }\njetstream: disabled'
@@ -100,7 +101,7 @@ async def test_a_node_without_an_answer_is_left_already_while_the_worker_starts(
 
 
 async def test_a_node_that_only_tells_of_its_streams_is_left(
-    nodes: tuple[ChangingNats, ChangingNats],
+    nodes: tuple[NatsServer, NatsServer],
 ) -> None:
     """So does a node that is cut off from its cluster: STREAM.INFO is answered, everything else is refused."""
     first, second = nodes
@@ -128,9 +129,9 @@ async def test_a_node_that_only_tells_of_its_streams_is_left(
 
 
 async def test_a_first_node_without_jetstream_does_not_end_the_start_while_others_are_untried(
-    nodes: tuple[ChangingNats, ChangingNats], monkeypatch: pytest.MonkeyPatch
+    nodes: tuple[NatsServer, NatsServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streams.jetstream.broker.JETSTREAM_PATIENCE", 0.5)
+    monkeypatch.setattr("streams.jetstream.broker.NO_JETSTREAM_SECONDS", 0.5)
     first, second = nodes
     first.reconfigure(WITHOUT.format("disabled"))
     async with begun(first.at("a:a"), second.at("a:a")) as broker:
@@ -140,9 +141,9 @@ async def test_a_first_node_without_jetstream_does_not_end_the_start_while_other
 
 
 async def test_the_start_ends_when_no_node_has_jetstream_for_the_account(
-    nodes: tuple[ChangingNats, ChangingNats], monkeypatch: pytest.MonkeyPatch
+    nodes: tuple[NatsServer, NatsServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streams.jetstream.broker.JETSTREAM_PATIENCE", 0.5)
+    monkeypatch.setattr("streams.jetstream.broker.NO_JETSTREAM_SECONDS", 0.5)
     for node in nodes:
         node.reconfigure(WITHOUT.format("disabled"))
     async with begun(*(node.at("a:a") for node in nodes), leave_after=0.5) as broker:
@@ -154,11 +155,11 @@ async def test_the_start_ends_when_no_node_has_jetstream_for_the_account(
 async def test_a_cluster_whose_jetstream_nodes_are_down_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streams.jetstream.broker.JETSTREAM_PATIENCE", 0.2)
+    monkeypatch.setattr("streams.jetstream.broker.NO_JETSTREAM_SECONDS", 0.2)
     ports = [free_port(), free_port()]
     cluster = 'cluster {{ name: C, listen: "127.0.0.1:{}", routes: [ "nats://127.0.0.1:{}" ] }}\n'
     bare = cluster.format(ports[0], ports[1]) + "jetstream: disabled"
-    with ChangingNats() as first:
+    with NatsServer() as first:
         first.reconfigure(bare)
         async with begun(first.url) as broker:
 
@@ -171,7 +172,7 @@ async def test_a_cluster_whose_jetstream_nodes_are_down_is_waited_for(
 
 
 async def test_a_single_node_is_not_left_and_named_on_ready(
-    nodes: tuple[ChangingNats, ChangingNats],
+    nodes: tuple[NatsServer, NatsServer],
 ) -> None:
     first, _ = nodes
     async with begun(first.at("a:a")) as broker:
@@ -184,7 +185,7 @@ async def test_a_single_node_is_not_left_and_named_on_ready(
             return f"JetStream does not answer at 127.0.0.1:{first.port}" in (broker.problem or "")
 
         await eventually(said)
-        assert await broker.jetstream.look() == "absent"
+        assert await broker.jetstream.check() == "absent"
         await asyncio.sleep(2 * QUICK["leave_after"])
         assert not lost
         assert broker.connected
@@ -192,7 +193,7 @@ async def test_a_single_node_is_not_left_and_named_on_ready(
         await at(broker, first)
 
 
-async def test_two_names_of_one_node_are_one_node(nodes: tuple[ChangingNats, ChangingNats]) -> None:
+async def test_two_names_of_one_node_are_one_node(nodes: tuple[NatsServer, NatsServer]) -> None:
     first, _ = nodes
     async with begun(first.at("a:a"), first.at("a:a").replace("127.0.0.1", "localhost")) as broker:
         lost: list[bool] = []
@@ -208,9 +209,27 @@ async def test_two_names_of_one_node_are_one_node(nodes: tuple[ChangingNats, Cha
         assert lost.count(False) <= 2
 
 
+async def test_a_node_with_several_addresses_is_counted_once() -> None:
+    """Streams would get three replicas on two nodes, and be refused for ever."""
+    routes = [free_port() for _ in range(2)]
+    known = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
+    async with AsyncExitStack() as stack:
+        addresses = []
+        for port in routes:
+            settings = f'cluster {{ name: C, listen: "127.0.0.1:{port}", routes: [ {known} ] }}'
+            server = await asyncio.to_thread(stack.enter_context, NatsServer(settings=settings))
+            proxies = [await stack.enter_async_context(Proxy(server.port)) for _ in range(2)]
+            addresses += [server.url, *(f"nats://127.0.0.1:{proxy.port}" for proxy in proxies)]
+        async with connected(*addresses) as broker:
+            assert await broker.count_nodes() == 2
+        down = f"nats://127.0.0.1:{free_port()}"
+        async with connected(*addresses, down) as broker:
+            assert await broker.count_nodes() == 3
+
+
 async def test_a_denied_right_is_no_reason_to_leave_a_node() -> None:
     settings = rights(denied=["$JS.API.INFO"])
-    with ChangingNats(settings=rights()) as first, ChangingNats(settings=rights()) as second:
+    with NatsServer(settings=rights()) as first, NatsServer(settings=rights()) as second:
         async with begun(first.at("worker:w"), second.at("worker:w")) as broker:
             await at(broker, first)
             lost: list[bool] = []
@@ -263,8 +282,8 @@ async def test_a_node_that_is_cut_off_from_its_cluster_is_left_and_the_events_go
         await eventually(made, within=30)
 
         async def reconciled() -> bool:
-            with suppress(topology.TopologyError, BrokerError):
-                await topology.reconcile(broker, CONFIG, [tenant])
+            with suppress(TopologyError, BrokerError):
+                await reconcile(broker, CONFIG, [tenant])
                 return True
             return False
 
@@ -294,11 +313,11 @@ def test_a_server_that_was_left_comes_last_until_the_others_failed_often() -> No
     now = [0.0]
     nodes = Nodes(lambda: now[0])
     left, other = (Server(uri=urlparse(f"nats://a:b@host{number}:4222"), reconnects=0) for number in (1, 2))
-    nodes.arrived("host1:4222", "one")
+    nodes.note_connected("host1:4222", "one")
     nodes.leave("host1:4222")
     assert nodes.choose([left, other], {})[0] is other
     assert nodes.choose([left, Server(uri=other.uri, reconnects=5)], {})[0] is left
-    now[0] = AVOIDED_FOR + 1
+    now[0] = AVOID_SECONDS + 1
     assert nodes.choose([left, Server(uri=other.uri, reconnects=1)], {})[0] is left
 
 
@@ -307,8 +326,8 @@ def test_connections_that_end_at_once_are_tried_less_and_less_often() -> None:
     server = Server(uri=urlparse("nats://host:4222"), reconnects=0)
     waits = []
     for _ in range(8):
-        nodes.arrived("host:4222", "one")
-        nodes.lost()
+        nodes.note_connected("host:4222", "one")
+        nodes.note_disconnected()
         waits.append(nodes.choose([server], {})[1])
     assert waits == sorted(waits)
     assert waits[-1] == 2.0

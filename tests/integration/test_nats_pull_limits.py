@@ -12,11 +12,11 @@ import nats
 import pytest
 
 from events.subjects import Tenant
-from streams.jetstream import topology
 from streams.jetstream.broker import Broker
 from streams.jetstream.pull_limits import PullLimits, Status
 from streams.jetstream.specs import TopologyConfig
 from testkit.servers import NatsServer
+from tests.reconcile import reconcile
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = TopologyConfig()
@@ -37,7 +37,7 @@ def server() -> Iterator[NatsServer]:
 @pytest.fixture
 async def broker(server: NatsServer, tenant: Tenant) -> AsyncIterator[Broker]:
     async with connected(server.url) as broker:
-        await topology.reconcile(broker, CONFIG, [tenant])
+        await reconcile(broker, CONFIG, [tenant])
         yield broker
 
 
@@ -90,7 +90,7 @@ async def test_a_limit_of_the_durable_is_kept_to(
     await source.stop()
     assert warnings(caplog, source.durable, told) == 1
     assert reader.counters.count["failed realtime"] == 0
-    assert reader.counters.count["fetched realtime"] < 100
+    assert reader.counters.count["pulls realtime"] < 100
 
 
 async def test_several_limits_are_kept_to_together(
@@ -111,7 +111,7 @@ async def test_a_limit_of_the_server_is_kept_to(reader: Reader, tenant: Tenant, 
     settings = f'jetstream {{ store_dir: "{tmp_path}", limits {{ max_request_batch: 100 }} }}'
     with NatsServer(settings=settings) as server:
         async with connected(server.url) as broker:
-            await topology.reconcile(broker, CONFIG, [tenant])
+            await reconcile(broker, CONFIG, [tenant])
             await publish(server, tenant, *[b"x"] * 150)
             source = pull_source(broker, tenant, CONFIG, reader, batch_size=500)
             await source.start()
@@ -152,7 +152,7 @@ async def test_replicas_share_the_only_request_that_may_wait(
         task.cancel()
 
     async def both_asked() -> bool:
-        return all(each.counters.count["fetched realtime"] > 3 for each in readers)
+        return all(each.counters.count["pulls realtime"] > 3 for each in readers)
 
     await eventually(both_asked)
     for source in sources:
@@ -160,7 +160,7 @@ async def test_replicas_share_the_only_request_that_may_wait(
     assert warnings(caplog, sources[0].durable, "max_waiting") <= 2
     for each in readers:
         assert each.counters.count["failed realtime"] == 0
-        assert each.counters.count["fetched realtime"] < 60
+        assert each.counters.count["pulls realtime"] < 60
 
 
 def test_a_refusal_that_names_no_smaller_limit_is_no_limit() -> None:

@@ -1,4 +1,4 @@
-"""The page for people and its figures, served by Faust's own web server."""
+"""The status page and /status.json, served by Faust's own web server."""
 
 from __future__ import annotations
 
@@ -17,27 +17,16 @@ import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
 
+from events.delivery import ConsumerType
 from events.subjects import Tenant
-from streams.monitoring import http, status_page
+from streams.monitoring import http, status_page, worker_status
 from streams.monitoring.metrics import Metrics
-from streams.monitoring.metrics_history import Samples
+from streams.monitoring.metrics_history import MetricsHistory
+from streams.monitoring.worker_status import WorkerStatus
+from tests.sources import StubSource
 
+ROLES: Final[tuple[ConsumerType, ...]] = ("realtime", "historical", "dlq")
 FIFTY: Final = tuple(f"Toko{number:02d}Nusantara" for number in range(50))
-
-
-class Source:
-    """A source that says what it is told to."""
-
-    def __init__(self, company: str, role: str, *, alive: bool = True) -> None:
-        self.tenant = Tenant(company)
-        self.role = role
-        self.alive = alive
-        self.held = 3
-        self.last_fetch = time.monotonic()
-
-    @property
-    def name(self) -> str:
-        return f"{self.role} {self.tenant.company}"
 
 
 class Worker:
@@ -45,21 +34,19 @@ class Worker:
 
     def __init__(self, *companies: str) -> None:
         self.metrics = Metrics(companies, version="1.2.3")
-        self.samples = Samples(self.metrics.collectors, companies)
-        self.sources = [
-            Source(each, role) for each in companies for role in ("realtime", "historical", "dlq")
-        ]
+        self.history = MetricsHistory(self.metrics.collectors, companies)
+        self.sources = [StubSource(Tenant(each), role, held=3) for each in companies for role in ROLES]
         self.reasons: dict[str, str] = {}
         self.agents = {"routing": True, "dlq": True, "onboarding": True}
         self.asked = 0
-        self.status = status_page.Status(
+        self.status = WorkerStatus(
             version="1.2.3",
             companies=companies,
             sources=self.sources,
             agents=lambda: self.agents,
             readiness=self.readiness,
             collectors=self.metrics.collectors,
-            samples=self.samples,
+            history=self.history,
         )
 
     async def readiness(self) -> Mapping[str, str]:
@@ -69,7 +56,7 @@ class Worker:
             raise RuntimeError("hunter2")
         return self.reasons
 
-    async def figures(self) -> Any:
+    async def content(self) -> Any:
         return json.loads(await self.status.body())
 
 
@@ -115,7 +102,7 @@ async def test_a_browser_may_run_just_what_the_page_brings() -> None:
     assert not re.search(r"\son\w+=|\sstyle=|innerHTML|insertAdjacentHTML|document\.write", text)
 
 
-async def test_neither_page_nor_figures_are_kept_or_guessed_at_or_framed() -> None:
+async def test_neither_page_nor_content_is_cached_or_guessed_at_or_framed() -> None:
     async with served(Worker("KopiNusa01")) as client:
         for path in ("/", "/status.json"):
             async with client.get(path) as answer:
@@ -133,11 +120,11 @@ async def test_the_page_fetches_nothing_from_elsewhere() -> None:
     assert addresses == {"http://www.w3.org/2000/svg"}
 
 
-async def test_the_figures_are_those_of_the_metrics() -> None:
+async def test_the_content_is_that_of_the_metrics() -> None:
     worker = Worker("KopiNusa01", "WarungSari")
-    await worker.samples.take()
+    await worker.history.record()
     worker.metrics.received("KopiNusa01", "v1.messages.upsert", 12)
-    worker.metrics.fetched("KopiNusa01", "realtime", 12)
+    worker.metrics.batch_received("KopiNusa01", "realtime", 12)
     for _ in range(10):
         worker.metrics.settled("KopiNusa01", "v1.messages.upsert", "ack_success", "none", 0.005, 0.001)
     for _ in range(2):
@@ -148,8 +135,8 @@ async def test_the_figures_are_those_of_the_metrics() -> None:
     worker.metrics.dlq_state("KopiNusa01", 2, 31.5)
     worker.metrics.exhausted("KopiNusa01", 1, 0.0)
     worker.metrics.reconnected()
-    await worker.samples.take()
-    found = await worker.figures()
+    await worker.history.record()
+    found = await worker.content()
 
     assert (found["version"], found["state"], found["reasons"]) == ("1.2.3", "ready", {})
     totals = {name: found["events"][name]["total"] for name in found["events"] if name not in ("p50", "p95")}
@@ -176,7 +163,7 @@ async def test_the_figures_are_those_of_the_metrics() -> None:
 async def test_what_is_not_known_is_no_number() -> None:
     worker = Worker("KopiNusa01")
     worker.sources[0].alive = False
-    found = await worker.figures()
+    found = await worker.content()
     assert found["events"]["received"] == {"total": None, "rate": None}
     assert found["events"]["p95"] is None
     assert found["dead_letters"] == [
@@ -198,7 +185,7 @@ async def test_what_is_not_known_is_no_number() -> None:
 async def test_the_state_follows_readiness(reasons: dict[str, str], state: str) -> None:
     worker = Worker("KopiNusa01")
     worker.reasons = reasons
-    found = await worker.figures()
+    found = await worker.content()
     assert (found["state"], found["reasons"]) == (state, reasons)
     assert found["connections"]["postgres"]["problem"] == reasons.get("postgres")
 
@@ -207,7 +194,7 @@ async def test_a_problem_is_shown_with_its_source_and_its_agent() -> None:
     worker = Worker("KopiNusa01", "WarungSari")
     worker.reasons = {"dlq WarungSari": "no pull request was answered lately", "agents": "not running: dlq"}
     worker.agents["dlq"] = False
-    found = await worker.figures()
+    found = await worker.content()
     troubled = [source for source in found["sources"] if source["problem"]]
     assert [(source["company"], source["consumer"]) for source in troubled] == [("WarungSari", "dlq")]
     assert [agent["name"] for agent in found["agents"] if not agent["running"]] == ["dlq"]
@@ -216,13 +203,13 @@ async def test_a_problem_is_shown_with_its_source_and_its_agent() -> None:
 async def test_readiness_that_cannot_be_told_still_gives_a_page_and_no_secret() -> None:
     worker = Worker("KopiNusa01")
     worker.reasons = {"broken": "yes"}
-    found = await worker.figures()
+    found = await worker.content()
     assert found["reasons"] == {"readiness": "not known: RuntimeError"}
     assert found["state"] == "not_ready"
 
 
 async def test_many_viewers_cost_the_database_one_question(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_page, "FRESH", 3600.0)
+    monkeypatch.setattr(worker_status, "CACHE_SECONDS", 3600.0)
     worker = Worker("KopiNusa01")
     async with served(worker) as client:
 
@@ -235,7 +222,7 @@ async def test_many_viewers_cost_the_database_one_question(monkeypatch: pytest.M
     assert worker.asked == 1
 
 
-async def test_fifty_companies_leave_the_loop_free_and_the_figures_small() -> None:
+async def test_fifty_companies_leave_the_loop_free_and_the_content_small() -> None:
     worker = Worker(*FIFTY)
     rounds = 0
 
@@ -246,16 +233,16 @@ async def test_fifty_companies_leave_the_loop_free_and_the_figures_small() -> No
             await asyncio.sleep(0)
 
     task = asyncio.create_task(others())
-    await worker.samples.take()
+    await worker.history.record()
     # Events get their turn between any two companies.
     assert rounds >= len(FIFTY) - 1
     task.cancel()
     for _ in range(180):
-        worker.samples._ring.append(worker.samples._ring[-1]._replace(at=time.monotonic()))
+        worker.history._snapshots.append(worker.history._snapshots[-1]._replace(at=time.monotonic()))
     assert len(await worker.status.body()) < 64 * 1024
 
 
-async def test_the_pages_of_the_contract_stay_what_they_are() -> None:
+async def test_the_documented_pages_stay_what_they_are() -> None:
     async with served(Worker("KopiNusa01")) as client:
         for path in ("/health", "/ready", "/metrics", "/"):
             async with client.get(path) as answer:

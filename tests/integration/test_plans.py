@@ -8,10 +8,10 @@ from tables.connection.pool import Database
 from tables.queries import load
 
 _STATEMENTS = [
-    ("messages", ("find", "update", "unclaimed", "probe", "lock_keys", "drop_keys")),
-    ("chats", ("find", "update", "drop_steps")),
+    ("messages", ("lock", "update", "unclaimed", "probe", "lock_keys", "drop_keys")),
+    ("chats", ("lock", "update", "drop_steps")),
     ("contacts", ("find", "update")),
-    ("agents", ("find", "update")),
+    ("agents", ("lock", "update")),
     ("onboarding", ("find", "update")),
 ]
 

@@ -19,9 +19,9 @@ from tables.connection.pool import Database
 from tables.errors import Unavailable
 from tables.last_writer_wins import Version
 from tables.tenant import TenantTables
+from testkit import builders
+from testkit.proxy import Proxy
 from testkit.servers import PostgresServer
-from tests import builders
-from tests.faults.proxy import Proxy
 from tests.unit.fakes import STORED_NS, FakeDelivery
 
 

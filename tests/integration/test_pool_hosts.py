@@ -13,8 +13,8 @@ import pytest
 from tables.connection import hosts, pool
 from tables.connection.pool import Database
 from tables.errors import StorageError, Unavailable
+from testkit.postgres_pair import PostgresNode
 from testkit.servers import PostgresServer, free_port
-from tests.standby import StandbyServer
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def frozen_later_is_asked(database: Database) -> bool:
 
 
 async def test_a_standby_is_passed_over_and_found_when_it_is_promoted(frozen_later: PostgresServer) -> None:
-    with StandbyServer(frozen_later) as standby:
+    with PostgresNode(frozen_later) as standby:
         dsn = both(standby.port, frozen_later)
         async with opened(dsn) as database:
             assert await port_of(database) == frozen_later.port
@@ -162,7 +162,7 @@ async def test_a_standby_is_passed_over_and_found_when_it_is_promoted(frozen_lat
 
 async def test_a_standby_alone_is_refused_where_a_primary_is_wanted(frozen_later: PostgresServer) -> None:
     with (
-        StandbyServer(frozen_later) as standby,
+        PostgresNode(frozen_later) as standby,
         pytest.raises(Unavailable, match="standby, primary is wanted"),
     ):
         await Database(f"{standby.dsn}?target_session_attrs=primary").open()

@@ -12,12 +12,13 @@ import pytest
 from tables.connection.dsn import parse
 from tables.connection.hosts import Connector, HostConnection
 from tables.connection.pool import Database
-from tables.connection.session import require_prepared
+from tables.connection.session import are_shared, require_prepared
 from tables.errors import Unavailable
 from tables.schema.migrations import migrate
 from tables.tenant import TenantTables
+from testkit.pooler import IGNORED, KEEPS_PREPARED, Pooler, version
 from testkit.servers import PostgresServer
-from tests.pooler import IGNORED, KEEPS_PREPARED, Pooler, version
+from tests.programs import required
 
 SESSION, TRANSACTION = "pool_mode = session", "pool_mode = transaction"
 
@@ -30,6 +31,11 @@ async def opened(dsn: str, size: int = 4) -> AsyncIterator[Database]:
         yield database
     finally:
         await database.close()
+
+
+@pytest.fixture(autouse=True)
+def installed() -> None:
+    required("pgbouncer")
 
 
 @pytest.fixture
@@ -144,6 +150,30 @@ async def test_a_pooler_that_turns_to_transaction_mode_is_an_outage_that_names_i
             async with asyncio.timeout(30):
                 while not any("pooler" in text for text in found):
                     await asyncio.gather(*map(look, range(8)))
+
+
+@pytest.mark.parametrize(("mode", "shared"), [(SESSION, False), (TRANSACTION, True)])
+async def test_sessions_are_shared_in_transaction_mode_only(
+    postgres_server: PostgresServer, name: str, mode: str, shared: bool
+) -> None:
+    with Pooler(postgres_server, mode, IGNORED) as pooler:
+        connector = Connector(parse(pooler.dsn_of(name)), {})
+        first, second = await connector.connect(), await connector.connect()
+        try:
+            assert await are_shared(first, second) is shared
+        finally:
+            first.terminate()
+            second.terminate()
+
+
+async def test_sessions_of_a_server_are_not_shared(database_dsn: str) -> None:
+    connector = Connector(parse(database_dsn), {})
+    first, second = await connector.connect(), await connector.connect()
+    try:
+        assert not await are_shared(first, second)
+    finally:
+        first.terminate()
+        second.terminate()
 
 
 async def test_a_restart_of_the_pooler_passes(postgres_server: PostgresServer, name: str) -> None:

@@ -12,21 +12,21 @@ import pytest
 
 from tables.connection.pool import Database
 from tables.connection.replication import durability_warnings
+from testkit.postgres_pair import STANDBY, PostgresNode, fetch_value
 from testkit.servers import PostgresServer
-from tests.standby import NAME, StandbyServer, run
 
 
 @pytest.fixture(scope="module")
-def primary() -> Iterator[PostgresServer]:
+def primary() -> Iterator[PostgresNode]:
     """A server of this module's own: what is set on it is for all its databases."""
-    with PostgresServer() as server:
+    with PostgresNode() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def standby(primary: PostgresServer) -> Iterator[StandbyServer]:
+def standby(primary: PostgresNode) -> Iterator[PostgresNode]:
     """It follows the primary."""
-    with StandbyServer(primary) as server:
+    with PostgresNode(primary) as server:
         yield server
 
 
@@ -46,7 +46,7 @@ async def until_it_follows(dsn: str) -> None:
         async with asyncio.timeout(20):
             while not await connection.fetchval(
                 "SELECT count(*) FROM pg_stat_replication WHERE application_name = $1 AND state = 'streaming'",
-                NAME,
+                STANDBY,
             ):
                 await asyncio.sleep(0.05)
     finally:
@@ -58,7 +58,7 @@ async def test_a_server_alone_is_no_reason_to_warn(database: Database) -> None:
 
 
 async def test_asynchronous_standbys_are_warned_of_until_commits_wait_for_one(
-    primary: PostgresServer, standby: StandbyServer
+    primary: PostgresNode, standby: PostgresNode
 ) -> None:
     await until_it_follows(primary.dsn)
     async with opened(primary.dsn) as database:
@@ -66,18 +66,18 @@ async def test_asynchronous_standbys_are_warned_of_until_commits_wait_for_one(
         assert "a standby" in warning
         assert "synchronous_standby_names" in warning
 
-        await run(primary.dsn, "ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
+        await primary.wait_for("*")
         try:
             async with asyncio.timeout(20):
                 while await durability_warnings(database):
                     await asyncio.sleep(0.05)
         finally:
-            await run(primary.dsn, "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
+            await primary.wait_for("")
 
 
-async def test_an_ordinary_role_is_told_too(primary: PostgresServer, standby: StandbyServer) -> None:
+async def test_an_ordinary_role_is_told_too(primary: PostgresNode, standby: PostgresNode) -> None:
     await until_it_follows(primary.dsn)
-    await run(primary.dsn, "CREATE ROLE ordinary LOGIN")
+    await fetch_value(primary.dsn, "CREATE ROLE ordinary LOGIN")
     async with opened(primary.dsn.replace("postgres@", "ordinary@")) as database:
         assert len(await durability_warnings(database)) == 1
 

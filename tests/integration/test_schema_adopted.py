@@ -1,4 +1,4 @@
-"""A schema with data that the existing service made is taken over unchanged (contract 6.2, 6.5)."""
+"""A schema with data that the existing service made is taken over unchanged (TAB-1, TAB-5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A schema that this service makes itself (contract 6.1, 6.2)."""
+"""A schema that this service makes itself (TAB-1)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from events.subjects import Tenant
 from tables.connection.pool import Database
 from tables.schema.migrations import SHARED_TABLES, SchemaProblem, foreign_company, migrate
 
-_FILES = sorted((Path(tables.schema.migrations.__file__).parent / "sql" / "migrations").glob("*.sql"))
+_FILES = sorted((Path(tables.schema.migrations.__file__).parents[1] / "sql" / "migrations").glob("*.sql"))
 MIGRATIONS = [file.stem for file in _FILES]
 
 # name, type, nullable, default, in the order of the contract
@@ -261,6 +261,51 @@ async def test_without_auto_migrate_each_missing_table_is_named(
 
     with pytest.raises(SchemaProblem, match=f"no table {missing}: .*DATABASE_POSTGRESAUTOMIGRATE"):
         await migrate(database, schema, auto_migrate=False)
+
+
+def test_the_columns_that_are_looked_for_are_those_of_the_tables_that_others_may_have_made() -> None:
+    expected = {(table, column[0]) for table in ("messages", *SHARED_TABLES) for column in COLUMNS[table]}
+    assert set(tables.schema.migrations._columns()) == expected
+
+
+async def test_a_missing_column_that_no_statement_uses_is_no_obstacle(
+    database: Database, schema: str
+) -> None:
+    async with database.connection() as connection:
+        await connection.execute(f'ALTER TABLE "{schema}".contacts DROP COLUMN dob')
+
+    assert await migrate(database, schema) == []
+
+
+@pytest.mark.parametrize("auto_migrate", [True, False])
+async def test_every_missing_column_is_named_with_auto_migrate_or_without(
+    database: Database, schema: str, auto_migrate: bool
+) -> None:
+    """No migration adds a column to a table that exists: events of that table would wait for it for ever."""
+    columns = [
+        ("agents", "host_name"),
+        ("chats", "not_spam"),
+        ("contacts", "origin"),
+        ("onboarding_log", "timestamp"),
+    ]
+    columns += [("exhausted_events", "resolved_at"), ("messages", "message_url")]
+    async with database.connection() as connection:
+        for table, column in columns:
+            await connection.execute(
+                f'ALTER TABLE "{schema}".{table} RENAME COLUMN {column} TO {column}_of_others'
+            )
+
+    with pytest.raises(SchemaProblem) as caught:
+        await migrate(database, schema, auto_migrate=auto_migrate)
+
+    for _, column in columns:
+        assert f'"{column}"' in str(caught.value) or f".{column} " in str(caught.value)
+    async with database.connection() as connection:
+        for table, column in columns:
+            await connection.execute(
+                f'ALTER TABLE "{schema}".{table} RENAME COLUMN {column}_of_others TO {column}'
+            )
+    assert await migrate(database, schema, auto_migrate=auto_migrate) == []
 
 
 async def test_without_auto_migrate_a_complete_schema_is_accepted(database: Database, schema: str) -> None:

@@ -1,4 +1,4 @@
-"""Adopted messages get their keys in the background (design 5)."""
+"""Adopted messages get their keys in the background."""
 
 from __future__ import annotations
 

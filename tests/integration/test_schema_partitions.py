@@ -1,4 +1,4 @@
-"""Partitions are there before their month, whatever lies in the default one (contract 6.3, B3)."""
+"""Partitions are there before their month, whatever lies in the default one (TAB-2)."""
 
 from __future__ import annotations
 

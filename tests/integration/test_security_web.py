@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from testkit.servers import free_port
-from tests.acceptance.worker import Worker
+from testkit.worker import Worker
 
 ELSEWHERE = "127.0.0.2"
 READ_ONLY = ("/", "/status.json", "/ready", "/metrics")
@@ -38,7 +38,7 @@ async def _session(worker: Worker) -> aiohttp.ClientSession:
     session = aiohttp.ClientSession(f"http://{ELSEWHERE}:{worker.port}")
     async with asyncio.timeout(60):
         while True:
-            assert worker.running, worker.told()
+            assert worker.running, worker.written()
             try:
                 async with session.get("/health"):
                     return session

@@ -17,12 +17,12 @@ import pytest
 from nats.aio.client import Client
 
 from events.subjects import Tenant
-from streams.config.variables import companies
+from streams.config.names import COMPANIES
 from tables.queries import load
-from tests import builders
+from testkit import builders
+from testkit.worker import Worker
 from tests.acceptance.conftest import visited
 from tests.acceptance.site import HISTORY_STREAM, Site
-from tests.acceptance.worker import Worker
 
 TABLES: Final = ("messages", "chats", "contacts", "agents", "onboarding_log")
 FOLDER: Final = Path(__file__).parents[2] / "tables"
@@ -199,9 +199,9 @@ def test_a_name_that_grows_when_lowered_is_measured_by_what_it_becomes() -> None
 
     assert len(grows.encode()) <= 57
     with pytest.raises(ValueError, match="longer than 57 bytes"):
-        companies(grows)
+        COMPANIES(grows)
     assert len(Tenant("İ" * 19).schema.encode()) == 63
-    assert companies("İ" * 19)
+    assert COMPANIES("İ" * 19)
 
 
 def _strings_built(tree: ast.AST) -> list[ast.AST]:
@@ -223,16 +223,17 @@ def _strings_built(tree: ast.AST) -> list[ast.AST]:
 
 
 def test_no_statement_is_put_together_from_values() -> None:
-    """But for one that PostgreSQL itself wrote, with `format('%I')`, of names in its own catalogue."""
+    """But for those that PostgreSQL itself wrote, with `format('%I')`, of names in its catalogue."""
     built = {
         (file.name, ast.unparse(call.args[0]))
-        for file in sorted(FOLDER.glob("*.py"))
+        for file in sorted(FOLDER.rglob("*.py"))
         for call in _strings_built(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(call, ast.Call)
     }
 
     assert built == {
         ("partitions.py", "'; '.join((row['ddl'] for row in missing))"),
+        ("publication.py", "'; '.join(additions)"),
     }
 
 

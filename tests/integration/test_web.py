@@ -28,7 +28,8 @@ WORKER = """
     import faust
     from faust.app.base import BootStrategy
 
-    from streams import logs, web
+    from streams import logs
+    from streams.monitoring import http
     from streams.monitoring.metrics import Metrics
 
     logs.configure("info")
@@ -42,7 +43,7 @@ WORKER = """
         BootStrategy = Boot
 
         def _new_web(self):
-            return web.Web(self)
+            return http.Web(self)
 
 
     app = App(
@@ -80,7 +81,7 @@ WORKER = """
 
     enabled = os.environ.get("METRICS_ENABLED") != "false"
     metrics = Metrics(["KopiNusa"], version="1.2.3") if enabled else None
-    web.register(app, metrics=metrics, readiness=readiness, version="1.2.3")
+    http.register(app, metrics=metrics, readiness=readiness, version="1.2.3")
 """
 
 

@@ -21,7 +21,7 @@ from aiohttp import web
 
 from streams.monitoring.http import PortTaken, Web
 from testkit.servers import free_port
-from tests.acceptance.worker import ROOT, Worker
+from testkit.worker import ROOT, Worker
 
 _V4, _V6 = "127.0.0.1", "::1"
 _NOWHERE = "postgres://postgres@127.0.0.1:1/wa"

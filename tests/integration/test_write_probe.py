@@ -27,8 +27,8 @@ from tables.last_writer_wins import EventStamp, Version
 from tables.schema.migrations import migrate
 from tables.tenant import TenantTables
 from tables.write_probe import Like
+from testkit import builders
 from testkit.servers import PostgresServer
-from tests import builders
 from tests.unit.fakes import STORED_NS, FakeDelivery, RecordingMeter
 
 _TABLES = (

@@ -1,4 +1,4 @@
-"""The compose files as data, for the tests of what they say."""
+"""The compose files as parsed data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import yaml
 
-from tests.acceptance.worker import ROOT
+from testkit.worker import ROOT
 
 DOCKER: Final = ROOT / "docker"
 DEV: Final = "docker-compose.yaml"

@@ -1,4 +1,4 @@
-"""Grafana's dashboards as files: their panels, and the expressions as Prometheus gets them."""
+"""Grafana dashboards as files: their panels, and the expressions that Prometheus receives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.acceptance.worker import ROOT
+from testkit.worker import ROOT
 
 FOLDER: Final = ROOT / "grafana" / "dashboards"
 DATASOURCE: Final = "daisi-prometheus"

@@ -1,4 +1,4 @@
-"""What a PromQL expression names: parsed, not searched for."""
+"""Metrics and labels of a parsed PromQL expression."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The monitoring guide's example queries, as it writes them, and the panels that show them."""
+"""Example queries of the monitoring guide, and the panels that show them."""
 
 from __future__ import annotations
 

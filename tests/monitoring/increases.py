@@ -1,4 +1,4 @@
-"""Between what Prometheus's `rate` of a counter has to lie: known from its raw samples, not exact."""
+"""Bounds of Prometheus's `rate` of a counter, computed from its raw samples."""
 
 from __future__ import annotations
 

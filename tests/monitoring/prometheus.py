@@ -1,34 +1,20 @@
-"""A real Prometheus, Debian's, as a child of the tests: what it scraped, and what it answers."""
+"""A Prometheus process of the tests, with a client for its queries."""
 
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import pytest
-
 import testkit.prometheus
+from tests.programs import required
 
 # Between two scrapes; short, so that a few seconds of traffic are enough samples for `rate`.
 _INTERVAL: Final = "1s"
 _POLL: Final = 0.1
 _PATIENCE: Final = 60.0
-
-
-def required(program: str) -> str:
-    """The path of a program of the system; without it the test is skipped, in CI it fails."""
-    found = shutil.which(program)
-    if found is None:
-        reason = f"{program} is not installed: make system-deps"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
 
 
 class Sample(NamedTuple):

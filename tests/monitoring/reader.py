@@ -1,27 +1,27 @@
-"""What a person sees who has chosen one company, and what the worker's page says the same should be."""
+"""The dashboards' values for one company, beside the values on the worker's /metrics page."""
 
 from __future__ import annotations
 
 import math
 from functools import cache
 
-from tests.acceptance.worker import Scrape, Series
+from testkit.worker import Scrape, Series
 from tests.monitoring.dashboards import dashboards, substituted
+from tests.monitoring.environment import A, Environment, Facts
 from tests.monitoring.guide import Example
 from tests.monitoring.increases import Bounds, increases
 from tests.monitoring.prometheus import Sample
-from tests.monitoring.stage import A, Facts, Stage
 
 
 class Reader:
     """One company's panels at the moment of its worker's last scrape; values that are NaN are left out."""
 
-    def __init__(self, stage: Stage, company: str) -> None:
-        self._stage = stage
+    def __init__(self, env: Environment, company: str) -> None:
+        self._env = env
         self.company = company
         self.job = "tenant_app_A" if company == A else "tenant_app_B"
-        self.facts: Facts = stage.facts[company]
-        self.page: Scrape = stage.pages[self.job]
+        self.facts: Facts = env.facts[company]
+        self.page: Scrape = env.pages[self.job]
 
     def lines(self, dashboard: str, title: str, place: int = 0) -> list[Sample]:
         """The lines of one of a panel's expressions."""
@@ -51,7 +51,7 @@ class Reader:
 
     def increases(self, selector: str, label: str) -> dict[str, Bounds]:
         """Between what the increases of counters over a minute are, by one label, which must tell them apart."""
-        return increases(self._stage.prometheus, selector, self._stage.moment(self.company), label)
+        return increases(self._env.prometheus, selector, self._env.moment(self.company), label)
 
     def quantile(self, share: float, metric: str, **labels: str) -> float:
         """A quantile of a histogram on the worker's page: linear within a bucket, the lowest begins at 0."""
@@ -75,7 +75,7 @@ class Reader:
 
     def _ask(self, expression: str) -> list[Sample]:
         text = substituted(expression, company=self.company, job=self.job)
-        samples = self._stage.prometheus.query(text, self._stage.moment(self.company))
+        samples = self._env.prometheus.query(text, self._env.moment(self.company))
         return [sample for sample in samples if not math.isnan(sample.value)]
 
 

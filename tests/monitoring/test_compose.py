@@ -1,4 +1,4 @@
-"""The compose files without an engine: they fit the specification, and all that they name is there."""
+"""The compose files, without Docker: they fit the specification, and everything they name exists."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jsonschema.validators import validator_for
 from streams.config.settings import Settings, variables
 from testkit.binaries import nats_server
 from testkit.servers import PostgresServer, free_port
-from tests.acceptance.worker import ROOT
+from testkit.worker import ROOT
 from tests.monitoring.composed import DEV, DOCKER, LOADTEST, Node, compose, mounts, services
 
 # (file, service): those that run the worker's image.

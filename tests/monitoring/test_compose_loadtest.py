@@ -1,4 +1,4 @@
-"""The compose file of the load test: two companies, load, and those who watch."""
+"""The compose file of the load test: two companies, load, and monitoring."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from streams.config.settings import variables
-from tests.acceptance.worker import ROOT
+from testkit.worker import ROOT
 from tests.monitoring.composed import DOCKER, LOADTEST, Node, mounts, services
 
 PROMETHEUS: Final = "/etc/prometheus/prometheus.yml"

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from promql_parser import AggregateExpr, BinaryExpr, Expr, NumberLiteral, ParenExpr
 
-from tests.acceptance.worker import ROOT
+from testkit.worker import ROOT
 from tests.monitoring.dashboards import (
     DATASOURCE,
     DEAD_LETTERS,

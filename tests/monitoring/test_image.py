@@ -1,4 +1,4 @@
-"""The image without an engine: its Dockerfile is read, and what it says is done in a folder of this machine."""
+"""The image, without Docker: the steps of its Dockerfile are run in a local folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from packaging.utils import canonicalize_name
 from streams.config.settings import variables
 from streams.version import VERSION
 from testkit.servers import free_port
-from tests.acceptance.worker import ROOT, START, STOP, environment
+from testkit.worker import ROOT, START, STOP, environment
 
 DOCKERFILE: Final = ROOT / "docker" / "Dockerfile"
 # A process of its own kind: first of its processes, nothing writable, no capability, no way to get one.

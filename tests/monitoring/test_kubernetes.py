@@ -1,4 +1,4 @@
-"""The manifests without a cluster: they fit the schemas, name each other rightly, and scale on a lag that is known."""
+"""The manifests, without a cluster: they fit the schemas, their references resolve, and they scale on known lag."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jsonschema.validators import validator_for
 from streams.config.settings import Settings, variables
 from streams.monitoring.metrics import Metrics
 from streams.version import VERSION
-from tests.acceptance.worker import ROOT
+from testkit.worker import ROOT
 
 KUBERNETES: Final = ROOT / "docker" / "kubernetes"
 SCHEMAS: Final = Path(__file__).parent / "schemas"
@@ -195,7 +195,7 @@ def test_resources_are_asked_for_and_limited() -> None:
 
 
 def test_missing_metric_never_scales_up() -> None:
-    """Field case F13: an empty answer is an error, and an error keeps the replicas, two at least."""
+    """An empty answer is an error, and an error keeps the replicas, two at least."""
     spec = manifest("scaledobject")["spec"]
     (trigger,) = spec["triggers"]
     assert trigger["metadata"]["ignoreNullValues"] == "false"

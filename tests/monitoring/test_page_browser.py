@@ -1,4 +1,4 @@
-"""The page for people in a real browser, beside a real worker: right numbers, red when it should be, for everybody."""
+"""The status page in a real browser, with a real worker: right numbers, right colours, accessible."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import pytest
 from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 from events.subjects import Tenant
+from testkit import builders
 from testkit.servers import NatsServer, PostgresServer
-from tests import builders
-from tests.acceptance.worker import Worker
+from testkit.worker import Worker
 
 Scheme = Literal["light", "dark"]
 

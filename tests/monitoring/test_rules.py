@@ -1,4 +1,4 @@
-"""Prometheus, its rules and Alertmanager, checked by their own tools; and what those tools do not ask for."""
+"""Configuration of Prometheus and Alertmanager, checked by their own tools and by our own rules."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_instances_found_by_dns_have_readable_names(found: str, instance: str) -
 
 
 def test_nats_is_scraped_through_its_exporter_only() -> None:
-    """F10: its own port 8222 is JSON, a target that is always down."""
+    """Its own port 8222 is JSON, a target that is always down."""
     targets = [
         target
         for job in JOBS.values()

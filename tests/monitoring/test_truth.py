@@ -27,12 +27,12 @@ from tests.monitoring.dashboards import (
     panels,
     substituted,
 )
+from tests.monitoring.environment import LOADED, RULES, WINDOW, A, B, Environment, set_up
 from tests.monitoring.expressions import named
 from tests.monitoring.guide import EXAMPLES, Example
 from tests.monitoring.increases import MINUTE, Bounds, increases, total
 from tests.monitoring.prometheus import Sample
 from tests.monitoring.reader import Reader
-from tests.monitoring.stage import LOADED, RULES, WINDOW, A, B, Stage, set_up
 
 _EVENT: Final = "message_event_service_event"
 _DATABASE: Final = "message_event_service_db_operation_duration_seconds"
@@ -65,16 +65,16 @@ _BOTH: Final = pytest.mark.parametrize("company", [A, B])
 
 
 @pytest.fixture(scope="module")
-def stage(nats_url: str, postgres_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def env(nats_url: str, postgres_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
     """The traffic is over; everything can be asked."""
-    with set_up(nats_url, postgres_dsn, tmp_path_factory.mktemp("truth")) as stage:
-        yield stage
+    with set_up(nats_url, postgres_dsn, tmp_path_factory.mktemp("truth")) as env:
+        yield env
 
 
 @pytest.fixture
-def reader(stage: Stage, company: str) -> Reader:
+def reader(env: Environment, company: str) -> Reader:
     """For the company of the test."""
-    return Reader(stage, company)
+    return Reader(env, company)
 
 
 def _key(sample: Sample) -> tuple[tuple[str, str], ...]:
@@ -84,11 +84,11 @@ def _key(sample: Sample) -> tuple[tuple[str, str], ...]:
 class Live:
     """What there is to be named."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._prometheus = stage.prometheus
+    def __init__(self, env: Environment) -> None:
+        self._prometheus = env.prometheus
         self._labels: dict[str, set[str]] = {}
         everything = set(self._prometheus.get("label/__name__/values"))
-        pages = {name for page in stage.pages.values() for name, _ in page.series()}
+        pages = {name for page in env.pages.values() for name, _ in page.series()}
         loadgen = {name for name in everything if name.startswith("loadgen_")}
         self._metrics = pages | loadgen | (everything & _recorded()) | set(FOREIGN)
 
@@ -107,9 +107,9 @@ class Live:
 
 
 @pytest.fixture(scope="module")
-def live(stage: Stage) -> Live:
+def live(env: Environment) -> Live:
     """All that is on the pages."""
-    return Live(stage)
+    return Live(env)
 
 
 @_EVERY_PANEL
@@ -123,8 +123,8 @@ def test_a_rule_names_only_what_is_on_a_live_page(live: Live, rule: str) -> None
     live.check(_rules()[rule])
 
 
-def test_prometheus_evaluates_every_rule_without_an_error(stage: Stage) -> None:
-    groups = stage.prometheus.get("rules")["groups"]
+def test_prometheus_evaluates_every_rule_without_an_error(env: Environment) -> None:
+    groups = env.prometheus.get("rules")["groups"]
     evaluated: dict[str, Any] = {rule["name"]: rule for group in groups for rule in group["rules"]}
     assert set(evaluated) == set(_rules())
     assert {name: rule["lastError"] for name, rule in evaluated.items() if rule.get("lastError")} == {}
@@ -132,30 +132,28 @@ def test_prometheus_evaluates_every_rule_without_an_error(stage: Stage) -> None:
 
 
 @_EVERY_PANEL
-def test_a_panel_shows_something(stage: Stage, panel: Panel) -> None:
+def test_a_panel_shows_something(env: Environment, panel: Panel) -> None:
     for expression in panel.expressions:
-        samples = stage.prometheus.query(substituted(expression), stage.latest(panel.dashboard))
+        samples = env.prometheus.query(substituted(expression), env.latest(panel.dashboard))
         found = [sample for sample in samples if math.isfinite(sample.value)]
         assert found or str(panel) in EMPTY, expression
 
 
 @_EVERY_PANEL
-def test_a_panel_shows_no_nonsense_while_the_system_is_idle(stage: Stage, panel: Panel) -> None:
+def test_a_panel_shows_no_nonsense_while_the_system_is_idle(env: Environment, panel: Panel) -> None:
     for expression in panel.expressions:
-        for sample in stage.prometheus.query(substituted(expression), stage.idle):
+        for sample in env.prometheus.query(substituted(expression), env.idle):
             assert math.isfinite(sample.value), expression
 
 
 @_EVERY_PANEL
-def test_a_panel_shows_the_chosen_company_only(stage: Stage, panel: Panel) -> None:
+def test_a_panel_shows_the_chosen_company_only(env: Environment, panel: Panel) -> None:
     for expression in panel.expressions:
-        for sample in stage.prometheus.query(
-            substituted(expression, company=B), stage.latest(panel.dashboard)
-        ):
+        for sample in env.prometheus.query(substituted(expression, company=B), env.latest(panel.dashboard)):
             assert "$company_id" not in expression or sample.labels.get("company_id", B) == B
 
 
-def test_the_choices_are_there(stage: Stage) -> None:
+def test_the_choices_are_there(env: Environment) -> None:
     for dashboard in dashboards().values():
         choices: dict[str, set[str]] = {}
         for name, variable in dashboard.variables.items():
@@ -163,7 +161,7 @@ def test_the_choices_are_there(stage: Stage) -> None:
                 found = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])
                 assert found is not None
                 metric, label = found.groups()
-                choices[name] = set(stage.prometheus.get(f"label/{label}/values", **{"match[]": metric}))
+                choices[name] = set(env.prometheus.get(f"label/{label}/values", **{"match[]": metric}))
         assert choices["company_id"] == {A, B, LOADED}
         assert choices["consumer_type"] == {"realtime", "historical"}
         assert choices.get("job", {"tenant_app_A"}) <= {"tenant_app_A", "tenant_app_B"}
@@ -335,31 +333,29 @@ def test_the_servers_are_seen_as_they_are(reader: Reader) -> None:
         )
 
 
-def test_choosing_a_consumer_leaves_the_other_one_out(stage: Stage) -> None:
+def test_choosing_a_consumer_leaves_the_other_one_out(env: Environment) -> None:
     expression = dashboards()[OVERVIEW].panel(guide.EVENT_RATE.panel).expressions[0]
     for consumer in ("realtime", "historical"):
-        samples = stage.prometheus.query(
-            substituted(expression, company=A, consumer=consumer), stage.moment(A)
-        )
+        samples = env.prometheus.query(substituted(expression, company=A, consumer=consumer), env.moment(A))
         types = {sample.labels["event_type"] for sample in samples}
         assert types == {name for name in EVENT_TYPES if consumer_type(name) == consumer}
 
 
-def test_the_load_test_shows_what_jetstream_has_confirmed(stage: Stage) -> None:
+def test_the_load_test_shows_what_jetstream_has_confirmed(env: Environment) -> None:
     """It was scraped while the load went on: its panels are compared with the counters of the very same scrapes."""
-    dashboard, at = dashboards()[LOAD_TEST], stage.moments["loadgen"]
+    dashboard, at = dashboards()[LOAD_TEST], env.moments["loadgen"]
 
     def ask(title: str) -> list[Sample]:
-        return stage.prometheus.query(substituted(dashboard.panel(title).expressions[0]), at)
+        return env.prometheus.query(substituted(dashboard.panel(title).expressions[0]), at)
 
     def counted(name: str) -> float:
-        return stage.prometheus.value(f"sum(loadgen_{name}_total)", at)
+        return env.prometheus.value(f"sum(loadgen_{name}_total)", at)
 
     def rise(name: str) -> Bounds:
-        return total(increases(stage.prometheus, f"loadgen_{name}_total", at, "subject").values())
+        return total(increases(env.prometheus, f"loadgen_{name}_total", at, "subject").values())
 
     (published,) = ask("Published in All")
-    assert 0 < published.value == counted("messages_published") <= stage.confirmed_load
+    assert 0 < published.value == counted("messages_published") <= env.confirmed_load
     assert counted("messages_attempted") - counted("publish_errors") >= published.value
     (share,) = ask("Success Rate")
     expected = rise("messages_published").share_of(rise("messages_attempted"))
@@ -377,8 +373,8 @@ def test_the_load_test_shows_what_jetstream_has_confirmed(stage: Stage) -> None:
     assert {sample.labels["subject"] for sample in by_subject} <= set(EVENT_TYPES)
 
 
-def test_alerts_are_about_what_has_happened_here(stage: Stage) -> None:
+def test_alerts_are_about_what_has_happened_here(env: Environment) -> None:
     for name in ("ExhaustedEvents", "DlqTasksDropped"):
         firing = f'ALERTS{{alertname="{name}", alertstate="firing"}}'
-        stage.prometheus.comes_to(2, f"count({firing})")
-        assert {one.labels["company_id"] for one in stage.prometheus.query(firing)} == {A, B}
+        env.prometheus.comes_to(2, f"count({firing})")
+        assert {one.labels["company_id"] for one in env.prometheus.query(firing)} == {A, B}

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from tests import builders
+from testkit import builders
 
 Path = list[Any]
 

@@ -18,13 +18,13 @@ from tables.connection.pool import Database
 from tables.schema.migrations import migrate
 from testkit.servers import PostgresServer
 from tests.conftest import _administer
-from tests.properties.replicas import Complaints, DeadLetterStream, Replica
+from tests.properties.replicas import DeadLetterStream, LoggedErrors, Replica
 from tests.properties.worlds import COMPANY
 
 SOAK: Final = os.environ.get("SOAK") == "1"
 # Thousands of examples are one test, and hours under `make soak`.
 takes_long: Final = pytest.mark.timeout(0 if SOAK else 900)
-# With a guard taken out only the fact of a failure counts, not its smallest form.
+# In a mutation check only the fact of a failure counts, not its smallest form.
 PHASES: Final = (Phase.generate,) if os.environ.get("SHRINK") == "0" else tuple(Phase)
 
 
@@ -50,39 +50,39 @@ def cases(normal: int, soak: int) -> settings:
 
 
 @dataclass
-class Stage:
+class Simulation:
     """The replicas, and the loop that they live in."""
 
     runner: asyncio.Runner
     replicas: list[Replica]
-    complaints: Complaints
+    logged_errors: LoggedErrors
 
     def play(self, play: Coroutine[Any, Any, None]) -> None:
         """Run one case; whatever is logged as an unexpected exception fails it."""
-        self.complaints.texts.clear()
+        self.logged_errors.texts.clear()
         try:
             self.runner.run(play)
         except AssertionError as failure:
-            failure.add_note("\n".join(self.complaints.texts))
+            failure.add_note("\n".join(self.logged_errors.texts))
             raise
-        assert not self.complaints.texts, self.complaints.texts[0]
+        assert not self.logged_errors.texts, self.logged_errors.texts[0]
 
 
 @pytest.fixture(scope="module")
-def stage(postgres_server: PostgresServer) -> Iterator[Stage]:
+def simulation(postgres_server: PostgresServer) -> Iterator[Simulation]:
     """Two replicas of one company, on a database of the module's own."""
     name = f"test_{uuid4().hex}"
-    complaints = Complaints()
+    logged_errors = LoggedErrors()
     with asyncio.Runner() as runner:
         runner.run(_administer(postgres_server.dsn, f"CREATE DATABASE {name}"))
         replicas = runner.run(_replicas(postgres_server.dsn_of(name)))
         logger = logging.getLogger("agents")
-        logger.addHandler(complaints)
+        logger.addHandler(logged_errors)
         # Tens of thousands of events are given up here on purpose, each with a warning.
         logger.propagate = False
-        yield Stage(runner, replicas, complaints)
+        yield Simulation(runner, replicas, logged_errors)
         logger.propagate = True
-        logger.removeHandler(complaints)
+        logger.removeHandler(logged_errors)
         for replica in replicas:
             runner.run(replica.close())
         runner.run(_administer(postgres_server.dsn, f"DROP DATABASE {name} WITH (FORCE)"))

@@ -1,15 +1,43 @@
-"""What a case begins with and what it is judged by, whoever plays it."""
+"""What a case begins with, and what it is judged by."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from events.subjects import Tenant
 from tables.queries import quoted
-from tests.properties.model import Adopted, Expected
-from tests.properties.stored import Stored, differences
+from testkit.accounting import Accounting, Report
+from testkit.differences import Problem
+from testkit.evidence import Evidence
+from testkit.items import Table
+from testkit.oracle import Expected, Published
+
+
+class Adopted(NamedTuple):
+    """A row without versions, of the service that this one replaces."""
+
+    table: Table
+    key: str
+    values: Mapping[str, Any]
+
+
+def rows_of(adopted: Iterable[Adopted]) -> Expected:
+    """These rows, as they are before any event."""
+    before = Expected()
+    for table, key, values in adopted:
+        row = before.make(table, key)
+        row.newest = {column: (value, None) for column, value in values.items()}
+        # It has no version in any row.
+        if "conversation_timestamp" in row.newest:
+            row.unversioned["conversation_timestamp"], _ = row.newest.pop("conversation_timestamp")
+        # Zero unread messages are a value.
+        row.closed = frozenset(
+            column
+            for column, (value, _) in row.newest.items()
+            if column == "unread_count" or value not in ("", None, False)
+        )
+    return before
 
 
 async def leave(connection: Any, tenant: Tenant, adopted: Iterable[Adopted]) -> None:
@@ -27,23 +55,10 @@ async def leave(connection: Any, tenant: Tenant, adopted: Iterable[Adopted]) -> 
         )
 
 
-def disagreements(wanted: Mapping[str, Expected], stored: Stored) -> list[str]:
-    """Each way in which the tables differ from what the worlds, by their prefixes, ask for."""
-    found = [
-        difference for prefix, model in wanted.items() for difference in differences(model, stored, prefix)
-    ]
-    return [*found, *_of_exhausted(wanted.values(), stored)]
-
-
-def _of_exhausted(wanted: Iterable[Expected], stored: Stored) -> Iterator[str]:
-    """Each event that cannot be stored has one row, with the event; no other has one."""
-    asked = {version.event: payloads for model in wanted for version, payloads in model.exhausted.items()}
-    yield from (f"exhausted {version}: could be stored" for version in stored.exhausted.keys() - asked.keys())
-    for version, payloads in asked.items():
-        rows = stored.exhausted.get(version, [])
-        texts = {json.dumps(row["original_payload"]) for row in rows}
-        # What is left of a history batch, and all of it, are kept side by side.
-        if not rows or len(rows) != len(texts):
-            yield f"exhausted {version}: {len(rows)} rows for {payloads}"
-        elif any(row["original_payload"] not in payloads for row in rows):
-            yield f"exhausted {version}: {texts} for {payloads}"
+def problems(
+    company: str, events: Sequence[Published], adopted: Sequence[Adopted], evidence: Evidence
+) -> list[Problem]:
+    """Each way in which the tables differ from what the events ask for; a needless dead letter is one, too."""
+    report = Report()
+    Accounting(company, events, evidence, letters_allowed=False, before=rows_of(adopted)).add_to(report)
+    return report.problems

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from agents.batch_writer import BatchWriter
 from agents.dead_letter_publisher import DeadLetterPublisher
@@ -27,11 +27,12 @@ from events.subjects import Tenant, consumer_type
 from tables.connection.pool import Database
 from tables.tenant import TenantTables
 
-POLICIES: Final[dict[ConsumerType, RetryPolicy]] = {
+RETRY_POLICIES: Final[dict[ConsumerType, RetryPolicy]] = {
     "realtime": RetryPolicy(5, 1.0, 30.0),
     "historical": RetryPolicy(3, 2.0, 60.0),
     "dlq": RetryPolicy(10, 300.0, 300.0),
 }
+_Item = TypeVar("_Item")
 PATIENCE: Final = 60.0  # seconds
 WORKERS: Final = 8
 
@@ -129,23 +130,21 @@ class Replica:
     def __post_init__(self) -> None:
         self.tables = TenantTables(self.database, self.tenant.schema, lambda *_: None)
         self._jobs: asyncio.Queue[OnboardingJob] = asyncio.Queue()
+        self._batches: asyncio.Queue[Batch] = asyncio.Queue()
         meter: Any = self.meter
         throttle = HistoryThrottle()
-        settlement = Settlement(
-            dead_letters=DeadLetterPublisher(
-                publisher=self.stream,
-                stream="dlq_stream",
-                tables=lambda _: self.tables,
-                meter=meter,
-                health=meter,
-            ),
-            subject="v1.dlq",
+        letters = DeadLetterPublisher(
+            publisher=self.stream,
+            stream="dlq_stream",
+            tables=lambda _: self.tables,
             meter=meter,
+            health=meter,
         )
+        settlement = Settlement(dead_letters=letters, subject="v1.dlq", meter=meter)
         writer = EventWriter(
             tables=lambda _: self.tables, writer=BatchWriter("storing", meter), throttle=throttle
         )
-        self._onboarding = Onboarding(
+        onboarding = Onboarding(
             tables=lambda _: self.tables.onboarding,
             probe=lambda _: self.tables.probe,
             writer=BatchWriter("onboarding", meter),
@@ -156,36 +155,31 @@ class Replica:
         self.routing = Routing(
             writer=writer,
             settlement=settlement,
-            onboarding=self._onboarding,
-            policies=POLICIES,
+            onboarding=onboarding,
+            policies=RETRY_POLICIES,
             throttle=throttle,
             meter=meter,
         )
+        policy = RETRY_POLICIES["dlq"]
         self.dlq = DeadLetterReplayer(
             writer=writer,
-            onboarding=self._onboarding,
-            settlement=DeadLetterSettlement(
-                tables=lambda _: self.tables, policy=POLICIES["dlq"], meter=meter
-            ),
-            policy=POLICIES["dlq"],
+            onboarding=onboarding,
+            settlement=DeadLetterSettlement(tables=lambda _: self.tables, policy=policy, meter=meter),
+            policy=policy,
             workers=WORKERS,
             meter=meter,
         )
-        self._agent = asyncio.create_task(self._run())
-
-    async def _run(self) -> None:
-        async def jobs() -> AsyncIterator[OnboardingJob]:
-            while True:
-                yield await self._jobs.get()
-
-        async for _ in self._onboarding.run(jobs()):
-            pass
+        self._agents = [
+            asyncio.create_task(_drive(onboarding.run(_items(self._jobs)))),
+            asyncio.create_task(_drive(self.routing.run(_items(self._batches)))),
+        ]
 
     async def close(self) -> None:
-        """End the agent and the pool."""
-        self._agent.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._agent
+        """End the agents and the pool."""
+        for agent in self._agents:
+            agent.cancel()
+            with suppress(asyncio.CancelledError):
+                await agent
         await self.database.close()
 
     async def take(self, messages: Iterable[Message], *, last_try: bool = False) -> None:
@@ -193,18 +187,12 @@ class Replica:
         batches: dict[ConsumerType, list[Delivery]] = {"realtime": [], "historical": []}
         for message in messages:
             role = consumer_type(message.subject.rpartition(".")[0])
-            attempt = POLICIES[role].max_deliver if last_try else 0
+            attempt = RETRY_POLICIES[role].max_deliver if last_try else 0
             batches[role].append(message.deliver(attempt, unaware=self.unaware))
-        taken = [delivery for deliveries in batches.values() for delivery in deliveries]
-
-        async def channel() -> AsyncIterator[Batch]:
-            for consumer, deliveries in batches.items():
-                if deliveries:
-                    yield Batch(self.tenant, consumer, deliveries)
-            await _settle(taken)
-
-        async for _ in self.routing.run(channel()):
-            pass
+        for kind, deliveries in batches.items():
+            if deliveries:
+                await self._batches.put(Batch(self.tenant, kind, deliveries))
+        await _settle([delivery for deliveries in batches.values() for delivery in deliveries])
 
     async def on_max_deliveries(self, messages: Iterable[Message]) -> None:
         """Turn messages into dead letters, as when they killed their worker each time."""
@@ -228,6 +216,16 @@ class Replica:
         await _settle(deliveries)
 
 
+async def _items(queue: asyncio.Queue[_Item]) -> AsyncIterator[_Item]:
+    while True:
+        yield await queue.get()
+
+
+async def _drive(agent: AsyncIterator[object]) -> None:
+    async for _ in agent:
+        pass
+
+
 async def _all(work: Iterable[Awaitable[None]]) -> None:
     await asyncio.gather(*work)
 
@@ -241,7 +239,7 @@ async def _settle(deliveries: list[Delivery]) -> None:
                 delivery.message.outcome = outcome
 
 
-class Complaints(logging.Handler):
+class LoggedErrors(logging.Handler):
     """Keeps what is logged as an unexpected exception, or as something that could not be stored."""
 
     def __init__(self) -> None:

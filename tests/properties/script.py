@@ -6,22 +6,18 @@ import asyncio
 import itertools
 import json
 import random
-from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from nats.aio.msg import Msg
-
 from events import envelope
 from streams.jetstream.stream_reader import nanoseconds
-from testkit.publisher import stored_version
+from testkit.oracle import Published, Version, expected, facts
+from testkit.publisher import Ledger, Publisher
+from testkit.traffic import MESSAGE_ID_HEADER, NUMBER_HEADER, Publication
 from tests.acceptance.site import HISTORY_STREAM, REALTIME_STREAM, Site, stream_of
-from tests.properties.model import Event, Expected, Version, expected
+from tests.properties.outcome import Adopted
 from tests.properties.worlds import ROUNDS, Builder, Built
 
-NUMBER_HEADER: Final = "World-Number"
-# Publications on the way at a time.
-WINDOW: Final = 64
 # Tries that a dead letter has behind it whose event can never be stored: two or three replays, and that is all.
 _RETRIED: Final = (3, 4)
 # Between two bursts, in seconds: so that workers meet small batches and large ones.
@@ -29,18 +25,10 @@ _LONGEST_PAUSE: Final = 0.05
 _BURSTS: Final = (1, 3, 10, 40, 120)
 
 
-class Coming(NamedTuple):
-    """An event as it is published once. `lost`: only its dead letters come to a worker."""
-
-    number: int
-    event: Event
-    lost: bool = False
-
-
 class Letter(NamedTuple):
-    """A dead letter of what was published before; `retried` times it was tried in vain."""
+    """A dead letter of what was published before; it was retried so many times in vain."""
 
-    coming: Coming
+    publication: Publication
     retried: int
 
 
@@ -53,9 +41,10 @@ class Script:
     is a real one, older than most of what the dead letter meets.
     """
 
-    def __init__(self, worlds: Iterable[Builder], company: str, chance: random.Random) -> None:
-        self.rounds: list[list[Coming | Letter]] = [[] for _ in range(ROUNDS)]
-        self._company = company
+    def __init__(self, worlds: Iterable[Builder], elsewhere: str, chance: random.Random) -> None:
+        """`elsewhere`: the company of events of which only dead letters come to a worker."""
+        self.rounds: list[list[Publication | Letter]] = [[] for _ in range(ROUNDS)]
+        self._elsewhere = elsewhere
         self._chance = chance
         self._numbers = itertools.count()
         self._worlds = [(world, list(self._plan(world))) for world in worlds]
@@ -63,102 +52,84 @@ class Script:
             chance.shuffle(turn)
 
     @property
-    def comings(self) -> list[Coming]:
+    def publications(self) -> list[Publication]:
         """Everything that gets a version."""
-        return [coming for _, comings in self._worlds for coming in comings]
+        return [publication for _, publications in self._worlds for publication in publications]
+
+    @property
+    def adopted(self) -> list[Adopted]:
+        """The rows that were there before."""
+        return [row for world, _ in self._worlds for row in world.adopted]
 
     @property
     def letters(self) -> int:
         """How many dead letters there are."""
         return sum(isinstance(part, Letter) for turn in self.rounds for part in turn)
 
-    def wanted(self, versions: Mapping[int, Version]) -> dict[str, Expected]:
-        """What each world, by its prefix, must leave when these are the versions."""
-        return {
-            world.prefix: expected(
-                [coming.event._replace(version=versions[coming.number]) for coming in comings],
-                self._company,
-                world.adopted,
-            )
-            for world, comings in self._worlds
-        }
+    def is_lost(self, publication: Publication) -> bool:
+        """Whether only dead letters of it come to a worker."""
+        return publication.subject.endswith(f".{self._elsewhere}")
 
-    def told(self, differences: Iterable[str], versions: Mapping[int, Version]) -> str:
-        """The worlds that these differences are about, as a person can read them."""
-        text = "\n".join(differences)
+    def described(self, text: str, versions: Mapping[int, Version]) -> str:
+        """The worlds that this text is about, as a person can read them."""
         return "\n".join(
             f"{world.prefix}: {world.adopted}\n"
-            + "\n".join(f"  {versions[coming.number]} {coming}" for coming in comings)
-            for world, comings in self._worlds
-            if f"{world.prefix}-" in text or any(versions[one.number].event in text for one in comings)
+            + "\n".join(f"  {versions[one.number]} {one}" for one in publications)
+            for world, publications in self._worlds
+            if f"{world.prefix}-" in text
+            or any(f"sequence {versions[one.number].sequence}:" in text for one in publications)
         )
 
-    def _plan(self, world: Builder) -> Iterator[Coming]:
-        hopeless = expected([built.event for built in world.events], self._company).exhausted
+    def _plan(self, world: Builder) -> Iterator[Publication]:
+        every = facts(built.event for built in world.events)
+        refused = [fact for fact in every if fact.item.refused]
+        hopeless = {fact.event.version for fact in (*refused, *expected(every).orphans)}
         for built in world.events:
-            yield from self._come(built, hopeless=built.event.version in hopeless)
+            yield from self._publications(built, hopeless=built.event.version in hopeless)
 
-    def _come(self, built: Built, *, hopeless: bool) -> Iterator[Coming]:
-        event, itinerary = built.event, built.itinerary
-        letters = [stop.round for stop in itinerary if stop.letter]
-        source: Coming | None = None
-        if itinerary[0].letter:
-            source = Coming(next(self._numbers), event, lost=True)
-            self.rounds[0].append(source)
+    def _publications(self, built: Built, *, hopeless: bool) -> Iterator[Publication]:
+        source: Publication | None = None
+        if built.arrivals[0].letter:
+            subject = f"{built.event.publication.event_type}.{self._elsewhere}"
+            source = self._publication(built, 0, subject)
             yield source
-        for stop in itinerary:
-            if not stop.letter:
-                coming = Coming(next(self._numbers), event)
-                self.rounds[stop.round].append(coming)
-                source = source or coming
-                yield coming
-        for turn in letters:
-            assert source is not None
-            retried = self._chance.choice(_RETRIED) if hopeless else 0
-            self.rounds[turn].append(Letter(source, retried))
+        for arrival in built.arrivals:
+            if not arrival.letter:
+                publication = self._publication(built, arrival.round, built.event.publication.subject)
+                source = source or publication
+                yield publication
+        for arrival in built.arrivals:
+            if arrival.letter:
+                assert source is not None
+                retried = self._chance.choice(_RETRIED) if hopeless else 0
+                self.rounds[arrival.round].append(Letter(source, retried))
 
-
-def _text(version: Version) -> str:
-    return f"{version.event}-{version.made}"
-
-
-class Versions:
-    """What the streams stored, read along as it comes: store times are in no answer to a publisher."""
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._known: dict[int, asyncio.Future[Version]] = defaultdict(loop.create_future)
-        self._made: dict[str, int] = {}
-
-    async def follow(self, site: Site) -> None:
-        """Begin to read; to be called before anything of this company is published."""
-        for stream in (REALTIME_STREAM, HISTORY_STREAM):
-            answer = json.loads((await site.nc.request(f"$JS.API.STREAM.INFO.{stream}")).data)
-            self._made[stream] = nanoseconds(answer["created"])
-            await site.js.subscribe(
-                f"v1.*.*.{site.company}", stream=stream, ordered_consumer=True, cb=self._note
-            )
-
-    async def _note(self, message: Msg) -> None:
-        number = int((message.headers or {})[NUMBER_HEADER])
-        stored = stored_version(message.reply)
-        made = self._made[message.metadata.stream]
-        self._known[number].set_result(Version(stored.ns, stored.sequence, made))
-
-    async def of(self, coming: Coming) -> Version:
-        """The version of a publication, once it is stored."""
-        return await self._known[coming.number]
+    def _publication(self, built: Built, turn: int, subject: str) -> Publication:
+        number = next(self._numbers)
+        headers = {NUMBER_HEADER: str(number)}
+        publication = built.event.publication._replace(number=number, subject=subject, headers=headers)
+        self.rounds[turn].append(publication)
+        return publication
 
 
 class Publishing:
-    """Publishes a script: what only its dead letters may tell of to the site `elsewhere`."""
+    """Publishes a script for the company of a site; dead letters once their events have their versions."""
 
-    def __init__(self, site: Site, elsewhere: Site, chance: random.Random) -> None:
-        self.versions = Versions()
+    def __init__(self, site: Site, chance: random.Random) -> None:
         self._site = site
-        self._elsewhere = elsewhere
         self._chance = chance
-        self._window = asyncio.Semaphore(WINDOW)
+        self._publisher = Publisher(site.nc, tries=5)
+        self._ledger = Ledger(site.js)
+        self._made: dict[str, int] = {}
+
+    async def follow(self, *companies: str) -> None:
+        """Begin to read what is stored; to be called before anything of these companies is published."""
+        await self._publisher.start()
+        for company in companies:
+            await self._ledger.follow(company)
+        for stream in (REALTIME_STREAM, HISTORY_STREAM):
+            answer = json.loads((await self._site.nc.request(f"$JS.API.STREAM.INFO.{stream}")).data)
+            self._made[stream] = nanoseconds(answer["created"])
 
     async def run(self, script: Script) -> AsyncIterator[float]:
         """Publish in bursts; yields how much of it is on its way, from 0 to 1."""
@@ -174,33 +145,41 @@ class Publishing:
                     if burst < 0:
                         burst = self._chance.choice(_BURSTS)
                         await asyncio.sleep(self._chance.uniform(0, _LONGEST_PAUSE))
+            await self._publisher.finish()
 
-    async def _publish(self, part: Coming | Letter) -> None:
+    async def published(self, script: Script) -> list[Published]:
+        """The events as they were stored."""
+        return [Published(one, await self._ledger.version(one)) for one in script.publications]
+
+    async def close(self) -> None:
+        """Arrival publishing and reading."""
+        await self._publisher.close()
+        await self._ledger.close()
+
+    async def _publish(self, part: Publication | Letter) -> None:
         if isinstance(part, Letter):
-            await self._publish_letter(part, await self.versions.of(part.coming))
-            return
-        site = self._elsewhere if part.lost else self._site
-        body = json.dumps(part.event.payload).encode()
-        async with self._window:
-            await site.publish(part.event.type, body, **{NUMBER_HEADER: str(part.number)})
+            part = self._letter(part, await self._ledger.version(part.publication))
+        await self._publisher.send(part)
 
-    async def _publish_letter(self, letter: Letter, version: Version) -> None:
-        event = letter.coming.event
+    def _letter(self, letter: Letter, version: Version) -> Publication:
+        event = letter.publication
+        stream = stream_of(event.event_type)
         body = {
-            "source_subject": self._site.tenant.subject(event.type),
+            "source_subject": self._site.tenant.subject(event.event_type),
             "company": self._site.company,
-            "original_payload": event.payload,
+            "original_payload": json.loads(event.body),
             "error": "retryable: gave up",
             "error_type": "retryable",
             "retry_count": letter.retried,
             "max_retry": 5,
             # As this release writes it, or the one before.
-            "event_version": self._chance.choice((_text(version), version.event)),
+            "event_version": f"{version.ns}-{version.sequence}"
+            + self._chance.choice((f"-{self._made[stream]}", "")),
             "ts": envelope.now(),
         }
         headers = {"Original-Nats-Msg-Id": f"msg-{version.sequence}"}
         # As from a worker that was killed before its ack: the letter of the one after it is then no second one.
         if self._chance.random() < 0.5:
-            headers["Nats-Msg-Id"] = f"{stream_of(event.type)}-{version.sequence}-{version.ns}"
-        async with self._window:
-            await self._site.publish("v1.dlq", json.dumps(body).encode(), **headers)
+            headers[MESSAGE_ID_HEADER] = f"{stream}-{version.sequence}-{version.ns}"
+        subject = self._site.tenant.subject("v1.dlq")
+        return event._replace(subject=subject, body=json.dumps(body).encode(), headers=headers)

@@ -1,9 +1,8 @@
-"""Whatever the order, the repeats, the batches, the replicas and the dead letters: the rows are those of the model."""
+"""Whatever the order, the repeats, the batches, the replicas and the dead letters: the rows are those of the oracle."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterable, Sequence
 
 import pytest
@@ -12,30 +11,33 @@ from hypothesis import strategies as st
 
 from events.subjects import HISTORICAL
 from tables.queries import quoted
-from tests.properties.conftest import Stage, cases, takes_long
-from tests.properties.model import Adopted, Expected, expected
-from tests.properties.outcome import disagreements, leave
+from testkit.evidence import gather_rows
+from tests.properties.conftest import Simulation, cases, takes_long
+from tests.properties.outcome import Adopted, leave, problems
 from tests.properties.replicas import Message, Replica
-from tests.properties.stored import read
 from tests.properties.worlds import COMPANY, FAMILIES, ROUNDS, Builder, Built, World, worlds
 
 pytestmark = takes_long
 
 # Worlds of one case are played side by side: a round trip for all costs hardly more than one for each.
 WORLDS = 24
+_TABLES = (
+    *("messages", "message_keys", "chats", "chat_steps", "contacts", "agents"),
+    *("onboarding_log", "exhausted_events"),
+)
 # Long enough for an event to reach its dead letter, and that to be exhausted.
 DRAIN = 12
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_way_of_delivery_ends_in_the_rows_of_the_model(stage: Stage, family: str) -> None:
+def test_every_way_of_delivery_ends_in_the_rows_of_the_model(simulation: Simulation, family: str) -> None:
     """Two replicas at the same time, repeats, dead letters replayed later, history in between."""
 
     @cases(normal=30, soak=600)
     @given(_groups(family), st.booleans())
     def check(drawn: list[World], forgetful: bool) -> None:
-        stage.replicas[0].stream.forgetful = forgetful
-        stage.play(_play(stage.replicas, [Builder(world) for world in drawn]))
+        simulation.replicas[0].stream.forgetful = forgetful
+        simulation.play(_play(simulation.replicas, [Builder(world) for world in drawn]))
 
     check()
 
@@ -49,7 +51,8 @@ def _groups(family: str) -> st.SearchStrategy[list[World]]:
 async def _play(replicas: Sequence[Replica], built: Sequence[Builder]) -> None:
     stream = replicas[0].stream
     stream.letters.clear()
-    since = await _prepare(replicas, [row for world in built for row in world.adopted])
+    adopted = [row for world in built for row in world.adopted]
+    await _prepare(replicas, adopted)
     events = [(event, _message(event)) for world in built for event in world.events]
     for turn in range(ROUNDS):
         waiting = stream.waiting()
@@ -59,41 +62,33 @@ async def _play(replicas: Sequence[Replica], built: Sequence[Builder]) -> None:
         )
     await _drain(replicas, [message for _, message in events])
     async with replicas[0].database.connection() as connection:
-        prefixes = [world.prefix for world in built]
-        stored = await read(connection, replicas[0].tenant.schema, prefixes, since)
-    found = disagreements({world.prefix: _wanted(world) for world in built}, stored)
+        evidence = await gather_rows(connection, COMPANY)
     for world in built:
         note("\n".join(str(event) for event in world.events) + f"\n{world.adopted}")
+    found = problems(COMPANY, [event.event for event, _ in events], adopted, evidence)
     assert not found, found
 
 
 def _message(built: Built) -> Message:
-    event = built.event
-    stream = "wa_history_events_stream" if event.type in HISTORICAL else "wa_events_stream"
-    data = json.dumps(event.payload).encode()
-    version = event.version
+    publication, version = built.event
     return Message(
-        stream,
-        f"{event.type}.{COMPANY}",
-        data,
+        "wa_history_events_stream" if publication.event_type in HISTORICAL else "wa_events_stream",
+        publication.subject,
+        publication.body,
         version.ns,
         version.sequence,
-        made=version.made,
+        made=version.incarnation * 1000,
         half_known=built.half_known,
     )
-
-
-def _wanted(world: Builder) -> Expected:
-    return expected([built.event for built in world.events], COMPANY, world.adopted)
 
 
 async def _turn(replica: Replica, number: int, turn: int, events: Iterable[tuple[Built, Message]]) -> None:
     """One round of one replica: what it is given as batches, and what has become a dead letter."""
     mine = [
-        (message, stop.letter)
+        (message, arrival.letter)
         for built, message in events
-        for stop in built.itinerary
-        if stop.round == turn and stop.replica == number
+        for arrival in built.arrivals
+        if arrival.round == turn and arrival.replica == number
     ]
     await asyncio.gather(
         replica.take([message for message, letter in mine if not letter]),
@@ -114,15 +109,12 @@ async def _drain(replicas: Sequence[Replica], messages: Sequence[Message]) -> No
     raise AssertionError("some events never come to their end")
 
 
-async def _prepare(replicas: Sequence[Replica], adopted: Sequence[Adopted]) -> int:
-    """Leave the rows of the existing service; returns the last id of exhausted_events."""
+async def _prepare(replicas: Sequence[Replica], adopted: Sequence[Adopted]) -> None:
+    """Leave nothing of earlier cases, and the rows of the existing service."""
     for replica in replicas:
         replica.tables.messages.keys_complete = not adopted
     tenant = replicas[0].tenant
     async with replicas[0].database.transaction() as connection:
+        for table in _TABLES:
+            await connection.execute(f"DELETE FROM {quoted(tenant.schema)}.{table}")
         await leave(connection, tenant, adopted)
-        return int(
-            await connection.fetchval(
-                f"SELECT COALESCE(max(id), 0) FROM {quoted(tenant.schema)}.exhausted_events"
-            )
-        )

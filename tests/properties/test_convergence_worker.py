@@ -1,8 +1,8 @@
 """The property of `test_convergence_property`, with real workers on real servers, and workers that are killed.
 
 Two workers of a company share its consumers. The worlds are published as events and dead letters (`script`), while
-workers end and start anew (`crew`): what these held is delivered again. The model gets the versions that JetStream
-gave. Rows of the existing service are there before the workers start.
+workers end and start anew (`worker_pair`): what these held is delivered again. The oracle gets the versions that
+JetStream gave. Rows of the existing service are there before the workers start.
 
 An update without a row is given up at last, so nothing may count as lost that only came late: the workers begin with
 much patience, and are started anew with little once each row is there that has to be.
@@ -14,7 +14,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -29,25 +29,25 @@ from nats.js.errors import NotFoundError
 from events.subjects import Tenant
 from tables.connection.pool import Database
 from tables.schema.migrations import migrate
+from testkit.evidence import backlog, gather_rows
+from testkit.oracle import Published, expected, facts
 from testkit.servers import PostgresServer
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, Site, comes_to
 from tests.conftest import _administer
 from tests.properties.conftest import SOAK, cases, takes_long
-from tests.properties.crew import HASTY, PATIENCE, Crew, Strike
-from tests.properties.model import Expected, Version
-from tests.properties.outcome import disagreements, leave
+from tests.properties.outcome import leave, problems, rows_of
 from tests.properties.script import Publishing, Script
-from tests.properties.stored import Stored, read
+from tests.properties.worker_pair import HASTY, PATIENCE, Interruption, WorkerPair
 from tests.properties.worlds import FAMILIES, REPLICAS, Builder, World, worlds
 
 # Worlds of a family, and how many are played at a time.
 WORLDS: Final = 1040 if SOAK else 70
 AT_A_TIME: Final = 260
-# Strikes while events come; one more ends each worker when the last event has come.
-STRIKES: Final = 4 if SOAK else 1
+# Interruptions while events come; one more ends each worker when the last event has come.
+INTERRUPTIONS: Final = 4 if SOAK else 1
 # Own times of events lie around the moments when these are stored.
 _BEFORE: Final = 4
-# The share of the publications that come between the pause before a strike and the strike.
+# The share of the publications that come between the pause before a interruption and the interruption.
 _LEAD: Final = 0.08
 _DRAIN: Final = 120.0
 _SHOWN: Final = 20
@@ -55,7 +55,7 @@ _SHOWN: Final = 20
 pytestmark = takes_long
 
 
-class Ground(NamedTuple):
+class Servers(NamedTuple):
     """Where a case is played."""
 
     nats_url: str
@@ -64,21 +64,21 @@ class Ground(NamedTuple):
 
 
 @pytest.fixture
-def ground(nats_url: str, postgres_server: PostgresServer, tmp_path: Path) -> Ground:
+def servers(nats_url: str, postgres_server: PostgresServer, tmp_path: Path) -> Servers:
     """The session's servers."""
-    return Ground(nats_url, postgres_server, tmp_path)
+    return Servers(nats_url, postgres_server, tmp_path)
 
 
 @pytest.mark.parametrize("family", FAMILIES if SOAK else ["everything"])
 def test_workers_that_are_killed_leave_the_rows_of_the_model(
-    ground: Ground, family: str, record_property: Callable[[str, object], None]
+    servers: Servers, family: str, record_property: Callable[[str, object], None]
 ) -> None:
     """Two workers, killed and stopped and started anew, with dead letters in between."""
     drawn = _drawn(family)
     figures: Counter[str] = Counter()
     for start in range(0, len(drawn), AT_A_TIME):
         seed = random.randrange(10**6) if SOAK else 1
-        figures += asyncio.run(_play(ground, drawn[start : start + AT_A_TIME], seed))
+        figures += asyncio.run(_play(servers, drawn[start : start + AT_A_TIME], seed))
     told = ", ".join(f"{name} {count}" for name, count in figures.items())
     record_property("convergence", f"{family}: {told}, differences 0")
 
@@ -96,38 +96,37 @@ def _drawn(family: str) -> list[World]:
     return found
 
 
-async def _play(ground: Ground, drawn: Sequence[World], seed: int) -> Counter[str]:
+async def _play(servers: Servers, drawn: Sequence[World], seed: int) -> Counter[str]:
     base = (int(time.time()) - _BEFORE) // 6 * 6
-    built = [Builder(world, base) for world in drawn]
     tenant = Tenant(f"Kopi{uuid4().hex[:12].upper()}nusa")
-    async with _sites(ground, tenant) as (dsn, site, elsewhere):
+    built = [Builder(world, base, tenant.company) for world in drawn]
+    async with _site(servers, tenant) as (dsn, site):
         await _adopt(dsn, tenant, built)
-        crew = Crew(tenant.company, ground.nats_url, dsn, ground.folder)
+        pair = WorkerPair(tenant.company, servers.nats_url, dsn, servers.folder)
         try:
-            await crew.ready()
-            case = _Case(site, elsewhere, crew, built, seed)
-            figures = await case.play()
-            await crew.dismiss()
+            await pair.ready()
+            figures = await _Case(site, pair, built, seed).play()
+            await pair.stop()
         finally:
-            crew.close()
-        complaints = list(crew.complaints())
-        assert not complaints, complaints[:5]
+            pair.close()
+        logged_errors = list(pair.logged_errors())
+        assert not logged_errors, logged_errors[:5]
     return figures
 
 
 @asynccontextmanager
-async def _sites(ground: Ground, tenant: Tenant) -> AsyncIterator[tuple[str, Site, Site]]:
-    """A database of its own, the company's site, and one that no worker knows."""
+async def _site(servers: Servers, tenant: Tenant) -> AsyncIterator[tuple[str, Site]]:
+    """A database of its own, and the company's site."""
     name = f"test_{uuid4().hex}"
-    dsn = ground.postgres.dsn_of(name)
+    dsn = servers.postgres.dsn_of(name)
     async with AsyncExitStack() as stack:
-        await _administer(ground.postgres.dsn, f"CREATE DATABASE {name}")
-        stack.push_async_callback(_administer, ground.postgres.dsn, f"DROP DATABASE {name} WITH (FORCE)")
-        client = await nats.connect(ground.nats_url)
+        await _administer(servers.postgres.dsn, f"CREATE DATABASE {name}")
+        stack.push_async_callback(_administer, servers.postgres.dsn, f"DROP DATABASE {name} WITH (FORCE)")
+        client = await nats.connect(servers.nats_url)
         stack.push_async_callback(client.close)
         database = await asyncpg.connect(dsn)
         stack.push_async_callback(database.close)
-        yield dsn, Site(tenant, client, database), Site(Tenant(f"{tenant.company}Lost"), client, database)
+        yield dsn, Site(tenant, client, database)
 
 
 async def _adopt(dsn: str, tenant: Tenant, built: Sequence[Builder]) -> None:
@@ -146,84 +145,86 @@ async def _adopt(dsn: str, tenant: Tenant, built: Sequence[Builder]) -> None:
 
 
 class _Case:
-    """Some worlds played by a crew."""
+    """Some worlds played by a pair."""
 
-    def __init__(self, site: Site, elsewhere: Site, crew: Crew, built: Sequence[Builder], seed: int) -> None:
+    def __init__(self, site: Site, pair: WorkerPair, built: Sequence[Builder], seed: int) -> None:
         self._site = site
-        self._elsewhere = elsewhere
-        self._crew = crew
-        self._prefixes = [world.prefix for world in built]
+        self._pair = pair
+        self._worlds = len(built)
         self._seed = seed
         self._chance = random.Random(seed)
-        self._script = Script(built, site.company, self._chance)
+        self._elsewhere = f"{site.company}Lost"
+        self._script = Script(built, self._elsewhere, self._chance)
 
     async def play(self) -> Counter[str]:
         """Publish all of it, wait until nothing waits any more, and compare."""
         begun = time.monotonic()
-        versions = await self._publish()
-        wanted = self._script.wanted(versions)
-        await self._all_there(wanted)
+        events = await self._publish()
+        await self._all_there(events)
         waited = time.monotonic() - begun
-        self._crew.settings = HASTY
+        self._pair.settings = HASTY
         async with asyncio.TaskGroup() as tasks:
             for number, kill in enumerate(self._chance.sample((True, False), REPLICAS)):
-                tasks.create_task(self._crew.suffer(Strike(1.0, number, kill, 0.0)))
+                tasks.create_task(self._pair.interrupt(Interruption(1.0, number, kill, 0.0)))
         await self._drained()
-        found = disagreements(wanted, await self._stored())
+        evidence = await gather_rows(self._site.database, self._site.company)
+        found = problems(self._site.company, events, self._script.adopted, evidence)
+        versions = {event.publication.number: event.version for event in events}
         assert not found, (
             f"{len(found)} differences, seed {self._seed}: {found[:_SHOWN]}\n"
-            f"{self._script.told(found[:_SHOWN], versions)}\n"
+            f"{self._script.described(str(found[:_SHOWN]), versions)}\n"
             f"(the rows took {waited:.0f} s; dead letters have a patience of {PATIENCE:.0f} s)"
         )
         return await self._figures()
 
-    async def _publish(self) -> dict[int, Version]:
-        publishing = Publishing(self._site, self._elsewhere, self._chance)
-        for site in (self._site, self._elsewhere):
-            await publishing.versions.follow(site)
-        strikes = self._strikes()
+    async def _publish(self) -> list[Published]:
+        publishing = Publishing(self._site, self._chance)
+        await publishing.follow(self._site.company, self._elsewhere)
+        interruptions = self._interruptions()
         # Both work again before the next one ends; mostly.
-        pauses = [strike.after - _LEAD for strike in strikes if self._chance.random() < 0.8]
+        pauses = [interruption.after - _LEAD for interruption in interruptions if self._chance.random() < 0.8]
         async with asyncio.TaskGroup() as tasks:
             async for share in publishing.run(self._script):
-                while strikes and strikes[0].after <= share:
-                    tasks.create_task(self._crew.suffer(strikes.pop(0)))
+                while interruptions and interruptions[0].after <= share:
+                    tasks.create_task(self._pair.interrupt(interruptions.pop(0)))
                 while pauses and pauses[0] <= share:
                     pauses.pop(0)
-                    await self._crew.ready()
-        return {coming.number: await publishing.versions.of(coming) for coming in self._script.comings}
+                    await self._pair.ready()
+        events = await publishing.published(self._script)
+        await publishing.close()
+        return events
 
-    def _strikes(self) -> list[Strike]:
+    def _interruptions(self) -> list[Interruption]:
         """Each second one is a SIGKILL at least."""
         chance = self._chance
         return sorted(
-            Strike(
+            Interruption(
                 after=chance.uniform(0.1, 0.95),
                 number=chance.randrange(REPLICAS),
                 kill=place % 2 == 0 or chance.random() < 0.5,
                 pause=chance.uniform(0, 0.3),
             )
-            for place in range(STRIKES)
+            for place in range(INTERRUPTIONS)
         )
 
-    async def _stored(self) -> Stored:
-        return await read(self._site.database, self._site.tenant.schema, self._prefixes, 0)
-
-    async def _all_there(self, wanted: Mapping[str, Expected]) -> None:
+    async def _all_there(self, events: Sequence[Published]) -> None:
         """Wait until every row is there, whatever it holds. What never comes, the comparison will miss."""
+        wanted = expected(facts(events), rows_of(self._script.adopted)).rows
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            stored = await self._stored()
-            if all(_has_rows(stored, model) for model in wanted.values()):
+            evidence = await gather_rows(self._site.database, self._site.company)
+            if all(rows.keys() <= evidence.rows[table].keys() for table, rows in wanted.items()):
                 return
             await asyncio.sleep(0.2)
 
     async def _drained(self) -> None:
         """Wait until nothing waits in any consumer, dead letters included."""
-        for stream in (REALTIME_STREAM, HISTORY_STREAM):
-            await self._site.settled(stream, _DRAIN)
+        await comes_to(0, self._lag, _DRAIN)
         # A dead letter is in its stream before its event is settled.
         await comes_to(0, self._letters_waiting, _DRAIN)
+
+    async def _lag(self) -> int:
+        return (await backlog(self._site.js, self._site.company)).lag
 
     async def _letters_waiting(self) -> int:
         info = await self._site.consumer(DLQ_STREAM)
@@ -237,21 +238,16 @@ class _Case:
     async def _figures(self) -> Counter[str]:
         streams = (REALTIME_STREAM, HISTORY_STREAM)
         deliveries = sum([await self._site.deliveries(stream) for stream in streams])
-        events = sum(not coming.lost for coming in self._script.comings)
+        events = sum(not self._script.is_lost(one) for one in self._script.publications)
         return Counter(
             {
-                "worlds": len(self._prefixes),
+                "worlds": self._worlds,
                 "events": events,
                 "deliveries": deliveries,
                 "redelivered": deliveries - events,
                 "dead letters": await self._site.letters(),
                 "of these of the script": self._script.letters,
-                "kills": self._crew.kills,
-                "stops": self._crew.stops,
+                "kills": self._pair.kills,
+                "stops": self._pair.stops,
             }
         )
-
-
-def _has_rows(stored: Stored, wanted: Expected) -> bool:
-    tables = all(rows.keys() <= stored.rows[table].keys() for table, rows in wanted.rows.items())
-    return tables and wanted.contacts.keys() <= stored.contacts.keys()

@@ -16,9 +16,9 @@ from events import envelope
 from events.sanitize import sanitize
 from events.subjects import HISTORICAL
 from tables.queries import quoted
-from tests import builders
+from testkit import builders
 from tests.properties.bodies import CORPUS, bodies
-from tests.properties.conftest import SOAK, Stage, cases, takes_long
+from tests.properties.conftest import SOAK, Simulation, cases, takes_long
 from tests.properties.replicas import Message, Replica
 
 # Bodies of one case share a batch, as in a worker.
@@ -33,17 +33,17 @@ pytestmark = takes_long
 
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @pytest.mark.parametrize("kind", CORPUS)
-def test_every_body_ends_stored_dead_lettered_or_exhausted(stage: Stage, kind: str) -> None:
+def test_every_body_ends_stored_dead_lettered_or_exhausted(simulation: Simulation, kind: str) -> None:
     """No body is an unexpected exception, none stays unsettled, and each dead letter can be read back."""
     ends: Counter[str] = Counter()
     body = bodies(kind)
     sizes = st.sampled_from((1, *[BODIES] * 30))
-    stage.play(_seed(stage.replicas[0]))
+    simulation.play(_seed(simulation.replicas[0]))
 
     @cases(normal=CASES, soak=CASES)
     @given(sizes.flatmap(lambda size: st.lists(body, min_size=size, max_size=size)))
     def check(drawn: list[bytes]) -> None:
-        stage.play(_play(stage.replicas[0], kind, drawn, ends))
+        simulation.play(_play(simulation.replicas[0], kind, drawn, ends))
 
     check()
     assert ends["panic"] == 0

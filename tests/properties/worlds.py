@@ -1,4 +1,4 @@
-"""Worlds to try: a few keys, the events about them, and the ways on which each event comes.
+"""Worlds to try: a few keys, the events about them, and the ways in which each event is delivered.
 
 Everything is drawn as small numbers, so that a case is cheap and shrinks well; the values of an event name it.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,11 @@ from typing import Any, Final, NamedTuple
 
 from hypothesis import strategies as st
 
-from tests.properties.fields import HISTORY
-from tests.properties.model import NS, Adopted, Event, Payload, Version
+from testkit.items import HISTORY, Payload
+from testkit.oracle import NS, Published, Version
+from testkit.traffic import Publication
+from tests.properties.outcome import Adopted
+from tests.properties.validity import items_of
 
 ROUNDS: Final = 3
 REPLICAS: Final = 2
@@ -50,7 +54,7 @@ FAMILIES: Final[Kinds] = {
 }
 
 
-class Stop(NamedTuple):
+class Arrival(NamedTuple):
     """One time that an event comes: in which round, to which replica, as itself or as a dead letter."""
 
     round: int
@@ -58,7 +62,7 @@ class Stop(NamedTuple):
     letter: bool = False
 
 
-Itinerary = tuple[Stop, ...]
+Arrivals = tuple[Arrival, ...]
 
 
 class Clock(enum.Enum):
@@ -78,7 +82,7 @@ class Spec(NamedTuple):
     kind: str
     second: int
     items: Sequence[tuple[int, int]]
-    itinerary: Itinerary
+    arrivals: Arrivals
 
 
 @dataclass(frozen=True)
@@ -91,35 +95,35 @@ class World:
 
 
 class Built(NamedTuple):
-    """An event and the ways on which it comes."""
+    """An event and the ways in which it is delivered."""
 
-    event: Event
-    itinerary: Itinerary
+    event: Published
+    arrivals: Arrivals
     half_known: bool = False
 
 
-def _itineraries() -> list[Itinerary]:
+def _ways() -> list[Arrivals]:
     """Simple ones first: hypothesis shrinks towards them."""
-    once: list[Itinerary] = [
-        (Stop(turn, replica, letter),)
+    once: list[Arrivals] = [
+        (Arrival(turn, replica, letter),)
         for letter in (False, True)
         for turn, replica in itertools.product(range(ROUNDS), range(REPLICAS))
     ]
     chance = random.Random(5)
-    stops = [stop for (stop,) in once]
-    several = [tuple(sorted(chance.sample(stops, chance.choice((2, 2, 3))))) for _ in range(24)]
+    arrivals = [arrival for (arrival,) in once]
+    several = [tuple(sorted(chance.sample(arrivals, chance.choice((2, 2, 3))))) for _ in range(24)]
     return once + several
 
 
 def worlds(family: str, most: int) -> st.SearchStrategy[World]:
     """Worlds of one family of events, with up to `most` events."""
     item = st.tuples(st.integers(0, 1), st.integers(0, 2**20 - 1))
-    itinerary = st.sampled_from(_itineraries())
+    arrivals = st.sampled_from(_ways())
     second = st.integers(0, 7)
 
     def spec(kind: str) -> st.SearchStrategy[Spec]:
         items = st.lists(item, min_size=1, max_size=3) if kind in HISTORY else item.map(lambda one: [one])
-        return st.builds(Spec, st.just(kind), second, items, itinerary)
+        return st.builds(Spec, st.just(kind), second, items, arrivals)
 
     specs = st.one_of([spec(kind) for kind in FAMILIES[family]])
     adopted = st.sampled_from((0, 0, 1, 2, 3)) if family in ("messages", "chats") else st.just(0)
@@ -134,8 +138,9 @@ class Builder:
     _names = itertools.count(1)
     _sequences = itertools.count(1)
 
-    def __init__(self, world: World, base: int = BASE) -> None:
+    def __init__(self, world: World, base: int = BASE, company: str = COMPANY) -> None:
         self.base = base
+        self._company = company
         self.prefix = f"w{next(self._numbers)}"
         self._clock = world.clock
         self.events = [
@@ -181,7 +186,9 @@ class Builder:
                 ]
 
     def _version(self, second: int, sequence: int, *, made: int = 0) -> Version:
-        return Version((self.base + second) * NS + 5, sequence, made and (self.base - 3600 + made) * NS)
+        return Version(
+            (self.base + second) * NS + 5, sequence, made and (self.base - 3600 + made) * 1_000_000
+        )
 
     def _build(self, spec: Spec, version: Version) -> Built:
         name = next(self._names)
@@ -190,7 +197,10 @@ class Builder:
             for place, (key, bits) in enumerate(spec.items)
         ]
         payload = {HISTORY[spec.kind][0]: parts} if spec.kind in HISTORY else parts[0]
-        return Built(Event(spec.kind, version, payload), spec.itinerary, self._clock is Clock.HALF)
+        items = items_of(spec.kind, payload, self._company)
+        subject, body = f"{spec.kind}.{self._company}", json.dumps(payload).encode()
+        event = Published(Publication(name, subject, body, {}, spec.kind, items), version)
+        return Built(event, spec.arrivals, self._clock is Clock.HALF)
 
     def _item(self, kind: str, key: int, bits: int, name: str, second: int) -> Payload:
         # An own time between those of two events whose times step back would make the order no total one.

@@ -10,7 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench.trouble import BenchError
+from testkit.worker import WorkerError
+from tests.bench.environment import BenchError
 from tests.soak import options as command_line
 from tests.soak.driver import run
 
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         try:
             problems = asyncio.run(run(options, Path(folder), _say))
-        except (AssertionError, BenchError) as error:
+        except (AssertionError, BenchError, WorkerError) as error:
             problems = [f"not measured to the end: {error}"]
         except KeyboardInterrupt:
             return 130

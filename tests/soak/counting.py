@@ -8,8 +8,8 @@ import asyncpg
 
 from events.subjects import Tenant
 from streams.jetstream import specs
-from tests.bench.scene import Scene
-from tests.soak.traffic import RENAMED
+from testkit.account import RENAMED
+from tests.bench.environment import Environment
 
 # Rows and different keys: one lost and one doubled row would go unseen in the number of rows alone.
 _COUNTS: Final = {
@@ -20,7 +20,7 @@ _COUNTS: Final = {
     "unread messages": "SELECT coalesce(sum(unread_count), 0) FROM {schema}.chats",
     "contacts": "SELECT count(*) FROM {schema}.contacts",
     "different contacts": "SELECT count(DISTINCT (agent_id, phone_number)) FROM {schema}.contacts",
-    "renamed contacts": "SELECT count(*) FROM {schema}.contacts WHERE starts_with(push_name, '{renamed} ')",
+    "renamed contacts": "SELECT count(*) FROM {schema}.contacts WHERE push_name LIKE '% {renamed}'",
     "onboarded phones": "SELECT count(*) FROM {schema}.onboarding_log",
     "different onboarded phones": "SELECT count(DISTINCT (agent_id, phone_number)) FROM {schema}.onboarding_log",
     "exhausted events": "SELECT count(*) FROM {schema}.exhausted_events",
@@ -33,9 +33,9 @@ async def contacts(dsn: str, tenant: Tenant) -> int:
     return (await _ask(dsn, tenant, "contacts"))["contacts"]
 
 
-async def counts(scene: Scene, dsn: str, tenant: Tenant) -> dict[str, int]:
+async def counts(env: Environment, dsn: str, tenant: Tenant) -> dict[str, int]:
     """Everything that `tests.soak.traffic.Traffic.expected` names."""
-    letters = await scene.js.stream_info(specs.TopologyConfig().dlq_stream)
+    letters = await env.js.stream_info(specs.TopologyConfig().dlq_stream)
     return {**await _ask(dsn, tenant, *_COUNTS), "dead letters": letters.state.messages}
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from tests.bench.options import positive
 from tests.soak.verdict import Allowance
 
 STEPS: Final = 6
@@ -28,46 +29,29 @@ class Options:
         return self.events // STEPS
 
 
+# Default, kind and meaning of every number.
+_NUMBERS: Final[dict[str, tuple[float, Callable[[str], Any], str]]] = {
+    "events": (300_000, positive(int, STEPS), "real-time events, in six steps"),
+    "outage": (60.0, positive(float, 1), "seconds without PostgreSQL"),
+    "rate": (300.0, positive(float, 1), "events a second in the outage"),
+    "seed": (1, int, "of the traffic"),
+    # What the allocator keeps differs by some 3 MB from step to step, which makes 1 or 2 of the line. A leak of 25
+    # bytes an event would show.
+    "growth": (5.0, float, "MB that memory may rise after the first third of the events"),
+    # What a worker may hold while it cannot store: two batches of each source and what waits for onboarding, some
+    # 4,000 messages of 2 to 3 KB. A worker that had a backlog before has that memory already; the backlog of the
+    # outage itself stays in JetStream, and would be some 40 MB.
+    "more": (10.0, float, "MB more than before that an outage may take"),
+}
+
+
 def options(arguments: Sequence[str]) -> Options:
     """Read the command line; ends the process with a message if it is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.soak",
         description="Watches a worker's memory over many events and through an outage of PostgreSQL.",
     )
-    parser.add_argument(
-        "--events",
-        type=_at_least(STEPS, int),
-        default=300_000,
-        help="real-time events, in six steps (300000)",
-    )
-    parser.add_argument("--outage", type=_at_least(1.0, float), default=60.0, help="seconds (60)")
-    parser.add_argument(
-        "--rate", type=_at_least(1.0, float), default=300.0, help="events a second in the outage (300)"
-    )
-    parser.add_argument("--seed", type=int, default=1, help="of the traffic (1)")
-    # What the allocator keeps differs by some 3 MB from step to step, which makes 1 or 2 of the line. A leak of 25
-    # bytes an event would show.
-    parser.add_argument(
-        "--growth",
-        type=float,
-        default=5.0,
-        help="MB that memory may rise after the first third of the events (5)",
-    )
-    # What a worker may hold while it cannot store: two batches of each source and what waits for onboarding, some
-    # 4,000 messages of 2 to 3 KB. A worker that had a backlog before has that memory already; the backlog of the
-    # outage itself stays in JetStream, and would be some 40 MB.
-    parser.add_argument(
-        "--more", type=float, default=10.0, help="MB more than before that an outage may take (10)"
-    )
+    for name, (default, kind, meaning) in _NUMBERS.items():
+        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{meaning} ({default:g})")
     given = parser.parse_args(arguments)
     return Options(given.events, given.outage, given.rate, given.seed, Allowance(given.growth, given.more))
-
-
-def _at_least(least: float, kind: type[int] | type[float]) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        value = kind(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text} is below {least:g}")
-        return value
-
-    return number

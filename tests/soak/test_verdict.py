@@ -76,7 +76,10 @@ def test_a_lost_row_and_a_doubled_one_are_named() -> None:
 
 def test_traffic_is_the_same_for_the_same_seed_and_has_new_phones_and_history() -> None:
     first, again, other = (Traffic("KopiNusa01", seed) for seed in (1, 1, 2))
-    subjects = [[event.subject for event in one.events(2 * HISTORY_EVERY)] for one in (first, again, other)]
+    subjects = [
+        [event.publication.subject for event in one.events(2 * HISTORY_EVERY)]
+        for one in (first, again, other)
+    ]
     assert subjects[0] == subjects[1] != subjects[2]
     assert subjects[0].count("v1.history.messages.KopiNusa01") == 2
     assert first.expected() == again.expected()

@@ -1,4 +1,4 @@
-"""The metrics as the monitoring guide and contract 9 document them, typed by hand: what code is compared with."""
+"""The metrics as the monitoring guide documents them, typed by hand: the code is compared with them."""
 
 from __future__ import annotations
 

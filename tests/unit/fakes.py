@@ -22,7 +22,7 @@ from tables.last_writer_wins import Version
 from tables.mutations import Mutation, WriteRejection
 from tables.onboarding import Outcome, Pair
 from tables.tenant import TenantTables
-from tests import builders
+from testkit import builders
 
 TENANT = Tenant(builders.COMPANY)
 STORED_NS = 1_795_500_200_000_000_000
@@ -35,8 +35,8 @@ LIMITS: dict[ConsumerType, RetryPolicy] = {
 
 def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the pauses of an outage short."""
-    monkeypatch.setattr("agents.backoff.FIRST_PAUSE", 0.001)
-    monkeypatch.setattr("agents.backoff.LONGEST_PAUSE", 0.005)
+    monkeypatch.setattr("events.backoff.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("events.backoff.LONGEST_PAUSE", 0.005)
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from agents.backoff import Backoff
 from agents.batch_writer import BatchWriter
 from agents.circuit_breaker import IN_A_ROW
 from agents.event_writer import EventSink
 from agents.received_event import PendingWrite
 from events import errors
+from events.backoff import Backoff
 from tables import errors as db
 from tables.last_writer_wins import EventStamp
 from tables.mutations import AccountRow, Mutation, WriteRejection

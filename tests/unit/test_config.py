@@ -11,7 +11,7 @@ from streams.config.settings import Settings, SettingsError, variables
 
 NEEDED = {"COMPANY_ID": "KopiNusa", "POSTGRES_DSN": "postgres://app:hunter2@db:5432/wa"}
 
-# Name and default of every variable: contract 7 with the changes of design 11, and our additions.
+# Attribute and default of every optional variable.
 DEFAULTS = {
     "DATABASE_POSTGRESAUTOMIGRATE": ("postgres_auto_migrate", True),
     "POSTGRES_POOL_SIZE": ("postgres_pool_size", 10),

@@ -19,7 +19,7 @@ from events import errors, models
 from events.delivery import MessageMetadata
 from tables.last_writer_wins import Version
 from tables.mutations import ChatRow, MessageRow, PostScanRequest
-from tests import builders
+from testkit import builders
 from tests.unit.fakes import STORED_NS, TENANT, FakeDelivery
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tests.acceptance.worker import ROOT
+from testkit.worker import ROOT
 
 _HANGING: Final = """
 import asyncio

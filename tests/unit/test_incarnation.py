@@ -1,28 +1,26 @@
-"""When a stream was made: when a source is sure of it, when it asks, and what it does without an answer."""
+"""The incarnation of a stream: when it is known, when the server is asked, and what happens without an answer."""
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import pytest
 
-from events.delivery import MessageMetadata
 from events.errors import BrokerError
 from streams.jetstream.in_flight import InFlight
-from streams.jetstream.incarnation import Incarnation, IncarnationWatch, StoreClock
+from streams.jetstream.incarnation import Incarnation, IncarnationWatch
+from streams.jetstream.store_clock import StoreClock
 from streams.jetstream.stream_reader import ApiError
 
 FIRST, SECOND = "2026-11-24T07:15:30.123456789Z", "2026-11-24T08:00:00Z"
 FIRST_NS, SECOND_NS = 1_795_504_530_123_456_789, 1_795_507_200_000_000_000
-SECOND_LONG = 1_000_000_000
 
 
 class FakeApi:
-    """Answers STREAM.INFO with the time that it has, or fails."""
+    """Answers STREAM.INFO with `created`, or fails."""
 
-    def __init__(self, made: str = FIRST) -> None:
-        self.made = made
+    def __init__(self, created: str = FIRST) -> None:
+        self.created = created
         self.failure: Exception | None = None
         self.asked: list[str] = []
 
@@ -30,7 +28,7 @@ class FakeApi:
         self.asked.append(subject)
         if self.failure is not None:
             raise self.failure
-        return {"created": self.made}
+        return {"created": self.created}
 
 
 class Clock:
@@ -44,14 +42,14 @@ class Clock:
 
 
 class Arrivals:
-    """What a source holds, fed by hand."""
+    """The deliveries of a source, added by hand."""
 
-    def __init__(self, patience: float = 0.0) -> None:
+    def __init__(self, max_wait: float = 0.0) -> None:
         self.api = FakeApi()
         self.clock = Clock()
         self.steps: list[float] = []
-        self.incarnation = Incarnation(self.api, "s", self.clock, patience)
-        self.held = InFlight(
+        self.incarnation = Incarnation(self.api, "s", self.clock, max_wait)
+        self.in_flight = InFlight(
             publish=self._publish,
             ack_wait=30,
             incarnation=self.incarnation,
@@ -62,13 +60,13 @@ class Arrivals:
         return
 
     async def batch(self, *arrivals: tuple[int, int, int]) -> list[int]:
-        """Hand over deliveries of these (sequence, consumer sequence, ns); returns their incarnations."""
-        taken = [
-            self.held.add("v1.x", b"", None, f"$JS.ACK.s.c.1.{sequence}.{own}.{ns}.0")
+        """Deliveries of these (sequence, consumer sequence, ns) arrive; returns their incarnations."""
+        deliveries = [
+            self.in_flight.add("v1.x", b"", None, f"$JS.ACK.s.c.1.{sequence}.{own}.{ns}.0")
             for sequence, own, ns in arrivals
         ]
-        await self.incarnation.settle()
-        return [delivery.metadata.incarnation for delivery in taken]
+        await self.in_flight.set_incarnations()
+        return [delivery.metadata.incarnation for delivery in deliveries]
 
 
 @pytest.fixture
@@ -93,21 +91,21 @@ async def test_a_sequence_that_is_given_out_again_is_asked_for_before_its_batch_
     arrivals: Arrivals,
 ) -> None:
     assert await arrivals.batch((4, 4, 10), (5, 5, 20)) == [FIRST_NS] * 2
-    arrivals.api.made = SECOND
+    arrivals.api.created = SECOND
     assert await arrivals.batch((6, 6, 30), (3, 7, 40)) == [FIRST_NS, SECOND_NS]
 
 
 async def test_a_consumer_that_counts_from_one_again_is_a_reason_to_ask(arrivals: Arrivals) -> None:
     await arrivals.batch((4, 4, 10))
-    arrivals.api.made = SECOND
+    arrivals.api.created = SECOND
     assert await arrivals.batch((9, 1, 20)) == [SECOND_NS]
 
 
 async def test_what_came_before_a_doubt_keeps_what_it_was_told(arrivals: Arrivals) -> None:
     await arrivals.batch((1, 1, 10))
-    before = arrivals.held.add("v1.x", b"", None, "$JS.ACK.s.c.1.2.2.20.0")
+    before = arrivals.in_flight.add("v1.x", b"", None, "$JS.ACK.s.c.1.2.2.20.0")
     arrivals.incarnation.doubt()
-    arrivals.api.made = SECOND
+    arrivals.api.created = SECOND
     assert await arrivals.batch((3, 3, 30)) == [SECOND_NS]
     assert before.metadata.incarnation == FIRST_NS
 
@@ -138,7 +136,7 @@ async def test_a_server_that_does_not_answer_is_not_asked_for_each_batch(arrival
 
 async def test_a_batch_waits_for_an_answer_that_comes_late() -> None:
     """A new leader needs a moment, and it may be the one whose clock is behind."""
-    arrivals = Arrivals(patience=5.0)
+    arrivals = Arrivals(max_wait=5.0)
     answer, failures = arrivals.api.api, [BrokerError("no answer"), ApiError(10008, "unavailable")]
 
     async def late(subject: str, body: object = None) -> dict[str, Any]:
@@ -162,7 +160,7 @@ async def test_a_doubt_that_comes_while_the_server_is_asked_is_not_forgotten(arr
     arrivals.api.api = interrupted  # type: ignore[method-assign]
     await arrivals.batch((2, 2, 20))
     arrivals.api.api = answer  # type: ignore[method-assign]
-    arrivals.api.made = SECOND
+    arrivals.api.created = SECOND
     assert await arrivals.batch((3, 3, 30)) == [SECOND_NS]
 
 
@@ -177,7 +175,7 @@ async def test_the_watch_asks_once_a_stream_and_tells_the_sources_of_it(arrivals
     assert await arrivals.batch((2, 2, 20)) == [FIRST_NS]
     assert len(arrivals.api.asked) == 1
 
-    arrivals.api.made = other.api.made = SECOND
+    arrivals.api.created = other.api.created = SECOND
     await watch.look()
     assert await arrivals.batch((3, 3, 30)) == await other.batch((3, 3, 30)) == [SECOND_NS]
 
@@ -190,24 +188,3 @@ async def test_the_watch_ends_a_pause_once_the_server_answers(arrivals: Arrivals
     arrivals.api.failure = None
     await watch.look()
     assert await arrivals.batch((2, 2, 20)) == [FIRST_NS]
-
-
-async def test_a_store_time_that_steps_back_is_counted_once_and_told_above_a_second(
-    arrivals: Arrivals, caplog: pytest.LogCaptureFixture
-) -> None:
-    await arrivals.batch((1, 1, 9 * SECOND_LONG), (2, 2, 8 * SECOND_LONG), (3, 3, 8 * SECOND_LONG + 1))
-    assert arrivals.steps == [1.0]
-    assert not caplog.records
-    await arrivals.batch((4, 4, 5 * SECOND_LONG))
-    assert arrivals.steps == [1.0, pytest.approx(3.0)]
-    [record] = caplog.records
-    assert record.levelno == logging.WARNING
-    assert "synchronised" in caplog.text
-
-
-def test_redeliveries_and_sequences_given_out_again_are_no_steps_back() -> None:
-    steps: list[float] = []
-    clock = StoreClock("s", steps.append)
-    for delivered, sequence, ns in [(1, 5, 50), (2, 2, 20), (1, 6, 60), (1, 1, 70), (1, 2, 80), (3, 9, 1)]:
-        clock.note(MessageMetadata("s", "c", "", sequence, sequence, delivered, ns, 0))
-    assert steps == []

@@ -21,7 +21,7 @@ for service in app.boot_strategy.server():
 
 
 def test_no_service_of_the_worker_is_kafkas() -> None:
-    """B7, B10: so there is no group to rebalance and no broker to wait for."""
+    """So there is no group to rebalance and no broker to wait for."""
     environ = {"COMPANY_ID": "KopiNusa", "POSTGRES_DSN": "postgres://nobody@127.0.0.1:1/wa"}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],

@@ -60,7 +60,7 @@ def test_latencies_out_of_range_count_at_its_ends_and_none_give_no_percentile() 
 def test_a_terminal_gets_a_bar_that_is_written_over_itself() -> None:
     out = Terminal()
     progress = Progress(out)
-    progress.show(State(1.0, Counts("", "", 50, 40, 2), 0.5, 0.0))
+    progress.update(State(1.0, Counts("", "", 50, 40, 2), 0.5, 0.0))
     assert out.getvalue().startswith("\r\x1b[K[########........]  50%  confirmed 40 (40/s)")
     assert "\n" not in out.getvalue()
 
@@ -68,7 +68,8 @@ def test_a_terminal_gets_a_bar_that_is_written_over_itself() -> None:
 def test_the_full_bar_stays_on_the_terminal() -> None:
     out = Terminal()
     progress = Progress(out)
-    progress.end(State(1.0, Counts("", "", 100, 100, 0), 1.0, 0.0))
+    progress.update(State(1.0, Counts("", "", 100, 100, 0), 1.0, 0.0))
+    progress.end()
     progress.say("done")
     assert out.getvalue().endswith("behind 0.0 s\n\r\x1b[Kdone\n")
     assert f"[{'#' * 16}] 100%" in out.getvalue()
@@ -77,15 +78,15 @@ def test_the_full_bar_stays_on_the_terminal() -> None:
 def test_a_line_on_a_terminal_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "30")
     out = Terminal()
-    Progress(out).show(State(1.0, Counts("", "", 50, 40, 2), 0.5, 0.0))
+    Progress(out).update(State(1.0, Counts("", "", 50, 40, 2), 0.5, 0.0))
     assert len(out.getvalue().removeprefix("\r\x1b[K")) == 29
 
 
 def test_a_log_gets_plain_lines_whose_rate_is_that_since_the_line_before() -> None:
     out = io.StringIO()
     progress = Progress(out)
-    progress.show(State(5.0, Counts("", "", 50, 50, 0), 0.25, 0.0))
-    progress.show(State(10.0, Counts("", "", 80, 75, 5), 0.5, 1.5))
+    progress.update(State(5.0, Counts("", "", 50, 50, 0), 0.25, 0.0))
+    progress.update(State(10.0, Counts("", "", 80, 75, 5), 0.5, 1.5))
     assert out.getvalue().splitlines() == [
         " 25%  confirmed 50 (10/s)  errors 0  behind 0.0 s",
         " 50%  confirmed 75 (5/s)  errors 5  behind 1.5 s",
@@ -94,7 +95,7 @@ def test_a_log_gets_plain_lines_whose_rate_is_that_since_the_line_before() -> No
 
 def test_a_run_without_an_end_tells_its_age_instead_of_a_share() -> None:
     out = io.StringIO()
-    Progress(out).show(State(5.0, Counts("", "", 5, 5, 0), None, 0.0))
+    Progress(out).update(State(5.0, Counts("", "", 5, 5, 0), None, 0.0))
     assert out.getvalue().startswith("5 s  confirmed 5")
 
 

@@ -88,12 +88,12 @@ def test_another_seed_is_about_other_rows() -> None:
 
 def test_the_time_of_an_event_is_that_of_its_sending() -> None:
     events = run(3, {"v1.messages.upsert": 1})
-    assert [event.items[0].values["message_timestamp"] for event in events] == [NOW, NOW + 1, NOW + 2]
+    assert [event.items[0].payload["message_timestamp"] for event in events] == [NOW, NOW + 1, NOW + 2]
 
 
 def test_as_many_agents_as_asked_for_take_part() -> None:
     events = run(400, {"v1.messages.upsert": 1}, agents=7)
-    assert len({event.items[0].values["agent_id"] for event in events}) == 7
+    assert len({event.items[0].payload["agent_id"] for event in events}) == 7
 
 
 def test_an_update_is_always_about_a_row_that_was_sent_before() -> None:

@@ -10,7 +10,8 @@ import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from streams.monitoring.metrics import AGENT_LIMIT, CONTENT_TYPE, Metrics
+from streams.monitoring.agent_series import AGENT_LIMIT
+from streams.monitoring.metrics import CONTENT_TYPE, Metrics
 from tests.unit.documented_metrics import (
     ACTIONS,
     DOCUMENTED,
@@ -188,7 +189,7 @@ def test_no_company_is_unknown() -> None:
 
 
 def test_jids_beyond_the_limit_share_one_series() -> None:
-    """F1: 10,000 jids make a page that Prometheus still takes."""
+    """10,000 jids make a page that Prometheus still takes."""
     metrics = Metrics([COMPANY], version="1")
     for number in range(10_000):
         metrics.agent_seen(COMPANY, UPSERT, "agent", f"{number}@s.whatsapp.net")
@@ -235,8 +236,8 @@ def test_a_hostile_label_is_cut_and_escaped(metrics: Metrics) -> None:
 
 
 def test_dead_letter_verbs_count_what_they_say(metrics: Metrics) -> None:
-    metrics.dlq_fetched()
-    metrics.dlq_fetch_failed()
+    metrics.dlq_pull_requested()
+    metrics.dlq_pull_failed()
     assert value(metrics, "dlq_fetch_requests_total") == 1
     assert value(metrics, "dlq_fetch_errors_total") == 1
     for verb, name in (
@@ -272,7 +273,7 @@ def test_onboarding_and_database_verbs_count_what_they_say(metrics: Metrics) -> 
 
 
 def test_gauges_are_read_at_each_scrape_and_added_up(metrics: Metrics) -> None:
-    """F5: a queue that was drained and left idle shows 0, not its last length."""
+    """A queue that was drained and left idle shows 0, not its last length."""
     waiting = [1, 2, 3]
     metrics.watch_dlq(lambda: len(waiting), lambda: 1)
     metrics.watch_dlq(lambda: 10, lambda: 1)
@@ -285,7 +286,7 @@ def test_gauges_are_read_at_each_scrape_and_added_up(metrics: Metrics) -> None:
 
 
 def test_lag_that_cannot_be_told_is_not_a_number(metrics: Metrics) -> None:
-    """F13: a consumer that is gone must not look like one without work, or with the last work it had."""
+    """A consumer that is gone must not look like one without work, or with the last work it had."""
     labels = {"company_id": COMPANY, "consumer_type": "dlq"}
     assert value(metrics, "daisi_consumer_pending_messages", labels) is None
     metrics.lag(COMPANY, "dlq", 7, 2)
@@ -335,8 +336,8 @@ async def test_readiness_is_asked_for_each_page(metrics: Metrics) -> None:
 
 
 def test_source_verbs_count_what_they_say(metrics: Metrics) -> None:
-    metrics.fetched(COMPANY, "historical", 42)
-    metrics.source_failed(COMPANY, "historical")
+    metrics.batch_received(COMPANY, "historical", 42)
+    metrics.pull_failed(COMPANY, "historical")
     metrics.reconnected()
     labels = {"company_id": COMPANY, "consumer_type": "historical"}
     assert value(metrics, "daisi_source_batch_messages_bucket", labels | {"le": "50.0"}) == 1

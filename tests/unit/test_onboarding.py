@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from agents.backoff import Backoff
 from agents.batch_writer import BatchWriter
 from agents.decode import decode, receive
 from agents.onboarding import Onboarding, OnboardingJob, OnboardingTask, onboarding_task
@@ -19,6 +18,7 @@ from agents.onboarding_queue import KnownPairs
 from agents.received_event import ReceivedEvent
 from agents.retry_policy import RetryPolicy
 from events import errors
+from events.backoff import Backoff
 from events.errors import EventError, Rejected
 from events.subjects import Tenant
 from tables.attribution import CampaignAttribution, Incoming
@@ -33,7 +33,7 @@ from tables.errors import (
 )
 from tables.last_writer_wins import EventStamp, Version
 from tables.onboarding import Outcome, Pair
-from tests import builders
+from testkit import builders
 from tests.unit.fakes import LIMITS, FakeDelivery
 
 TENANT = Tenant(builders.COMPANY)

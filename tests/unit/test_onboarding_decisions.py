@@ -1,4 +1,4 @@
-"""What an incoming message does to contact and log: every row of contract 5.4 and 5.5, and their order."""
+"""What an incoming message does to contact and log, in any order (ONB-4 to ONB-10)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tables.attribution import CampaignAttribution, Incoming, Log, Logs, onboard
+from tables.attribution import CampaignAttribution, Incoming, LogRow, Logs, onboard
 from tables.contact_index import ContactIndex, clean_phone, derived_chat_id
 from tables.contacts import rename, upsert
 from tables.last_writer_wins import EventStamp, Version, parse
@@ -57,28 +57,28 @@ def row(**fields: Any) -> dict[str, Any]:
 class Store:
     """Rows in memory; every event is a batch of its own, as if each came alone."""
 
-    def __init__(self, *rows: dict[str, Any], log: Log | None = None) -> None:
+    def __init__(self, *rows: dict[str, Any], log: LogRow | None = None) -> None:
         self.rows = list(rows)
         self.logs: Logs = {} if log is None else {(log.agent_id, log.phone): log}
         self.changed = False
 
     def apply(self, *events: Incoming | ContactRow | ContactPatch) -> list[bool]:
-        book = ContactIndex(self.rows)
+        index = ContactIndex(self.rows)
         made = []
         for event in events:
             if isinstance(event, Incoming):
-                made.append(onboard(book, self.logs, COMPANY, event))
+                made.append(onboard(index, self.logs, COMPANY, event))
             elif isinstance(event, ContactRow):
-                upsert(book, event)
+                upsert(index, event)
             else:
-                rename(book, event)
-        self._write(book)
+                rename(index, event)
+        self._write(index)
         return made
 
-    def _write(self, book: ContactIndex) -> None:
-        self.changed = bool(book.changed)
+    def _write(self, index: ContactIndex) -> None:
+        self.changed = bool(index.changed)
         by_id = {item["id"]: item for item in self.rows}
-        for contact in [*book.changed, *book.added]:
+        for contact in [*index.changed, *index.added]:
             known = row() if contact.stored_id is None else by_id[contact.stored_id]
             fields = {name: getattr(contact, name) for name in known if hasattr(contact, name)}
             new = {**known, **fields, "row_version": "8"}
@@ -93,7 +93,7 @@ class Store:
         return contact
 
     @property
-    def log(self) -> Log:
+    def log(self) -> LogRow:
         [log] = self.logs.values()
         return log
 
@@ -104,8 +104,8 @@ class Store:
         return (*(contact[name] for name in COMPARED), tags, log)
 
 
-def known_log(version: int | None = None) -> Log:
-    return Log(AGENT, PHONE, 1, None if version is None else Version(version, version), "m0", 1)
+def known_log(version: int | None = None) -> LogRow:
+    return LogRow(AGENT, PHONE, 1, None if version is None else Version(version, version), "m0", 1)
 
 
 def test_phone_cleaning_removes_plus_space_and_brackets_only() -> None:
@@ -236,7 +236,7 @@ class TestExistingContact:
         assert store.contact["phone_number"] == "+62 8123 (4500011)"
 
     def test_a_row_without_id_gets_one_and_a_chat_id(self) -> None:
-        """Contract C1."""
+
         store = Store(row(id="", chat_id="", origin="Referral", first_message_id="m0"))
         store.apply(message(5))
         assert len(store.contact["id"]) == 36
@@ -303,7 +303,7 @@ class TestAnyOrder:
     def test_contacts_and_onboarding_end_the_same_in_any_order_and_grouping(
         self, data: st.DataObject
     ) -> None:
-        touches = st.builds(
+        campaigns = st.builds(
             CampaignAttribution,
             st.sampled_from(["", "a", "b, c", "Onboarded,a"]),
             st.sampled_from(["", "user-1", "user-2"]),
@@ -314,7 +314,7 @@ class TestAnyOrder:
         for ns in numbers:
             kind = data.draw(st.sampled_from(["plain", "campaign", "contact", "history"]))
             if kind in ("plain", "campaign"):
-                events.append(message(ns, data.draw(touches) if kind == "campaign" else None))
+                events.append(message(ns, data.draw(campaigns) if kind == "campaign" else None))
             else:
                 said = stamp(ns, history=kind == "history")
                 events.append(ContactRow(ns, said, CHAT, PHONE, COMPANY, AGENT, f"name {ns}"))

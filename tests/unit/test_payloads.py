@@ -17,8 +17,8 @@ from events.fields import AlternateAddresses
 from events.senders import Jid, is_to_many, jid
 from tables.last_writer_wins import Version
 from tables.mutations import MessageRow
-from tests import builders
-from tests.builders import ABSENT, PHONE
+from testkit import builders
+from testkit.builders import ABSENT, PHONE
 from tests.unit.fakes import STORED_NS, TENANT, FakeDelivery
 
 LID = "98765432101234"

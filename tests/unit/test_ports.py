@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 from testkit import ports
-from tests.acceptance.worker import ROOT
+from testkit.worker import ROOT
 
 _MANY: Final = 40
 _ASK: Final = (

@@ -5,84 +5,99 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import pytest
 
+from streams.jetstream.consumer_state import ConsumerStates
+from streams.lifecycle.conditions import Conditions
+from streams.lifecycle.outages import Outages
 from streams.lifecycle.readiness import FETCH_SILENCE, NO_PROGRESS, REFUSED_SILENCE, Readiness
+from streams.lifecycle.watchdog import Activity, Watchdog
 from tables.errors import Unavailable
-
-
-@dataclass
-class Watched:
-    """A source that says what it is told to; times are seconds ago."""
-
-    name: str = "realtime Kopi"
-    held: int = 0
-    fetched_ago: float = 0.0
-    progress_ago: float = 0.0
-    now: float = field(default_factory=time.monotonic)
-
-    @property
-    def last_fetch(self) -> float:
-        return self.now - self.fetched_ago
-
-    @property
-    def last_progress(self) -> float:
-        return self.now - self.progress_ago
+from tests.sources import StubSource
 
 
 async def answers() -> None:
     """A database that answers."""
 
 
-def running(*sources: Watched) -> Readiness:
+class Worker:
     """A worker that runs without trouble."""
-    readiness = Readiness()
-    readiness.started()
-    readiness.broker_problem = lambda: None
-    readiness.ping_database = answers
-    readiness.sources = sources
-    return readiness
+
+    def __init__(
+        self,
+        *sources: StubSource,
+        problem: str | None = None,
+        ping: Callable[[], Awaitable[None]] = answers,
+        dead_agents: Sequence[str] = (),
+    ) -> None:
+        self.conditions = Conditions()
+        self.problem = problem
+        self.outages = Outages(conditions=self.conditions, broker=self, ping_database=ping)
+        watchdog = Watchdog(
+            sources=sources,
+            consumer_states=ConsumerStates(),
+            activity=Activity(),
+            limit=0.0,
+            outage=self.outages.current,
+            fail=pytest.fail,
+        )
+        self.readiness = Readiness(
+            conditions=self.conditions,
+            outages=self.outages,
+            watchdog=watchdog,
+            sources=sources,
+            dead_agents=lambda: dead_agents,
+        )
+        self.conditions.started()
+
+    async def reasons(self) -> Mapping[str, str]:
+        return await self.readiness.reasons()
+
+
+def seconds_ago(seconds: float) -> float:
+    return time.monotonic() - seconds
 
 
 async def test_a_worker_with_everything_in_place_is_ready() -> None:
-    assert await running(Watched(held=5)).reasons() == {}
+    assert await Worker(StubSource(held=5)).reasons() == {}
 
 
 async def test_a_worker_that_only_just_started_is_not_ready() -> None:
-    assert set(await Readiness().reasons()) >= {"worker", "nats"}
+    worker = Worker(problem="not connected yet")
+    worker.conditions.starting("NATS")
+    assert set(await worker.reasons()) >= {"worker", "nats"}
 
 
 async def test_a_source_that_makes_no_progress_while_work_is_pending_is_not_ready() -> None:
-    stuck = Watched(held=3, progress_ago=NO_PROGRESS + 1)
-    [(name, reason)] = (await running(stuck).reasons()).items()
+    stuck = StubSource(held=3, last_progress=seconds_ago(NO_PROGRESS + 1))
+    [(name, reason)] = (await Worker(stuck).reasons()).items()
     assert name == stuck.name
     assert "3" in reason
 
 
 async def test_a_source_without_work_needs_no_progress() -> None:
-    assert await running(Watched(held=0, progress_ago=NO_PROGRESS + 1)).reasons() == {}
+    assert await Worker(StubSource(held=0, last_progress=seconds_ago(NO_PROGRESS + 1))).reasons() == {}
 
 
 async def test_a_source_whose_requests_are_not_answered_is_not_ready() -> None:
-    assert list(await running(Watched(fetched_ago=FETCH_SILENCE + 1)).reasons()) == ["realtime Kopi"]
+    assert list(await Worker(StubSource(last_fetch=seconds_ago(FETCH_SILENCE + 1))).reasons()) == [
+        "realtime KopiNusa"
+    ]
 
 
 async def test_a_source_that_waits_for_its_agent_need_not_fetch() -> None:
-    assert await running(Watched(held=5, fetched_ago=FETCH_SILENCE + 1)).reasons() == {}
+    assert await Worker(StubSource(held=5, last_fetch=seconds_ago(FETCH_SILENCE + 1))).reasons() == {}
 
 
 async def test_a_dead_agent_is_named() -> None:
-    readiness = running()
-    readiness.dead_agents = lambda: ["routing"]
-    assert "routing" in (await readiness.reasons())["agents"]
+    worker = Worker(dead_agents=["routing"])
+    assert "routing" in (await worker.reasons())["agents"]
 
 
 async def test_a_lost_connection_is_told_with_its_reason() -> None:
-    readiness = running()
-    readiness.broker_problem = lambda: "not connected"
-    assert await readiness.reasons() == {"nats": "not connected"}
+    assert await Worker(problem="not connected").reasons() == {"nats": "not connected"}
 
 
 @pytest.mark.parametrize("error", [Unavailable("connection refused"), OSError("reset")])
@@ -90,15 +105,13 @@ async def test_a_database_that_does_not_answer_is_told_with_its_reason(error: Ex
     async def fails() -> None:
         raise error
 
-    readiness = running()
-    readiness.ping_database = fails
-    assert await readiness.reasons() == {"postgres": str(error)}
+    assert await Worker(ping=fails).reasons() == {"postgres": str(error)}
 
 
 async def test_a_database_that_hangs_costs_one_connection_however_often_it_is_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streams.lifecycle.readiness.PING_TIMEOUT", 0.01)
+    monkeypatch.setattr("streams.lifecycle.outages.PING_TIMEOUT", 0.01)
     asked, awake = 0, asyncio.Event()
 
     async def hangs() -> None:
@@ -106,43 +119,42 @@ async def test_a_database_that_hangs_costs_one_connection_however_often_it_is_as
         asked += 1
         await awake.wait()
 
-    readiness = running()
-    readiness.ping_database = hangs
+    worker = Worker(ping=hangs)
     for _ in range(3):
-        assert await readiness.reasons() == {"postgres": "no answer"}
+        assert await worker.reasons() == {"postgres": "no answer"}
     assert asked == 1
     awake.set()
-    both = await asyncio.gather(readiness.reasons(), readiness.reasons())
+    both = await asyncio.gather(worker.reasons(), worker.reasons())
     assert not any(both)
 
 
 async def test_whoever_waits_is_told_with_its_reason_until_it_goes_on() -> None:
-    readiness = running()
-    readiness.paused("storing Kopi", "the disk is full")
-    readiness.paused("dead letters Kopi", "dlq_stream takes nothing")
-    assert await readiness.reasons() == {
+    worker = Worker()
+    worker.conditions.paused("storing Kopi", "the disk is full")
+    worker.conditions.paused("dead letters Kopi", "dlq_stream takes nothing")
+    assert await worker.reasons() == {
         "postgres": "the disk is full (storing Kopi)",
         "dead letters Kopi": "dlq_stream takes nothing",
     }
-    assert await readiness.outage()
-    readiness.resumed("storing Kopi")
-    assert await readiness.reasons() == {"dead letters Kopi": "dlq_stream takes nothing"}
-    assert await readiness.outage()
-    readiness.resumed("dead letters Kopi")
-    assert await readiness.reasons() == {}
-    assert await readiness.outage() is None
+    assert await worker.outages.current()
+    worker.conditions.resumed("storing Kopi")
+    assert await worker.reasons() == {"dead letters Kopi": "dlq_stream takes nothing"}
+    assert await worker.outages.current()
+    worker.conditions.resumed("dead letters Kopi")
+    assert await worker.reasons() == {}
+    assert await worker.outages.current() is None
 
 
 async def test_a_wait_is_logged_when_it_begins_when_its_reason_changes_and_when_it_ends(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
-    readiness = running()
+    worker = Worker()
     for reason in ("full", "full", "no answer", "full", "no answer"):
-        readiness.paused("dead letters Kopi", reason)
+        worker.conditions.paused("dead letters Kopi", reason)
     for _ in range(2):
-        readiness.resumed("dead letters Kopi")
-    readiness.paused("dead letters Kopi", "full")
+        worker.conditions.resumed("dead letters Kopi")
+    worker.conditions.paused("dead letters Kopi", "full")
     assert [record.getMessage() for record in caplog.records] == [
         "dead letters Kopi waits: full",
         "dead letters Kopi waits: no answer",
@@ -152,40 +164,40 @@ async def test_a_wait_is_logged_when_it_begins_when_its_reason_changes_and_when_
 
 
 async def test_each_waiter_has_a_reason_of_its_own_and_ends_no_others() -> None:
-    readiness = running()
-    readiness.paused("storing KopiNusa01", "a sequence is at its end")
-    readiness.paused("onboarding KopiNusa02", "a right is missing")
-    readiness.resumed("storing KopiNusa02")
-    told = (await readiness.reasons())["postgres"]
+    worker = Worker()
+    worker.conditions.paused("storing KopiNusa01", "a sequence is at its end")
+    worker.conditions.paused("onboarding KopiNusa02", "a right is missing")
+    worker.conditions.resumed("storing KopiNusa02")
+    told = (await worker.reasons())["postgres"]
     assert "a sequence is at its end (storing KopiNusa01)" in told
     assert "a right is missing (onboarding KopiNusa02)" in told
-    readiness.resumed("storing KopiNusa01")
-    assert await readiness.reasons() == {"postgres": "a right is missing (onboarding KopiNusa02)"}
+    worker.conditions.resumed("storing KopiNusa01")
+    assert await worker.reasons() == {"postgres": "a right is missing (onboarding KopiNusa02)"}
 
 
 async def test_a_worker_that_stops_is_not_ready() -> None:
-    readiness = running()
-    readiness.stopping()
-    assert list(await readiness.reasons()) == ["worker"]
+    worker = Worker()
+    worker.conditions.stopping()
+    assert list(await worker.reasons()) == ["worker"]
 
 
 async def test_each_waiter_has_its_own_reason_and_is_logged_once_until_it_ends(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    readiness = running()
+    worker = Worker()
     caplog.set_level(logging.INFO)
     for _ in range(50):
-        readiness.paused("storing Kopi", "the disk is full")
-        readiness.paused("onboarding Kopi", "a lock")
-        readiness.paused("storing Teh", "the disk is full")
-    assert await readiness.reasons() == {
+        worker.conditions.paused("storing Kopi", "the disk is full")
+        worker.conditions.paused("onboarding Kopi", "a lock")
+        worker.conditions.paused("storing Teh", "the disk is full")
+    assert await worker.reasons() == {
         "postgres": "the disk is full (storing Kopi, storing Teh); a lock (onboarding Kopi)"
     }
-    readiness.resumed("storing Kopi")
-    readiness.resumed("storing Teh")
-    assert await readiness.reasons() == {"postgres": "a lock (onboarding Kopi)"}
-    readiness.resumed("onboarding Kopi")
-    assert await readiness.reasons() == {}
+    worker.conditions.resumed("storing Kopi")
+    worker.conditions.resumed("storing Teh")
+    assert await worker.reasons() == {"postgres": "a lock (onboarding Kopi)"}
+    worker.conditions.resumed("onboarding Kopi")
+    assert await worker.reasons() == {}
     warned = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert sorted(warned) == [
         "onboarding Kopi waits: a lock",
@@ -203,42 +215,42 @@ async def test_each_waiter_has_its_own_reason_and_is_logged_once_until_it_ends(
 async def test_a_reason_that_changes_is_logged_and_one_that_comes_back_is_not_repeated(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    readiness = running()
+    worker = Worker()
     for _ in range(20):
-        readiness.paused("storing Kopi", "refused")
-        readiness.paused("storing Kopi", "no answer")
+        worker.conditions.paused("storing Kopi", "refused")
+        worker.conditions.paused("storing Kopi", "no answer")
     assert [record.message for record in caplog.records] == [
         "storing Kopi waits: refused",
         "storing Kopi waits: no answer",
     ]
-    readiness.resumed("storing Kopi")
-    readiness.paused("storing Kopi", "refused")
+    worker.conditions.resumed("storing Kopi")
+    worker.conditions.paused("storing Kopi", "refused")
     assert len([record for record in caplog.records if record.message.endswith("refused")]) == 2
 
 
 async def test_many_companies_that_wait_for_one_thing_are_one_short_line() -> None:
-    readiness = running()
+    worker = Worker()
     for number in range(50):
-        readiness.paused(f"storing K{number}", "the disk is full")
-    assert await readiness.reasons() == {
+        worker.conditions.paused(f"storing K{number}", "the disk is full")
+    assert await worker.reasons() == {
         "postgres": "the disk is full (storing K0, storing K1, storing K2 and 47 more)"
     }
 
 
 async def test_a_company_that_is_not_served_yet_is_no_outage_for_those_that_are() -> None:
-    readiness = running()
-    readiness.unserved("realtime Two", "too many consumers")
-    assert await readiness.reasons() == {"realtime Two": "too many consumers"}
-    assert await readiness.outage() is None
-    readiness.served("realtime Two")
-    assert await readiness.reasons() == {}
+    worker = Worker()
+    worker.conditions.unserved("realtime Two", "too many consumers")
+    assert await worker.reasons() == {"realtime Two": "too many consumers"}
+    assert await worker.outages.current() is None
+    worker.conditions.served("realtime Two")
+    assert await worker.reasons() == {}
 
 
 async def test_a_source_whose_consumer_is_refused_says_so_without_the_long_silence() -> None:
-    silent = Watched(fetched_ago=REFUSED_SILENCE + 1)
-    readiness = running(silent)
-    assert await readiness.reasons() == {}
-    readiness.unanswered(silent.name, "maximum consumers limit reached")
-    assert await readiness.reasons() == {silent.name: "maximum consumers limit reached"}
-    silent.fetched_ago = 0.0
-    assert await readiness.reasons() == {}
+    silent = StubSource(last_fetch=seconds_ago(REFUSED_SILENCE + 1))
+    worker = Worker(silent)
+    assert await worker.reasons() == {}
+    worker.conditions.unanswered(silent.name, "maximum consumers limit reached")
+    assert await worker.reasons() == {silent.name: "maximum consumers limit reached"}
+    silent.last_fetch = time.monotonic()
+    assert await worker.reasons() == {}

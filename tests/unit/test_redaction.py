@@ -17,7 +17,7 @@ from events.errors import DatabaseError, EventError, Rejected
 from events.redaction import redacted, redacted_value
 from streams import logs
 from tables.errors import translate
-from tests import builders
+from testkit import builders
 
 SECRET = "hunter2hunter2"
 FIELDS = {

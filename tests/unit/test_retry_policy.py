@@ -1,4 +1,4 @@
-"""Decisions and delays (contract 3.9, 4.3; design 4, 5, 7)."""
+"""Decisions and delays of events and of replays."""
 
 from __future__ import annotations
 

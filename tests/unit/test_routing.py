@@ -21,8 +21,8 @@ from events.delivery import Batch, ConsumerType, TooLarge
 from events.errors import BrokerError
 from tables import errors as db
 from tables.mutations import ChatRow, Mutation, WriteRejection
-from tests import builders
-from tests.builders import AGENT, COMPANY, JID
+from testkit import builders
+from testkit.builders import AGENT, COMPANY, JID
 from tests.unit.fakes import (
     LIMITS,
     TENANT,

@@ -12,8 +12,8 @@ from agents.rows import message_date, mutation
 from events import models
 from tables.last_writer_wins import EventStamp, Version
 from tables.mutations import MessageRow
-from tests import builders
-from tests.builders import ABSENT, COMPANY, SENT_AT, body
+from testkit import builders
+from testkit.builders import ABSENT, COMPANY, SENT_AT, body
 
 STAMP = EventStamp(Version(5, 7), '{"stream":"s"}')
 STORED = datetime.date(2026, 11, 25)

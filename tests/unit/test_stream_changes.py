@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlparse
 
 import pytest
 
 from streams.jetstream.changes import refused
-from streams.jetstream.cluster import node_count
 from streams.jetstream.specs import StreamSpec, TopologyConfig, replicas, streams
-from streams.jetstream.stream_changes import compare_stream, describe, room_limit
+from streams.jetstream.stream_changes import compare_stream, consumer_limit, describe, durability_warnings
 from streams.jetstream.stream_reader import ApiError
 
 SPEC = StreamSpec("events", ("v1.a.*", "v1.b.*"), 0, replicas=3, max_consumers=10_000)
@@ -82,7 +80,7 @@ def test_messages_that_are_confirmed_before_they_are_on_disk_are_warned_of() -> 
 def test_room_for_consumers_is_known_where_the_server_has_a_default_of_its_own(
     config: dict[str, Any], limit: int | None
 ) -> None:
-    assert room_limit(found(**config)) == limit
+    assert consumer_limit(found(**config)) == limit
 
 
 def test_too_little_room_for_our_consumers_is_warned_of_before_it_is_needed() -> None:
@@ -114,28 +112,6 @@ def test_streams_get_three_copies_where_there_are_three_nodes_unless_told_otherw
 
 
 @pytest.mark.parametrize(
-    ("info", "servers", "nodes"),
-    [
-        ({}, ["nats://a:1", "nats://b:1", "nats://c:1"], 1),
-        ({"cluster": "c"}, ["nats://a:1", "nats://b:1", "nats://c:1"], 3),
-        ({"cluster": "c"}, ["nats://nats:4222", "nats://10.0.0.1:4222", "nats://10.0.0.2:4222"], 2),
-        ({"cluster": "c"}, ["nats://u:p@127.0.0.1:1", "nats://127.0.0.1:2", "nats://127.0.0.1:3"], 3),
-        # Each node tells its addresses of both families.
-        (
-            {"cluster": "c"},
-            ["nats://10.0.0.1:1", "nats://[fd00::1]:1", "nats://10.0.0.2:1", "nats://[fd00::2]:1"],
-            2,
-        ),
-        ({"cluster": "c"}, ["nats://nats:1", "nats://10.0.0.1:1", "nats://[fd00::1]:1"], 1),
-        ({"cluster": "c"}, ["nats://127.0.0.1:1", "nats://u:p@127.0.0.1:1"], 1),
-        ({"cluster": "c"}, [], 1),
-    ],
-)
-def test_nodes_are_counted_once_each(info: dict[str, Any], servers: list[str], nodes: int) -> None:
-    assert node_count(info, map(urlparse, servers)) == nodes
-
-
-@pytest.mark.parametrize(
     "code", [10002, 10005, 10008, 10023, 10026, 10027, 10028, 10047, 10065, 10074, 10113]
 )
 def test_a_refusal_names_stream_consumer_number_and_what_to_do(code: int) -> None:
@@ -148,3 +124,27 @@ def test_a_refusal_names_stream_consumer_number_and_what_to_do(code: int) -> Non
 def test_a_refusal_that_we_do_not_know_is_told_in_the_servers_words() -> None:
     told = str(refused("stream", "events", "events", ApiError(19999, "new in this version")))
     assert told == "stream events: new in this version (19999)"
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"storage": "memory"}, ["storage is memory"]),
+        ({"storage": "file", "persist_mode": "async"}, ["persist_mode is async"]),
+        ({"storage": "memory", "persist_mode": "async"}, ["storage is memory", "persist_mode is async"]),
+        ({"storage": "file", "persist_mode": "default"}, []),
+        ({"storage": "file"}, []),
+        ({}, []),
+    ],
+)
+def test_what_a_stream_cannot_keep_is_named_with_what_to_do(
+    config: dict[str, str], expected: list[str]
+) -> None:
+    found = list(durability_warnings(config))
+    assert [text.partition(":")[0] for text in found] == expected
+    assert all("ake the stream anew" in text for text in found)
+
+
+def test_the_streams_that_we_make_have_no_such_weakness() -> None:
+    for stream in streams(TopologyConfig()):
+        assert list(durability_warnings(stream.config())) == []

@@ -14,11 +14,11 @@ from tables.last_writer_wins import (
     EventStamp,
     PendingMerge,
     Version,
+    decode_metadata,
+    encode_metadata,
     merge,
     newer,
     parse,
-    remembered,
-    stamped,
     watermark,
 )
 
@@ -35,16 +35,16 @@ def unversioned() -> EventStamp:
     return EventStamp(None, '{"stream":"dlq_stream","stream_sequence":7}')
 
 
-def settled(
+def merged(
     *events: tuple[EventStamp, dict[str, Any]],
     stored: dict[str, Any] | None = None,
     filled: tuple[str, ...] = (),
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `settle` makes of the events: the values, and the metadata parsed."""
-    draft = PendingMerge(events[0][0])
+    """What `merge` makes of the events: the values, and the metadata parsed."""
+    pending = PendingMerge(events[0][0])
     for stamp, values in events:
-        draft.add(stamp, values)
-    result = merge(draft, stored, filled)
+        pending.add(stamp, values)
+    result = merge(pending, stored, filled)
     return result.values, json.loads(result.metadata)
 
 
@@ -83,18 +83,18 @@ def test_newer_prefers_any_version_to_none_and_the_second_of_equals() -> None:
 
 
 def test_metadata_gets_its_version_and_the_ones_that_differ() -> None:
-    text = stamped('{"a":1}', Version(2, 3), {"status": Version(1, 1), "key": None})
+    text = encode_metadata('{"a":1}', Version(2, 3), {"status": Version(1, 1), "key": None})
     assert json.loads(text) == {
         "a": 1,
         "version": "2-3",
         "versions": {"status": "1-1", "key": ""},
     }
-    assert json.loads(stamped("{}", Version(2, 3))) == {"version": "2-3"}
-    assert stamped('{"a":1}', None) == '{"a":1}'
+    assert json.loads(encode_metadata("{}", Version(2, 3))) == {"version": "2-3"}
+    assert encode_metadata('{"a":1}', None) == '{"a":1}'
 
 
 def test_a_column_that_an_event_does_not_feed_keeps_its_version() -> None:
-    values, metadata = settled(
+    values, metadata = merged(
         (realtime(9), {"status": "read"}), stored={"version": "5-1"}, filled=("status", "text")
     )
     assert values == {"status": "read"}
@@ -102,7 +102,7 @@ def test_a_column_that_an_event_does_not_feed_keeps_its_version() -> None:
 
 
 def test_a_stale_event_changes_nothing_but_what_is_empty() -> None:
-    values, metadata = settled(
+    values, metadata = merged(
         (realtime(3), {"status": "sent", "url": "u"}),
         stored={"at": 5, "version": "5-1"},
         filled=("status",),
@@ -112,40 +112,40 @@ def test_a_stale_event_changes_nothing_but_what_is_empty() -> None:
 
 
 def test_an_explicit_column_always_has_its_own_entry() -> None:
-    draft = PendingMerge(realtime(5))
-    draft.add(realtime(5), {"is_deleted": False})
-    metadata = json.loads(merge(draft, None, (), ("is_deleted",)).metadata)
+    pending = PendingMerge(realtime(5))
+    pending.add(realtime(5), {"is_deleted": False})
+    metadata = json.loads(merge(pending, None, (), ("is_deleted",)).metadata)
     assert metadata["versions"] == {"is_deleted": "5-1"}
 
 
 def test_history_fills_an_adopted_row_and_replaces_nothing_there() -> None:
-    values, metadata = settled((history(9), {"status": "read", "url": "u"}), stored={}, filled=("status",))
+    values, metadata = merged((history(9), {"status": "read", "url": "u"}), stored={}, filled=("status",))
     assert values == {"url": "u"}
     assert metadata["versions"] == {"status": ""}
 
 
 def test_history_newer_than_a_realtime_value_replaces_it() -> None:
-    values, _ = settled((history(9), {"status": "read"}), stored={"version": "5-1"}, filled=("status",))
+    values, _ = merged((history(9), {"status": "read"}), stored={"version": "5-1"}, filled=("status",))
     assert values == {"status": "read"}
 
 
 @pytest.mark.parametrize("history_first", [True, False])
 def test_history_never_replaces_what_was_adopted_whichever_event_comes_first(history_first: bool) -> None:
     events = [(history(9), {"status": "history"}), (realtime(5), {"status": "realtime"})]
-    together, _ = settled(*(events if history_first else events[::-1]), stored={}, filled=("status",))
+    together, _ = merged(*(events if history_first else events[::-1]), stored={}, filled=("status",))
     assert together["status"] == "realtime"
 
     value = "adopted"
     stored: dict[str, Any] = {}
     for event in events if history_first else events[::-1]:
-        values, stored = settled(event, stored=stored, filled=("status",))
+        values, stored = merged(event, stored=stored, filled=("status",))
         value = values.get("status", value)
     assert value == "realtime"
     assert stored["version"] == "9-1"
 
 
 def test_an_event_without_version_sets_only_columns_without_one() -> None:
-    values, metadata = settled(
+    values, metadata = merged(
         (unversioned(), {"status": "x", "url": "x", "text": "x"}),
         stored={"at": 5, "version": "5-1", "versions": {"url": ""}},
         filled=("status", "url"),
@@ -159,14 +159,14 @@ def test_an_event_without_version_sets_only_columns_without_one() -> None:
 def test_an_adopted_row_remembers_its_last_event() -> None:
     adopted = {"stream": "wa_events_stream", "stream_sequence": 500}
     assert watermark(adopted) == ("wa_events_stream", 500)
-    _, metadata = settled((realtime(5), {}), stored=adopted, filled=("status",))
+    _, metadata = merged((realtime(5), {}), stored=adopted, filled=("status",))
     assert watermark(metadata) == ("wa_events_stream", 500)
-    _, later = settled((realtime(6), {}), stored=metadata, filled=("status",))
+    _, later = merged((realtime(6), {}), stored=metadata, filled=("status",))
     assert watermark(later) == ("wa_events_stream", 500)
 
 
 def test_a_row_of_ours_has_nothing_adopted() -> None:
-    _, metadata = settled((realtime(5), {"status": "x"}))
+    _, metadata = merged((realtime(5), {"status": "x"}))
     assert metadata == {"at": 5, "version": "5-1"}
     assert watermark({**metadata, "stream": "wa_events_stream", "stream_sequence": 5}) is None
     assert watermark(None) is None
@@ -185,11 +185,11 @@ def test_a_row_of_ours_has_nothing_adopted() -> None:
     ],
 )
 def test_metadata_of_any_other_program_can_be_read(text: str | None, known: dict[str, object] | None) -> None:
-    assert remembered(text) == known
+    assert decode_metadata(text) == known
 
 
 def test_a_number_that_is_no_float_is_no_reason_to_fail() -> None:
-    assert remembered('{"stream_sequence":' + "9" * 400 + '.5,"version":"5-1"}') == {
+    assert decode_metadata('{"stream_sequence":' + "9" * 400 + '.5,"version":"5-1"}') == {
         "stream_sequence": math.inf,
         "version": "5-1",
     }
@@ -255,15 +255,15 @@ def test_versions_cannot_be_compared_as_tuples() -> None:
 def test_a_repeat_without_incarnation_keeps_the_one_that_is_known() -> None:
     known, repeat = str(of(0, 7)), EventStamp(of(0, 7, 0), '{"at":1}')
     for stored in ({"version": known}, {"version": "9" * 18 + "-1", "versions": {"status": known}}):
-        _, metadata = settled((repeat, {"status": "x"}), stored=stored, filled=("status",))
+        _, metadata = merged((repeat, {"status": "x"}), stored=stored, filled=("status",))
         assert metadata.get("versions", {}).get("status", metadata["version"]) == known
-    _, metadata = settled((EventStamp(of(0, 7), "{}"), {"status": "x"}), (repeat, {"status": "x"}))
+    _, metadata = merged((EventStamp(of(0, 7), "{}"), {"status": "x"}), (repeat, {"status": "x"}))
     assert metadata == {"version": known}
 
 
 def test_a_repeat_with_incarnation_completes_a_row_that_has_none() -> None:
     stored = {"version": str(of(0, 7, 0))}
-    _, metadata = settled((EventStamp(of(0, 7), "{}"), {"status": "x"}), stored=stored, filled=("status",))
+    _, metadata = merged((EventStamp(of(0, 7), "{}"), {"status": "x"}), stored=stored, filled=("status",))
     assert metadata == {"version": str(of(0, 7))}
 
 

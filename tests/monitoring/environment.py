@@ -1,0 +1,279 @@
+"""Known traffic for real workers that a real Prometheus scrapes, and the results it must have."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+import nats
+
+from events import envelope
+from events.envelope import Envelope
+from events.subjects import Tenant
+from testkit import builders
+from testkit.publisher import Confirmed, Publisher
+from testkit.servers import free_port
+from testkit.traffic import Traffic, merged
+from testkit.worker import ROOT, Scrape, Worker
+from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, Site, comes_to
+from tests.monitoring.dashboards import LOAD_TEST
+from tests.monitoring.prometheus import Prometheus
+from tests.programs import required
+
+# A's dead letters are given up within seconds; B's still wait when everything is over.
+A: Final = "TruthKopi01"
+B: Final = "TruthToko02"
+# The company of the load generator.
+LOADED: Final = "TruthLoad03"
+RULES: Final = ROOT / "docker" / "prometheus" / "rules"
+EVENTS: Final = 230
+# Seconds that most of the panels' rates look back.
+WINDOW: Final = 300
+_SEED: Final = 7
+_LOAD_RATE: Final = 20
+# Attempts of an event over both its queues; all of A's dead letters begin at 1.
+REPLAYS_PUT_OFF: Final = 4
+_SOON: Final = {"NATS_DLQBASEDELAYMINUTES": "0.005", "NATS_DLQMAXDELAYMINUTES": "0.005"}
+# Long enough for an update that comes a little before its row, also on a busy machine.
+_PATIENT: Final = {"NATS_REALTIME_NAKBASEDELAY": "500ms"}
+
+
+@dataclass(slots=True)
+class Facts:
+    """What a company's traffic must have come to. Known from what was published, and from NATS and PostgreSQL."""
+
+    stored: Counter[str] = field(default_factory=Counter)
+    given_up: Counter[str] = field(default_factory=Counter)
+    deliveries: int = 0
+    letters: int = 0
+    onboarded: int = 0
+    cured: int = 0
+    exhausted: int = 0
+
+    # Whether its dead letters wait, instead of being given up soon.
+    patient: bool = False
+
+    @property
+    def waiting(self) -> int:
+        """Dead letters that wait for their next try."""
+        return self.letters if self.patient else 0
+
+    @property
+    def put_off(self) -> int:
+        """Replays that were put off."""
+        return self.letters * (1 if self.patient else REPLAYS_PUT_OFF)
+
+    @property
+    def too_large(self) -> int:
+        """Events that went straight to exhausted_events, because NATS would not take their dead letter."""
+        return sum(self.given_up.values()) - self.letters
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Everything after the traffic: nothing moves any more. The load generator is gone, it was seen until it ended."""
+
+    prometheus: Prometheus
+    facts: dict[str, Facts]
+    pages: dict[str, Scrape]
+    # When Prometheus looked at a job for the last time that counts; the moment at which a worker's rates are exact.
+    moments: dict[str, float]
+    idle: float
+    confirmed_load: int
+
+    def moment(self, company: str) -> float:
+        """When the company's worker was last scraped."""
+        return self.moments["tenant_app_A" if company == A else "tenant_app_B"]
+
+    def latest(self, dashboard: str) -> float:
+        """A moment at which everything of a dashboard was scraped."""
+        return self.moments["loadgen"] if dashboard == LOAD_TEST else max(self.moments.values())
+
+
+@contextmanager
+def set_up(nats_url: str, postgres_dsn: str, folder: Path) -> Iterator[Environment]:
+    """Two workers, the load generator, Prometheus with our rules; then the traffic, to its end."""
+    # Before anything is started for nothing.
+    required("prometheus")
+    with ExitStack() as stack:
+        workers = [
+            _worker(stack, companies, nats_url, postgres_dsn, folder / f"{number}.log", settings)
+            for number, (companies, settings) in enumerate([((A,), _SOON), ((B, LOADED), {})])
+        ]
+        port = free_port()
+        jobs = {f"tenant_app_{'AB'[number]}": [_address(one.port)] for number, one in enumerate(workers)}
+        prometheus = stack.enter_context(
+            Prometheus({**jobs, "loadgen": [_address(port)]}, sorted(RULES.glob("*.yml")))
+        )
+        # Two samples of each worker before the first event: then every counter starts at 0 for `rate` too.
+        prometheus.comes_to(2, 'count(count_over_time(daisi_build_info{job=~"tenant_app_."}[5m]) >= 2)')
+        idle = time.time()
+        load = stack.enter_context(_load(nats_url, port))
+        facts = asyncio.run(_traffic(nats_url, postgres_dsn))
+        for company, known in facts.items():
+            prometheus.comes_to(known.exhausted, f'max(daisi_exhausted_events{{company_id="{company}"}})')
+            prometheus.comes_to(known.waiting, f'max(daisi_dlq_messages{{company_id="{company}"}})')
+            prometheus.comes_to(known.put_off, f'sum(dlq_task_retries_total{{company_id="{company}"}})')
+        loaded = prometheus.scraped_since(time.time(), "loadgen_messages_attempted_total")
+        load.terminate()
+        load.wait()
+        confirmed = asyncio.run(_at_rest(nats_url, postgres_dsn))
+        over = time.time()
+        moments = {
+            job: prometheus.scraped_since(over, f'daisi_build_info{{job="{job}"}}') for job in jobs
+        } | {"loadgen": loaded}
+        # Else the zeros at the beginning are no longer in the window of a rate, and no rate times it is a count.
+        assert max(moments.values()) - idle < WINDOW - 10, (
+            "the traffic took longer than a window of the panels"
+        )
+        pages = {"tenant_app_A": workers[0].scrape(), "tenant_app_B": workers[1].scrape()}
+        yield Environment(prometheus, facts, pages, moments, idle, confirmed)
+
+
+def _address(port: int) -> str:
+    return f"127.0.0.1:{port}"
+
+
+def _worker(
+    stack: ExitStack,
+    companies: Sequence[str],
+    nats_url: str,
+    postgres_dsn: str,
+    log: Path,
+    settings: dict[str, str],
+) -> Worker:
+    worker = Worker(companies, nats_url=nats_url, postgres_dsn=postgres_dsn, log=log, **_PATIENT, **settings)
+    stack.callback(worker.kill)
+    worker.start()
+    worker.wait_ready()
+    return worker
+
+
+@contextmanager
+def _load(nats_url: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    arguments = ["--companies", LOADED, "--rate", str(_LOAD_RATE), "--nats-url", nats_url]
+    # It ends by itself, should the tests be killed.
+    arguments += ["--metrics-port", str(port), "--duration", "5m"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "demo.load", *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def _at_rest(nats_url: str, postgres_dsn: str) -> int:
+    """Wait until all that was loaded is settled, for gauges of a worker are of all its companies; how much it is."""
+    total = 0
+    async with _sites(nats_url, postgres_dsn, LOADED) as [site]:
+        for stream in (REALTIME_STREAM, HISTORY_STREAM):
+            subjects = f"v1.*.*.{LOADED}"
+            info = await site.js.stream_info(stream, subjects_filter=subjects)
+            if found := sum((info.state.subjects or {}).values()):
+                total += found
+                site.expect(stream, (await site.js.get_last_msg(stream, subjects)).seq or 0)
+            await site.settled(stream)
+    return total
+
+
+@asynccontextmanager
+async def _sites(nats_url: str, postgres_dsn: str, *companies: str) -> AsyncIterator[list[Site]]:
+    nc = await nats.connect(nats_url)
+    connection = await asyncpg.connect(postgres_dsn)
+    try:
+        yield [Site(Tenant(company), nc, connection) for company in companies]
+    finally:
+        await connection.close()
+        await nc.close()
+
+
+async def _traffic(nats_url: str, postgres_dsn: str) -> dict[str, Facts]:
+    facts = {A: Facts(), B: Facts(patient=True)}
+    async with _sites(nats_url, postgres_dsn, A, B) as sites:
+        confirmed: list[Confirmed] = []
+        start = int(time.time())
+        async with Publisher(sites[0].nc, on_confirmed=confirmed.append) as publisher:
+            for one in merged(
+                [Traffic(company, _SEED, start=start) for company in facts], EVENTS * len(facts)
+            ):
+                await publisher.send(one)
+            await publisher.finish()
+        for publication, _, repeat, _ in confirmed:
+            if repeat:
+                continue
+            known = facts[publication.subject.rpartition(".")[2]]
+            bad = any(item.refused for item in publication.items)
+            (known.given_up if bad else known.stored)[publication.event_type] += 1
+            if publication.event_type == "v1.messages.upsert":
+                known.onboarded += bool(publication.items[0].onboards)
+        await _refuse_in_database(sites[0], facts[A])
+        await _cure(sites[0], facts[A])
+        for site in sites:
+            await _finish(site, facts[site.company])
+    return facts
+
+
+async def _refuse_in_database(site: Site, known: Facts) -> None:
+    """A message that PostgreSQL refuses: at its first try, and at each of its replays."""
+    await site.trip("messages", "NEW.message_text = 'refuse me'", "22000")
+    await site.publish(
+        "v1.messages.upsert", builders.message(message_id="refused", message_text="refuse me", from_phone="")
+    )
+    known.given_up["v1.messages.upsert"] += 1
+
+
+async def _cure(site: Site, known: Facts) -> None:
+    """A dead letter whose replay works, as after a fault that was removed."""
+    payload = site.of_us(builders.message(message_id="cured", from_phone="6281777000111"))
+    letter = Envelope(
+        source_subject=site.tenant.subject("v1.messages.upsert"),
+        company=site.company,
+        original_payload=json.dumps(payload).encode(),
+        error="retryable: it was down",
+        error_type="retryable",
+        retry_count=5,
+        max_retry=5,
+        ts=None,
+        event_version=None,
+    )
+    await site.js.publish(site.tenant.subject("v1.dlq"), envelope.encode(letter))
+    known.onboarded += 1
+    known.cured += 1
+
+
+async def _finish(site: Site, known: Facts) -> None:
+    """Wait until all of it has come to its end, then ask NATS and PostgreSQL."""
+    for stream in (REALTIME_STREAM, HISTORY_STREAM):
+        await site.settled(stream)
+        known.deliveries += await site.deliveries(stream)
+    known.letters = await site.letters() - known.cured
+    known.exhausted = known.too_large + known.letters - known.waiting
+    await comes_to(known.exhausted, lambda: site.count("exhausted_events"))
+    if known.patient:
+        await _all_tried(site)
+    else:
+        await site.settled(DLQ_STREAM)
+
+
+async def _all_tried(site: Site) -> None:
+    """Wait until every dead letter was tried once and waits for its next try."""
+
+    async def untried() -> int:
+        return (await site.consumer(DLQ_STREAM)).num_pending or 0
+
+    await comes_to(0, untried)

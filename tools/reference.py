@@ -1,0 +1,173 @@
+"""The tables of docs/settings.md, docs/commands.md and docs/metrics.md, made of the code that they describe.
+
+python -m tools.reference            ends with 1 if a page is out of step (part of `make check`)
+python -m tools.reference --write    writes the tables (part of `make format`)
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+
+from streams.cli import commands
+from streams.cli.operations import OperatorCommand
+from streams.config.settings import variables
+from streams.config.variables import Variable
+from streams.monitoring.collectors import Collectors, Declaration
+
+DOCS: Final = Path(__file__).parents[1] / "docs"
+# <!-- table: NAME --> ... <!-- end of table -->
+_TABLE: Final = re.compile(r"(<!-- table: ([a-z -]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+# The documented metrics, which are numbered, by the first letters of their names.
+_DOCUMENTED: Final = ("message_event_service_event", "dlq_", "message_event_service_db_", "onboarding_")
+_RUN: Final = "faust -A streams.app"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in lines)
+
+
+def settings() -> str:
+    """Every variable of the environment."""
+    return table(
+        ("Variable", "Meaning", "Value", "Default"),
+        ((_names(each), each.meaning, _value(each), _default(each.default)) for each in variables()),
+    )
+
+
+def _names(variable: Variable) -> str:
+    return f"`{variable.name}`" + "".join(f" (or `{alias}`)" for alias in variable.aliases)
+
+
+def _value(variable: Variable) -> str:
+    return ", ".join(filter(None, (variable.form.unit, variable.form.allowed)))
+
+
+def _default(text: str | None) -> str:
+    if text is None:
+        return "must be set"
+    return f"`{text.replace(',', '`, `')}`" if text else "none"
+
+
+def _commands() -> Iterator[click.Command]:
+    for name in commands.__all__:
+        command = getattr(commands, name)
+        if issubclass(command, OperatorCommand):
+            yield command.as_click_command()
+
+
+def command_table() -> str:
+    """Every command beside `worker`."""
+    worker = (f"`{_RUN} worker`", "Run the processor.")
+    return table(("Command", "Does"), [worker, *((_usage(each), _line(each.help)) for each in _commands())])
+
+
+def _usage(command: click.Command) -> str:
+    arguments = [each for each in command.params if isinstance(each, click.Argument)]
+    words = [f"{each.human_readable_name.removesuffix('S')}{'…' * (each.nargs < 0)}" for each in arguments]
+    return f"`{' '.join((_RUN, str(command.name), *words))}`"
+
+
+def option_table() -> str:
+    """Every option of these commands."""
+    return table(
+        ("Command", "Option", "Meaning", "Default"),
+        (
+            (f"`{command.name}`", f"`{_option(option)}`", _line(option.help), _option_default(option))
+            for command in _commands()
+            for option in command.params
+            if isinstance(option, click.Option)
+        ),
+    )
+
+
+def _option(option: click.Option) -> str:
+    if option.is_flag:
+        return option.opts[0]
+    return f"{option.opts[0]} {option.make_metavar(click.Context(click.Command('')))}"
+
+
+def _option_default(option: click.Option) -> str:
+    return f"`{option.default:g}`" if isinstance(option.default, (int, float)) and not option.is_flag else ""
+
+
+def _line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def _numbered() -> list[tuple[str, Declaration]]:
+    """Every metric, the documented ones with their number."""
+    declared = Collectors("").declared
+    documented = [each for each in declared if each.name.startswith(_DOCUMENTED)]
+    numbers = {each.name: str(number) for number, each in enumerate(documented, 1)}
+    return [(numbers.get(each.name, ""), each) for each in declared]
+
+
+def metrics(prefix: str) -> str:
+    """The metrics whose names begin so."""
+    return table(
+        ("#", "Metric", "Type", "Labels", "Meaning"),
+        (
+            (
+                number,
+                f"`{each.name}`",
+                each.kind,
+                ", ".join(f"`{label}`" for label in each.labels),
+                each.meaning,
+            )
+            for number, each in _numbered()
+            if each.name.startswith(prefix)
+        ),
+    )
+
+
+def _metrics(prefix: str) -> Callable[[], str]:
+    return lambda: metrics(prefix)
+
+
+TABLES: Final[Mapping[str, Callable[[], str]]] = {
+    "settings": settings,
+    "commands": command_table,
+    "options": option_table,
+    "event metrics": _metrics("message_event_service_event"),
+    "dead-letter metrics": _metrics("dlq_"),
+    "database metrics": _metrics("message_event_service_db_"),
+    "onboarding metrics": _metrics("onboarding_"),
+    "own metrics": _metrics("daisi_"),
+}
+PAGES: Final = ("settings.md", "commands.md", "metrics.md")
+
+
+def renewed(page: str) -> str:
+    """The page with its tables as the code has them. Raises `KeyError` for a table that is not known."""
+    return _TABLE.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", page)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Compare or write the pages; returns the exit code."""
+    stale = []
+    for name in PAGES:
+        path = DOCS / name
+        page = path.read_text(encoding="utf-8")
+        if (new := renewed(page)) != page:
+            stale.append(name)
+            if arguments == ["--write"]:
+                path.write_text(new, encoding="utf-8")
+    if stale and arguments != ["--write"]:
+        print(
+            f"out of step with the code: {', '.join(stale)}; `make format` writes the tables", file=sys.stderr
+        )
+        return 1
+    print(f"{', '.join(PAGES)}: the tables are in step with the code")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
