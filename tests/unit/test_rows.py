@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agents.rows import message_date, mutation
-from events import models, payloads
+from events import payloads
 from events.history import History
 from events.models import MessageUpsert
 from tables.last_writer_wins import EventStamp, Version
