@@ -117,7 +117,6 @@ def test_wrong_settings_end_the_start_with_one_message_that_names_every_variable
 
 @pytest.mark.rule("SET-3")
 def test_a_company_must_be_named(launch: Launch) -> None:
-    """OC8."""
     assert "COMPANY_ID" in _end(launch(ready=False))
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from agents.rows import message_date, mutation
-from events import models, payloads
+from events import payloads
 from events.history import History
+from events.models import MessageUpsert
 from tables.last_writer_wins import EventStamp, Version
 from tables.mutations import MessageRow
 from testkit import builders
@@ -160,7 +161,7 @@ def test_a_day_outside_1970_to_2199_is_that_of_the_store_time(sent_at: int, day:
 
 def test_the_day_is_the_same_on_every_redelivery() -> None:
     event = payloads.decode("v1.messages.upsert", body(builders.message(message_timestamp=0)), COMPANY)
-    assert isinstance(event, models.MessageUpsert)
+    assert isinstance(event, MessageUpsert)
     first, second = (mutation(ref, event, STAMP, STORED_NS) for ref in (1, 2))
     assert isinstance(first, MessageRow)
     assert isinstance(second, MessageRow)
