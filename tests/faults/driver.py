@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
+
+import nats
 
 from testkit.differences import Problem
 from testkit.evidence import Evidence, backlog
@@ -31,6 +33,7 @@ _POLL: Final = 0.1
 _AFTERWARDS: Final = 5
 STORED: Final = "every message is stored"
 _LOUD: Final = ("error", "critical")
+Answer = TypeVar("Answer")
 
 
 @asynccontextmanager
@@ -113,7 +116,7 @@ async def settle(env: Environment, fault: Fault) -> Outcome:
     last = env.load.eras[-1]
     for era in env.load.eras:
         if era is last:
-            await era.read(env.company)
+            await _answer(partial(era.read, env.company))
     outcome = await _quiet(env, fault)
     outcome.blame(
         *(
@@ -151,7 +154,7 @@ async def _quiet(env: Environment, fault: Fault) -> Outcome:
     seen: object = None
     moved = time.monotonic()
     while True:
-        state = await backlog(env.js, env.company)
+        state = await _answer(partial(backlog, env.js, env.company))
         quiet = not state.lag and not (fault.drained and state.waiting)
         size: object = None
         if quiet:
@@ -175,11 +178,11 @@ async def _compared(env: Environment, fault: Fault) -> tuple[Outcome, Evidence]:
         undelivered=env.undelivered,
         letters_allowed=fault.letters,
     )
-    return await compare(env.js, env.dsn, claim, env.put_right)
+    return await _answer(partial(compare, env.js, env.dsn, claim, env.put_right))
 
 
 async def _redelivered(env: Environment) -> int:
-    delivered = env.delivered_before + await deliveries(env.js, env.company)
+    delivered = env.delivered_before + await _answer(partial(deliveries, env.js, env.company))
     return max(0, delivered - sum(len(era.published()) for era in env.load.eras))
 
 
@@ -200,3 +203,18 @@ async def _examine_workers(env: Environment, folder: Path) -> None:
         for said in logged(log):
             if said.get("level") in _LOUD:
                 env.complain(f"the worker logged: {str(said.get('msg'))[:150]} ({log})")
+
+
+async def _answer(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """What NATS answers; a cluster that has just healed may be without leaders for a moment.
+
+    Raises `ServiceUnavailableError` if it stays so.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return await ask()
+        except nats.js.errors.ServiceUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(_POLL)
