@@ -32,8 +32,8 @@ EVENTS_A_SLICE: Final = 100
 # piece made the p99 of real-time events seven times that of quiet.
 ITEMS_A_SLICE: Final = 50
 RELEASED_A_SLICE: Final = 500
-# Passes of the event loop from the release of a batch to the next pull request on its way: the source wakes up, hands the
-# request to the client, and the client writes it.
+# Passes of the event loop from the release of a batch to the next pull request on its way: the source wakes up, hands
+# the request to the client, and the client writes it.
 PASSES_TO_PULL: Final = 4
 
 
