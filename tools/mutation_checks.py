@@ -37,7 +37,7 @@ class Mutation(NamedTuple):
     tests: list[str]
 
 
-class Verdict(NamedTuple):
+class Result(NamedTuple):
     """The test that noticed a mutation; "" if none did."""
 
     mutation: Mutation
@@ -59,14 +59,14 @@ def apply(mutation: Mutation, tree: Path) -> None:
     path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
 
 
-def judge(mutation: Mutation) -> Verdict:
+def judge(mutation: Mutation) -> Result:
     """Run the tests of a mutation on a copy of the tree."""
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         tree = Path(folder) / "tree"
         shutil.copytree(ROOT, tree, ignore=_LEFT_OUT)
         apply(mutation, tree)
         failed = _first_failure(mutation.tests, tree)
-    return Verdict(mutation, failed)
+    return Result(mutation, failed)
 
 
 def _first_failure(tests: Sequence[str], tree: Path) -> str:

@@ -22,7 +22,7 @@ from tests.faults.clusters import ClusterEnvironment, PairEnvironment, PoolerEnv
 from tests.faults.compare import Claim, Outcome, compare, deliveries
 from tests.faults.environment import SETTINGS_OF_POSTGRES, Database, Environment, postgres
 from tests.faults.fault import Fault
-from tests.faults.server_fault import mend, stale_replicas, stuck_consumers, vanished
+from tests.faults.server_fault import repair, stale_replicas, stuck_consumers, vanished
 
 # Without any progress for this long nothing more is expected.
 _PATIENCE: Final = 40.0
@@ -140,7 +140,7 @@ async def _judged_by_the_nodes(env: ClusterEnvironment, fault: Fault, outcome: O
     stale, stuck = await stale_replicas(env), await stuck_consumers(env)
     if not stale and not stuck:
         return outcome
-    await mend(env, stale, stuck)
+    await repair(env, stale, stuck)
     mended = await _quiet(env, fault)
     if mended.ok:
         late = [one for one in env.problems if one.endswith(STORED)]

@@ -53,7 +53,7 @@ async def vanished(env: ClusterEnvironment, unseen: Sequence[Confirmed]) -> list
     return [text for one in unseen if (text := await _absent(env, one))]
 
 
-async def mend(
+async def repair(
     env: ClusterEnvironment, stale: Mapping[str, str], held: Mapping[tuple[str, str], str]
 ) -> None:
     """What an operator does about it: stale nodes restart with an empty disk, stuck consumers get another leader."""
