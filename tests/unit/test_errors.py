@@ -10,22 +10,24 @@ from events import errors
 from events.errors import EventError
 
 
+# Each kind with its label and the word of its envelope.
+KINDS = [
+    (errors.Malformed, "unmarshal", "fatal"),
+    (errors.Invalid, "validation", "fatal"),
+    (errors.NotFound, "not_found", "fatal"),
+    (errors.Rejected, "database", "fatal"),
+    (errors.DatabaseError, "database", "retryable"),
+    (errors.TimedOut, "timeout", "retryable"),
+    (errors.BrokerError, "nats", "retryable"),
+    (errors.UnexpectedError, "panic", "fatal"),
+    (errors.MaxDeliveriesExceeded, "unknown", "fatal"),
+    (errors.UnknownSubject, "unknown", "fatal"),
+    (EventError, "unknown", "fatal"),
+]
+
+
 @pytest.mark.rule("OUT-14", "OUT-17")
-@pytest.mark.parametrize(
-    ("kind", "label", "error_type"),
-    [
-        (errors.Malformed, "unmarshal", "fatal"),
-        (errors.Invalid, "validation", "fatal"),
-        (errors.NotFound, "not_found", "fatal"),
-        (errors.Rejected, "database", "fatal"),
-        (errors.DatabaseError, "database", "retryable"),
-        (errors.TimedOut, "timeout", "retryable"),
-        (errors.BrokerError, "nats", "retryable"),
-        (errors.UnexpectedError, "panic", "fatal"),
-        (errors.MaxDeliveriesExceeded, "unknown", "fatal"),
-        (EventError, "unknown", "fatal"),
-    ],
-)
+@pytest.mark.parametrize(("kind", "label", "error_type"), KINDS)
 def test_each_cause_has_its_label_and_says_whether_trying_again_helps(
     kind: type[EventError], label: str, error_type: str
 ) -> None:
@@ -33,6 +35,10 @@ def test_each_cause_has_its_label_and_says_whether_trying_again_helps(
     assert (error.label, error.error_type) == (label, error_type)
     assert error.retryable is (error_type == "retryable")
     assert str(error) == f"{error_type}: the cause"
+
+
+def test_the_list_of_kinds_is_complete() -> None:
+    assert {kind for kind, _, _ in KINDS} == {EventError, *EventError.__subclasses__()}
 
 
 def test_every_kind_of_error_is_a_direct_subclass_so_that_its_series_begin_at_zero() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from events import history, models
 from events.subjects import (
     EVENT_TYPES,
     HISTORICAL,
@@ -47,6 +48,12 @@ def test_there_are_seven_realtime_and_three_historical_types() -> None:
     assert (len(REALTIME), len(HISTORICAL)) == (7, 3)
     assert {consumer_type(base) for base in REALTIME} == {"realtime"}
     assert {consumer_type(base) for base in HISTORICAL} == {"historical"}
+
+
+@pytest.mark.rule("SUB-1")
+def test_each_event_type_has_a_payload_and_each_payload_an_event_type() -> None:
+    assert set(models.REALTIME) == set(REALTIME)
+    assert set(history.HISTORICAL) == set(HISTORICAL)
 
 
 @pytest.mark.rule("SUB-3")
