@@ -9,7 +9,6 @@ import pytest
 from events import errors
 from events.errors import EventError
 
-
 # Each kind with its label and the word of its envelope.
 KINDS = [
     (errors.Malformed, "unmarshal", "fatal"),
