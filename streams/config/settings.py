@@ -135,7 +135,9 @@ class Settings:
         "IP addresses to listen on, comma separated; by default all of IPv4 and IPv6, of which "
         "one may be missing on a machine; `127.0.0.1,::1` keeps the pages to this machine",
     )
-    metrics_enabled: bool = variable("METRICS_ENABLED", "true", BOOLEAN, "serve /metrics; off: 404")
+    metrics_enabled: bool = variable(
+        "METRICS_ENABLED", "true", BOOLEAN, "serve /metrics and the status page; off: both are 404"
+    )
     metrics_port: int = variable("METRICS_PORT", "2112", PORT, "read, not used")
     metrics_jid_limit: int = variable(
         "METRICS_JID_LIMIT",
