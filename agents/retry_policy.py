@@ -8,7 +8,7 @@ from typing import Final, Literal, NamedTuple
 
 from events.errors import EventError, NotFound
 
-# Attempts of an event over both its queues, before it is parked (DLQ-7).
+# The count (see `total_attempts`) at which a replay that fails is the last one (DLQ-7).
 REPLAY_LIMIT: Final = 5
 JITTER: Final = 0.2
 
@@ -56,7 +56,7 @@ def envelope_retry_count(error: EventError, attempt: int) -> int:
 
 
 def total_attempts(retry_count: int, attempt: int) -> int:
-    """The attempts of an event so far, in its own queue and as a dead letter (DLQ-6)."""
+    """The attempts of an event before this replay, in its own queue and as a dead letter (k of DLQ-6)."""
     return retry_count + attempt - 1
 
 
