@@ -159,7 +159,7 @@ class Routing:
         for event in events:
             event.routing_seconds += seconds
             event.conclude()
-        tasks = [] if history else [task for event in events if (task := onboarding_task(event))]
+        tasks = [task for event in events if (task := onboarding_task(event))]
         onboarded = {id(task.event) for task in tasks}
         await self._settlement.settle([event for event in events if id(event) not in onboarded], policy)
         if tasks:

@@ -89,7 +89,7 @@ class Settlement:
         except BrokerError as error:
             logger.warning("event not settled, it comes again: %s", error, extra=event.log_fields)
         except Exception:
-            await _nak_unexpected(event)
+            await _nak_unexpected(event, policy)
 
     async def _settle_failed(self, event: ReceivedEvent, error: EventError, policy: RetryPolicy) -> None:
         decision = retry_policy.decide(error, event.delivery.metadata.num_delivered, policy)
@@ -117,17 +117,17 @@ class Settlement:
         if safe.done():
             await self._finish(event, error, safe.result())
         else:
-            task = asyncio.create_task(self._finish_when(event, error, safe))
+            task = asyncio.create_task(self._finish_when(event, error, safe, policy))
             self._unfinished.add(task)
             task.add_done_callback(self._unfinished.discard)
 
     async def _finish_when(
-        self, event: ReceivedEvent, error: EventError, safe: asyncio.Future[Destination]
+        self, event: ReceivedEvent, error: EventError, safe: asyncio.Future[Destination], policy: RetryPolicy
     ) -> None:
         try:
             await self._finish(event, error, await safe)
         except Exception:
-            await _nak_unexpected(event)
+            await _nak_unexpected(event, policy)
 
     async def _finish(self, event: ReceivedEvent, error: EventError, destination: Destination) -> None:
         if destination == "published":
@@ -148,11 +148,11 @@ class Settlement:
         )
 
 
-async def _nak_unexpected(event: ReceivedEvent) -> None:
+async def _nak_unexpected(event: ReceivedEvent, policy: RetryPolicy) -> None:
     logger.exception("unexpected exception while settling an event; it comes again", extra=event.log_fields)
     # Left unsettled it would stay in flight for ever; if it is settled already, this has no effect.
     with suppress(Exception):
-        await event.delivery.nak()
+        await event.delivery.nak(policy.base)
 
 
 async def _sent(event: ReceivedEvent, reply: Awaitable[None]) -> bool:

@@ -578,6 +578,15 @@ async def test_history_is_not_onboarded_at_once() -> None:
     assert pipeline.jobs == []
 
 
+async def test_a_real_time_message_from_the_consumer_of_history_is_onboarded() -> None:
+    # An operator can give a consumer further subjects while the worker runs.
+    pipeline, message = Pipeline(), FakeDelivery("v1.messages.upsert")
+    await pipeline.run(message, consumer_type="historical")
+    assert (len(pipeline.jobs), message.settlements) == (1, [])
+    await pipeline.onboard()
+    assert message.outcome == "ack"
+
+
 async def test_a_fault_of_onboarding_is_a_panic_dead_letter() -> None:
     async def fail(_: OnboardingJob) -> None:
         raise LookupError("a fault of ours")
