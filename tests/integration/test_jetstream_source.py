@@ -274,8 +274,14 @@ async def test_pulls_the_next_batch_when_this_one_is_released_and_not_before(
 
 
 async def test_a_stop_hands_over_what_its_last_pull_request_brings(
-    own_server: NatsServer, source: PullSource, reader: Reader, tenant: Tenant
+    own_server: NatsServer, broker: Broker, reader: Reader, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # One request that is open for as long as a busy machine may take.
+    monkeypatch.setattr(pull_sources, "EXPIRES", PATIENCE)
+    await reconcile(broker, CONFIG, [tenant])
+    source = pull_source(broker, tenant, CONFIG, reader)
+    await source.start()
+
     async def has_asked() -> bool:
         return reader.counters.count["fetched realtime"] > 0
 
