@@ -283,7 +283,7 @@ async def test_a_stop_hands_over_what_its_last_pull_request_brings(
     await source.start()
 
     async def has_asked() -> bool:
-        return reader.counters.count["fetched realtime"] > 0
+        return reader.counters.count["pulls realtime"] > 0
 
     await eventually(has_asked)
     stopping = asyncio.create_task(source.stop())
