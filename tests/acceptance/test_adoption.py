@@ -65,7 +65,7 @@ async def test_a_schema_with_data_of_the_existing_service_is_taken_over_unchange
 
 @pytest.mark.rule("TAB-3")
 async def test_events_change_adopted_rows_in_place(launch: Launch, site: Site) -> None:
-    """B4, C1: no second row for what is there already."""
+    """No second row for what is there already."""
     await _lay(site)
     launch(site.company)
     await site.publish(
@@ -100,7 +100,7 @@ async def test_events_change_adopted_rows_in_place(launch: Launch, site: Site) -
 @pytest.mark.rule("TAB-3")
 @pytest.mark.parametrize("day", ["0001-01-01", "1969-12-31", "9999-12-31", "58866-01-31"])
 async def test_adopted_messages_of_any_day_take_updates(launch: Launch, site: Site, day: str) -> None:
-    """B3, C29: days that the existing service made of 0 and of milliseconds, in the default partition."""
+    """Days that the existing service made of 0 and of milliseconds, in the default partition."""
     await site.execute(_EXISTING.read_text(encoding="utf-8"))
     await site.execute(
         "INSERT INTO {schema}.messages (message_id, message_date, company_id, status) "
@@ -202,7 +202,7 @@ async def test_the_position_on_an_interest_stream_of_history_is_taken_over(
 async def test_the_shared_durable_of_dead_letters_is_taken_over_and_left_alone(
     launch: Launch, predecessor: Site
 ) -> None:
-    """A4: envelopes of other companies stay for their own workers."""
+    """Envelopes of other companies stay for their own workers."""
     site = predecessor
     shared = ConsumerConfig(durable_name="v1_dlq_worker_consumer", filter_subject="v1.dlq.>", max_deliver=10)
     await site.js.add_consumer(DLQ_STREAM, shared)

@@ -141,7 +141,7 @@ async def test_a_bad_field_of_any_event_type_is_named(
 
 @pytest.mark.rule("PAY-9")
 async def test_nul_is_removed_and_the_event_stored(shared: Worker, served: Site) -> None:
-    """B5: in texts, and nested in values and keys."""
+    """In texts, and nested in values and keys."""
     await served.publish(
         _MESSAGES, builders.message(message_text="a\0b", message_obj={"k\0ey": [{"deep\0er": "x\0y"}]})
     )
@@ -172,7 +172,6 @@ def _chat_body(site: Site, name: bytes) -> bytes:
 
 @pytest.mark.rule("PAY-10")
 async def test_numbers_beyond_a_double_are_kept_exactly(shared: Worker, served: Site) -> None:
-    """C7."""
     await served.publish(_MESSAGES, builders.message(message_obj={"n": 12345678901234567890123}))
     await served.holds("messages", 1)
     text = await served.value("SELECT message_obj->>'n' FROM {schema}.messages")
@@ -214,7 +213,7 @@ async def test_a_body_of_the_servers_limit_is_stored(shared: Worker, served: Sit
 
 @pytest.mark.rule("OUT-9")
 async def test_a_bad_body_of_the_servers_limit_is_an_exhausted_row(shared: Worker, served: Site) -> None:
-    """C27: also when it is no JSON, so that its text only gets longer."""
+    """Also when it is no JSON, so that its text only gets longer."""
     await served.publish(_MESSAGES, b'{"' * (served.nc.max_payload // 2))
     await served.holds("exhausted_events", 1)
     await served.settled()

@@ -1,4 +1,4 @@
-"""What operators do with exhausted events, by the commands they type, beside a running worker (E4, E5, E7, E8, E10)."""
+"""What operators do with exhausted events, by the commands they type, beside a running worker."""
 
 from __future__ import annotations
 
@@ -273,7 +273,7 @@ async def test_all_replays_what_the_filters_choose_and_nothing_that_is_resolved(
 
 @pytest.mark.rule("PRK-3")
 async def test_replays_keep_to_the_rate(run: Run, served: Site) -> None:
-    """E16: a replay of many must not flood the workers."""
+    """A replay of many must not flood the workers."""
     rows = [str(await _store(served)) for _ in range(6)]
     assert run("exhausted-replay", *rows, "--rate", "5").returncode == 0
 
@@ -416,7 +416,6 @@ def test_without_a_database_there_is_one_line(nats_url: str) -> None:
 
 
 async def test_a_dead_update_holds_up_no_other_of_its_chat_and_is_listed(run: Run, served: Site) -> None:
-    """E10."""
     await served.publish("v1.chats.upsert", builders.chat())
     await served.publish("v1.chats.update", builders.chat_update(unread_count="many"))
     await served.publish("v1.chats.update", builders.chat_update(unread_count=7))

@@ -79,7 +79,7 @@ async def test_a_replay_succeeds_once_the_cause_is_gone(launch: Launch, site: Si
 
 @pytest.mark.rule("DLQ-13")
 async def test_a_replayed_row_tells_where_it_comes_from(shared: Worker, served: Site) -> None:
-    """B9: stream and consumer of the dead letters, subject and id of the event; onboarded like a live one."""
+    """Stream and consumer of the dead letters, subject and id of the event; onboarded like a live one."""
     subject = served.tenant.subject("v1.messages.upsert")
     letter = _envelope(served, builders.message(), source_subject=subject)
     published = await served.publish("v1.dlq", letter, Original_Nats_Msg_Id="wamid-9")
@@ -128,7 +128,7 @@ async def test_the_last_delivery_that_is_allowed_exhausts_an_envelope(launch: La
 
 @pytest.mark.rule("DLQ-7")
 async def test_a_fatal_event_ends_in_one_exhausted_row_with_the_reason(shared: Worker, served: Site) -> None:
-    """A5 and A7: five tries in all, from the stream of events to the table."""
+    """Five tries in all, from the stream of events to the table."""
     await served.publish("v1.chats.upsert", b'{"chat_id": "c1", oops')
     row = await _exhausted(served)
     assert row["retry_count"] == 5
@@ -143,7 +143,6 @@ async def test_a_fatal_event_ends_in_one_exhausted_row_with_the_reason(shared: W
 async def test_an_envelope_of_another_company_is_stored_and_never_replayed(
     shared: Worker, served: Site, sharing: Any
 ) -> None:
-    """A4."""
     stranger = next(company for company in sharing.worker.companies if company != served.company)
     letter = _envelope(
         served,
@@ -199,7 +198,6 @@ async def test_what_is_no_envelope_is_stored_as_text_and_ended(
 async def test_an_envelope_of_unknown_subject_is_stored_and_ended(
     shared: Worker, served: Site, subject: str
 ) -> None:
-    """C16."""
     await served.publish("v1.dlq", _envelope(served, source_subject=subject))
     row = await _exhausted(served)
     assert row["source_subject"] in (subject, served.tenant.subject("v1.dlq"))

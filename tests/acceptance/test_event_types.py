@@ -198,7 +198,7 @@ async def test_contacts_upsert_and_update_store_the_contact(shared: Worker, serv
 
 @pytest.mark.rule("AGT-1")
 async def test_connection_update_stores_the_agent_with_its_phone_number(shared: Worker, served: Site) -> None:
-    """B2 included."""
+    """The phone number of the account included."""
     await _publish(served, "v1.connection.update")
     assert await _row(served, "agents") == _AGENT
     changed = {"agent_id": builders.AGENT, "status": "disconnected"}
@@ -238,7 +238,6 @@ async def test_history_contacts_are_stored_with_an_id(shared: Worker, served: Si
 
 @pytest.mark.rule("ROW-2")
 async def test_history_contacts_that_repeat_touch_updated_at_and_metadata(served: Site) -> None:
-    """C26."""
     await _publish(served, "v1.history.contacts")
     [before] = await served.rows("contacts")
     await _publish(served, "v1.history.contacts")

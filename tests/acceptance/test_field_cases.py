@@ -17,7 +17,7 @@ EVENT = "v1.messages.upsert"
 @pytest.mark.rule("ROW-3")
 @pytest.mark.parametrize("first", ["stub", "content"])
 async def test_a_stub_never_erases_the_content_of_its_message(served: Site, first: str) -> None:
-    """D11, D25: what could not be decrypted comes without content, and later or earlier with it."""
+    """What could not be decrypted comes without content, and later or earlier with it."""
     content = builders.message()
     empty = {"message_text": ABSENT, "message_url": ABSENT, "status": ABSENT, "key": ABSENT}
     stub = builders.message(message_type=ABSENT, message_obj=ABSENT, messageStubType=2, **empty)
@@ -33,7 +33,6 @@ async def test_a_stub_never_erases_the_content_of_its_message(served: Site, firs
 
 
 async def test_a_placeholder_gives_way_to_the_content_that_comes_later(served: Site) -> None:
-    """D25."""
     await served.publish(
         EVENT, builders.message(message_type="unavailable", message_obj=ABSENT, message_text=ABSENT)
     )
@@ -48,7 +47,7 @@ async def test_a_placeholder_gives_way_to_the_content_that_comes_later(served: S
 
 
 async def test_what_is_appended_after_a_disconnect_is_stored_and_onboarded_once(served: Site) -> None:
-    """D8: the gateway's flag makes no difference, and the same message by both ways is one."""
+    """The gateway's flag makes no difference, and the same message by both ways is one."""
     for flag in ("append", "notify", "append"):
         await served.publish(EVENT, builders.message(type=flag, upsertType=flag))
     await served.settled()
@@ -59,7 +58,7 @@ async def test_what_is_appended_after_a_disconnect_is_stored_and_onboarded_once(
 
 @pytest.mark.rule("MSG-6")
 async def test_any_type_of_message_is_stored_under_its_own_id_and_touches_no_other(served: Site) -> None:
-    """D13, D14: edits as encrypted blobs, albums, reactions taken back, polls, and what is yet to come."""
+    """Edits as encrypted blobs, albums, reactions taken back, polls, and what is yet to come."""
     await served.publish(EVENT, builders.message())
     types = {
         "secretEncryptedMessage": {"targetMessageKey": {"id": "3EB0A1F2C4"}, "encPayload": "AAA="},
@@ -88,7 +87,7 @@ async def test_any_type_of_message_is_stored_under_its_own_id_and_touches_no_oth
 
 
 async def test_a_linked_id_without_a_number_makes_no_contact_and_one_with_a_number_does(served: Site) -> None:
-    """D4, D5: and the row keeps what was received."""
+    """And the row keeps what was received."""
     key = {"id": "L1", "fromMe": False, "remoteJid": LINKED}
     await served.publish(EVENT, builders.message(message_id="L1", jid=LINKED, from_phone=LID, key=key))
     await served.settled()
@@ -108,7 +107,6 @@ async def test_a_linked_id_without_a_number_makes_no_contact_and_one_with_a_numb
 
 @pytest.mark.rule("ONB-3")
 async def test_a_sender_with_and_without_its_device_is_one_contact(served: Site) -> None:
-    """D7."""
     phone = builders.PHONE
     senders = (phone, f"{phone}:67", f"{phone}:67@s.whatsapp.net", NUMBER)
     for number, sender in enumerate(senders):
@@ -125,7 +123,7 @@ async def test_a_sender_with_and_without_its_device_is_one_contact(served: Site)
 
 
 async def test_a_status_before_its_message_is_not_lost(served: Site) -> None:
-    """D20: it waits for its row. Of two, the one that was published later counts."""
+    """It waits for its row. Of two, the one that was published later counts."""
     await served.publish("v1.messages.update", builders.message_update(status="read"))
     await served.publish(EVENT, builders.message(status=ABSENT))
     await served.settled()
@@ -138,7 +136,7 @@ async def test_a_status_before_its_message_is_not_lost(served: Site) -> None:
 
 @pytest.mark.rule("CHT-2")
 async def test_unread_counts_as_gateways_write_them(served: Site) -> None:
-    """D19: three steps are three; null, 0 and -1 are all read."""
+    """Three steps are three; null, 0 and -1 are all read."""
     await served.publish("v1.chats.upsert", builders.chat(unread_count=0))
     for _ in range(3):
         await served.publish("v1.chats.update", builders.chat_update(unread_count=1))
@@ -154,7 +152,6 @@ async def test_unread_counts_as_gateways_write_them(served: Site) -> None:
 @pytest.mark.rule("ROW-3", "CTC-3")
 @pytest.mark.parametrize("name", ["", None, ABSENT])
 async def test_an_empty_name_never_replaces_a_name(served: Site, name: object) -> None:
-    """D26."""
     await served.publish("v1.chats.upsert", builders.chat())
     await served.publish("v1.contacts.upsert", builders.contact())
     await served.publish("v1.chats.upsert", builders.chat(push_name=name))
@@ -167,7 +164,6 @@ async def test_an_empty_name_never_replaces_a_name(served: Site, name: object) -
 
 @pytest.mark.rule("PAY-10")
 async def test_media_of_900_kb_inside_a_message_is_stored_as_it_is(served: Site) -> None:
-    """D22."""
     media = {"imageMessage": {"jpegThumbnail": "A" * 900_000}}
     await served.publish(EVENT, builders.message(message_obj=media))
     await served.settled()

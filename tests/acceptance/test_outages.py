@@ -111,7 +111,6 @@ async def test_the_server_is_killed_and_comes_back_and_the_worker_goes_on(
 async def test_a_deleted_consumer_is_made_again_and_the_worker_goes_on(
     launch: Launch, servers: tuple[Site, NatsServer, PostgresServer]
 ) -> None:
-    """C21."""
     site, broker, postgres = servers
     launch(site.company, nats_url=broker.url, postgres_dsn=postgres.dsn)
     for stream, durable in (
@@ -130,7 +129,7 @@ async def test_a_deleted_consumer_is_made_again_and_the_worker_goes_on(
 async def test_an_update_that_changes_nothing_leaves_no_lock_behind(
     launch: Launch, servers: tuple[Site, NatsServer, PostgresServer]
 ) -> None:
-    """A3: the next one of its chat is stored."""
+    """The next one of its chat is stored."""
     site, broker, postgres = servers
     launch(site.company, nats_url=broker.url, postgres_dsn=postgres.dsn)
     await site.publish("v1.chats.upsert", builders.chat(unread_count=0, last_message=builders.ABSENT))

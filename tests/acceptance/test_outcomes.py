@@ -227,7 +227,6 @@ async def test_these_sqlstates_are_waited_out(shared: Worker, served: Site, sqls
 async def test_an_event_whose_envelope_does_not_fit_is_nack_fatal_and_an_exhausted_row(
     shared: Worker, served: Site
 ) -> None:
-    """C27."""
     limit = served.nc.max_payload
     event = served.of_us(builders.message(flow="SIDEWAYS", message_text=""))
     event["message_text"] = "x" * (limit - len(builders.body(event)) - 100)
@@ -275,7 +274,7 @@ async def strained(company: str, postgres_dsn: str) -> AsyncIterator[Site]:
 async def test_a_dead_letter_that_cannot_be_published_is_kept_and_nothing_is_lost(
     launch: Launch, strained: Site
 ) -> None:
-    """C12: `nak_dlq_publish_fail` with `nats`; other events go on meanwhile."""
+    """`nak_dlq_publish_fail` with `nats`; other events go on meanwhile."""
     url = strained.nc.connected_url
     assert url is not None
     worker = launch(strained.company, nats_url=url.geturl())
@@ -308,7 +307,6 @@ async def test_a_dead_letter_that_cannot_be_published_is_kept_and_nothing_is_los
 async def test_one_bad_item_of_a_history_batch_does_not_hold_back_the_good_ones(
     shared: Worker, served: Site
 ) -> None:
-    """B1."""
     batch = builders.history_messages(
         builders.message(message_id="H1", status="sent"),
         builders.message(message_id="H2", flow="SIDEWAYS"),

@@ -94,7 +94,6 @@ async def test_two_companies_in_one_worker_never_share_a_row(
 async def test_an_event_that_names_another_company_is_written_to_neither(
     launch: Launch, site: Site, neighbour: Site
 ) -> None:
-    """B8."""
     launch(site.company, neighbour.company)
     await site.publish("v1.chats.upsert", builders.chat(company_id=neighbour.company))
     await site.settled()
@@ -115,7 +114,7 @@ async def test_a_worker_stores_only_the_companies_it_is_told_to(
 
 @pytest.mark.rule("CON-3")
 async def test_five_events_before_a_tenants_first_start_make_five_rows(launch: Launch, site: Site) -> None:
-    """A6: of the history stream as well, once it exists."""
+    """Of the history stream as well, once it exists."""
     launch(f"{site.company}x").stop()
     for number in range(5):
         await site.publish("v1.chats.upsert", builders.chat(chat_id=f"live-{number}"))
@@ -159,7 +158,6 @@ async def test_changed_limits_at_a_restart_keep_the_position(launch: Launch, sit
 
 @pytest.mark.rule("CTC-2")
 async def test_a_thousand_contacts_upserts_make_a_thousand_contacts(launch: Launch, site: Site) -> None:
-    """A1."""
     launch(site.company)
     await site.publish_many(
         "v1.contacts.upsert",
@@ -178,7 +176,6 @@ async def test_a_thousand_contacts_upserts_make_a_thousand_contacts(launch: Laun
 async def test_five_thousand_incoming_of_new_phones_make_as_many_contacts_and_log_rows(
     launch: Launch, site: Site
 ) -> None:
-    """A2."""
     worker = launch(site.company)
     await site.publish_many("v1.messages.upsert", [_message(number) for number in range(5000)])
     await site.settled()

@@ -158,7 +158,7 @@ async def test_conversation_timestamp_only_goes_forward(store: Store) -> None:
 
 @pytest.mark.rule("CHT-5")
 async def test_an_update_that_changes_nothing_touches_updated_at_and_metadata(store: Store) -> None:
-    """A3: a hundred of them, then one that does."""
+    """A hundred of them, then one that does."""
     await store.write(row(at(1)))
     before = await store.row()
     for n in range(2, 102):
@@ -274,7 +274,7 @@ async def test_a_step_on_an_adopted_row_without_a_value_counts(store: Store) -> 
 async def test_a_step_that_the_existing_service_counted_counts_no_more(
     store: Store, newer_first: bool
 ) -> None:
-    """C5: the crash between its commit and its ack; the step comes again, to us."""
+    """The crash between its commit and its ack; the step comes again, to us."""
     await store.adopt(4, {"stream": "wa_events_stream", "stream_sequence": 500})
     for ns in (510, 500) if newer_first else (500, 510):
         assert await store.write(patch(at(ns))) == []

@@ -325,7 +325,7 @@ async def test_data_that_the_database_refuses_is_bad_data(store: Store) -> None:
 
 @pytest.mark.rule("MSG-2")
 async def test_the_same_id_on_another_day_is_one_row(store: Store) -> None:
-    """B4, over two partitions, in either order."""
+    """Over two partitions, in either order."""
     await store.write(row(at(1), message_date=TODAY), row(at(1), "M2", message_date=LAST_MONTH))
     await store.write(
         row(at(2), message_date=LAST_MONTH, status="new"),

@@ -90,7 +90,7 @@ def test_a_device_is_no_part_of_an_address_and_its_server_stays(text: str, parts
         ({"flow": "OUT"}, None),
         ({"jid": GROUP}, PHONE),
         ({"from_phone": "628111-1620000000", "jid": "628111-1620000000@g.us"}, "628111-1620000000"),
-        # One person with and without a device (D7).
+        # One person with and without a device.
         ({"jid": f"{PHONE}:67@s.whatsapp.net"}, PHONE),
         ({"from_phone": f"{PHONE}:67"}, PHONE),
         ({"from_phone": f"{PHONE}:67", "jid": f"{PHONE}:67@s.whatsapp.net"}, PHONE),
@@ -131,7 +131,7 @@ def test_a_device_is_no_part_of_an_address_and_its_server_stays(text: str, parts
         ),
         # A device as some gateways write it.
         ({"from_phone": f"{PHONE}.0:4@s.whatsapp.net", "jid": f"{PHONE}.0:4@s.whatsapp.net"}, PHONE),
-        # The number in a field beside it, by all its names (D5).
+        # The number in a field beside it, by all its names.
         *(
             (
                 {"jid": LINKED, "from_phone": from_phone, "key": key(LINKED, **{name: number})},
