@@ -206,15 +206,15 @@ async def _examine_workers(env: Environment, folder: Path) -> None:
 
 
 async def _answer(ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    """What NATS answers; a cluster that has just healed may be without leaders for a moment.
+    """What NATS answers; a cluster that has just healed may be without leaders for a moment, and silent.
 
-    Raises `ServiceUnavailableError` if it stays so.
+    Raises `ServiceUnavailableError` or `TimeoutError` of nats-py if it stays so.
     """
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
             return await ask()
-        except nats.js.errors.ServiceUnavailableError:
+        except (nats.js.errors.ServiceUnavailableError, nats.errors.TimeoutError):
             if time.monotonic() > deadline:
                 raise
         await asyncio.sleep(_POLL)
