@@ -7,12 +7,10 @@ leaves requests unanswered though it has events, or a confirmed event that the s
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import nats
-from nats.js.api import RawStreamMsg
 
 from events.subjects import HISTORICAL
 from testkit.publisher import Confirmed
@@ -114,20 +112,11 @@ def stuck(details: Details, company: str) -> dict[tuple[str, str], str]:
 
 async def _absent(env: ClusterEnvironment, one: Confirmed) -> str:
     stream = HISTORY_STREAM if one.publication.event_type in HISTORICAL else REALTIME_STREAM
-    # A leader that was just elected may not have applied yet what a majority has: that is no fault.
-    deadline = time.monotonic() + _STEADY
-    while (kept := await _message(env, stream, one.sequence)) is None:
-        if time.monotonic() > deadline:
-            return f"{stream} confirmed sequence {one.sequence} and does not have it"
-        await asyncio.sleep(0.2)
+    try:
+        kept = await env.js.get_msg(stream, one.sequence, direct=False)
+    except nats.js.errors.NotFoundError:
+        return f"{stream} confirmed sequence {one.sequence} and does not have it"
     number = (kept.headers or {}).get(NUMBER_HEADER)
     if number == one.publication.headers[NUMBER_HEADER]:
         return ""
     return f"{stream} confirmed sequence {one.sequence} and has another event there"
-
-
-async def _message(env: ClusterEnvironment, stream: str, sequence: int) -> RawStreamMsg | None:
-    try:
-        return await env.js.get_msg(stream, sequence, direct=False)
-    except nats.js.errors.NotFoundError:
-        return None
