@@ -103,7 +103,8 @@ class Routing:
             events = await self._decoded(batch)
             async with self._writing[batch.tenant, batch.consumer_type]:
                 batch.release()
-                await _let_the_source_pull()
+                if len(events) >= EVENTS_A_SLICE:  # a small one is written sooner without
+                    await _let_the_source_pull()
                 await self._handle(batch, events)
         except Exception:
             logger.exception("unexpected exception in the routing agent; its events come again")
