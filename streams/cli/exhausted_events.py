@@ -129,7 +129,7 @@ class ExhaustedEventService:
     ) -> Result:
         """Publish a row's envelope again, and resolve the row once that is confirmed.
 
-        Raises `BrokerFailed` if it is not confirmed (then the row stays as it was), and `StorageError`.
+        Raises `BrokerError` if it is not confirmed (then the row stays as it was), and `StorageError`.
         """
         tenant, row = target
         # The row is locked meanwhile: the worker may give the event up again before we have resolved the row, and
