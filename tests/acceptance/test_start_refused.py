@@ -349,11 +349,11 @@ async def test_a_consumer_that_cannot_be_made_again_holds_up_its_company_only(
     one, two = pair
     worker = start(ready=True)
     js = client.jetstream()
+    await js.add_consumer(REALTIME_STREAM, ConsumerConfig(durable_name="foreign"))
     config = (await js.stream_info(REALTIME_STREAM)).config
     config.max_consumers = 2
     await js.update_stream(config)
     await js.delete_consumer(REALTIME_STREAM, f"wa_realtime_{two.company}")
-    await js.add_consumer(REALTIME_STREAM, ConsumerConfig(durable_name="foreign"))
     await reason(worker, f"realtime {two.company}", "(10026)", f"wa_realtime_{two.company}")
     await comes_true(lambda: set(details(worker)) == {f"realtime {two.company}"})
     await stores(one)
