@@ -24,7 +24,7 @@ CONTENTIONS: Final = 10
 Item = TypeVar("Item")
 Taken = TypeVar("Taken", contravariant=True)
 Sleep = Callable[[float], Awaitable[None]]
-WhileWaiting = Callable[[], AbstractAsyncContextManager[object]]
+WhileWaiting = Callable[[], AbstractAsyncContextManager[None]]
 
 
 class Health(Protocol):

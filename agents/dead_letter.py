@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from agents.received_event import ReceivedEvent
-from agents.retry_policy import RetryPolicy, envelope_retry_count
+from agents.retry_policy import envelope_retry_count
 from events import envelope
 from events.delivery import message_id
 from events.errors import EventError
@@ -35,15 +35,13 @@ class DeadLetter:
     log_fields: Mapping[str, str | int]
 
     @classmethod
-    def of(
-        cls, received: ReceivedEvent, error: EventError, base_subject: str, policy: RetryPolicy
-    ) -> DeadLetter:
+    def of(cls, received: ReceivedEvent, error: EventError, base_subject: str) -> DeadLetter:
         """The dead letter of an event whose outcome is known, and which is not released yet."""
         payload, encoding = envelope.embed(_payload(received))
-        metadata = received.metadata
+        position = received.delivery.metadata
         return cls(
             company=received.tenant.company,
-            event_type=metadata.event_type,
+            event_type=received.event_type,
             subject=received.tenant.subject(base_subject),
             headers=_headers(received),
             envelope=envelope.Envelope(
@@ -53,12 +51,12 @@ class DeadLetter:
                 original_payload_encoding=encoding,
                 error=str(error),
                 error_type=error.error_type,
-                retry_count=envelope_retry_count(error, received.delivery.metadata.num_delivered),
-                max_retry=policy.max_deliver,
+                retry_count=envelope_retry_count(error, position.num_delivered),
+                max_retry=received.policy.max_deliver,
                 ts=envelope.now(),
-                event_version=None if metadata.version is None else str(metadata.version),
+                event_version=str(received.stamp.version),
             ),
-            stored_at=datetime.datetime.fromtimestamp(metadata.stored_ns / 1e9, datetime.UTC),
+            stored_at=datetime.datetime.fromtimestamp(position.stored_ns / 1e9, datetime.UTC),
             log_fields=received.log_fields,
         )
 
@@ -93,7 +91,7 @@ def remaining_payload(received: ReceivedEvent) -> bytes:
     history = received.payload
     if not isinstance(history, History):
         return received.delivery.data
-    failed = sorted(index for index, _ in received.failures())
+    failed = [index for index, _ in received.failures]
     items = b",".join(history.items[index].raw for index in failed if index < len(history.items))
     body = b'{"%s":[%s]' % (history.field.encode(), items)
     if len(history.items) in failed:  # the post-scan request itself was not stored

@@ -15,7 +15,7 @@ from agents import retry_policy
 from agents.batch_writer import WhileWaiting
 from agents.decode import decode, replayed
 from agents.event_writer import EventWriter
-from agents.onboarding import Onboarding, onboarding_task
+from agents.onboarding import Onboarding
 from agents.retry_policy import RetryPolicy
 from agents.settlement import DeadLetterSettlement
 from agents.slots import Slot
@@ -187,13 +187,13 @@ class DeadLetterReplayer:
         self, tenant: Tenant, delivery: Delivery, letter: Envelope, while_waiting: WhileWaiting
     ) -> EventError | None:
         try:
-            event = replayed(tenant, delivery, letter)
+            event = replayed(tenant, delivery, self._policy, letter)
             decode(event, envelope.original(letter), itertools.count())
             history = isinstance(event.payload, History)
             await self._writer.write([event], history=history, replayed=True, while_waiting=while_waiting)
-            if event.conclude() is None and (task := onboarding_task(event)):
+            if event.incoming is not None:
                 async with while_waiting():
-                    return await self._onboarding.replay(task, self._policy)
+                    await self._onboarding.replay(event)
             return event.error
         except EventError as error:
             return error.kept()

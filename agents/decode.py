@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from agents import rows
-from agents.received_event import EventMetadata, PendingWrite, ReceivedEvent
+from agents.received_event import ReceivedEvent
 from agents.retry_policy import RetryPolicy, is_poison
 from events import envelope, models, payloads
 from events.delivery import Delivery, MessageMetadata, message_id
@@ -19,7 +19,7 @@ from events.errors import EventError, MaxDeliveriesExceeded, UnexpectedError, Un
 from events.history import History
 from events.subjects import Tenant, event_type
 from tables.last_writer_wins import EventStamp, Version, parse
-from tables.mutations import PostScanRequest
+from tables.mutations import Mutation, PostScanRequest
 
 logger = logging.getLogger(__name__)
 
@@ -31,17 +31,11 @@ def receive(tenant: Tenant, delivery: Delivery, policy: RetryPolicy, processed_a
     """The event of a delivery, not decoded yet. It has an error if its subject is unknown, or if it is poison."""
     position = delivery.metadata
     kind = event_type(delivery.subject)
-    received = ReceivedEvent(
-        tenant,
-        delivery,
-        EventMetadata(
-            event_type=kind or UNKNOWN,
-            last_metadata=last_metadata(position, message_id(delivery), delivery.subject, processed_at),
-            stored_ns=position.stored_ns,
-            sequence=position.stream_sequence,
-            version=Version(position.stored_ns, position.stream_sequence, position.incarnation),
-        ),
+    stamp = EventStamp(
+        _version(position),
+        last_metadata(position, message_id(delivery), delivery.subject, processed_at),
     )
+    received = ReceivedEvent(tenant, delivery, policy, kind or UNKNOWN, stamp)
     if kind is None or delivery.subject != tenant.subject(kind):
         received.error = UnknownSubject()
     elif is_poison(position.num_delivered, policy):
@@ -49,22 +43,13 @@ def receive(tenant: Tenant, delivery: Delivery, policy: RetryPolicy, processed_a
     return received
 
 
-def replayed(tenant: Tenant, delivery: Delivery, letter: Envelope) -> ReceivedEvent:
+def replayed(tenant: Tenant, delivery: Delivery, policy: RetryPolicy, dead_letter: Envelope) -> ReceivedEvent:
     """The event of a dead letter, not decoded yet: its own version and subject, the dead letter's position."""
-    position = delivery.metadata
-    version = parse(letter.event_version)
     name = (delivery.headers or {}).get("Original-Nats-Msg-Id") or message_id(delivery)
-    return ReceivedEvent(
-        tenant,
-        delivery,
-        EventMetadata(
-            event_type=event_type(letter.source_subject) or "",
-            last_metadata=last_metadata(position, name, letter.source_subject, envelope.now()),
-            stored_ns=version.ns if version else position.stored_ns,
-            sequence=version.sequence if version else position.stream_sequence,
-            version=version,
-        ),
-    )
+    metadata = last_metadata(delivery.metadata, name, dead_letter.source_subject, envelope.now())
+    stamp = EventStamp(parse(dead_letter.event_version), metadata)
+    kind = event_type(dead_letter.source_subject) or ""
+    return ReceivedEvent(tenant, delivery, policy, kind, stamp)
 
 
 def decode(received: ReceivedEvent, body: bytes, refs: Iterator[int], items: int | None = None) -> bool:
@@ -82,16 +67,18 @@ def decode(received: ReceivedEvent, body: bytes, refs: Iterator[int], items: int
 
 
 def _decode(received: ReceivedEvent, body: bytes, refs: Iterator[int], items: int | None) -> bool:
-    metadata = received.metadata
+    stamp = received.stamp
     try:
         if received.payload is None:
-            received.payload = payloads.decode(metadata.event_type, body, received.tenant.company)
+            received.payload = payloads.decode(received.event_type, body, received.tenant.company)
         payload = received.payload
+        place = stamp.version or _version(received.delivery.metadata)
         if isinstance(payload, History):
-            received.writes += _history(payload, metadata, refs, items)
+            received.writes += _history(payload, place, stamp.metadata, refs, items)
             return payload.unpacked
-        stamp = EventStamp(metadata.version, metadata.last_metadata)
-        received.writes = [PendingWrite(rows.mutation(next(refs), payload, stamp, metadata.stored_ns))]
+        received.writes = [rows.mutation(next(refs), payload, stamp, place.ns)]
+        if isinstance(payload, models.MessageUpsert):
+            received.incoming = rows.incoming(payload, stamp)
     except EventError as error:
         received.fail(error.kept())
     except Exception as error:
@@ -101,20 +88,22 @@ def _decode(received: ReceivedEvent, body: bytes, refs: Iterator[int], items: in
 
 
 def _history(
-    history: History, metadata: EventMetadata, refs: Iterator[int], count: int | None
-) -> Iterator[PendingWrite]:
-    start = len(history.items)
-    for index, item in enumerate(history.unpack(count), start):
+    history: History, place: Version, metadata: str, refs: Iterator[int], count: int | None
+) -> Iterator[Mutation]:
+    for item in history.unpack(count):
         if not isinstance(item.event, EventError):
-            stamp = EventStamp(_item_version(item.event, metadata), metadata.last_metadata, history=True)
-            yield PendingWrite(rows.mutation(next(refs), item.event, stamp, metadata.stored_ns), index)
+            stamp = EventStamp(_item_version(item.event, place), metadata, history=True)
+            yield rows.mutation(next(refs), item.event, stamp, place.ns)
     if history.unpacked and history.is_last_batch and history.agent_id:
-        stored = datetime.datetime.fromtimestamp(metadata.stored_ns / 1e9, datetime.UTC)
-        request = PostScanRequest(next(refs), history.agent_id, stored, metadata.last_metadata)
-        yield PendingWrite(request, len(history.items))
+        stored = datetime.datetime.fromtimestamp(place.ns / 1e9, datetime.UTC)
+        yield PostScanRequest(next(refs), history.agent_id, stored, metadata)
 
 
-def _item_version(event: models.Event, metadata: EventMetadata) -> Version:
+def _version(position: MessageMetadata) -> Version:
+    return Version(position.stored_ns, position.stream_sequence, position.incarnation)
+
+
+def _item_version(event: models.Event, batch: Version) -> Version:
     """The version of a history item: its own time, at most the store time; the batch's sequence breaks ties."""
     match event:
         case models.MessageUpsert():
@@ -123,7 +112,7 @@ def _item_version(event: models.Event, metadata: EventMetadata) -> Version:
             seconds = event.talked_at
         case _:
             seconds = 0
-    return Version(max(0, min(seconds * 1_000_000_000, metadata.stored_ns)), metadata.sequence)
+    return Version(max(0, min(seconds * 1_000_000_000, batch.ns)), batch.sequence)
 
 
 def last_metadata(position: MessageMetadata, name: str, subject: str, processed_at: str) -> str:

@@ -6,13 +6,13 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, assert_never
 
 from agents.batch_writer import BatchWriter, WhileWaiting
 from agents.history_throttle import HistoryThrottle
-from agents.received_event import PendingWrite, ReceivedEvent
+from agents.received_event import ReceivedEvent
 from events.errors import (
     DatabaseError,
     EventError,
@@ -63,7 +63,7 @@ class EventWriter:
         replayed: bool = False,
         while_waiting: WhileWaiting = nullcontext,
     ) -> None:
-        """Return when each write of the events is stored or has its error; an outage is waited out.
+        """Return when each event is stored or has its error; an outage is waited out.
 
         `while_waiting()` is entered for each wait.
         """
@@ -71,8 +71,8 @@ class EventWriter:
             return
         writes = [write for event in events for write in event.writes]
         tenant = events[0].tenant
+        sink = EventSink(tenant.company, self._tables(tenant), history=history, replayed=replayed)
         try:
-            sink = EventSink(tenant.company, self._tables(tenant), history=history, replayed=replayed)
             if history:
                 await self._write_in_slices(writes, sink, while_waiting)
             else:
@@ -80,10 +80,11 @@ class EventWriter:
                     await self._writer.store(writes, sink, while_waiting=partial(self._paused, while_waiting))
         except Exception as error:
             logger.exception("unexpected exception while storing a batch")
+            unexpected = UnexpectedError(f"unexpected {type(error).__name__} while storing")
             for write in writes:
-                write.error = write.error or UnexpectedError(
-                    f"unexpected {type(error).__name__} while storing"
-                )
+                sink.errors.setdefault(write.ref, unexpected)
+        for event in events:
+            event.conclude(sink.errors)
 
     @asynccontextmanager
     async def _paused(self, while_waiting: WhileWaiting) -> AsyncIterator[None]:
@@ -92,7 +93,7 @@ class EventWriter:
                 yield
 
     async def _write_in_slices(
-        self, writes: Sequence[PendingWrite], sink: EventSink, while_waiting: WhileWaiting
+        self, writes: Sequence[Mutation], sink: EventSink, while_waiting: WhileWaiting
     ) -> None:
         start = 0
         while start < len(writes):
@@ -105,7 +106,7 @@ class EventWriter:
 
 @dataclass(frozen=True, slots=True)
 class EventSink:
-    """A `Sink` for the writes of events.
+    """A `Sink` for the writes of events; `errors` are those of the writes that are not stored, by `ref`.
 
     `history` marks an import. A replayed event was blamed before: it does not count for the circuit breaker.
     """
@@ -114,33 +115,47 @@ class EventSink:
     tables: TenantTables
     history: bool = False
     replayed: bool = False
+    errors: dict[int, EventError] = field(default_factory=dict)
 
-    async def write(self, items: Sequence[PendingWrite]) -> bool:
+    async def write(self, items: Sequence[Mutation]) -> bool:
         """Write the mutations; whether any was taken. Raises `StorageError`."""
-        rejections = await self.tables.write([item.mutation for item in items], bulk=self.history)
-        _reject(items, rejections)
+        rejections = await self.tables.write(items, bulk=self.history)
+        if rejections:
+            self._reject(items, rejections)
         return len(rejections) < len(items)
 
-    async def probe(self, item: PendingWrite) -> None:
+    async def probe(self, item: Mutation) -> None:
         """Store a test row in the table of this write. Raises `StorageError`."""
-        await self.tables.probe.store(item.mutation, self.company)
+        await self.tables.probe.store(item, self.company)
 
-    def kind(self, item: PendingWrite) -> Hashable:
+    def kind(self, item: Mutation) -> Hashable:
         """Its table."""
-        return kind_of(item.mutation)
+        return kind_of(item)
 
-    def event(self, item: PendingWrite) -> Hashable:
+    def event(self, item: Mutation) -> Hashable:
         """Stream and sequence of its event: all items of a history batch are of one, and so are its redeliveries."""
         if self.replayed:
             return None
-        mutation = item.mutation
-        text = mutation.metadata if isinstance(mutation, PostScanRequest) else mutation.stamp.metadata
-        metadata = json.loads(text)
-        return metadata.get("stream"), metadata.get("stream_sequence")
+        return event_of(item.metadata if isinstance(item, PostScanRequest) else item.stamp.metadata)
 
-    def blame(self, item: PendingWrite, error: Exception) -> None:
+    def blame(self, item: Mutation, error: Exception) -> None:
         """Give the write its error."""
-        item.error = event_error(error)
+        self.errors[item.ref] = event_error(error)
+
+    def _reject(self, items: Sequence[Mutation], rejections: Sequence[WriteRejection]) -> None:
+        by_ref = {item.ref: item for item in items}
+        for rejection in rejections:
+            self.errors[rejection.ref] = (
+                NotFound(f"{_entity(by_ref[rejection.ref])} to update not found")
+                if rejection.reason == "not_found"
+                else Invalid("validation failed: company_id is not the company of the stored row")
+            )
+
+
+def event_of(metadata: str) -> Hashable:
+    """Stream and sequence of the event behind a `last_metadata`."""
+    members = json.loads(metadata)
+    return members.get("stream"), members.get("stream_sequence")
 
 
 def event_error(error: Exception) -> EventError:
@@ -153,19 +168,6 @@ def event_error(error: Exception) -> EventError:
         return DatabaseError(f"database: {error}")
     logger.error("unexpected exception while storing an event", exc_info=error)
     return UnexpectedError(f"unexpected {type(error).__name__} while storing")
-
-
-def _reject(items: Sequence[PendingWrite], rejections: Sequence[WriteRejection]) -> None:
-    if not rejections:
-        return
-    by_ref = {item.mutation.ref: item for item in items}
-    for rejection in rejections:
-        item = by_ref[rejection.ref]
-        item.error = (
-            NotFound(f"{_entity(item.mutation)} to update not found")
-            if rejection.reason == "not_found"
-            else Invalid("validation failed: company_id is not the company of the stored row")
-        )
 
 
 def _entity(mutation: Mutation) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from events.subjects import Tenant
 from tables.attribution import Incoming
@@ -76,19 +76,6 @@ def _version(number: int) -> Version:
     return Version(number >> 64 & _PART, number & _PART, number >> 128)
 
 
-class Load(NamedTuple):
-    """What waits: so many tasks of a tenant, and the bytes of their messages."""
-
-    tenant: Tenant
-    tasks: int
-    bodies: int
-
-    @property
-    def size(self) -> int:
-        """Bytes that it holds in memory."""
-        return self.bodies + self.tasks * TASK_BYTES
-
-
 class TaskQueue:
     """Counts the tasks that wait for a worker, and makes submitters wait, in order, while they are too many.
 
@@ -100,38 +87,37 @@ class TaskQueue:
         self._limit = limit
         self._share = share
         self._max_block = max_block
-        self._turn = asyncio.Lock()
-        self._turns: defaultdict[Tenant, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._held: Counter[Tenant] = Counter()
+        self._admission = asyncio.Lock()
+        self._tenant_admission: defaultdict[Tenant, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._waiting_bytes: Counter[Tenant] = Counter()
         self._left = asyncio.Event()
         self.waiting = 0
 
-    async def enter(self, load: Load) -> None:
-        """Queue a load once there is room; a lone one is let in whatever its size."""
-        async with self._turns[load.tenant]:
+    async def enter(self, tenant: Tenant, tasks: int, size: int) -> None:
+        """Queue so many tasks of a tenant, with so many bytes, once there is room; at once if there are no others."""
+        async with self._tenant_admission[tenant]:
             try:
                 async with asyncio.timeout(self._max_block):
-                    await self._room(load)
+                    await self._room(tenant, tasks, size)
             except TimeoutError:
                 logger.warning("the onboarding queue is full: %d tasks wait", self.waiting)
-                await self._room(load)
-            self.waiting += load.tasks
-            self._held[load.tenant] += load.size
+                await self._room(tenant, tasks, size)
+            self.waiting += tasks
+            self._waiting_bytes[tenant] += size
 
-    def leave(self, load: Load) -> None:
+    def leave(self, tenant: Tenant, tasks: int, size: int) -> None:
         """A worker took these tasks, or they were withdrawn."""
-        self.waiting -= load.tasks
-        self._held[load.tenant] -= load.size
+        self.waiting -= tasks
+        self._waiting_bytes[tenant] -= size
         self._left.set()
 
-    async def change(self) -> None:
-        """Returns after the next `leave`."""
+    async def _room(self, tenant: Tenant, tasks: int, size: int) -> None:
+        while (waiting := self._waiting_bytes[tenant]) and waiting + size > self._share:
+            await self._change()
+        async with self._admission:
+            while self.waiting and self.waiting + tasks > self._limit:
+                await self._change()
+
+    async def _change(self) -> None:
         self._left.clear()
         await self._left.wait()
-
-    async def _room(self, load: Load) -> None:
-        while (held := self._held[load.tenant]) and held + load.size > self._share:
-            await self.change()
-        async with self._turn:
-            while self.waiting and self.waiting + load.tasks > self._limit:
-                await self.change()

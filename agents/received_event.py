@@ -2,62 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Final
 
+from agents.retry_policy import RetryPolicy
 from events.delivery import Delivery, message_id
 from events.errors import EventError
 from events.history import History
 from events.models import Event
 from events.subjects import Tenant
-from tables.last_writer_wins import Version
+from tables.attribution import Incoming
+from tables.last_writer_wins import EventStamp
 from tables.mutations import Mutation
 
 # Most errors of single items in one text: a history batch may have a few hundred thousand of them.
 NAMED: Final = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class EventMetadata:
-    """What is known of an event besides its payload, whether it was delivered live or in a dead letter."""
-
-    event_type: str
-    last_metadata: str  # the column of that name, JSON text
-    stored_ns: int
-    sequence: int
-    version: Version | None  # None: an envelope of the existing service, which has no version
-
-
-@dataclass(slots=True, eq=False)
-class PendingWrite:
-    """What is stored or refused as one: a real-time event, or one item of a history batch."""
-
-    mutation: Mutation
-    index: int = 0
-    error: EventError | None = None
-
-
 @dataclass(slots=True, eq=False)
 class ReceivedEvent:
-    """One delivery with its decoded payload. `error` is its outcome: None when everything is stored."""
+    """One delivery with its decoded payload. `error` is its outcome: None when everything is stored.
+
+    `writes` are stored or refused one by one: that of a real-time event, or one for each item of a history batch.
+    """
 
     tenant: Tenant
     delivery: Delivery
-    metadata: EventMetadata
+    policy: RetryPolicy
+    event_type: str
+    stamp: EventStamp  # without version: of an envelope of the existing service
     payload: Event | History | None = None
-    writes: list[PendingWrite] = field(default_factory=list)
+    writes: list[Mutation] = field(default_factory=list)
+    incoming: Incoming | None = None  # what is onboarded once the message is stored
     error: EventError | None = None
+    failures: Sequence[tuple[int, EventError]] = ()  # index and error of each item that is not stored
     routing_seconds: float = 0.0
+    submitted: float = 0.0  # when it was handed to onboarding, in seconds of `time.perf_counter()`
 
-    def conclude(self) -> EventError | None:
-        """Combine the errors of the writes into one error; None when everything is stored."""
-        if self.error is None:
-            failures = sorted(self.failures(), key=itemgetter(0))
-            if failures:
-                self.error = self._combined(failures)
-        return self.error
+    def conclude(self, errors: Mapping[int, EventError]) -> None:
+        """Combine the errors of its items and of its writes, which are found by `ref`, into its own."""
+        if self.error is None and (errors or isinstance(self.payload, History)):
+            self.failures = list(self._failures(errors))
+            if self.failures:
+                self.error = self._combined()
+        if self.error is not None:
+            self.incoming = None
 
     def fail(self, error: EventError) -> None:
         """End with an error as a whole: nothing of it is stored, and its dead letter carries all of it."""
@@ -75,15 +65,17 @@ class ReceivedEvent:
         del self.writes[-count:], items[-count:]
         return not self.writes and not items
 
-    def failures(self) -> Iterator[tuple[int, EventError]]:
-        """Index and error of each item that is not stored."""
-        if isinstance(self.payload, History):
-            for index, item in enumerate(self.payload.items):
-                if isinstance(item.event, EventError):
-                    yield index, item.event
-        for write in self.writes:
-            if write.error is not None:
-                yield write.index, write.error
+    def _failures(self, errors: Mapping[int, EventError]) -> Iterator[tuple[int, EventError]]:
+        items = self.payload.items if isinstance(self.payload, History) else []
+        writes = iter(self.writes)
+        for index, item in enumerate(items):
+            error = item.event if isinstance(item.event, EventError) else errors.get(next(writes).ref)
+            if error is not None:
+                yield index, error
+        # What is left is the write of a real-time event, or the request that a last history batch makes.
+        for write in writes:
+            if write.ref in errors:
+                yield len(items), errors[write.ref]
 
     @property
     def account(self) -> tuple[str, str]:
@@ -108,7 +100,8 @@ class ReceivedEvent:
             "nats_message_id": message_id(self.delivery),
         }
 
-    def _combined(self, failures: list[tuple[int, EventError]]) -> EventError:
+    def _combined(self) -> EventError:
+        failures = self.failures
         if not isinstance(self.payload, History):
             return failures[0][1]
         # A retryable one keeps the whole batch in line: its other items are stored again without effect.

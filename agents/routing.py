@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from agents.decode import decode, receive
 from agents.event_writer import EventWriter
 from agents.history_throttle import HistoryThrottle
-from agents.onboarding import Onboarding, OnboardingTask, onboarding_task
+from agents.onboarding import Onboarding
 from agents.received_event import ReceivedEvent
 from agents.retry_policy import RetryPolicy
 from agents.settlement import Settlement
@@ -91,12 +91,11 @@ class Routing:
         self, tenant: Tenant, consumer_type: ConsumerType, delivery: Delivery
     ) -> None:
         """Dead-letter an event that the server will not deliver again."""
-        policy = self._policies[consumer_type]
-        event = receive(tenant, delivery, policy, envelope.now())
+        event = receive(tenant, delivery, self._policies[consumer_type], envelope.now())
         decode(event, delivery.data, itertools.count())
         self._count([event])
         event.fail(MaxDeliveriesExceeded("the consumer's own limit of deliveries (max_deliver) was reached"))
-        await self._settlement.settle([event], policy)
+        await self._settlement.settle([event])
 
     async def _process(self, batch: Batch) -> None:
         try:
@@ -142,42 +141,38 @@ class Routing:
 
     def _count(self, events: Sequence[ReceivedEvent]) -> None:
         for (company, event_type), count in Counter(
-            (event.tenant.company, event.metadata.event_type) for event in events
+            (event.tenant.company, event.event_type) for event in events
         ).items():
             self._meter.received(company, event_type, count)
         for event in events:
             agent_id, jid = event.account
             if agent_id:
-                self._meter.agent_seen(event.tenant.company, event.metadata.event_type, agent_id, jid)
+                self._meter.agent_seen(event.tenant.company, event.event_type, agent_id, jid)
 
     async def _handle(self, batch: Batch, events: Sequence[ReceivedEvent]) -> None:
         """Write a batch and settle each event, or hand it to onboarding, which then settles it."""
-        policy = self._policies[batch.consumer_type]
         history = batch.consumer_type == "historical"
         started = time.perf_counter()
         await self._writer.write(events, history=history)
         seconds = time.perf_counter() - started
         for event in events:
             event.routing_seconds += seconds
-            event.conclude()
-        tasks = [task for event in events if (task := onboarding_task(event))]
-        onboarded = {id(task.event) for task in tasks}
-        await self._settlement.settle([event for event in events if id(event) not in onboarded], policy)
-        if tasks:
-            await self._onboard(tasks, policy)
+        await self._settlement.settle([event for event in events if event.incoming is None])
+        if onboarded := [event for event in events if event.incoming is not None]:
+            await self._onboard(onboarded)
         if history:
             for event in events:
                 await self._in_slices(partial(event.release_items, RELEASED_A_SLICE))
 
-    async def _onboard(self, tasks: list[OnboardingTask], policy: RetryPolicy) -> None:
+    async def _onboard(self, events: Sequence[ReceivedEvent]) -> None:
         try:
-            await self._onboarding.submit(tasks, policy)
+            await self._onboarding.submit(events)
         except Exception as error:
             logger.exception("unexpected exception while handing messages to onboarding")
             text = f"unexpected {type(error).__name__} while handing over to onboarding"
-            for task in tasks:
-                task.event.error = UnexpectedError(text)
-            await self._settlement.settle([task.event for task in tasks], policy)
+            for event in events:
+                event.error = UnexpectedError(text)
+            await self._settlement.settle(events)
 
 
 async def _let_the_source_pull() -> None:

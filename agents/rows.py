@@ -1,4 +1,4 @@
-"""The mutation of a table row that each event asks for."""
+"""What each event asks the tables for: the mutation of a row, and the sender to onboard."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Final, assert_never
 
 from events import models
 from events.fields import Key, object_text
+from events.senders import is_to_many, sender_phone
+from tables.attribution import CampaignAttribution, Incoming
+from tables.contact_index import clean_phone
 from tables.last_writer_wins import EventStamp
 from tables.mutations import (
     AccountRow,
@@ -157,6 +160,31 @@ def _account_row(ref: int, event: models.ConnectionUpdate, stamp: EventStamp) ->
         phone_number=event.phone_number or "",
         host_name=event.host_name or "",
         version=event.version or "",
+    )
+
+
+def incoming(event: models.MessageUpsert, stamp: EventStamp) -> Incoming | None:
+    """What is onboarded of an incoming message with a phone, from a person or group; None for all others."""
+    if event.flow != "IN":
+        return None
+    jid = event.jid or ""
+    phone = sender_phone(event.from_phone or "", jid, event, event.key)
+    if not phone or is_to_many(jid):
+        return None
+    campaign, attribution = event.campaign, None
+    if campaign is not None and campaign.is_campaign:
+        attribution = CampaignAttribution(
+            campaign.tags or "", campaign.assigned_to or "", campaign.origin or ""
+        )
+    return Incoming(
+        event.agent_id or "",
+        clean_phone(phone),
+        event.message_id or "",
+        event.sent_at,
+        event.chat_id or "",
+        jid,
+        attribution,
+        stamp,
     )
 
 

@@ -65,69 +65,69 @@ class Settlement:
         self._meter = meter
         self._unfinished: set[asyncio.Task[None]] = set()
 
-    async def settle(self, events: Sequence[ReceivedEvent], policy: RetryPolicy) -> None:
+    async def settle(self, events: Sequence[ReceivedEvent]) -> None:
         """Settle each event; returns when all are settled, or wait in the background for their dead letters.
 
         An event that cannot be settled is naked; no exception of one keeps the others from being settled.
         """
         for event in events:
             if event.error is None:
-                await self._settle(event, policy)
-        await asyncio.gather(*(self._settle(event, policy) for event in events if event.error is not None))
+                await self._settle(event)
+        await asyncio.gather(*(self._settle(event) for event in events if event.error is not None))
 
     async def stop(self) -> None:
         """Leave what still waits to the source, which asks for it again."""
         await self._dead_letters.stop()
         await asyncio.gather(*self._unfinished, return_exceptions=True)
 
-    async def _settle(self, event: ReceivedEvent, policy: RetryPolicy) -> None:
+    async def _settle(self, event: ReceivedEvent) -> None:
         try:
             if event.error is not None:
-                await self._settle_failed(event, event.error, policy)
+                await self._settle_failed(event, event.error)
             elif await _sent(event, event.delivery.ack()):
                 self._count(event, "ack_success", None)
         except BrokerError as error:
             logger.warning("event not settled, it comes again: %s", error, extra=event.log_fields)
         except Exception:
-            await _nak_unexpected(event, policy)
+            await _nak_unexpected(event)
 
-    async def _settle_failed(self, event: ReceivedEvent, error: EventError, policy: RetryPolicy) -> None:
-        decision = retry_policy.decide(error, event.delivery.metadata.num_delivered, policy)
+    async def _settle_failed(self, event: ReceivedEvent, error: EventError) -> None:
+        decision = retry_policy.decide(error, event.delivery.metadata.num_delivered, event.policy)
         if decision.outcome == "nak":
             await event.delivery.nak(decision.delay)
             self._count(event, "nack_retryable", error)
         else:
-            await self._dead_letter(event, error, policy)
+            await self._dead_letter(event, error)
 
-    async def _dead_letter(self, event: ReceivedEvent, error: EventError, policy: RetryPolicy) -> None:
+    async def _dead_letter(self, event: ReceivedEvent, error: EventError) -> None:
         parked = isinstance(error, UnknownSubject)  # no replay could handle it
         if not parked:
             logger.warning("event given up: %s", error, extra=event.log_fields)
         try:
-            letter = DeadLetter.of(event, error, self._subject, policy)
+            dead_letter = DeadLetter.of(event, error, self._subject)
         except Exception:
             logger.exception("unexpected exception with a dead letter; its event comes again")
-            self._meter.stuck(event.tenant.company, event.metadata.event_type, "nak_dlq_marshal_fail")
-            return await event.delivery.nak(policy.maximum)
+            self._meter.stuck(event.tenant.company, event.event_type, "nak_dlq_marshal_fail")
+            return await event.delivery.nak(event.policy.maximum)
         # The items of a history batch are released in time slices, by routing.
         if not isinstance(event.payload, History):
             event.release()
         submit = self._dead_letters.park if parked else self._dead_letters.publish
-        safe = await submit(letter)
+        safe = await submit(dead_letter)
         if safe.done():
             await self._finish(event, error, safe.result())
         else:
-            task = asyncio.create_task(self._finish_when(event, error, safe, policy))
+            task = asyncio.create_task(self._finish_when(event, error, safe))
             self._unfinished.add(task)
             task.add_done_callback(self._unfinished.discard)
 
     async def _finish_when(
-        self, event: ReceivedEvent, error: EventError, safe: asyncio.Future[Destination], policy: RetryPolicy
+        self, event: ReceivedEvent, error: EventError, safe: asyncio.Future[Destination]
     ) -> None:
         try:
             await self._finish(event, error, await safe)
         except Exception:
-            await _nak_unexpected(event, policy)
+            await _nak_unexpected(event)
 
     async def _finish(self, event: ReceivedEvent, error: EventError, destination: Destination) -> None:
         if destination == "published":
@@ -140,7 +140,7 @@ class Settlement:
     def _count(self, event: ReceivedEvent, action: str, error: EventError | None) -> None:
         self._meter.settled(
             event.tenant.company,
-            event.metadata.event_type,
+            event.event_type,
             action,
             "none" if error is None else error.label,
             time.perf_counter() - event.delivery.received,
@@ -148,11 +148,11 @@ class Settlement:
         )
 
 
-async def _nak_unexpected(event: ReceivedEvent, policy: RetryPolicy) -> None:
+async def _nak_unexpected(event: ReceivedEvent) -> None:
     logger.exception("unexpected exception while settling an event; it comes again", extra=event.log_fields)
     # Left unsettled it would stay in flight for ever; if it is settled already, this has no effect.
     with suppress(Exception):
-        await event.delivery.nak(policy.base)
+        await event.delivery.nak(event.policy.base)
 
 
 async def _sent(event: ReceivedEvent, reply: Awaitable[None]) -> bool:

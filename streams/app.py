@@ -15,8 +15,9 @@ from agents.dead_letter_publisher import DeadLetterPublisher
 from agents.dead_letter_replay import DeadLetterReplayer
 from agents.event_writer import EventWriter
 from agents.history_throttle import HistoryThrottle
-from agents.onboarding import Onboarding, OnboardingJob
+from agents.onboarding import Onboarding
 from agents.post_scan import PostScan
+from agents.received_event import ReceivedEvent
 from agents.retry_policy import RetryPolicy
 from agents.routing import Routing
 from agents.settlement import DeadLetterSettlement, Settlement
@@ -183,7 +184,7 @@ class Container:
         settings, tables = self.settings, self.tables.__getitem__
         batches: DirectChannel[Batch] = DirectChannel(self.app)
         dead_letter_batches: DirectChannel[Batch] = DirectChannel(self.app)
-        onboarding_jobs: DirectChannel[OnboardingJob] = DirectChannel(self.app)
+        stored_events: DirectChannel[Sequence[ReceivedEvent]] = DirectChannel(self.app)
         policies = retry_policies(settings)
         throttle = HistoryThrottle()
         settlement = Settlement(
@@ -199,12 +200,11 @@ class Container:
         )
         writer = EventWriter(tables=tables, writer=BatchWriter("storing", self.conditions), throttle=throttle)
         onboarding = Onboarding(
-            tables=lambda tenant: self.tables[tenant].onboarding,
-            probe=lambda tenant: self.tables[tenant].probe,
+            tables=tables,
             writer=BatchWriter("onboarding", self.conditions),
             settlement=settlement,
             meter=self.metrics,
-            send=onboarding_jobs.send_item,
+            send=stored_events.send_item,
             pool_size=settings.onboarding_pool_size,
             queue_size=settings.onboarding_queue_size,
             max_block=settings.onboarding_max_block,
@@ -227,7 +227,7 @@ class Container:
         )
         self.app.agent(batches, name="routing")(routing.run)
         self.app.agent(dead_letter_batches, name="dlq")(replay.run)
-        self.app.agent(onboarding_jobs, name="onboarding")(onboarding.run)
+        self.app.agent(stored_events, name="onboarding")(onboarding.run)
         self.metrics.watch_dlq(lambda: replay.queue_length, lambda: replay.active)
         self.metrics.watch_onboarding(lambda: onboarding.waiting)
         return Agents(routing, replay, settlement, batches, dead_letter_batches)

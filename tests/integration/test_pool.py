@@ -5,24 +5,24 @@ from __future__ import annotations
 import asyncio
 import itertools
 from contextlib import suppress
-from dataclasses import replace
 
 import pytest
 
 from agents.batch_writer import BatchWriter
 from agents.decode import decode
 from agents.event_writer import EventSink
-from agents.received_event import EventMetadata, PendingWrite, ReceivedEvent
+from agents.received_event import ReceivedEvent
 from events.subjects import Tenant
 from tables.connection import pool
 from tables.connection.pool import Database
 from tables.errors import Unavailable
-from tables.last_writer_wins import Version
+from tables.last_writer_wins import EventStamp, Version
+from tables.mutations import Mutation
 from tables.tenant import TenantTables
 from testkit import builders
 from testkit.proxy import Proxy
 from testkit.servers import PostgresServer
-from tests.unit.fakes import STORED_NS, FakeDelivery
+from tests.unit.fakes import LIMITS, STORED_NS, FakeDelivery
 
 
 @pytest.mark.rule("RUN-11")
@@ -81,21 +81,20 @@ async def test_a_table_that_changes_under_its_plans_is_nobodys_fault(
         f'ALTER TABLE "{schema}".messages ALTER COLUMN status TYPE varchar',
         f'DROP INDEX "{schema}".chats_chat_id_idx; CREATE UNIQUE INDEX ON "{schema}".chats (chat_id)',
     )
-    metadata = EventMetadata("", "{}", STORED_NS, 1, Version(STORED_NS, 1))
-    for number, change in enumerate(("SELECT 1", *changes)):
+    for change in ("SELECT 1", *changes):
         async with database.connection() as connection:
             await connection.execute(change)
-        writes: list[PendingWrite] = []
+        writes: list[Mutation] = []
         for event_type in ("v1.messages.upsert", "v1.messages.update", "v1.chats.upsert", "v1.chats.update"):
             payload = builders.BUILDERS[event_type](company_id=company)
             delivery = FakeDelivery(event_type, payload)
-            event = ReceivedEvent(
-                Tenant(company), delivery, replace(metadata, event_type=event_type, sequence=number)
-            )
+            stamp = EventStamp(Version(STORED_NS, 1), "{}")
+            event = ReceivedEvent(Tenant(company), delivery, LIMITS["realtime"], event_type, stamp)
             decode(event, delivery.data, itertools.count(len(writes)))
             writes += event.writes
-        await BatchWriter("storing", _Calm()).store(writes, EventSink(company, tables))
-        assert [write.error for write in writes] == [None] * 4
+        sink = EventSink(company, tables)
+        await BatchWriter("storing", _Calm()).store(writes, sink)
+        assert sink.errors == {}
 
 
 async def test_a_transaction_whose_beginning_is_cancelled_leaves_no_session_in_it(

@@ -14,7 +14,7 @@ import pytest
 from agents.batch_writer import BatchWriter
 from agents.decode import decode
 from agents.event_writer import EventSink
-from agents.received_event import EventMetadata, PendingWrite, ReceivedEvent
+from agents.received_event import ReceivedEvent
 from events import errors
 from events.subjects import Tenant
 from tables import write_probe
@@ -24,12 +24,13 @@ from tables.connection.pool import Database
 from tables.connection.session import SETTINGS
 from tables.errors import DataError, QueryTimeout, StorageError, Unavailable
 from tables.last_writer_wins import EventStamp, Version
+from tables.mutations import Mutation
 from tables.schema.migrations import migrate
 from tables.tenant import TenantTables
 from tables.write_probe import Like
 from testkit import builders
 from testkit.servers import PostgresServer
-from tests.unit.fakes import STORED_NS, FakeDelivery, RecordingMeter
+from tests.unit.fakes import LIMITS, STORED_NS, FakeDelivery, RecordingMeter
 
 _TABLES = (
     "messages",
@@ -52,16 +53,16 @@ _EVENTS = (
 )
 
 
-def _writes(company: str, event_type: str, sequence: int = 1, **fields: Any) -> list[PendingWrite]:
+def _writes(company: str, event_type: str, sequence: int = 1, **fields: Any) -> list[Mutation]:
     payload = builders.BUILDERS[event_type](company_id=company, **fields)
     metadata = f'{{"stream":"s","stream_sequence":{sequence}}}'
     return _decoded(company, event_type, payload, sequence, metadata)
 
 
-def _decoded(company: str, event_type: str, payload: Any, sequence: int, metadata: str) -> list[PendingWrite]:
+def _decoded(company: str, event_type: str, payload: Any, sequence: int, metadata: str) -> list[Mutation]:
     delivery = FakeDelivery(event_type, payload)
-    about = EventMetadata(event_type, metadata, STORED_NS, sequence, Version(STORED_NS, sequence))
-    event = ReceivedEvent(Tenant(company), delivery, about)
+    stamp = EventStamp(Version(STORED_NS, sequence), metadata)
+    event = ReceivedEvent(Tenant(company), delivery, LIMITS["realtime"], event_type, stamp)
     decode(event, delivery.data, itertools.count(sequence))
     assert event.error is None
     return event.writes
@@ -69,9 +70,9 @@ def _decoded(company: str, event_type: str, payload: Any, sequence: int, metadat
 
 def _likes(company: str) -> Iterator[Like]:
     for event_type in _EVENTS:
-        yield from (write.mutation for write in _writes(company, event_type))
+        yield from _writes(company, event_type)
     last = {**builders.history_chats(), "is_last_batch": True, "agent_id": "a"}
-    yield _decoded(builders.COMPANY, "v1.history.chats", last, 1, "{}")[-1].mutation
+    yield _decoded(builders.COMPANY, "v1.history.chats", last, 1, "{}")[-1]
     yield Incoming("a", "62811", "m", 1, "a_62811", "62811@s.whatsapp.net", None, EventStamp(None, "{}"))
 
 
@@ -135,7 +136,7 @@ async def test_a_trigger_on_updates_alone_is_found_too(database: Database, schem
         )
     [write] = _writes(company, "v1.messages.update")
     with pytest.raises(StorageError):
-        await _tables(database, schema).probe.store(write.mutation, company)
+        await _tables(database, schema).probe.store(write, company)
 
 
 @pytest.fixture
@@ -190,7 +191,7 @@ async def test_a_right_that_was_revoked_is_an_outage(
     try:
         [write] = _writes(company, "v1.chats.upsert")
         with pytest.raises(Unavailable, match="42501"):
-            await _tables(writer, schema).probe.store(write.mutation, company)
+            await _tables(writer, schema).probe.store(write, company)
     finally:
         await writer.close()
 
@@ -215,10 +216,11 @@ async def test_an_event_whose_row_alone_is_locked_times_out_and_no_outage_is_tol
         async with database.transaction() as connection:
             await connection.execute(f'SELECT FROM "{schema}".{event_type.split(".")[1]} FOR UPDATE')
             [write] = _writes(company, event_type, 2)
-            await writer.store([write], EventSink(company, tables))
+            sink = EventSink(company, tables)
+            await writer.store([write], sink)
     finally:
         await hasty.close()
-    assert isinstance(write.error, errors.TimedOut)
+    assert isinstance(sink.errors[write.ref], errors.TimedOut)
     assert not [call for call in health.of("paused") if "test row" in call[2]]
 
 
@@ -244,19 +246,20 @@ async def test_an_event_whose_whole_table_is_locked_is_not_blamed_and_is_stored_
                 told.set()
 
     [write] = _writes(company, event_type)
+    sink = EventSink(company, tables)
     table = "chats" if "chats" in event_type else "agents"
     try:
         async with database.transaction() as connection:
             await connection.execute(f'LOCK TABLE "{schema}".{table}')
             writer = BatchWriter("storing", Listener())
-            storing = asyncio.create_task(writer.store([write], EventSink(company, tables)))
+            storing = asyncio.create_task(writer.store([write], sink))
             async with asyncio.timeout(30):
                 await told.wait()
         async with asyncio.timeout(30):
             await storing
     finally:
         await hasty.close()
-    assert write.error is None
+    assert sink.errors == {}
     assert (await _rows(database, schema))[table] == 1
 
 
@@ -271,13 +274,13 @@ async def test_what_refuses_every_commit_is_found_although_a_constraint_refuses_
     probe = _tables(database, schema).probe
     [write] = _writes(company, "v1.connection.update")
     with pytest.raises(DataError, match="constraint ours"):
-        await probe.store(write.mutation, company)
+        await probe.store(write, company)
     probe._sql = {
         **probe._sql,
         "commit": "DO $$ BEGIN RAISE EXCEPTION 'no ids left' USING ERRCODE = '54000'; END $$",
     }
     with pytest.raises(DataError, match="54000"):
-        await probe.store(write.mutation, company)
+        await probe.store(write, company)
 
 
 async def _ghost(dsn: str, standby: str) -> None:
@@ -330,11 +333,12 @@ async def test_one_event_alone_is_not_blamed_while_every_commit_waits_for_a_stan
     [write] = _writes(company, event_type)
     writer = BatchWriter("storing", health, backoff=_Waits(lambda: not health.ghost, lonely.dsn))
     started = time.monotonic()
+    sink = EventSink(company, tables)
     try:
-        await writer.store([write], EventSink(company, tables))
+        await writer.store([write], sink)
     finally:
         await database.close()
-    assert write.error is None
+    assert sink.errors == {}
     assert any("a test row is not stored either" in reason for _, _, reason in health.of("paused"))
     assert time.monotonic() - started < 60
 

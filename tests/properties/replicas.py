@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -18,7 +18,8 @@ from agents.dead_letter_publisher import DeadLetterPublisher
 from agents.dead_letter_replay import DeadLetterReplayer
 from agents.event_writer import EventWriter
 from agents.history_throttle import HistoryThrottle
-from agents.onboarding import Onboarding, OnboardingJob
+from agents.onboarding import Onboarding
+from agents.received_event import ReceivedEvent
 from agents.retry_policy import RetryPolicy
 from agents.routing import Routing
 from agents.settlement import DeadLetterSettlement, Settlement
@@ -129,7 +130,7 @@ class Replica:
 
     def __post_init__(self) -> None:
         self.tables = TenantTables(self.database, self.tenant.schema, lambda *_: None)
-        self._jobs: asyncio.Queue[OnboardingJob] = asyncio.Queue()
+        self._stored: asyncio.Queue[Sequence[ReceivedEvent]] = asyncio.Queue()
         self._batches: asyncio.Queue[Batch] = asyncio.Queue()
         meter: Any = self.meter
         throttle = HistoryThrottle()
@@ -145,12 +146,11 @@ class Replica:
             tables=lambda _: self.tables, writer=BatchWriter("storing", meter), throttle=throttle
         )
         onboarding = Onboarding(
-            tables=lambda _: self.tables.onboarding,
-            probe=lambda _: self.tables.probe,
+            tables=lambda _: self.tables,
             writer=BatchWriter("onboarding", meter),
             settlement=settlement,
             meter=meter,
-            send=self._jobs.put,
+            send=self._stored.put,
         )
         self.routing = Routing(
             writer=writer,
@@ -170,7 +170,7 @@ class Replica:
             meter=meter,
         )
         self._agents = [
-            asyncio.create_task(_drive(onboarding.run(_items(self._jobs)))),
+            asyncio.create_task(_drive(onboarding.run(_items(self._stored)))),
             asyncio.create_task(_drive(self.routing.run(_items(self._batches)))),
         ]
 

@@ -188,6 +188,10 @@ class FakeTables:
     def probe(self) -> FakeTables:
         return self
 
+    @property
+    def onboarding(self) -> FakeTables:
+        return self
+
     async def store(self, like: object, company: str) -> None:
         self.probes.append(like)
         await asyncio.sleep(0)

@@ -11,7 +11,6 @@ import pytest
 from agents.batch_writer import BatchWriter
 from agents.circuit_breaker import IN_A_ROW
 from agents.event_writer import EventSink
-from agents.received_event import PendingWrite
 from events import errors
 from events.backoff import Backoff
 from tables import errors as db
@@ -28,14 +27,11 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 WAITER = "storing KopiNusa01"
 
 
-def pending(count: int, *, of_one_event: bool = False) -> list[PendingWrite]:
+def pending(count: int, *, of_one_event: bool = False) -> list[Mutation]:
     """Writes of as many different events, or of one history batch."""
     sequences = [0] * count if of_one_event else range(count)
     stamps = [EventStamp(None, f'{{"stream":"s","stream_sequence":{sequence}}}') for sequence in sequences]
-    return [
-        PendingWrite(AccountRow(ref, stamps[ref], f"A{ref}", "C", "", "", "", "", "", ""))
-        for ref in range(count)
-    ]
+    return [AccountRow(ref, stamps[ref], f"A{ref}", "C", "", "", "", "", "", "") for ref in range(count)]
 
 
 class Clock:
@@ -62,14 +58,19 @@ class Fixture:
         self.writer = BatchWriter("storing", self.health, clock=self.clock, sleep=self.clock.sleep)
         self.sink = EventSink("KopiNusa01", tables.of(TENANT), replayed=replayed)
 
-    async def store(self, given: list[PendingWrite]) -> None:
+    async def store(self, given: list[Mutation]) -> None:
         await self.writer.store(given, self.sink)
 
+    @property
+    def failed(self) -> dict[int, type[errors.EventError]]:
+        """The kind of error of each write that was not stored, by `ref`."""
+        return {ref: type(error) for ref, error in sorted(self.sink.errors.items())}
 
-async def store(tables: FakeTables, given: list[PendingWrite]) -> RecordingMeter:
+
+async def store(tables: FakeTables, given: list[Mutation]) -> Fixture:
     fixture = Fixture(tables)
     await fixture.store(given)
-    return fixture.health
+    return fixture
 
 
 def refs(changes: Iterable[Mutation]) -> list[int]:
@@ -87,9 +88,9 @@ def blaming(error: Exception, *guilty: int) -> Any:
 
 async def test_a_batch_without_trouble_is_one_write() -> None:
     tables, given = FakeTables(), pending(5)
-    health = await store(tables, given)
+    fixture = await store(tables, given)
     assert [refs(write) for write in tables.writes] == [[0, 1, 2, 3, 4]]
-    assert health.calls == []
+    assert fixture.health.calls == []
     assert tables.probes == []
     await store(tables, [])
     assert len(tables.writes) == 1
@@ -109,47 +110,47 @@ async def test_only_the_guilty_are_blamed_and_all_others_stored_in_order(
     trouble: Exception, kind: type[errors.EventError], guilty: tuple[int, ...]
 ) -> None:
     tables, given = FakeTables(judge=blaming(trouble, *guilty)), pending(7)
-    await store(tables, given)
-    assert [type(unit.error) for unit in given] == [kind if ref in guilty else type(None) for ref in range(7)]
+    fixture = await store(tables, given)
+    assert fixture.failed == dict.fromkeys(guilty, kind)
     assert refs(tables.stored) == [ref for ref in range(7) if ref not in guilty]
 
 
 @pytest.mark.parametrize("outage", [1, 7])
 async def test_an_outage_is_waited_for_and_is_nobodys_error(outage: int) -> None:
     tables, given = FakeTables(*[db.Unavailable("gone", "57P03")] * outage), pending(3)
-    health = await store(tables, given)
-    assert [unit.error for unit in given] == [None] * 3
+    fixture = await store(tables, given)
+    assert fixture.failed == {}
     assert [refs(write) for write in tables.writes] == [[0, 1, 2]]
-    assert health.count() == {"paused": outage, "resumed": 1}
+    assert fixture.health.count() == {"paused": outage, "resumed": 1}
 
 
 async def test_a_deadlock_is_tried_again_without_blame() -> None:
     tables, given = FakeTables(*[db.SerializationFailure("x", "40P01")] * 3), pending(3)
-    health = await store(tables, given)
+    fixture = await store(tables, given)
     assert [refs(write) for write in tables.writes] == [[0, 1, 2]]
-    assert [unit.error for unit in given] == [None] * 3
-    assert health.calls == []
+    assert fixture.failed == {}
+    assert fixture.health.calls == []
 
 
 @pytest.mark.rule("DBE-4")
 async def test_an_event_alone_that_times_out_three_times_is_to_blame() -> None:
     tables, given = FakeTables(*[db.QueryTimeout("slow", "57014")] * 3), pending(1)
-    await store(tables, given)
-    assert isinstance(given[0].error, errors.TimedOut)
+    fixture = await store(tables, given)
+    assert fixture.failed == {0: errors.TimedOut}
     assert tables.writes == []
 
 
 async def test_two_time_outs_of_one_event_are_forgiven() -> None:
     tables, given = FakeTables(*[db.QueryTimeout("slow", "57014")] * 2), pending(1)
-    health = await store(tables, given)
-    assert given[0].error is None
-    assert health.count() == {"paused": 2, "resumed": 1}
+    fixture = await store(tables, given)
+    assert fixture.failed == {}
+    assert fixture.health.count() == {"paused": 2, "resumed": 1}
 
 
 async def test_a_batch_that_times_out_is_divided_until_the_slow_event_is_alone() -> None:
     tables, given = FakeTables(judge=blaming(db.QueryTimeout("slow", "55P03"), 2)), pending(4)
-    await store(tables, given)
-    assert [type(unit.error) for unit in given] == [type(None), type(None), errors.TimedOut, type(None)]
+    fixture = await store(tables, given)
+    assert fixture.failed == {2: errors.TimedOut}
     assert refs(tables.stored) == [0, 1, 3]
 
 
@@ -157,19 +158,16 @@ async def test_a_refused_change_is_not_found_or_of_another_company() -> None:
     def judge(changes: Sequence[Mutation]) -> Iterable[WriteRejection]:
         return [WriteRejection(0, "not_found"), WriteRejection(2, "company")]
 
-    given = pending(3)
-    await store(FakeTables(judge=judge), given)
-    assert isinstance(given[0].error, errors.NotFound)
-    assert str(given[0].error) == "fatal: agent to update not found"
-    assert given[1].error is None
-    assert isinstance(given[2].error, errors.Invalid)
-    assert "company_id" in str(given[2].error)
+    fixture = await store(FakeTables(judge=judge), pending(3))
+    assert fixture.failed == {0: errors.NotFound, 2: errors.Invalid}
+    assert str(fixture.sink.errors[0]) == "fatal: agent to update not found"
+    assert "company_id" in str(fixture.sink.errors[2])
 
 
 async def test_contention_that_never_ends_is_a_failure_of_the_event() -> None:
     tables, given = FakeTables(*[db.SerializationFailure("unsupported", "0A000")] * 11), pending(1)
-    await store(tables, given)
-    assert isinstance(given[0].error, errors.DatabaseError)
+    fixture = await store(tables, given)
+    assert fixture.failed == {0: errors.DatabaseError}
     assert tables.writes == []
 
 
@@ -204,7 +202,7 @@ async def test_an_event_is_not_blamed_while_no_probe_is_stored(trouble: Exceptio
     # The answer of a probe counts for a while: only then another one is asked.
     fixture.writer.backoff = lambda: _Passing(fixture.clock)
     await fixture.store(given)
-    assert [unit.error for unit in given] == [None] * 4
+    assert fixture.failed == {}
     assert refs(tables.stored) == [0, 1, 2, 3]
     assert fixture.health.count()["paused"] >= 4
     assert fixture.health.calls[-1] == ("resumed", WAITER)
@@ -223,8 +221,8 @@ async def test_readiness_is_told_what_the_probe_was_refused_for() -> None:
     told = "database is not accepting commands to avoid wraparound data loss"
     refused = db.DataError("SQLSTATE 54000: X", "54000", server_text=told)
     tables = FakeTables(refused, probe_troubles=[refused])
-    health = await store(tables, pending(1))
-    [(_, waiter, reason)] = health.of("paused")
+    fixture = await store(tables, pending(1))
+    [(_, waiter, reason)] = fixture.health.of("paused")
     assert waiter == WAITER
     assert "SQLSTATE 54000" in reason
     assert told in reason
@@ -238,16 +236,16 @@ async def test_a_probe_refused_for_another_reason_of_its_data_clears_nobody() ->
     fixture = Fixture(tables)
     fixture.writer.backoff = lambda: _Passing(fixture.clock)
     await fixture.store(given)
-    assert isinstance(given[0].error, errors.Rejected)
+    assert fixture.failed == {0: errors.Rejected}
     assert fixture.health.calls == []
 
 
 async def test_a_probe_refused_by_the_same_constraint_clears_the_event() -> None:
     check = db.DataError("SQLSTATE 23514: x", "23514", objects={"constraint": "broken"})
     tables, given = FakeTables(check, probe_troubles=[check]), pending(1)
-    health = await store(tables, given)
-    assert given[0].error is None
-    assert health.count() == {"paused": 1, "resumed": 1}
+    fixture = await store(tables, given)
+    assert fixture.failed == {}
+    assert fixture.health.count() == {"paused": 1, "resumed": 1}
 
 
 async def test_a_flood_of_refused_events_costs_one_probe_a_second() -> None:
@@ -276,11 +274,12 @@ async def test_a_probe_that_was_stored_before_an_outage_began_is_no_evidence_aga
     tables = FakeTables(judge=blaming(wrong, 0))
     fixture = Fixture(tables)
     await fixture.store(pending(1))
+    fixture.sink.errors.clear()
     fixture.clock.now += 0.1
     tables.judge, tables.troubles, tables.probe_troubles = None, [trouble], [trouble]
     given = pending(1)
     await fixture.store(given)
-    assert given[0].error is None
+    assert fixture.failed == {}
     assert fixture.health.count() == {"paused": 1, "resumed": 1}
 
 
@@ -291,7 +290,7 @@ async def test_a_batch_that_times_out_is_not_bisected_while_no_probe_is_stored()
     fixture.writer.backoff = lambda: _Passing(fixture.clock)
     await fixture.store(given)
     assert [refs(write) for write in tables.writes] == [list(range(8))]
-    assert [unit.error for unit in given] == [None] * 8
+    assert fixture.failed == {}
 
 
 WRONG = db.DataError("SQLSTATE 22P02: x", "22P02")
@@ -316,10 +315,10 @@ async def test_several_different_events_refused_in_a_row_open_the_breaker_and_on
     await fixture.store([given[IN_A_ROW + 1]])
     assert fixture.clock.slept == [1.0, 2.0]
 
-    await fixture.store([PendingWrite(given[0].mutation._replace(ref=99))])
+    await fixture.store([given[0]._replace(ref=99)])
     await fixture.store([given[IN_A_ROW + 2]])
     assert fixture.clock.slept == [1.0, 2.0]
-    assert all(isinstance(unit.error, errors.Rejected) for unit in given)
+    assert fixture.failed == dict.fromkeys(range(IN_A_ROW + 3), errors.Rejected)
 
 
 @pytest.mark.rule("DBE-5")
@@ -337,7 +336,7 @@ async def test_the_breaker_lets_the_other_events_of_a_batch_go_first() -> None:
     fixture = Fixture(FakeTables(judge=blaming(WRONG, *range(sound))))
     await fixture.store(given)
     assert fixture.clock.slept == []
-    assert [unit.error is None for unit in given] == [ref == sound for ref in range(IN_A_ROW + 3)]
+    assert list(fixture.failed) == list(range(sound))
 
 
 async def test_one_event_that_is_refused_again_and_again_does_not_open_the_breaker() -> None:

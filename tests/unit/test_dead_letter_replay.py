@@ -13,8 +13,8 @@ from agents.batch_writer import BatchWriter
 from agents.dead_letter_replay import DeadLetterReplayer
 from agents.event_writer import EventWriter
 from agents.history_throttle import HistoryThrottle
-from agents.onboarding import Onboarding, OnboardingTask
-from agents.retry_policy import RetryPolicy
+from agents.onboarding import Onboarding
+from agents.received_event import ReceivedEvent
 from agents.settlement import DeadLetterSettlement
 from events import errors
 from events.delivery import Batch
@@ -51,12 +51,11 @@ class FakeOnboarding:
 
     def __init__(self, result: errors.EventError | None) -> None:
         self.result = result
-        self.tasks: list[OnboardingTask] = []
+        self.events: list[ReceivedEvent] = []
 
-    async def replay(self, task: OnboardingTask, policy: RetryPolicy) -> errors.EventError | None:
-        assert policy == LIMITS["dlq"]
-        self.tasks.append(task)
-        return self.result
+    async def replay(self, event: ReceivedEvent) -> None:
+        self.events.append(event)
+        event.error = self.result
 
 
 class Replayer:
@@ -161,7 +160,7 @@ async def test_a_replayed_message_is_onboarded_before_it_is_acknowledged() -> No
     replayer = Replayer()
     delivery = letter(builders.message(), source_subject=f"v1.messages.upsert.{COMPANY}")
     await replayer.handle(delivery)
-    assert len(replayer.onboarding.tasks) == 1
+    assert len(replayer.onboarding.events) == 1
     assert delivery.outcome == "ack"
 
 

@@ -8,15 +8,15 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from typing import cast
 
 import pytest
 
 from agents.batch_writer import BatchWriter
 from agents.decode import decode, receive
-from agents.onboarding import Onboarding, OnboardingJob, OnboardingTask, onboarding_task
-from agents.onboarding_queue import KnownPairs
+from agents.onboarding import Onboarding
+from agents.onboarding_queue import SHARE, KnownPairs
 from agents.received_event import ReceivedEvent
-from agents.retry_policy import RetryPolicy
 from events import errors
 from events.backoff import Backoff
 from events.errors import EventError, Rejected
@@ -33,6 +33,7 @@ from tables.errors import (
 )
 from tables.last_writer_wins import EventStamp, Version
 from tables.onboarding import Outcome, Pair
+from tables.tenant import TenantTables
 from testkit import builders
 from tests.unit.fakes import LIMITS, FakeDelivery
 
@@ -49,6 +50,17 @@ class Tables:
         self.batches: list[list[Incoming]] = []
         self.trouble: Callable[[Sequence[Incoming]], Awaitable[None]] | None = None
         self.probe_error: Exception | None = None
+
+    @property
+    def onboarding(self) -> Tables:
+        return self
+
+    @property
+    def probe(self) -> Tables:
+        return self
+
+    def of(self, _: Tenant) -> TenantTables:
+        return cast(TenantTables, self)
 
     async def store(self, like: Incoming, company: str) -> None:
         """What a probe comes to."""
@@ -118,8 +130,7 @@ class FakeSettlement:
     def __init__(self) -> None:
         self.promised: dict[int, asyncio.Future[Results]] = {}
 
-    async def settle(self, events: Sequence[ReceivedEvent], policy: RetryPolicy) -> None:
-        assert policy == POLICY
+    async def settle(self, events: Sequence[ReceivedEvent]) -> None:
         # Raises when it is called twice.
         self.promised[id(events[0])].set_result([event.error for event in events])
 
@@ -131,13 +142,12 @@ class Agent:
         self.tables = Tables()
         self.meter = Meter()
         self.pauses = NoPauses()
-        self.channel: asyncio.Queue[OnboardingJob] = asyncio.Queue()
+        self.channel: asyncio.Queue[Sequence[ReceivedEvent]] = asyncio.Queue()
         self.handled = 0
         self.health = Health()
         self.settlement = FakeSettlement()
         self.onboarding = Onboarding(
-            tables=lambda _: self.tables,
-            probe=lambda _: self.tables,
+            tables=self.tables.of,
             writer=BatchWriter("onboarding", self.health, backoff=self.pauses),
             settlement=self.settlement,  # type: ignore[arg-type]
             meter=self.meter,
@@ -145,7 +155,7 @@ class Agent:
             **settings,  # type: ignore[arg-type]
         )
 
-    async def _stream(self) -> AsyncIterator[OnboardingJob]:
+    async def _stream(self) -> AsyncIterator[Sequence[ReceivedEvent]]:
         while True:
             yield await self.channel.get()
 
@@ -162,16 +172,16 @@ class Agent:
             agent.cancel()
             await asyncio.wait([agent])
 
-    async def submit(self, *tasks: OnboardingTask) -> asyncio.Future[Results]:
-        """Submit a job; the future has the outcomes of its events when they are settled."""
+    async def submit(self, *events: ReceivedEvent) -> asyncio.Future[Results]:
+        """Submit a batch; the future has the outcomes of its events when they are settled."""
         outcome: asyncio.Future[Results] = asyncio.get_running_loop().create_future()
-        self.settlement.promised[id(tasks[0].event)] = outcome
-        await self.onboarding.submit(list(tasks), POLICY)
+        self.settlement.promised[id(events[0])] = outcome
+        await self.onboarding.submit(events)
         return outcome
 
-    async def do(self, *tasks: OnboardingTask) -> Results:
+    async def do(self, *events: ReceivedEvent) -> Results:
         async with asyncio.timeout(30):
-            return await (await self.submit(*tasks))
+            return await (await self.submit(*events))
 
 
 def received(delivery: FakeDelivery, tenant: Tenant = TENANT) -> ReceivedEvent:
@@ -184,8 +194,10 @@ def task(
     agent: str = "agent",
     campaign: CampaignAttribution | None = None,
     tenant: Tenant = TENANT,
-) -> OnboardingTask:
-    message = Incoming(
+    data: bytes | None = None,
+) -> ReceivedEvent:
+    event = received(FakeDelivery(sequence=number, data=data), tenant)
+    event.incoming = Incoming(
         agent,
         clean_phone(phone),
         f"m{number}",
@@ -195,13 +207,13 @@ def task(
         campaign,
         EventStamp(Version(number, number), "{}"),
     )
-    return OnboardingTask(received(FakeDelivery(sequence=number), tenant), message)
+    return event
 
 
-def task_of(**changes: object) -> OnboardingTask | None:
+def incoming(**changes: object) -> Incoming | None:
     event = received(FakeDelivery(payload=builders.message(**changes)))
     decode(event, event.delivery.data, itertools.count())
-    return onboarding_task(event)
+    return event.incoming
 
 
 @pytest.mark.rule("ONB-1")
@@ -220,7 +232,7 @@ def task_of(**changes: object) -> OnboardingTask | None:
 def test_only_incoming_messages_of_people_and_groups_are_tasks(
     flow: str, phone: str, jid: str, wanted: bool
 ) -> None:
-    assert (task_of(flow=flow, from_phone=phone, jid=jid) is not None) is wanted
+    assert (incoming(flow=flow, from_phone=phone, jid=jid) is not None) is wanted
 
 
 class TestOutcomes:
@@ -254,9 +266,9 @@ class TestOutcomes:
     def test_a_campaign_counts_only_if_it_says_so(
         self, campaign: dict[str, object] | None, attribution: CampaignAttribution | None
     ) -> None:
-        found = task_of(campaign=campaign)
+        found = incoming(campaign=campaign)
         assert found is not None
-        assert found.message.campaign == attribution
+        assert found.campaign == attribution
 
     @pytest.mark.rule("ONB-15")
     async def test_no_phone_after_cleaning_or_no_agent_is_error_other_and_holds_nothing_back(self) -> None:
@@ -304,20 +316,25 @@ class TestOutcomes:
         agent = Agent()
         agent.tables.trouble = refuses("62812", DataError("SQLSTATE 22001"))
         async with agent.running(), asyncio.timeout(30):
-            assert await agent.onboarding.replay(task(), POLICY) is None
-            assert isinstance(await agent.onboarding.replay(task(2, "62812"), POLICY), Rejected)
+            sound, refused = task(), task(2, "62812")
+            await agent.onboarding.replay(sound)
+            await agent.onboarding.replay(refused)
+        assert sound.error is None
+        assert isinstance(refused.error, Rejected)
         assert agent.settlement.promised == {}
 
     async def test_a_cancelled_replay_does_not_stop_the_agent(self) -> None:
-        agent, gate = Agent(), asyncio.Event()
+        agent, began, gate = Agent(), asyncio.Event(), asyncio.Event()
 
         async def wait(_: Sequence[Incoming]) -> None:
+            began.set()
             await gate.wait()
 
         agent.tables.trouble = wait
         async with agent.running():
-            replaying = asyncio.create_task(agent.onboarding.replay(task(), POLICY))
-            await until(lambda: agent.handled == 1)
+            replaying = asyncio.create_task(agent.onboarding.replay(task()))
+            async with asyncio.timeout(30):
+                await began.wait()
             replaying.cancel()
             await asyncio.wait([replaying])
             gate.set()
@@ -328,9 +345,9 @@ class TestOutcomes:
         agent, gate = Agent(), asyncio.Event()
         settle = agent.settlement.settle
 
-        async def wait(events: Sequence[ReceivedEvent], policy: RetryPolicy) -> None:
+        async def wait(events: Sequence[ReceivedEvent]) -> None:
             await gate.wait()
-            await settle(events, policy)
+            await settle(events)
 
         agent.settlement.settle = wait  # type: ignore[method-assign]
         async with agent.running():
@@ -478,6 +495,16 @@ class TestPool:
             "the onboarding queue is full: 2 tasks wait"
         ]
 
+    async def test_messages_wait_while_others_of_their_company_hold_its_share_of_memory(self) -> None:
+        agent = Agent()
+        await agent.submit(task(1, data=bytes(SHARE // 2)))
+        blocked = asyncio.create_task(agent.submit(task(2, data=bytes(SHARE // 2))))
+        await asyncio.sleep(0.01)
+        assert not blocked.done()
+        assert agent.onboarding.waiting == 1
+        async with agent.running(), asyncio.timeout(30):
+            assert await (await blocked) == [None]
+
     async def test_an_item_larger_than_the_queue_does_not_hang(self) -> None:
         agent = Agent(queue_size=2)
         async with agent.running():
@@ -486,19 +513,18 @@ class TestPool:
     async def test_an_item_that_cannot_be_sent_leaves_the_queue(self) -> None:
         agent = Agent()
 
-        async def fail(_: OnboardingJob) -> None:
+        async def fail(_: Sequence[ReceivedEvent]) -> None:
             raise ZeroDivisionError
 
         onboarding = Onboarding(
-            tables=lambda _: agent.tables,
-            probe=lambda _: agent.tables,
+            tables=agent.tables.of,
             writer=BatchWriter("onboarding", agent.health),
             settlement=agent.settlement,  # type: ignore[arg-type]
             meter=agent.meter,
             send=fail,
         )
         with pytest.raises(ZeroDivisionError):
-            await onboarding.submit([task()], POLICY)
+            await onboarding.submit([task()])
         assert onboarding.waiting == 0
 
 
@@ -526,7 +552,7 @@ async def test_no_company_waits_for_the_onboarding_of_another_whose_tables_are_r
         raise Unavailable("permission denied for table onboarding_log", "42501")
 
     broken.trouble = refuse
-    agent.onboarding._tables = lambda tenant: broken if tenant == TENANT else agent.tables
+    agent.onboarding._tables = lambda tenant: (broken if tenant == TENANT else agent.tables).of(tenant)
     async with agent.running():
         never = await agent.submit(task(1))
         while not agent.pauses.waits:

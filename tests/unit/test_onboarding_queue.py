@@ -6,18 +6,18 @@ import asyncio
 
 import pytest
 
-from agents.onboarding_queue import TASK_BYTES, KnownPairs, Load, TaskQueue
+from agents.onboarding_queue import KnownPairs, TaskQueue
 from events.subjects import Tenant
 from tables.last_writer_wins import Version
 
-# Of ten tasks with bodies of 100 bytes each.
-SHARE = 10 * (100 + TASK_BYTES)
+# Of ten tasks with 100 bytes each.
+SHARE = 10 * 100
 TENANT, OTHER = Tenant("KopiNusa01"), Tenant("TokoJaya02")
 
 
-async def blocked(queue: TaskQueue, load: Load) -> asyncio.Task[None]:
+async def blocked(queue: TaskQueue, tenant: Tenant, tasks: int, size: int) -> asyncio.Task[None]:
     """A submitter that has tried, and waits."""
-    task = asyncio.create_task(queue.enter(load))
+    task = asyncio.create_task(queue.enter(tenant, tasks, size))
     await asyncio.sleep(0.01)
     assert not task.done()
     return task
@@ -26,9 +26,9 @@ async def blocked(queue: TaskQueue, load: Load) -> asyncio.Task[None]:
 async def test_a_company_waits_once_its_messages_hold_its_share_of_memory() -> None:
     queue = TaskQueue(limit=10_000, share=SHARE, max_block=60)
     for _ in range(2):
-        await queue.enter(Load(TENANT, 5, 500))
-    waits = await blocked(queue, Load(TENANT, 1, 1))
-    queue.leave(Load(TENANT, 5, 500))
+        await queue.enter(TENANT, 5, 500)
+    waits = await blocked(queue, TENANT, 1, 1)
+    queue.leave(TENANT, 5, 500)
     async with asyncio.timeout(30):
         await waits
     assert queue.waiting == 6
@@ -37,10 +37,10 @@ async def test_a_company_waits_once_its_messages_hold_its_share_of_memory() -> N
 @pytest.mark.rule("ONB-16")
 async def test_a_company_that_has_used_its_share_makes_no_other_wait() -> None:
     queue = TaskQueue(limit=10_000, share=SHARE, max_block=60)
-    await queue.enter(Load(TENANT, 10, 1000))
-    waits = await blocked(queue, Load(TENANT, 1, 1))
+    await queue.enter(TENANT, 10, 1000)
+    waits = await blocked(queue, TENANT, 1, 1)
     async with asyncio.timeout(30):
-        await queue.enter(Load(OTHER, 10, 1000))
+        await queue.enter(OTHER, 10, 1000)
     assert queue.waiting == 20
     waits.cancel()
 
@@ -48,18 +48,18 @@ async def test_a_company_that_has_used_its_share_makes_no_other_wait() -> None:
 async def test_a_load_larger_than_a_share_is_let_in_alone() -> None:
     queue = TaskQueue(limit=10_000, share=SHARE, max_block=60)
     async with asyncio.timeout(30):
-        await queue.enter(Load(TENANT, 1, 5 * SHARE))
-    waits = await blocked(queue, Load(TENANT, 1, 5 * SHARE))
-    queue.leave(Load(TENANT, 1, 5 * SHARE))
+        await queue.enter(TENANT, 1, 5 * SHARE)
+    waits = await blocked(queue, TENANT, 1, 5 * SHARE)
+    queue.leave(TENANT, 1, 5 * SHARE)
     async with asyncio.timeout(30):
         await waits
 
 
 async def test_all_companies_together_have_no_more_tasks_waiting_than_the_limit() -> None:
     queue = TaskQueue(limit=10, share=SHARE, max_block=60)
-    await queue.enter(Load(TENANT, 8, 8))
-    waits = await blocked(queue, Load(OTHER, 3, 3))
-    queue.leave(Load(TENANT, 8, 8))
+    await queue.enter(TENANT, 8, 8)
+    waits = await blocked(queue, OTHER, 3, 3)
+    queue.leave(TENANT, 8, 8)
     async with asyncio.timeout(30):
         await waits
     assert queue.waiting == 3

@@ -11,15 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.decode import decode
-from agents.onboarding import onboarding_task
-from agents.received_event import EventMetadata, ReceivedEvent
+from agents.received_event import ReceivedEvent
 from events.fields import AlternateAddresses
 from events.senders import Jid, is_to_many, jid
-from tables.last_writer_wins import Version
+from tables.last_writer_wins import EventStamp, Version
 from tables.mutations import MessageRow
 from testkit import builders
 from testkit.builders import ABSENT, PHONE
-from tests.unit.fakes import STORED_NS, TENANT, FakeDelivery
+from tests.unit.fakes import LIMITS, STORED_NS, TENANT, FakeDelivery
 
 LID = "98765432101234"
 LINKED = f"{LID}@lid"
@@ -30,9 +29,8 @@ NUMBER = f"{PHONE}@s.whatsapp.net"
 def decoded(**changes: Any) -> ReceivedEvent:
     """An incoming message, decoded."""
     delivery = FakeDelivery(payload=builders.message(**changes))
-    version = Version(STORED_NS, 7)
-    metadata = EventMetadata("v1.messages.upsert", "{}", STORED_NS, 7, version)
-    event = ReceivedEvent(TENANT, delivery, metadata)
+    stamp = EventStamp(Version(STORED_NS, 7), "{}")
+    event = ReceivedEvent(TENANT, delivery, LIMITS["realtime"], "v1.messages.upsert", stamp)
     decode(event, delivery.data, itertools.count())
     return event
 
@@ -41,15 +39,14 @@ def onboarded(**changes: Any) -> str | None:
     """The phone that onboarding gets, None if it gets nothing; the message must be storable in any case."""
     message = decoded(**changes)
     assert message.error is None
-    task = onboarding_task(message)
-    return None if task is None else task.message.phone
+    return None if message.incoming is None else message.incoming.phone
 
 
 def row(**changes: Any) -> MessageRow:
     """What is stored."""
     [write] = decoded(**changes).writes
-    assert isinstance(write.mutation, MessageRow)
-    return write.mutation
+    assert isinstance(write, MessageRow)
+    return write
 
 
 def key(remote: str, **more: Any) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from agents.batch_writer import BatchWriter
 from agents.dead_letter_publisher import DeadLetterPublisher
 from agents.event_writer import ROWS_A_SLICE, EventWriter
 from agents.history_throttle import QUIET, HistoryThrottle
-from agents.onboarding import Onboarding, OnboardingJob
+from agents.onboarding import Onboarding
+from agents.received_event import ReceivedEvent
 from agents.routing import ITEMS_A_SLICE, Routing
 from agents.settlement import Settlement
 from events.delivery import Batch, TooLarge
@@ -57,19 +58,19 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Pipeline:
-    """The routing agent with all that is around it; `jobs` are those that onboarding was given."""
+    """The routing agent with all that is around it; `stored` has the batches that onboarding was given."""
 
     def __init__(
         self,
         tables: FakeTables | None = None,
         publisher: FakePublisher | None = None,
-        send: Callable[[OnboardingJob], Any] | None = None,
+        send: Callable[[Sequence[ReceivedEvent]], Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tables = tables or FakeTables()
         self.publisher = publisher or FakePublisher()
         self.meter = RecordingMeter()
-        self.jobs: list[OnboardingJob] = []
+        self.stored: list[Sequence[ReceivedEvent]] = []
         self.throttle = HistoryThrottle(clock)
         settlement = Settlement(
             dead_letters=DeadLetterPublisher(
@@ -83,8 +84,7 @@ class Pipeline:
             meter=self.meter,
         )
         self.onboarding = Onboarding(
-            tables=lambda _: self.tables,
-            probe=lambda _: self.tables,
+            tables=self.tables.of,
             writer=BatchWriter("onboarding", RecordingMeter()),
             settlement=settlement,
             meter=self.meter,
@@ -103,15 +103,15 @@ class Pipeline:
             meter=self.meter,
         )
 
-    async def _send(self, job: OnboardingJob) -> None:
-        self.jobs.append(job)
+    async def _send(self, events: Sequence[ReceivedEvent]) -> None:
+        self.stored.append(events)
 
     async def onboard(self) -> None:
-        """Let the onboarding agent handle the jobs that it was given."""
+        """Let the onboarding agent handle what it was given."""
 
-        async def channel() -> AsyncIterator[OnboardingJob]:
-            for job in self.jobs:
-                yield job
+        async def channel() -> AsyncIterator[Sequence[ReceivedEvent]]:
+            for events in self.stored:
+                yield events
 
         async for _ in self.onboarding.run(channel()):
             pass
@@ -519,10 +519,10 @@ async def test_a_message_is_acknowledged_only_when_onboarding_is_done_with_it() 
     message, chat = FakeDelivery("v1.messages.upsert"), FakeDelivery(CHAT)
     await pipeline.run(message, chat)
     assert (message.settlements, chat.outcome) == ([], "ack")
-    [job] = pipeline.jobs
-    [task] = job.tasks
-    assert task.message[:2] == (AGENT, builders.PHONE)
-    assert task.message.jid == JID
+    [[event]] = pipeline.stored
+    assert event.incoming is not None
+    assert event.incoming[:2] == (AGENT, builders.PHONE)
+    assert event.incoming.jid == JID
     await pipeline.onboard()
     assert message.outcome == "ack"
     assert pipeline.settled == [("ack_success", "none")] * 2
@@ -545,50 +545,40 @@ async def test_a_message_that_cannot_be_onboarded_is_settled_by_its_error(
     assert pipeline.settled == [ending]
 
 
-async def test_a_job_tells_how_many_bytes_of_messages_wait_with_it() -> None:
-    """Thousands may wait: they are bounded by it."""
-    pipeline = Pipeline()
-    messages = [FakeDelivery("v1.messages.upsert", builders.message(message_id=f"M{n}")) for n in range(3)]
-    await pipeline.run(*messages, FakeDelivery(CHAT))
-    [job] = pipeline.jobs
-    assert job.load.bodies == sum(len(message.data) for message in messages)
-    assert job.load.size > job.load.bodies
-
-
 @pytest.mark.parametrize(
     "changes", [{"flow": "OUT"}, {"from_phone": ""}, {"jid": "status@broadcast"}, {"jid": "1@newsletter"}]
 )
 async def test_other_messages_are_not_onboarded(changes: dict[str, Any]) -> None:
     pipeline, message = Pipeline(), FakeDelivery("v1.messages.upsert", builders.message(**changes))
     await pipeline.run(message)
-    assert pipeline.jobs == []
+    assert pipeline.stored == []
     assert message.outcome == "ack"
 
 
 async def test_a_message_that_is_not_stored_is_not_onboarded() -> None:
     pipeline = Pipeline(FakeTables(judge=guilty(db.DataError("x", "22003"), 0)))
     await pipeline.run(FakeDelivery("v1.messages.upsert"))
-    assert pipeline.jobs == []
+    assert pipeline.stored == []
 
 
 @pytest.mark.rule("HIS-5")
 async def test_history_is_not_onboarded_at_once() -> None:
     pipeline = Pipeline()
     await pipeline.run(FakeDelivery("v1.history.messages"), consumer_type="historical")
-    assert pipeline.jobs == []
+    assert pipeline.stored == []
 
 
 async def test_a_real_time_message_from_the_consumer_of_history_is_onboarded() -> None:
     # An operator can give a consumer further subjects while the worker runs.
     pipeline, message = Pipeline(), FakeDelivery("v1.messages.upsert")
     await pipeline.run(message, consumer_type="historical")
-    assert (len(pipeline.jobs), message.settlements) == (1, [])
+    assert (len(pipeline.stored), message.settlements) == (1, [])
     await pipeline.onboard()
     assert message.outcome == "ack"
 
 
 async def test_a_fault_of_onboarding_is_a_panic_dead_letter() -> None:
-    async def fail(_: OnboardingJob) -> None:
+    async def fail(_: Sequence[ReceivedEvent]) -> None:
         raise LookupError("a fault of ours")
 
     pipeline, message, chat = Pipeline(send=fail), FakeDelivery("v1.messages.upsert"), FakeDelivery(CHAT)
@@ -697,8 +687,8 @@ async def test_rows_remember_where_their_event_came_from() -> None:
     delivery = FakeDelivery(CHAT, headers={"Nats-Msg-Id": "wa-1"})
     [event] = await pipeline.routing._decoded(batch(delivery))
     assert event.tenant == TENANT
-    assert '"message_id":"wa-1"' in event.metadata.last_metadata
-    assert f'"message_subject":"{CHAT}.{COMPANY}"' in event.metadata.last_metadata
+    assert '"message_id":"wa-1"' in event.stamp.metadata
+    assert f'"message_subject":"{CHAT}.{COMPANY}"' in event.stamp.metadata
 
 
 async def test_imports_do_not_hold_back_for_real_time_events_that_wait_for_an_outage_of_their_tables() -> (

@@ -63,7 +63,7 @@ class Dlq:
     async def fail(self, event: ReceivedEvent, error: EventError = INVALID) -> None:
         """Settle an event that failed."""
         event.error = error
-        await self.settlement.settle([event], REALTIME)
+        await self.settlement.settle([event])
 
     @property
     def settled(self) -> list[tuple[str, str]]:
@@ -166,7 +166,7 @@ async def test_an_envelope_that_cannot_be_built_is_kept_too(monkeypatch: pytest.
 def history(delivery: FakeDelivery) -> ReceivedEvent:
     """A history batch: its second chat is bad."""
     found = received(delivery)
-    found.conclude()
+    found.conclude({})
     return found
 
 
@@ -473,7 +473,7 @@ async def test_an_event_whose_settlement_fails_unexpectedly_is_naked_and_holds_n
         deliveries[name].ack = fail  # type: ignore[method-assign]
     events = [received(delivery) for delivery in deliveries.values()]
     events[1].error = events[3].error = INVALID
-    await dlq.settlement.settle(events, REALTIME)
+    await dlq.settlement.settle(events)
     assert [delivery.outcome for delivery in deliveries.values()] == ["nak", "nak", "ack", "ack"]
     # Not at once: a lasting fault would bring it again and again, as fast as it can be handled.
     assert deliveries["stored"].settlements == deliveries["failed"].settlements == [("nak", REALTIME.base)]
