@@ -7,10 +7,11 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from agents.batch_writer import Health
 from agents.dead_letter import DeadLetter
+from agents.meter import Meter
 from events.backoff import Backoff
 from events.delivery import Publisher, TooLarge
 from events.errors import BrokerError
@@ -29,14 +30,6 @@ Destination = Literal["published", "parked"]
 Attempt = Callable[[DeadLetter], Awaitable[Destination]]
 
 
-class DeadLetterMeter(Protocol):
-    """What is counted here."""
-
-    def stuck(self, company: str, event_type: str, action: str) -> None:
-        """A dead letter could not be published, and is tried again."""
-        ...
-
-
 class DeadLetterPublisher:
     """Publishes dead letters until they are confirmed.
 
@@ -50,7 +43,7 @@ class DeadLetterPublisher:
         publisher: Publisher,
         stream: str,
         tables: Callable[[Tenant], TenantTables],
-        meter: DeadLetterMeter,
+        meter: Meter,
         health: Health,
     ) -> None:
         """`stream` is only named in reasons."""

@@ -9,12 +9,13 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from agents import retry_policy
 from agents.batch_writer import WhileWaiting
 from agents.decode import decode, replayed
 from agents.event_writer import EventWriter
+from agents.meter import Meter
 from agents.onboarding import Onboarding
 from agents.retry_policy import RetryPolicy
 from agents.settlement import DeadLetterSettlement
@@ -40,22 +41,6 @@ logger = logging.getLogger(__name__)
 QUEUE_SIZE: Final = 10
 
 
-class DlqMeter(Protocol):
-    """What is counted here."""
-
-    def dlq_submitted(self, company: str) -> None:
-        """A dead letter was handed to the workers."""
-        ...
-
-    def dlq_finished(self, company: str, seconds: float) -> None:
-        """A dead letter was handled, whatever came of it."""
-        ...
-
-    def dlq_ack_failed(self, company: str) -> None:
-        """A dead letter was ended without success, or the broker could not be told."""
-        ...
-
-
 class DeadLetterReplayer:
     """Replays dead letters, a few at a time; a delayed one waits in JetStream, not here.
 
@@ -71,7 +56,7 @@ class DeadLetterReplayer:
         settlement: DeadLetterSettlement,
         policy: RetryPolicy,
         workers: int,
-        meter: DlqMeter,
+        meter: Meter,
     ) -> None:
         self._writer = writer
         self._onboarding = onboarding

@@ -13,10 +13,11 @@ from collections import defaultdict
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from agents.batch_writer import BatchWriter
 from agents.event_writer import event_error, event_of
+from agents.meter import Meter
 from agents.onboarding_queue import TASK_BYTES, KnownPairs, TaskQueue, nothing_new
 from agents.received_event import ReceivedEvent
 from agents.settlement import Settlement
@@ -37,18 +38,6 @@ MAX_BLOCK: Final = 1.0
 Status = Literal["success_created", "success_exists", "error_db", "error_other"]
 
 
-class OnboardingMeter(Protocol):
-    """What is counted here."""
-
-    def onboarding_submitted(self, company: str, count: int) -> None:
-        """Tasks were submitted."""
-        ...
-
-    def onboarding_ended(self, company: str, status: str, seconds: float) -> None:
-        """A task came to its end, `seconds` after it was submitted."""
-        ...
-
-
 class Onboarding:
     """Takes stored messages from the routing, some batches at a time, and settles their events when they are done.
 
@@ -61,7 +50,7 @@ class Onboarding:
         tables: Callable[[Tenant], TenantTables],
         writer: BatchWriter,
         settlement: Settlement,
-        meter: OnboardingMeter,
+        meter: Meter,
         send: Callable[[Sequence[ReceivedEvent]], Awaitable[None]],
         pool_size: int = POOL_SIZE,
         queue_size: int = QUEUE_SIZE,

@@ -4,29 +4,11 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Callable
 
-from events.subjects import Tenant
-from tables.post_scan import Claim, Progress
+from tables.post_scan import PostScanJobs
 
 logger = logging.getLogger(__name__)
-
-
-class Jobs(Protocol):
-    """What is needed of `tables.post_scan.PostScanJobs`."""
-
-    def claim(self, now: datetime.datetime) -> Awaitable[Claim | None]:
-        """Take a due job."""
-        ...
-
-    def sync_page(self, claim: Claim, company: str, now: datetime.datetime) -> Awaitable[Progress]:
-        """Handle the next page of its contacts."""
-        ...
-
-    def finish(self, claim: Claim) -> Awaitable[None]:
-        """Delete the job."""
-        ...
 
 
 def utc_now() -> datetime.datetime:
@@ -34,28 +16,18 @@ def utc_now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-class PostScan:
-    """Runs the due jobs of a tenant; called from a timer, by every replica."""
+async def run_due(jobs: PostScanJobs, company: str, clock: Callable[[], datetime.datetime] = utc_now) -> int:
+    """Do all jobs of a company that are due and free; returns how many. Called from a timer, by every replica.
 
-    def __init__(
-        self, *, tables: Callable[[Tenant], Jobs], clock: Callable[[], datetime.datetime] = utc_now
-    ) -> None:
-        self._tables = tables
-        self._clock = clock
-
-    async def run_due(self, tenant: Tenant) -> int:
-        """Do all jobs that are due and free; returns how many.
-
-        Raises `tables.errors.StorageError`; the job in hand then comes due again.
-        """
-        jobs = self._tables(tenant)
-        done = 0
-        while (claim := await jobs.claim(self._clock())) is not None:
-            updated, more = 0, True
-            while more:
-                progress = await jobs.sync_page(claim, tenant.company, self._clock())
-                updated, more = updated + progress.updated, progress.more
-            await jobs.finish(claim)
-            done += 1
-            logger.info("post-scan sync of agent %s: %d contacts", claim.agent_id, updated)
-        return done
+    Raises `tables.errors.StorageError`; the job in hand then comes due again.
+    """
+    done = 0
+    while (claim := await jobs.claim(clock())) is not None:
+        updated, more = 0, True
+        while more:
+            progress = await jobs.sync_page(claim, company, clock())
+            updated, more = updated + progress.updated, progress.more
+        await jobs.finish(claim)
+        done += 1
+        logger.info("post-scan sync of agent %s: %d contacts", claim.agent_id, updated)
+    return done

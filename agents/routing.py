@@ -10,11 +10,12 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from agents.decode import decode, receive
 from agents.event_writer import EventWriter
 from agents.history_throttle import HistoryThrottle
+from agents.meter import Meter
 from agents.onboarding import Onboarding
 from agents.received_event import ReceivedEvent
 from agents.retry_policy import RetryPolicy
@@ -37,18 +38,6 @@ RELEASED_A_SLICE: Final = 500
 PASSES_TO_PULL: Final = 4
 
 
-class RoutingMeter(Protocol):
-    """What is counted here."""
-
-    def received(self, company: str, event_type: str, count: int) -> None:
-        """Deliveries arrived."""
-        ...
-
-    def agent_seen(self, company: str, event_type: str, agent_id: str, jid: str) -> None:
-        """A delivery named a WhatsApp account."""
-        ...
-
-
 class Routing:
     """Decodes each batch while the one before it is written, and settles what onboarding does not.
 
@@ -64,7 +53,7 @@ class Routing:
         onboarding: Onboarding,
         policies: Mapping[ConsumerType, RetryPolicy],
         throttle: HistoryThrottle,
-        meter: RoutingMeter,
+        meter: Meter,
     ) -> None:
         self._writer = writer
         self._settlement = settlement

@@ -8,12 +8,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext, suppress
-from typing import Protocol
 
 from agents import retry_policy
 from agents.batch_writer import WhileWaiting
 from agents.dead_letter import DeadLetter
 from agents.dead_letter_publisher import DeadLetterPublisher, Destination, park
+from agents.meter import Meter
 from agents.received_event import ReceivedEvent
 from agents.retry_policy import RetryPolicy
 from events import envelope
@@ -31,34 +31,10 @@ from tables.tenant import TenantTables
 logger = logging.getLogger(__name__)
 
 
-class SettlementMeter(Protocol):
-    """What is counted here."""
-
-    def settled(
-        self,
-        company: str,
-        event_type: str,
-        action: str,
-        error_type: str,
-        processing_seconds: float,
-        routing_seconds: float,
-    ) -> None:
-        """A delivery came to its end."""
-        ...
-
-    def stuck(self, company: str, event_type: str, action: str) -> None:
-        """A dead letter could not be made; its event comes again."""
-        ...
-
-    def dlq_dropped(self, company: str) -> None:
-        """An event went straight into `exhausted_events`."""
-        ...
-
-
 class Settlement:
     """Settles events by their outcome. A delivery whose settlement fails comes again, and is stored without effect."""
 
-    def __init__(self, *, dead_letters: DeadLetterPublisher, subject: str, meter: SettlementMeter) -> None:
+    def __init__(self, *, dead_letters: DeadLetterPublisher, subject: str, meter: Meter) -> None:
         """`subject` is the base subject of dead letters, to which a company is appended."""
         self._dead_letters = dead_letters
         self._subject = subject
@@ -165,31 +141,11 @@ async def _sent(event: ReceivedEvent, reply: Awaitable[None]) -> bool:
     return True
 
 
-class ReplayMeter(Protocol):
-    """What is counted here."""
-
-    def dlq_retried(self, company: str) -> None:
-        """A replay was put off."""
-        ...
-
-    def dlq_acked(self, company: str) -> None:
-        """A replay worked and was acknowledged."""
-        ...
-
-    def dlq_ack_failed(self, company: str) -> None:
-        """A dead letter was ended without success, or the broker could not be told."""
-        ...
-
-    def dlq_dropped(self, company: str) -> None:
-        """A dead letter was parked."""
-        ...
-
-
 class DeadLetterSettlement:
     """Settles dead letters by the outcome of their replay."""
 
     def __init__(
-        self, *, tables: Callable[[Tenant], TenantTables], policy: RetryPolicy, meter: ReplayMeter
+        self, *, tables: Callable[[Tenant], TenantTables], policy: RetryPolicy, meter: Meter
     ) -> None:
         self._tables = tables
         self._policy = policy

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from agents import post_scan
 from agents.batch_writer import BatchWriter
 from agents.dead_letter_publisher import DeadLetterPublisher
 from agents.dead_letter_replay import DeadLetterReplayer
 from agents.event_writer import EventWriter
 from agents.history_throttle import HistoryThrottle
 from agents.onboarding import Onboarding
-from agents.post_scan import PostScan
 from agents.received_event import ReceivedEvent
 from agents.retry_policy import RetryPolicy
 from agents.routing import Routing
@@ -282,7 +282,6 @@ class Container:
         self.app.register_services(scheduler, startup)
 
     def _periodic_tasks(self, companies: CompanyStartup) -> list[PeriodicTask]:
-        post_scan = PostScan(tables=lambda tenant: self.tables[tenant].post_scan)
         tasks = PeriodicTasks(
             database=self.database,
             tenants=companies.companies,
@@ -291,7 +290,7 @@ class Container:
             config=self.topology,
             meter=self.metrics,
             consumer_states=self.consumer_states,
-            post_scan=post_scan.run_due,
+            post_scan=lambda tenant: post_scan.run_due(self.tables[tenant].post_scan, tenant.company),
             served=companies.is_served,
             publish=self.settings.postgres_auto_migrate,
         )

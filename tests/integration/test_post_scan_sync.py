@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from agents.post_scan import PostScan
+from agents.post_scan import run_due
 from events.subjects import Tenant
 from tables import post_scan
 from tables.connection.pool import Database
@@ -34,7 +34,6 @@ class Stage:
         self.now = DUE
         self.observed: list[tuple[str, str]] = []
         self.jobs = PostScanJobs(database, tenant.schema, self._observe)
-        self.sync = PostScan(tables=lambda _: self.jobs, clock=lambda: self.now)
 
     def _observe(self, operation: str, entity: str, seconds: float, succeeded: bool) -> None:
         assert succeeded
@@ -48,7 +47,7 @@ class Stage:
             await self.jobs.schedule(connection, PostScanRequest(0, agent_id, stored_at, metadata))
 
     async def run(self) -> int:
-        return await self.sync.run_due(self.tenant)
+        return await run_due(self.jobs, self.tenant.company, lambda: self.now)
 
     async def contacts(self, *phones: str | None, **fields: Any) -> None:
         given = {

@@ -35,7 +35,7 @@ from tables.last_writer_wins import EventStamp, Version
 from tables.onboarding import Outcome, Pair
 from tables.tenant import TenantTables
 from testkit import builders
-from tests.unit.fakes import LIMITS, FakeDelivery
+from tests.unit.fakes import LIMITS, FakeDelivery, RecordingMeter
 
 TENANT = Tenant(builders.COMPANY)
 POLICY = LIMITS["realtime"]
@@ -81,10 +81,11 @@ class Tables:
         return outcomes
 
 
-class Meter:
+class Meter(RecordingMeter):
     """Counts what the agent says."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.submitted = 0
         self.ended: Counter[str] = Counter()
         self.seconds: list[float] = []
