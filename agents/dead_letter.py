@@ -6,7 +6,9 @@ import datetime
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
 
 from agents.received_event import ReceivedEvent
 from agents.retry_policy import envelope_retry_count
@@ -47,7 +49,7 @@ class DeadLetter:
             envelope=envelope.Envelope(
                 source_subject=received.delivery.subject,
                 company=received.tenant.company,
-                original_payload=payload,
+                original_payload=msgspec.Raw(payload),
                 original_payload_encoding=encoding,
                 error=str(error),
                 error_type=error.error_type,
@@ -63,7 +65,7 @@ class DeadLetter:
     @property
     def size(self) -> int:
         """Bytes of the payload that it keeps in memory."""
-        return len(self.envelope.original_payload or b"")
+        return len(self.envelope.original_payload)
 
     @property
     def body(self) -> bytes:
@@ -74,15 +76,15 @@ class DeadLetter:
     def row(self) -> ExhaustedRow:
         """The row for a dead letter that no stream takes."""
         # The event's own time, not the present: a repeat after a crash must make the same row.
-        letter = replace(self.envelope, ts=envelope.written(self.stored_at))
+        wire = msgspec.structs.replace(self.envelope, ts=envelope.written(self.stored_at))
         return ExhaustedRow(
             company_id=self.company,
-            source_subject=letter.source_subject,
-            last_error=letter.error,
-            retry_count=letter.retry_count,
+            source_subject=wire.source_subject or "",
+            last_error=wire.error or "",
+            retry_count=wire.retry_count or 0,
             event_timestamp=self.stored_at,
-            dlq_payload=envelope.encode(letter).decode(),
-            original_payload=(letter.original_payload or envelope.NULL).decode(),
+            dlq_payload=envelope.encode(wire).decode(),
+            original_payload=bytes(wire.original_payload).decode(),
         )
 
 

@@ -64,17 +64,17 @@ class DeadLetterPublisher:
         """How many dead letters are neither published nor parked."""
         return len(self._waiting)
 
-    async def publish(self, letter: DeadLetter) -> asyncio.Future[Destination]:
+    async def publish(self, dead_letter: DeadLetter) -> asyncio.Future[Destination]:
         """Publish a dead letter, or park it if it is too large.
 
         The future is done when the dead letter is safe: confirmed by JetStream, or committed. This returns after the
         first attempt; if that failed, as soon as the dead letter may wait in the background.
         """
-        return await self._submit(self._publish, letter)
+        return await self._submit(self._publish, dead_letter)
 
-    async def park(self, letter: DeadLetter) -> asyncio.Future[Destination]:
+    async def park(self, dead_letter: DeadLetter) -> asyncio.Future[Destination]:
         """Store in `exhausted_events`, like `publish`: for an event that cannot be replayed."""
-        return await self._submit(self._park, letter)
+        return await self._submit(self._park, dead_letter)
 
     async def stop(self) -> None:
         """Cancel what still waits; the source asks for its events again."""
@@ -83,43 +83,45 @@ class DeadLetterPublisher:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _submit(self, attempt: Attempt, letter: DeadLetter) -> asyncio.Future[Destination]:
+    async def _submit(self, attempt: Attempt, dead_letter: DeadLetter) -> asyncio.Future[Destination]:
         try:
-            destination = await attempt(letter)
+            destination = await attempt(dead_letter)
         except Exception as error:
-            return await self._retry_in_background(attempt, letter, error)
+            return await self._retry_in_background(attempt, dead_letter, error)
         done: asyncio.Future[Destination] = asyncio.get_running_loop().create_future()
         done.set_result(destination)
         return done
 
     async def _retry_in_background(
-        self, attempt: Attempt, letter: DeadLetter, error: Exception
+        self, attempt: Attempt, dead_letter: DeadLetter, error: Exception
     ) -> asyncio.Future[Destination]:
         expected = isinstance(error, BrokerError | StorageError)
         if not expected:
-            logger.warning("unexpected exception with a dead letter", extra=letter.log_fields, exc_info=error)
+            logger.warning(
+                "unexpected exception with a dead letter", extra=dead_letter.log_fields, exc_info=error
+            )
         action = "nak_dlq_publish_fail" if expected else "nak_dlq_marshal_fail"
-        self._meter.stuck(letter.company, letter.event_type, action)
-        self._unsafe[letter.company] += 1
-        self._report(letter, error)
+        self._meter.stuck(dead_letter.company, dead_letter.event_type, action)
+        self._unsafe[dead_letter.company] += 1
+        self._report(dead_letter, error)
         # One at a time of a company: hundreds that each look at all that wait keep the event loop busy for a minute.
-        async with self._admission[letter.company]:
-            while self._is_full(letter):
+        async with self._admission[dead_letter.company]:
+            while self._is_full(dead_letter):
                 self._one_done.clear()
                 await self._one_done.wait()
-            return self._start_retries(attempt, letter)
+            return self._start_retries(attempt, dead_letter)
 
-    def _is_full(self, letter: DeadLetter) -> bool:
+    def _is_full(self, dead_letter: DeadLetter) -> bool:
         # The first one of a company is always let in: the stream may refuse those of another company only.
-        full = len(self._waiting) >= MAX_WAITING or self._waiting_bytes + letter.size > MAX_WAITING_BYTES
-        return full and self._waiting_of[letter.company] > 0
+        full = len(self._waiting) >= MAX_WAITING or self._waiting_bytes + dead_letter.size > MAX_WAITING_BYTES
+        return full and self._waiting_of[dead_letter.company] > 0
 
-    def _start_retries(self, attempt: Attempt, letter: DeadLetter) -> asyncio.Task[Destination]:
-        task = asyncio.create_task(self._until_safe(attempt, letter))
-        self._waiting[task] = letter.size
-        self._waiting_bytes += letter.size
-        self._waiting_of[letter.company] += 1
-        task.add_done_callback(partial(self._no_longer_waiting, letter.company))
+    def _start_retries(self, attempt: Attempt, dead_letter: DeadLetter) -> asyncio.Task[Destination]:
+        task = asyncio.create_task(self._until_safe(attempt, dead_letter))
+        self._waiting[task] = dead_letter.size
+        self._waiting_bytes += dead_letter.size
+        self._waiting_of[dead_letter.company] += 1
+        task.add_done_callback(partial(self._no_longer_waiting, dead_letter.company))
         return task
 
     def _no_longer_waiting(self, company: str, task: asyncio.Task[Destination]) -> None:
@@ -127,38 +129,38 @@ class DeadLetterPublisher:
         self._waiting_bytes -= self._waiting.pop(task)
         self._one_done.set()
 
-    async def _until_safe(self, attempt: Attempt, letter: DeadLetter) -> Destination:
+    async def _until_safe(self, attempt: Attempt, dead_letter: DeadLetter) -> Destination:
         backoff = Backoff()
         while True:
             await backoff.wait()
             try:
-                destination = await attempt(letter)
+                destination = await attempt(dead_letter)
                 break
             except Exception as error:
-                self._report(letter, error)
-        self._unsafe[letter.company] -= 1
-        if not self._unsafe[letter.company]:
-            self._health.resumed(_waiter(letter.company))
+                self._report(dead_letter, error)
+        self._unsafe[dead_letter.company] -= 1
+        if not self._unsafe[dead_letter.company]:
+            self._health.resumed(_waiter(dead_letter.company))
         return destination
 
-    def _report(self, letter: DeadLetter, error: Exception) -> None:
+    def _report(self, dead_letter: DeadLetter, error: Exception) -> None:
         if isinstance(error, BrokerError):
-            reason = f"{self._stream} takes nothing on {letter.subject}: {error.args[0]}"
+            reason = f"{self._stream} takes nothing on {dead_letter.subject}: {error.args[0]}"
         elif isinstance(error, StorageError):
             reason = f"exhausted_events takes no row: {error}"
         else:
             reason = f"unexpected {type(error).__name__}"
-        self._health.paused(_waiter(letter.company), reason)
+        self._health.paused(_waiter(dead_letter.company), reason)
 
-    async def _publish(self, letter: DeadLetter) -> Destination:
+    async def _publish(self, dead_letter: DeadLetter) -> Destination:
         try:
-            await self._publisher.publish(letter.subject, letter.body, letter.headers)
+            await self._publisher.publish(dead_letter.subject, dead_letter.body, dead_letter.headers)
         except TooLarge:
-            return await self._park(letter)
+            return await self._park(dead_letter)
         return "published"
 
-    async def _park(self, letter: DeadLetter) -> Destination:
-        await park(self._tables(Tenant(letter.company)), letter.row)
+    async def _park(self, dead_letter: DeadLetter) -> Destination:
+        await park(self._tables(Tenant(dead_letter.company)), dead_letter.row)
         return "parked"
 
 

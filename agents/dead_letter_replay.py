@@ -93,10 +93,10 @@ class DeadLetterReplayer:
         """Park a dead letter that the server will not deliver again. Raises `BrokerError`."""
         error = MaxDeliveriesExceeded("the consumer's own limit of deliveries (max_deliver) was reached")
         try:
-            letter = envelope.decode(delivery.data)
+            dead_letter = envelope.decode(delivery.data)
         except Malformed:
-            letter = _unreadable(delivery)
-        await self._settlement.park(tenant, delivery, letter, error)
+            dead_letter = Envelope()
+        await self._settlement.park(tenant, delivery, dead_letter, error)
 
     async def handle(
         self, tenant: Tenant, delivery: Delivery, *, while_waiting: WhileWaiting = nullcontext
@@ -104,15 +104,15 @@ class DeadLetterReplayer:
         """Replay one dead letter and settle it. Raises `BrokerError`. `while_waiting()` is entered for each wait."""
         park = partial(self._settlement.park, tenant, delivery, while_waiting=while_waiting)
         try:
-            letter = envelope.decode(delivery.data)
+            dead_letter = envelope.decode(delivery.data)
         except Malformed as malformed:
-            return await park(_unreadable(delivery), malformed)
-        if (refusal := _refusal(tenant, letter)) is not None:
-            return await park(letter, refusal)
+            return await park(Envelope(), malformed)
+        if (refusal := _refusal(tenant, dead_letter)) is not None:
+            return await park(dead_letter, refusal)
         if retry_policy.is_poison(delivery.metadata.num_delivered, self._policy):
-            return await park(letter, MaxDeliveriesExceeded())
-        error = await self._replay(tenant, delivery, letter, while_waiting)
-        await self._settlement.settle(tenant, delivery, letter, error, while_waiting=while_waiting)
+            return await park(dead_letter, MaxDeliveriesExceeded())
+        error = await self._replay(tenant, delivery, dead_letter, while_waiting)
+        await self._settlement.settle(tenant, delivery, dead_letter, error, while_waiting=while_waiting)
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
@@ -169,11 +169,11 @@ class DeadLetterReplayer:
             await delivery.nak(self._policy.maximum)
 
     async def _replay(
-        self, tenant: Tenant, delivery: Delivery, letter: Envelope, while_waiting: WhileWaiting
+        self, tenant: Tenant, delivery: Delivery, dead_letter: Envelope, while_waiting: WhileWaiting
     ) -> EventError | None:
         try:
-            event = replayed(tenant, delivery, self._policy, letter)
-            decode(event, envelope.original(letter), itertools.count())
+            event = replayed(tenant, delivery, self._policy, dead_letter)
+            decode(event, envelope.original(dead_letter), itertools.count())
             history = isinstance(event.payload, History)
             await self._writer.write([event], history=history, replayed=True, while_waiting=while_waiting)
             if event.incoming is not None:
@@ -187,31 +187,17 @@ class DeadLetterReplayer:
             return UnexpectedError(f"unexpected {type(error).__name__} while replaying")
 
 
-def _refusal(tenant: Tenant, letter: Envelope) -> EventError | None:
+def _refusal(tenant: Tenant, dead_letter: Envelope) -> EventError | None:
     """Why a dead letter is never replayed: it is another company's, or of no known event type.
 
     The existing service wrote full subjects; a bare base subject names no company, and counts as ours.
     """
-    if letter.company not in ("", tenant.company):
+    if dead_letter.company and dead_letter.company != tenant.company:
         return Invalid("validation failed: company is not the company of the dead-letter subject")
-    kind = event_type(letter.source_subject)
+    subject = dead_letter.source_subject or ""
+    kind = event_type(subject)
     if kind is None:
         return UnknownSubject("source_subject is unknown")
-    if letter.source_subject not in (kind, tenant.subject(kind)):
+    if subject not in (kind, tenant.subject(kind)):
         return Invalid("validation failed: source_subject is not of the company of the dead-letter subject")
     return None
-
-
-def _unreadable(delivery: Delivery) -> Envelope:
-    """What can be said of a dead letter that is no envelope."""
-    return Envelope(
-        source_subject=delivery.subject,
-        company="",
-        original_payload=None,
-        error="",
-        error_type="",
-        retry_count=0,
-        max_retry=0,
-        ts=None,
-        event_version=None,
-    )

@@ -46,10 +46,10 @@ def receive(tenant: Tenant, delivery: Delivery, policy: RetryPolicy, processed_a
 def replayed(tenant: Tenant, delivery: Delivery, policy: RetryPolicy, dead_letter: Envelope) -> ReceivedEvent:
     """The event of a dead letter, not decoded yet: its own version and subject, the dead letter's position."""
     name = (delivery.headers or {}).get("Original-Nats-Msg-Id") or message_id(delivery)
-    metadata = last_metadata(delivery.metadata, name, dead_letter.source_subject, envelope.now())
+    subject = dead_letter.source_subject or ""
+    metadata = last_metadata(delivery.metadata, name, subject, envelope.now())
     stamp = EventStamp(parse(dead_letter.event_version), metadata)
-    kind = event_type(dead_letter.source_subject) or ""
-    return ReceivedEvent(tenant, delivery, policy, kind, stamp)
+    return ReceivedEvent(tenant, delivery, policy, event_type(subject) or UNKNOWN, stamp)
 
 
 def decode(received: ReceivedEvent, body: bytes, refs: Iterator[int], items: int | None = None) -> bool:

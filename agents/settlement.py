@@ -155,14 +155,14 @@ class DeadLetterSettlement:
         self,
         tenant: Tenant,
         delivery: Delivery,
-        letter: Envelope,
+        dead_letter: Envelope,
         error: EventError | None,
         *,
         while_waiting: WhileWaiting = nullcontext,
     ) -> None:
         """Acknowledge a replay that worked, put off or park one that failed. Raises `BrokerError`."""
         attempt = delivery.metadata.num_delivered
-        decision = retry_policy.decide_replay(error, letter.retry_count, attempt, self._policy)
+        decision = retry_policy.decide_replay(error, dead_letter.retry_count or 0, attempt, self._policy)
         if error is None:
             await delivery.ack()
             self._meter.dlq_acked(tenant.company)
@@ -170,19 +170,19 @@ class DeadLetterSettlement:
             await delivery.nak(decision.delay)
             self._meter.dlq_retried(tenant.company)
         else:
-            await self.park(tenant, delivery, letter, error, while_waiting=while_waiting)
+            await self.park(tenant, delivery, dead_letter, error, while_waiting=while_waiting)
 
     async def park(
         self,
         tenant: Tenant,
         delivery: Delivery,
-        letter: Envelope,
+        dead_letter: Envelope,
         error: EventError,
         *,
         while_waiting: WhileWaiting = nullcontext,
     ) -> None:
         """Store the row, then end the dead letter; if that fails it is put off, at the last delivery it is retried."""
-        row = exhausted_row(tenant, delivery, letter, error)
+        row = exhausted_row(tenant, delivery, dead_letter, error)
         attempt = delivery.metadata.num_delivered
         if not await self._parked(tenant, row, attempt, while_waiting):
             await delivery.nak(self._policy.delay(attempt))
@@ -213,18 +213,21 @@ class DeadLetterSettlement:
                 await backoff.wait()
 
 
-def exhausted_row(tenant: Tenant, delivery: Delivery, letter: Envelope, error: EventError) -> ExhaustedRow:
+def exhausted_row(
+    tenant: Tenant, delivery: Delivery, dead_letter: Envelope, error: EventError
+) -> ExhaustedRow:
     """The row of a dead letter whose attempts are used up."""
-    payload, _ = envelope.embed(delivery.data)
-    attempts = retry_policy.total_attempts(letter.retry_count, delivery.metadata.num_delivered)
+    body, _ = envelope.embed(delivery.data)
+    payload = dead_letter.payload
+    attempts = retry_policy.total_attempts(dead_letter.retry_count or 0, delivery.metadata.num_delivered)
     return ExhaustedRow(
-        company_id=letter.company or tenant.company,
-        source_subject=letter.source_subject or delivery.subject,
+        company_id=dead_letter.company or tenant.company,
+        source_subject=dead_letter.source_subject or delivery.subject,
         last_error=str(error),
         retry_count=min(max(0, attempts), INT32_MAX),
-        event_timestamp=_moment(letter.ts),
-        dlq_payload=payload.decode(),
-        original_payload=None if letter.original_payload is None else letter.original_payload.decode(),
+        event_timestamp=_moment(dead_letter.ts),
+        dlq_payload=body.decode(),
+        original_payload=None if payload is None else payload.decode(),
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import msgspec
 import nats
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
@@ -200,7 +201,7 @@ def _given(text: bytes, original: bytes | None = None) -> Given | None:
     try:
         letter = envelope.decode(text)
         if original is not None:
-            letter = replace(letter, original_payload=original)
+            letter = msgspec.structs.replace(letter, original_payload=msgspec.Raw(original))
         body = envelope.original(letter)
     except Malformed:
         return None

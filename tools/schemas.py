@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_
 
 import msgspec
 
-from events.envelope import WireEnvelope
+from events.envelope import Envelope
 from events.fields import Key
 from events.history import HISTORICAL
 from events.models import REALTIME
@@ -39,7 +39,7 @@ def schemas() -> dict[str, Schema]:
         schema["properties"][history.field] = _list_of(found[_realtime(history.item)])
         schema["$defs"] = found[_realtime(history.item)].get("$defs", {})
         found[name] = schema
-    found[ENVELOPE] = _plain(WireEnvelope)
+    found[ENVELOPE] = _plain(Envelope)
     found[ENVELOPE]["properties"]["exhausted_id"] = {
         "type": "integer",
         "minimum": 1,

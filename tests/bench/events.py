@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 from uuid import uuid4
 
+import msgspec
+
 from events import envelope
 from events.subjects import ConsumerType
 from testkit import builders
@@ -198,12 +200,12 @@ def _dead_letter(event: Event) -> Event:
     letter = envelope.Envelope(
         source_subject=publication.subject,
         company=company,
-        original_payload=publication.body,
+        original_payload=msgspec.Raw(publication.body),
         error="retryable: measured",
         error_type="retryable",
         retry_count=1,
         max_retry=5,
-        ts=None,
+        ts=envelope.now(),
         event_version=f"{time.time_ns()}-1",
     )
     wrapped = publication._replace(subject=f"v1.dlq.{company}", body=envelope.encode(letter))

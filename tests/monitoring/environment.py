@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import asyncpg
+import msgspec
 import nats
 
 from events import envelope
@@ -243,13 +244,12 @@ async def _cure(site: Site, known: Facts) -> None:
     letter = Envelope(
         source_subject=site.tenant.subject("v1.messages.upsert"),
         company=site.company,
-        original_payload=json.dumps(payload).encode(),
+        original_payload=msgspec.Raw(json.dumps(payload).encode()),
         error="retryable: it was down",
         error_type="retryable",
         retry_count=5,
         max_retry=5,
-        ts=None,
-        event_version=None,
+        ts=envelope.now(),
     )
     await site.js.publish(site.tenant.subject("v1.dlq"), envelope.encode(letter))
     known.onboarded += 1

@@ -100,7 +100,7 @@ def _check_envelope(kind: str, message: Message, texts: set[bytes]) -> None:
     if kind not in HISTORICAL:
         # A body that is nothing but a JSON string, or null, has lost its quotes.
         assert original in texts or not original or json.dumps(original.decode()).encode() in texts
-    msgspec.json.decode(letter.original_payload or b"null", type=msgspec.Raw)
+    msgspec.json.decode(letter.payload or b"null", type=msgspec.Raw)
 
 
 async def _exhausted(replica: Replica, since: int | None = None) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 
 from events import envelope, payloads
@@ -178,13 +179,11 @@ def test_an_error_is_blotted_out_when_it_is_made_and_the_payload_stays_whole() -
     letter = envelope.Envelope(
         source_subject=f"v1.messages.upsert.{builders.COMPANY}",
         company=builders.COMPANY,
-        original_payload=envelope.embed(body)[0],
+        original_payload=msgspec.Raw(envelope.embed(body)[0]),
         error=str(error),
         error_type=error.error_type,
         retry_count=1,
         max_retry=5,
-        ts=None,
-        event_version=None,
     )
     sent = json.loads(envelope.encode(letter))
 
