@@ -16,6 +16,7 @@ from events import envelope, models, payloads
 from events.delivery import Delivery, MessageMetadata, message_id
 from events.envelope import Envelope
 from events.errors import EventError, MaxDeliveriesExceeded, UnexpectedError, UnknownSubject
+from events.fields import checked
 from events.history import History
 from events.subjects import Tenant, event_type
 from tables.last_writer_wins import EventStamp, Version, parse
@@ -107,9 +108,9 @@ def _item_version(event: models.Event, batch: Version) -> Version:
     """The version of a history item: its own time, at most the store time; the batch's sequence breaks ties."""
     match event:
         case models.MessageUpsert():
-            seconds = event.sent_at
+            seconds = checked(event.message_timestamp)
         case models.ChatUpsert():
-            seconds = event.talked_at
+            seconds = checked(event.conversation_timestamp)
         case _:
             seconds = 0
     return Version(max(0, min(seconds * 1_000_000_000, batch.ns)), batch.sequence)

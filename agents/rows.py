@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Final, assert_never
 
 from events import models
-from events.fields import Key, object_text
+from events.fields import Key, checked, object_text
 from events.senders import is_to_many, sender_phone
 from tables.attribution import CampaignAttribution, Incoming
 from tables.contact_index import clean_phone
@@ -53,7 +53,7 @@ def mutation(ref: int, event: models.Event, stamp: EventStamp, stored_ns: int) -
 
 
 def _message_row(ref: int, event: models.MessageUpsert, stamp: EventStamp, stored_ns: int) -> MessageRow:
-    sent_at = event.sent_at
+    sent_at = checked(event.message_timestamp)
     return MessageRow(
         ref,
         stamp,
@@ -102,23 +102,23 @@ def _chat_row(ref: int, event: models.ChatUpsert, stamp: EventStamp) -> ChatRow:
         is_group=bool(event.is_group),
         group_name=event.group_name or "",
         last_message=object_text(event.last_message),
-        conversation_timestamp=event.talked_at,
-        unread_count=event.unread,
+        conversation_timestamp=checked(event.conversation_timestamp),
+        unread_count=checked(event.unread_count),
         not_spam=bool(event.not_spam),
     )
 
 
 def _chat_patch(ref: int, event: models.ChatUpdate, stamp: EventStamp) -> ChatPatch:
     # An `unread_count` of 1 is a step, 2 and more a value, anything else (also an absent one) the value 0.
-    is_step = event.unread == 1
+    is_step = event.unread_count == 1
     return ChatPatch(
         ref=ref,
         stamp=stamp,
         chat_id=event.chat_id or "",
         company_id=event.company_id or "",
         is_step=is_step,
-        unread_count=None if is_step else max(0, event.unread),
-        conversation_timestamp=event.talked_at,
+        unread_count=None if is_step else max(0, checked(event.unread_count)),
+        conversation_timestamp=checked(event.conversation_timestamp),
         last_message=object_text(event.last_message),
     )
 
@@ -180,7 +180,7 @@ def incoming(event: models.MessageUpsert, stamp: EventStamp) -> Incoming | None:
         event.agent_id or "",
         clean_phone(phone),
         event.message_id or "",
-        event.sent_at,
+        checked(event.message_timestamp),
         event.chat_id or "",
         jid,
         attribution,

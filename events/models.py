@@ -17,7 +17,6 @@ from events.fields import (
     Number,
     Timestamp,
     check_object,
-    checked,
     integer,
     seconds,
 )
@@ -25,7 +24,17 @@ from events.fields import (
 T = TypeVar("T")
 
 
-class MessageUpsert(AlternateAddresses):
+class Payload(msgspec.Struct):
+    """The payload of an event: what is required of it, and its check."""
+
+    required: ClassVar[tuple[str, ...]] = ()
+
+    def check(self, problems: list[str]) -> None:
+        """Add what is wrong to `problems`, and bring the numbers into their stored form."""
+        problems.extend(f"{name} is required" for name in self.required if not getattr(self, name))
+
+
+class MessageUpsert(AlternateAddresses, Payload):
     """`v1.messages.upsert`, and an item of `v1.history.messages`."""
 
     required: ClassVar = ("message_id", "chat_id", "jid", "flow", "agent_id")
@@ -47,14 +56,9 @@ class MessageUpsert(AlternateAddresses):
     message_timestamp: Timestamp = None
     campaign: Campaign | None = None
 
-    @property
-    def sent_at(self) -> int:
-        """`message_timestamp`, seconds, after the checks."""
-        return checked(self.message_timestamp)
-
     def check(self, problems: list[str]) -> None:
-        """Add what is wrong to `problems`, and bring the numbers into their stored form."""
-        _require(self, problems)
+        """See `Payload.check`."""
+        super().check(problems)
         if self.flow and self.flow not in ("IN", "OUT"):
             problems.append("flow must be IN or OUT")
         if self.key is not None and not self.key.id:
@@ -63,7 +67,7 @@ class MessageUpsert(AlternateAddresses):
         self.message_timestamp = seconds(self.message_timestamp, "message_timestamp")
 
 
-class MessageUpdate(msgspec.Struct):
+class MessageUpdate(Payload):
     """`v1.messages.update`."""
 
     required: ClassVar = ("message_id",)
@@ -76,12 +80,12 @@ class MessageUpdate(msgspec.Struct):
     message_url: str | None = None
 
     def check(self, problems: list[str]) -> None:
-        """Add what is wrong to `problems`."""
-        _require(self, problems)
+        """See `Payload.check`."""
+        super().check(problems)
         check_object(self.edited_message_obj, "edited_message_obj")
 
 
-class ChatUpsert(msgspec.Struct):
+class ChatUpsert(Payload):
     """`v1.chats.upsert`, and an item of `v1.history.chats`."""
 
     required: ClassVar = ("chat_id", "jid", "agent_id", "phone_number")
@@ -99,19 +103,9 @@ class ChatUpsert(msgspec.Struct):
     unread_count: Number = None
     not_spam: bool | None = None
 
-    @property
-    def talked_at(self) -> int:
-        """`conversation_timestamp`, seconds, after the checks."""
-        return checked(self.conversation_timestamp)
-
-    @property
-    def unread(self) -> int:
-        """`unread_count` after the checks."""
-        return checked(self.unread_count)
-
     def check(self, problems: list[str]) -> None:
-        """Add what is wrong to `problems`, and bring the numbers into their stored form."""
-        _require(self, problems)
+        """See `Payload.check`."""
+        super().check(problems)
         check_object(self.last_message, "last_message")
         self.unread_count = integer(self.unread_count, "unread_count", INT32_MAX)
         self.conversation_timestamp = seconds(self.conversation_timestamp, "conversation_timestamp")
@@ -119,7 +113,7 @@ class ChatUpsert(msgspec.Struct):
             problems.append("conversation_timestamp must not be negative")
 
 
-class ChatUpdate(msgspec.Struct):
+class ChatUpdate(Payload):
     """`v1.chats.update`; `unread_count` 1 is a step, anything else a value."""
 
     required: ClassVar = ("chat_id", "agent_id")
@@ -131,25 +125,15 @@ class ChatUpdate(msgspec.Struct):
     last_message: FreeObject = msgspec.Raw()
     conversation_timestamp: Timestamp = None
 
-    @property
-    def talked_at(self) -> int:
-        """`conversation_timestamp`, seconds, after the checks."""
-        return checked(self.conversation_timestamp)
-
-    @property
-    def unread(self) -> int:
-        """`unread_count` after the checks."""
-        return checked(self.unread_count)
-
     def check(self, problems: list[str]) -> None:
-        """Add what is wrong to `problems`, and bring the numbers into their stored form."""
-        _require(self, problems)
+        """See `Payload.check`."""
+        super().check(problems)
         check_object(self.last_message, "last_message")
         self.unread_count = integer(self.unread_count, "unread_count", INT32_MAX)
         self.conversation_timestamp = seconds(self.conversation_timestamp, "conversation_timestamp")
 
 
-class ContactUpsert(msgspec.Struct):
+class ContactUpsert(Payload):
     """`v1.contacts.upsert`, and an item of `v1.history.contacts`."""
 
     required: ClassVar = ("chat_id", "phone_number", "agent_id", "push_name")
@@ -160,12 +144,8 @@ class ContactUpsert(msgspec.Struct):
     agent_id: str | None = None
     push_name: str | None = None
 
-    def check(self, problems: list[str]) -> None:
-        """Add what is wrong to `problems`."""
-        _require(self, problems)
 
-
-class ContactUpdate(msgspec.Struct):
+class ContactUpdate(Payload):
     """`v1.contacts.update`: `push_name` must be there, and may be empty."""
 
     required: ClassVar = ("phone_number", "agent_id")
@@ -177,13 +157,13 @@ class ContactUpdate(msgspec.Struct):
     push_name: str | None = None
 
     def check(self, problems: list[str]) -> None:
-        """Add what is wrong to `problems`."""
-        _require(self, problems)
+        """See `Payload.check`."""
+        super().check(problems)
         if self.push_name is None:
             problems.append("push_name is required")
 
 
-class ConnectionUpdate(msgspec.Struct):
+class ConnectionUpdate(Payload):
     """`v1.connection.update`: the state of a WhatsApp account."""
 
     required: ClassVar = ("agent_id",)
@@ -196,10 +176,6 @@ class ConnectionUpdate(msgspec.Struct):
     host_name: str | None = None
     version: str | None = None
     phone_number: str | None = None
-
-    def check(self, problems: list[str]) -> None:
-        """Add what is wrong to `problems`."""
-        _require(self, problems)
 
 
 Event = (
@@ -255,7 +231,3 @@ def _check(event: Event, company: str) -> None:
             agent_id=getattr(event, "agent_id", None) or "",
             jid=getattr(event, "jid", None) or "",
         )
-
-
-def _require(event: Event, problems: list[str]) -> None:
-    problems.extend(f"{name} is required" for name in event.required if not getattr(event, name))

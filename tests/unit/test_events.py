@@ -170,13 +170,13 @@ def test_a_flag_is_true_false_or_absent_and_nothing_else(event_type: str, field:
 def test_a_count_is_any_integral_number_of_32_bits(
     event_type: str, field: str, value: str, held: int
 ) -> None:
-    assert raw(event_type, field, value).unread == held
+    assert raw(event_type, field, value).unread_count == held
 
 
 @pytest.mark.rule("PAY-3")
 @pytest.mark.parametrize(("event_type", "field"), of(COUNTS))
 def test_an_absent_count_is_zero(event_type: str, field: str) -> None:
-    assert decode(event_type, **{field: ABSENT}).unread == 0
+    assert decode(event_type, **{field: ABSENT}).unread_count == 0
 
 
 @pytest.mark.rule("PAY-7")
@@ -256,8 +256,8 @@ def test_what_is_no_64_bit_integer_is_no_time(event_type: str, field: str, value
 
 @pytest.mark.parametrize("value", ["-1", '"-1"', '{"low":-1,"high":-1,"unsigned":false}'])
 def test_a_negative_time_is_kept_but_for_a_new_chat(value: str) -> None:
-    assert raw("v1.messages.upsert", "message_timestamp", value).sent_at == -1
-    assert raw("v1.chats.update", "conversation_timestamp", value).talked_at == -1
+    assert raw("v1.messages.upsert", "message_timestamp", value).message_timestamp == -1
+    assert raw("v1.chats.update", "conversation_timestamp", value).conversation_timestamp == -1
     with pytest.raises(Invalid, match="conversation_timestamp must not be negative"):
         raw("v1.chats.upsert", "conversation_timestamp", value)
 
