@@ -81,10 +81,10 @@ class ReceivedEvent:
     def account(self) -> tuple[str, str]:
         """WhatsApp account and jid that the event names, also an invalid one; empty where there is none."""
         if isinstance(self.payload, History):
-            first = self.payload.items[0].event if self.payload.items else None
-            return self.payload.agent_id or getattr(first, "agent_id", None) or "", ""
+            items = self.payload.items
+            return self.payload.agent_id or (items[0].event.account[0] if items else ""), ""
         named = self.payload or self.error
-        return getattr(named, "agent_id", None) or "", getattr(named, "jid", None) or ""
+        return ("", "") if named is None else named.account
 
     @property
     def log_fields(self) -> dict[str, str | int]:

@@ -28,6 +28,8 @@ class EventError(Exception):
     of_updates: ClassVar[bool] = False
     # Whether it can be the reason why an event is terminated without a dead letter.
     terminates: ClassVar[bool] = True
+    # WhatsApp account and jid that the event names, if it could be decoded: metric 4 counts it all the same (MET-6).
+    account: tuple[str, str] = ("", "")
 
     def __init__(self, message: str = "") -> None:
         super().__init__(redacted(message) or (self.__doc__ or ""))
@@ -59,11 +61,9 @@ class Invalid(EventError):
 
     label = "validation"
 
-    def __init__(self, message: str = "", *, agent_id: str = "", jid: str = "") -> None:
+    def __init__(self, message: str = "", *, account: tuple[str, str] = ("", "")) -> None:
         super().__init__(message)
-        # The event was decoded: metric 4 counts its agent all the same (MET-6).
-        self.agent_id = agent_id
-        self.jid = jid
+        self.account = account
 
 
 class NotFound(EventError):

@@ -29,6 +29,11 @@ class Payload(msgspec.Struct):
 
     required: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def account(self) -> tuple[str, str]:
+        """WhatsApp account and jid that it names; empty where there is none."""
+        return getattr(self, "agent_id", None) or "", getattr(self, "jid", None) or ""
+
     def check(self, problems: list[str]) -> None:
         """Add what is wrong to `problems`, and bring the numbers into their stored form."""
         problems.extend(f"{name} is required" for name in self.required if not getattr(self, name))
@@ -226,8 +231,4 @@ def _check(event: Event, company: str) -> None:
     elif event.company_id != company:
         problems.append("company_id is not the company of the subject")
     if problems:
-        raise Invalid(
-            "validation failed: " + "; ".join(problems),
-            agent_id=getattr(event, "agent_id", None) or "",
-            jid=getattr(event, "jid", None) or "",
-        )
+        raise Invalid("validation failed: " + "; ".join(problems), account=event.account)

@@ -56,6 +56,6 @@ def test_the_label_comes_from_the_cause_and_never_from_the_text() -> None:
 
 
 def test_an_invalid_event_still_names_its_agent() -> None:
-    error = errors.Invalid("flow is required", agent_id="agent-7f3a", jid="1@s.whatsapp.net")
-    assert (error.agent_id, error.jid) == ("agent-7f3a", "1@s.whatsapp.net")
-    assert (errors.Invalid("x").agent_id, errors.Invalid("x").jid) == ("", "")
+    error = errors.Invalid("flow is required", account=("agent-7f3a", "1@s.whatsapp.net"))
+    assert error.account == ("agent-7f3a", "1@s.whatsapp.net")
+    assert errors.Invalid("x").account == ("", "")

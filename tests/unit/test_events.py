@@ -474,14 +474,14 @@ def test_a_history_item_gets_the_company_too(event_type: str) -> None:
 def test_an_invalid_event_names_its_agent(event_type: str) -> None:
     with pytest.raises(Invalid) as caught:
         decode(event_type, company_id="Other")
-    assert caught.value.agent_id == builders.AGENT
-    assert caught.value.jid == builders.BUILDERS[event_type]().get("jid", "")
+    assert caught.value.account[0] == builders.AGENT
+    assert caught.value.account[1] == builders.BUILDERS[event_type]().get("jid", "")
 
 
 def test_an_invalid_event_without_an_agent_names_none() -> None:
     with pytest.raises(Invalid) as caught:
         payloads.decode("v1.messages.upsert", b"{}", COMPANY)
-    assert (caught.value.agent_id, caught.value.jid) == ("", "")
+    assert caught.value.account == ("", "")
 
 
 # ---------------------------------------------------------------- history
