@@ -66,7 +66,6 @@ class Onboarding:
         self._queue = TaskQueue(queue_size, max_block)
         self._slots = asyncio.Semaphore(pool_size)
         self._company_locks: defaultdict[Tenant, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._running: set[asyncio.Task[None]] = set()
 
     @property
     def waiting(self) -> int:
@@ -95,16 +94,17 @@ class Onboarding:
 
     async def run(self, stream: AsyncIterable[Sequence[ReceivedEvent]]) -> AsyncIterator[int]:
         """The agent's body. No exception of a batch ends the loop."""
+        running: set[asyncio.Task[None]] = set()
         try:
             async for events in stream:
                 # They wait for a slot here, not in the channel, which is short: our own queue is the limit.
                 worker = asyncio.create_task(self._process(events))
-                self._running.add(worker)
-                worker.add_done_callback(self._running.discard)
+                running.add(worker)
+                worker.add_done_callback(running.discard)
                 yield len(events)
-            await asyncio.gather(*self._running)
+            await asyncio.gather(*running)
         finally:
-            for worker in self._running:
+            for worker in running:
                 worker.cancel()
 
     async def _process(self, events: Sequence[ReceivedEvent]) -> None:
