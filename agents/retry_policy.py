@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from events.errors import EventError, NotFound
 
@@ -26,23 +26,15 @@ class RetryPolicy(NamedTuple):
         return min(self.base * float(2 ** min(attempt - 1, 62)), self.maximum)
 
 
-class Decision(NamedTuple):
-    """`ack`, `nak` after `delay` seconds, or `dead_letter`."""
+def retry_delay(error: EventError, attempt: int, policy: RetryPolicy) -> float | None:
+    """Seconds before an event that failed is tried again; None: it is dead-lettered (OUT-1).
 
-    outcome: Literal["ack", "nak", "dead_letter"]
-    delay: float = 0.0
-
-
-def decide(error: EventError | None, attempt: int, policy: RetryPolicy) -> Decision:
-    """The outcome of delivery number `attempt` (OUT-1).
-
-    A row that is not there yet is waited for like a passing failure: another replica may be about to make it.
+    `attempt` is the number of its delivery. A row that is not there yet is waited for like a passing failure: another
+    replica may be about to make it.
     """
-    if error is None:
-        return Decision("ack")
     if (error.retryable or error.delayed) and attempt < policy.max_deliver:
-        return Decision("nak", policy.delay(attempt))
-    return Decision("dead_letter")
+        return policy.delay(attempt)
+    return None
 
 
 def is_poison(attempt: int, policy: RetryPolicy) -> bool:
@@ -60,17 +52,17 @@ def total_attempts(retry_count: int, attempt: int) -> int:
     return retry_count + attempt - 1
 
 
-def decide_replay(
-    error: EventError | None,
+def replay_delay(
     retry_count: int,
     attempt: int,
     policy: RetryPolicy,
     *,
     spread: Callable[[float, float], float] = random.uniform,
-) -> Decision:
-    """The outcome of a dead letter's delivery number `attempt` (DLQ-6); its delay has +-20 % jitter."""
-    if error is None:
-        return Decision("ack")
+) -> float | None:
+    """Seconds before a dead letter is replayed again after a failure, with +-20 % jitter; None: it is parked (DLQ-6).
+
+    `attempt` is the number of its delivery.
+    """
     if total_attempts(retry_count, attempt) >= REPLAY_LIMIT or attempt >= policy.max_deliver:
-        return Decision("dead_letter")
-    return Decision("nak", policy.delay(attempt) * spread(1 - JITTER, 1 + JITTER))
+        return None
+    return policy.delay(attempt) * spread(1 - JITTER, 1 + JITTER)

@@ -68,12 +68,12 @@ class Settlement:
             await _nak_unexpected(event)
 
     async def _settle_failed(self, event: ReceivedEvent, error: EventError) -> None:
-        decision = retry_policy.decide(error, event.delivery.metadata.num_delivered, event.policy)
-        if decision.outcome == "nak":
-            await event.delivery.nak(decision.delay)
-            self._count(event, "nack_retryable", error)
-        else:
+        delay = retry_policy.retry_delay(error, event.delivery.metadata.num_delivered, event.policy)
+        if delay is None:
             await self._dead_letter(event, error)
+        else:
+            await event.delivery.nak(delay)
+            self._count(event, "nack_retryable", error)
 
     async def _dead_letter(self, event: ReceivedEvent, error: EventError) -> None:
         parked = isinstance(error, UnknownSubject)  # no replay could handle it
@@ -162,15 +162,16 @@ class DeadLetterSettlement:
     ) -> None:
         """Acknowledge a replay that worked, put off or park one that failed. Raises `BrokerError`."""
         attempt = delivery.metadata.num_delivered
-        decision = retry_policy.decide_replay(error, dead_letter.retry_count or 0, attempt, self._policy)
         if error is None:
             await delivery.ack()
             self._meter.dlq_acked(tenant.company)
-        elif decision.outcome == "nak":
-            await delivery.nak(decision.delay)
-            self._meter.dlq_retried(tenant.company)
-        else:
+            return
+        delay = retry_policy.replay_delay(dead_letter.retry_count or 0, attempt, self._policy)
+        if delay is None:
             await self.park(tenant, delivery, dead_letter, error, while_waiting=while_waiting)
+        else:
+            await delivery.nak(delay)
+            self._meter.dlq_retried(tenant.company)
 
     async def park(
         self,

@@ -103,8 +103,9 @@ def letter(
 
 
 @pytest.mark.rule("DLQ-5")
-async def test_a_replay_that_works_is_acknowledged_and_counted() -> None:
-    replayer, delivery = Replayer(), letter()
+@pytest.mark.parametrize(("retry_count", "num_delivered"), [(1, 1), (5, 1), (5, 20)])
+async def test_a_replay_that_works_is_acknowledged_and_counted(retry_count: int, num_delivered: int) -> None:
+    replayer, delivery = Replayer(), letter(retry_count=retry_count, num_delivered=num_delivered)
     await replayer.handle(delivery)
     assert delivery.outcome == "ack"
     assert replayer.meter.calls == [("dlq_acked", COMPANY)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agents import retry_policy
-from agents.retry_policy import Decision, RetryPolicy
+from agents.retry_policy import RetryPolicy
 from events import errors
 from events.errors import EventError
 
@@ -31,24 +31,17 @@ PASSING = [errors.DatabaseError, errors.TimedOut, errors.BrokerError]
 def test_what_may_pass_is_tried_again_with_growing_delays_then_given_up(
     kind: type[EventError], limits: RetryPolicy, delays: list[float]
 ) -> None:
-    tries = [retry_policy.decide(kind(), attempt, limits) for attempt in range(1, limits.max_deliver + 3)]
-    assert tries == [
-        *(Decision("nak", delay) for delay in delays),
-        *[Decision("dead_letter")] * 3,
+    tries = [
+        retry_policy.retry_delay(kind(), attempt, limits) for attempt in range(1, limits.max_deliver + 3)
     ]
+    assert tries == [*delays, *[None] * 3]
 
 
 @pytest.mark.rule("OUT-4")
 @pytest.mark.parametrize("attempt", [1, 4, 5, 9])
 @pytest.mark.parametrize("kind", FATAL)
 def test_what_cannot_pass_is_given_up_at_any_delivery(kind: type[EventError], attempt: int) -> None:
-    assert retry_policy.decide(kind(), attempt, REALTIME) == Decision("dead_letter")
-
-
-@pytest.mark.parametrize("attempt", [1, 5, 100])
-def test_success_is_acknowledged_at_any_delivery(attempt: int) -> None:
-    assert retry_policy.decide(None, attempt, REALTIME) == Decision("ack")
-    assert retry_policy.decide_replay(None, 5, attempt, DLQ) == Decision("ack")
+    assert retry_policy.retry_delay(kind(), attempt, REALTIME) is None
 
 
 @pytest.mark.rule("OUT-3")
@@ -78,28 +71,22 @@ def test_the_envelope_counts_the_deliveries_but_for_a_missing_row() -> None:
     ids=["fatal", "historical", "realtime", "beyond", "none"],
 )
 def test_a_dead_letter_is_given_up_at_its_fifth_try_in_all(retry_count: int, last: int) -> None:
-    outcomes = [
-        retry_policy.decide_replay(errors.Invalid(), retry_count, d, DLQ).outcome for d in range(1, last + 1)
-    ]
-    assert outcomes == ["nak"] * (last - 1) + ["dead_letter"]
+    delays = [retry_policy.replay_delay(retry_count, d, DLQ) for d in range(1, last + 1)]
+    assert [delay is None for delay in delays] == [False] * (last - 1) + [True]
 
 
 @pytest.mark.rule("DLQ-7")
 def test_a_dead_letter_is_given_up_at_its_last_delivery() -> None:
     limits = RetryPolicy(2, 1.0, 1.0)
-    assert retry_policy.decide_replay(errors.DatabaseError(), 1, 1, limits).outcome == "nak"
-    assert retry_policy.decide_replay(errors.DatabaseError(), 1, 2, limits).outcome == "dead_letter"
-
-
-def test_an_error_that_may_pass_is_given_up_like_any_other() -> None:
-    assert retry_policy.decide_replay(errors.DatabaseError(), 5, 1, DLQ) == Decision("dead_letter")
+    assert retry_policy.replay_delay(1, 1, limits) is not None
+    assert retry_policy.replay_delay(1, 2, limits) is None
 
 
 @pytest.mark.rule("DLQ-6")
 def test_delays_of_dead_letters_are_spread_by_a_fifth_both_ways() -> None:
-    decide = retry_policy.decide_replay
-    assert decide(errors.Invalid(), 1, 1, DLQ, spread=lambda low, _: low).delay == pytest.approx(240)
-    assert decide(errors.Invalid(), 1, 1, DLQ, spread=lambda _, high: high).delay == pytest.approx(360)
-    delays = {decide(errors.Invalid(), 1, 1, DLQ).delay for _ in range(50)}
+    replay_delay = retry_policy.replay_delay
+    assert replay_delay(1, 1, DLQ, spread=lambda low, _: low) == pytest.approx(240)
+    assert replay_delay(1, 1, DLQ, spread=lambda _, high: high) == pytest.approx(360)
+    delays = {replay_delay(1, 1, DLQ) for _ in range(50)}
     assert len(delays) > 40
-    assert all(240 <= delay <= 360 for delay in delays)
+    assert all(delay is not None and 240 <= delay <= 360 for delay in delays)

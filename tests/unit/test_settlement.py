@@ -110,6 +110,13 @@ async def test_an_event_is_acknowledged_once_its_envelope_is_stored() -> None:
     assert dlq.counted == []
 
 
+@pytest.mark.parametrize("num_delivered", [1, 5, 10])
+async def test_a_stored_event_is_acknowledged_at_any_delivery(num_delivered: int) -> None:
+    dlq, delivery = Dlq(FakePublisher()), FakeDelivery("v1.chats.upsert", num_delivered=num_delivered)
+    await dlq.settlement.settle([received(delivery)])
+    assert (delivery.outcome, dlq.settled) == ("ack", [("ack_success", "none")])
+
+
 @pytest.mark.parametrize(
     ("error", "retry_count", "error_type"),
     [(errors.NotFound("x"), 1, "fatal"), (errors.DatabaseError("x"), 5, "retryable"), (INVALID, 5, "fatal")],
