@@ -28,30 +28,11 @@ class MessageMetadata(NamedTuple):
 class Delivery(Protocol):
     """One message in flight. It is settled exactly once: by ack, nak or term."""
 
-    @property
-    def subject(self) -> str:
-        """The full subject it was published to."""
-        ...
-
-    @property
-    def data(self) -> bytes:
-        """The body as it came."""
-        ...
-
-    @property
-    def headers(self) -> Mapping[str, str] | None:
-        """The message's headers, if it has any."""
-        ...
-
-    @property
-    def metadata(self) -> MessageMetadata:
-        """Stream, consumer, sequences and times."""
-        ...
-
-    @property
-    def received(self) -> float:
-        """When it reached this process, in seconds of `time.perf_counter()`."""
-        ...
+    subject: str  # the full subject it was published to
+    data: bytes  # the body as it came
+    headers: Mapping[str, str] | None
+    metadata: MessageMetadata
+    received: float  # when it reached this process, in seconds of `time.perf_counter()`
 
     def ack(self) -> Awaitable[None]:
         """Settle it as done. Raises `BrokerError` if the broker cannot be told."""
@@ -87,29 +68,15 @@ class Publisher(Protocol):
 class SourceStatus(Protocol):
     """What readiness, watchdog and status page read of a source. Times are `time.monotonic()` seconds."""
 
+    tenant: Tenant  # whose events it pulls
+    role: ConsumerType  # the type of its consumer
+    stream: str  # the stream it pulls from
+    durable: str  # the name of its consumer
+    last_fetch: float  # when a pull request was last answered
+
     @property
     def name(self) -> str:
         """Consumer type and company, as `/ready` names the source."""
-        ...
-
-    @property
-    def tenant(self) -> Tenant:
-        """Whose events it pulls."""
-        ...
-
-    @property
-    def role(self) -> ConsumerType:
-        """The type of its consumer."""
-        ...
-
-    @property
-    def stream(self) -> str:
-        """The stream it pulls from."""
-        ...
-
-    @property
-    def durable(self) -> str:
-        """The name of its consumer."""
         ...
 
     @property
@@ -125,11 +92,6 @@ class SourceStatus(Protocol):
     @property
     def progress_count(self) -> int:
         """Deliveries that were received or settled since the start."""
-        ...
-
-    @property
-    def last_fetch(self) -> float:
-        """When a pull request was last answered."""
         ...
 
     @property
