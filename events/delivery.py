@@ -68,15 +68,29 @@ class Publisher(Protocol):
 class SourceStatus(Protocol):
     """What readiness, watchdog and status page read of a source. Times are `time.monotonic()` seconds."""
 
-    tenant: Tenant  # whose events it pulls
-    role: ConsumerType  # the type of its consumer
-    stream: str  # the stream it pulls from
-    durable: str  # the name of its consumer
-    last_fetch: float  # when a pull request was last answered
-
     @property
     def name(self) -> str:
         """Consumer type and company, as `/ready` names the source."""
+        ...
+
+    @property
+    def tenant(self) -> Tenant:
+        """Whose events it pulls."""
+        ...
+
+    @property
+    def role(self) -> ConsumerType:
+        """The type of its consumer."""
+        ...
+
+    @property
+    def stream(self) -> str:
+        """The stream it pulls from."""
+        ...
+
+    @property
+    def durable(self) -> str:
+        """The name of its consumer."""
         ...
 
     @property
@@ -92,6 +106,11 @@ class SourceStatus(Protocol):
     @property
     def progress_count(self) -> int:
         """Deliveries that were received or settled since the start."""
+        ...
+
+    @property
+    def last_fetch(self) -> float:
+        """When a pull request was last answered."""
         ...
 
     @property
