@@ -47,20 +47,15 @@ class Dsn:
     driver: Mapping[str, str] = field(default_factory=dict, repr=False)
     settings: Mapping[str, str] = field(default_factory=dict)
     connect_timeout: float | None = None
-    session: str | None = None
+    target_session_attrs: str = "any"
     notes: tuple[str, ...] = ()
-
-    @property
-    def target_session_attrs(self) -> str:
-        """Which servers are taken; with several hosts only one that takes writes, if nothing else is said."""
-        return self.session or ("read-write" if len(self.hosts) > 1 else "any")
 
     @property
     def files(self) -> Mapping[str, str]:
         """The files that must be there, by parameter."""
         names = ("sslcert", "sslkey", "sslrootcert", "sslcrl")
-        found = {name: self.driver[name] for name in names if self.driver.get(name)}
-        return {name: file for name, file in found.items() if file != parameters.SYSTEM}
+        given = {name: self.driver[name] for name in names if name in self.driver}
+        return {name: file for name, file in given.items() if file != parameters.SYSTEM}
 
 
 def parse(text: str) -> Dsn:
@@ -71,55 +66,54 @@ def parse(text: str) -> Dsn:
     values = _known(pairs_of(text))
     driver, notes = parameters.tls(values)
     settings, ignored = parameters.server_settings(values)
+    hosts = _hosts(values)
     return Dsn(
-        hosts=_hosts(values),
+        hosts=hosts,
         user=values.get("user") or None,
         password=values.get("password") or None,
         database=values.get("dbname") or values.get("database") or None,
         driver=driver,
         settings=settings,
-        connect_timeout=_seconds(values.get("connect_timeout")),
-        session=parameters.session(values),
-        notes=(*notes, *parameters.ignored_note(ignored)),
+        connect_timeout=_seconds(values.get("connect_timeout") or "0"),
+        # Of several hosts only one that takes writes is wanted, if nothing else is said.
+        target_session_attrs=values.get("target_session_attrs") or ("read-write" if hosts[1:] else "any"),
+        notes=(*notes, *ignored),
     )
 
 
 def _known(pairs: list[Pair]) -> dict[str, str]:
     """The last value of each parameter. A name that may be a piece of a secret is not shown."""
     values: dict[str, str] = {}
-    for before, pair in zip([None, *pairs], pairs, strict=False):
-        name = pair.name.lower()
-        if not parameters.is_known(name):
-            if before is not None and before.name.lower() in parameters.SECRETS:
+    before = ""
+    for name, value in pairs:
+        known = name.lower()
+        if known not in parameters.PARAMETERS:
+            if before in parameters.SECRETS:
                 raise DsnError(
-                    f"has something behind {before.name.lower()} that is no parameter: "
+                    f"has something behind {before} that is no parameter: "
                     "expected %26 for a & in a URL, or quotes around a value with blanks"
                 )
-            raise DsnError(f"has the parameter {parameters.shown(pair.name)}, which is not supported")
-        values[name] = pair.value
-    return values
+            raise DsnError(f"has the parameter {parameters.shown(name)}, which is not supported")
+        values[known] = value
+        before = known
+    return {name: parameters.kept(name, value) for name, value in values.items()}
 
 
 def _hosts(values: Mapping[str, str]) -> tuple[Host, ...]:
-    names = _addresses(values)
+    named, address = values.get("host", ""), values.get("hostaddr", "")
+    names = (address or named).split(",")
     ports = [_port(port) for port in values.get("port", "").split(",")]
     if len(ports) == 1:
-        ports *= max(1, len(names))
-    if len(ports) != max(1, len(names)):
+        ports *= len(names)
+    if len(ports) != len(names):
         raise DsnError("has another number of ports than of hosts: expected one port, or one for each host")
-    return tuple(Host(name or "localhost", port) for name, port in zip(names, ports, strict=False))
-
-
-def _addresses(values: Mapping[str, str]) -> list[str]:
-    names = values.get("host", "").split(",") if values.get("host") else []
-    addresses = values.get("hostaddr", "").split(",") if values.get("hostaddr") else []
-    if not addresses:
-        return names
-    if values.get("sslmode") == "verify-full" and names != addresses:
+    if address not in ("", named) and values.get("sslmode") == "verify-full":
         raise DsnError(
             "has hostaddr beside sslmode verify-full: expected the host's name only, for its certificate"
         )
-    return addresses
+    if names == [""]:
+        return ()
+    return tuple(Host(name or "localhost", port) for name, port in zip(names, ports, strict=True))
 
 
 def _port(text: str) -> int:
@@ -130,9 +124,7 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str | None) -> float | None:
-    if not text:
-        return None
+def _seconds(text: str) -> float | None:
     if not (text.isascii() and text.isdigit()):
         raise DsnError("has a connect_timeout that is no number of seconds: expected for example 10")
     return min(float(text[:9]), _LONGEST_CONNECT) or None

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import unquote
 
-from tables.connection.dsn_parameters import DsnError
+from tables.connection.dsn_parameters import DsnError, pieces
 
 _SCHEME: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.\-]*:/")
-_OURS: Final = re.compile(r"(?:postgres|postgresql)://")
+# A raw @ behind the hosts is what is left of a password with a raw / or so.
+_URL: Final = re.compile(
+    r"postgres(?:ql)?://(?:(?P<user>[^/:]*)(?::(?P<password>[^/]*))?@)?(?P<hosts>[^/?#@]*)"
+    r"(?:/(?P<dbname>[^?#@]*))?(?:\?(?P<query>[^@]*))?"
+)
 _HOST: Final = re.compile(r"(?P<name>\[[^\]\[/]*\]|[^:\[\]@\s]*)(?::(?P<port>[0-9]*))?")
+_PAIR: Final = re.compile(
+    r"\s*([A-Za-z_][A-Za-z0-9_.]*)\s*=\s*+(?:'((?:[^'\\]|\\.)*)'(?=\s|$)|((?!')(?:[^\s\\]|\\.)*))", re.DOTALL
+)
 _BAD_URL: Final = (
     "is not a connection URL: expected postgres://user:password@host:port/database, with %2F for a / and so on, "
     "or text such as host=... user=... password=... dbname=..."
@@ -23,52 +30,23 @@ _BAD_TEXT: Final = (
 # Go and Python write a blank as + here; elsewhere + is itself, as libpq has it.
 _PLUS_IS_BLANK: Final = {"options", "application_name", "search_path"}
 
-
-class Pair(NamedTuple):
-    """One parameter, as written."""
-
-    name: str
-    value: str
+Pair = tuple[str, str]  # a parameter's name and value
 
 
 def pairs_of(text: str) -> list[Pair]:
     """The parameters in their order; those before the query of a URL come first. Raises `DsnError`."""
-    if not _SCHEME.match(text):
-        return list(_of_text(text))
-    scheme = _OURS.match(text)
-    if scheme is None:
+    return list(_of_url(text) if _SCHEME.match(text) else _of_text(text.strip()))
+
+
+def _of_url(text: str) -> Iterator[Pair]:
+    url = _URL.fullmatch(text)
+    if url is None:
         raise DsnError(_BAD_URL)
-    return list(_of_url(text[scheme.end() :]))
-
-
-def _of_url(rest: str) -> Iterator[Pair]:
-    authority, path, query = _split(rest)
-    login, at, hosts = authority.rpartition("@")
-    user, _, password = login.partition(":")
-    if at and user:
-        yield Pair("user", _decoded(user))
-    if password:
-        yield Pair("password", _decoded(password))
-    if hosts:
-        yield from _of_hosts(hosts)
-    if path:
-        yield Pair("dbname", _decoded(path))
-    yield from _of_query(query)
-
-
-def _split(rest: str) -> tuple[str, str, str]:
-    """Authority, path and query. A raw @ behind the authority is what is left of a password with a raw / or so."""
-    before, _, after = rest.partition("/")
-    login, at, hosts = before.rpartition("@")
-    if "?" in hosts:
-        hosts, _, query = hosts.partition("?")
-        path = ""
-        query = query + (f"/{after}" if after or rest.endswith("/") else "")
-    else:
-        path, _, query = after.partition("?")
-    if "@" in path or "@" in query or "#" in path or "#" in hosts:
-        raise DsnError(_BAD_URL)
-    return f"{login}{at}{hosts}", path, query
+    for name in ("password", "user", "dbname"):
+        if url[name]:
+            yield name, _decoded(url[name])
+    yield from _of_hosts(url["hosts"])
+    yield from _of_query(url["query"] or "")
 
 
 def _of_hosts(text: str) -> Iterator[Pair]:
@@ -80,9 +58,9 @@ def _of_hosts(text: str) -> Iterator[Pair]:
         names.append(found["name"].strip("[]"))
         ports.append(found["port"] or "")
     if any(names):
-        yield Pair("host", ",".join(names))
+        yield "host", ",".join(names)
     if any(ports):
-        yield Pair("port", ",".join(ports))
+        yield "port", ",".join(ports)
 
 
 def _of_query(query: str) -> Iterator[Pair]:
@@ -94,7 +72,7 @@ def _of_query(query: str) -> Iterator[Pair]:
             )
         if name.lower() in _PLUS_IS_BLANK:
             value = value.replace("+", " ")
-        yield Pair(_decoded(name), _decoded(value))
+        yield _decoded(name), _decoded(value)
 
 
 def _decoded(text: str) -> str:
@@ -109,18 +87,9 @@ def _decoded(text: str) -> str:
     return plain
 
 
-_NAME: Final = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.]*)\s*=\s*")
-_VALUE: Final = re.compile(r"'((?:[^'\\]|\\.)*)'(?=\s|$)|((?!')(?:[^\s\\]|\\.)*)", re.DOTALL)
-
-
 def _of_text(text: str) -> Iterator[Pair]:
-    position = 0
-    text = text.strip()
-    while position < len(text):
-        name = _NAME.match(text, position)
-        value = name and _VALUE.match(text, name.end())
-        if not name or not value or "\0" in text:
-            raise DsnError(_BAD_TEXT)
-        quoted, plain = value.groups()
-        yield Pair(name[1], re.sub(r"\\(.)", r"\1", plain if quoted is None else quoted, flags=re.DOTALL))
-        position = value.end()
+    if "\0" in text:
+        raise DsnError(_BAD_TEXT)
+    for pair in pieces(_PAIR, text, _BAD_TEXT):
+        name, quoted, plain = pair.groups()
+        yield name, re.sub(r"\\(.)", r"\1", plain if quoted is None else quoted, flags=re.DOTALL)
