@@ -86,7 +86,7 @@ class WriteProbe:
         """
         rejection = None
         try:
-            async with self._database.undone() as connection:
+            async with self._database.transaction(commit=False) as connection:
                 await connection.fetchrow(self._sql["limit"], str(int(self._limit * 1000)))
                 agent_id = await connection.fetchval(self._sql["known_agent"]) or ""
                 await self._write(connection, like, company, agent_id)
