@@ -198,7 +198,7 @@ def _new_row(group: Sequence[MessageMutation]) -> _NewRow:
     if len(group) == 1 and isinstance(first, MessageRow):
         # Nearly every message: nothing to merge.
         return _NewRow(first, None, None, encode_metadata(first.stamp.metadata, first.stamp.version))
-    values, metadata, _ = COLUMNS.insert(group)
+    values, metadata, _ = COLUMNS.merge(group)
     row = COLUMNS.new_row([mutation for mutation in group if isinstance(mutation, MessageRow)], values)
     return _NewRow(row, values.get("edited_message_obj"), values.get("is_deleted"), metadata)
 
@@ -207,7 +207,7 @@ def _changes(
     record: StoredRow, group: Sequence[MessageMutation], rows: Sequence[MessageRow]
 ) -> dict[str, Any]:
     """What the statement `update` writes to one stored row."""
-    stored = decode_metadata(record["last_metadata"]) or {}
-    values, metadata, _ = COLUMNS.update(stored, record["filled"], group)
+    stored = decode_metadata(record["last_metadata"])
+    values, metadata, _ = COLUMNS.merge(group, stored, record["filled"])
     fixed = COLUMNS.first_filled(rows) if record["gaps"] else {}
     return {"id": record["id"], "day": record["day"], "last_metadata": metadata, **values, **fixed}

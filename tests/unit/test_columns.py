@@ -105,7 +105,7 @@ def test_the_gaps_of_a_message_are_its_fixed_columns() -> None:
 def test_a_chat_update_without_a_count_leaves_the_count() -> None:
     stamp = EventStamp(None, "{}")
     patch = ChatPatch(0, stamp, "C", "Kopi", False, None, 0, '{"a":1}')
-    assert tables.chats.COLUMNS.insert([patch]).values == {"last_message": '{"a":1}'}
+    assert tables.chats.COLUMNS.merge([patch]).values == {"last_message": '{"a":1}'}
 
 
 @pytest.mark.parametrize(
