@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING, Final
 
-from tables.errors import translated
 from tables.queries import load, quoted
 
 if TYPE_CHECKING:
@@ -51,9 +50,8 @@ async def warn_of_missing(connection: Connection) -> None:
 
 async def is_pooled(connection: HostConnection) -> bool:
     """Whether a pooler answers for the server: its process is another one than the connection was told at its start."""
-    with translated():
-        async with connection.transaction():
-            return bool(await connection.fetchval(load("session", "")["pid"]) != connection.get_server_pid())
+    async with connection.transaction():
+        return bool(await connection.fetchval(load("session", "")["pid"]) != connection.get_server_pid())
 
 
 async def are_shared(first: HostConnection, second: HostConnection) -> bool:
@@ -61,11 +59,10 @@ async def are_shared(first: HostConnection, second: HostConnection) -> bool:
     pid = load("session", "")["pid"]
     if not await is_pooled(first):
         return False
-    with translated():
-        async with first.transaction():
-            home = await first.fetchval(pid)
-        async with second.transaction():
-            return bool(await second.fetchval(pid) == home)
+    async with first.transaction():
+        home = await first.fetchval(pid)
+    async with second.transaction():
+        return bool(await second.fetchval(pid) == home)
 
 
 async def require_prepared(session: Callable[[], AbstractAsyncContextManager[HostConnection]]) -> None:

@@ -66,7 +66,8 @@ async def build(database: Database, schema: str, *, required: bool = False) -> l
         shared = await are_shared(keeper, worker)
         await _lock(keeper, schema)
         if not shared:
-            await _lift_limits(worker, 0 if required else _OLD_TRANSACTIONS)
+            lock_timeout = 0 if required else _OLD_TRANSACTIONS
+            await worker.execute(load("indexes", "")["lift_limits"], str(lock_timeout))
         with _explained(shared):
             for index in todo:
                 await _Build(database, schema, index, worker).run()
@@ -93,11 +94,6 @@ async def _lock(keeper: Connection, schema: str) -> None:
         raise QueryTimeout(f"another worker builds the indexes of {schema}")
     # Last, and without arguments: a statement that was prepared keeps its snapshot, for which the build would wait.
     await keeper.execute(sql["stay_idle"])
-
-
-async def _lift_limits(worker: Connection, lock_timeout: int) -> None:
-    sql = load("indexes", "")
-    await worker.execute(sql["lift_limits"], str(lock_timeout))
 
 
 class _Build:
