@@ -66,7 +66,11 @@ class WriteProbe:
             async with self._database.transaction(commit=False) as connection:
                 await connection.fetchrow(self._sql["limit"], str(int(self._limit * 1000)))
                 agent_id = await connection.fetchval(self._sql["known_agent"]) or ""
-                await self._write(connection, like, company, agent_id)
+                for row in _rows(like, company, agent_id):
+                    if isinstance(row, Incoming):
+                        await self._onboarding.write(connection, [row], company=company)
+                    else:
+                        await self._writer.write(connection, [row])
         except DataError as error:
             # A constraint that only the probe's row meets says nothing of a commit, which may be refused to all.
             rejection = None if error.sqlstate == _FOREIGN_KEY else error
@@ -74,13 +78,6 @@ class WriteProbe:
             await self._commit(connection)
         if rejection is not None:
             raise rejection
-
-    async def _write(self, connection: Connection, like: Like, company: str, agent_id: str) -> None:
-        for row in _rows(like, company, agent_id):
-            if isinstance(row, Incoming):
-                await self._onboarding.write(connection, [row], company=company)
-            else:
-                await self._writer.write(connection, [row])
 
     async def _commit(self, connection: Connection) -> None:
         try:
