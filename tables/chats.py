@@ -58,15 +58,11 @@ class _Update:
     steps: _Steps
     value_version: Version | None  # of a new unread count, which replaces the steps up to it
 
-    @property
-    def sets_count(self) -> bool:
-        """Whether `columns` has a new unread count."""
-        return self.columns["unread"] is not None
-
     def added(self, fresh: Collection[_EventId]) -> int:
         """How much the steps that are `fresh` add; the statement itself counts those on a new value."""
+        sets_count = self.columns["unread"] is not None
         return sum(
-            step.counts and event in fresh and not (self.sets_count and event[0])
+            step.counts and event in fresh and not (sets_count and event[0])
             for event, step in self.steps.items()
         )
 

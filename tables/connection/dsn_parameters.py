@@ -14,7 +14,7 @@ class DsnError(ValueError):
 
 
 class Parameter(NamedTuple):
-    """What is done with a parameter, which values it may have (none named: any), and what is to be set instead of it.
+    """What is done with a parameter, and which values it may have (none named: any).
 
     `driver`: handed to the driver. `setting`: one of the server that changes nothing of what is stored. `ignored`: of
     other clients' pools and drivers, or set by the worker itself. `other`: read by name, or without a meaning here.
@@ -22,7 +22,6 @@ class Parameter(NamedTuple):
 
     use: Literal["driver", "setting", "ignored", "other"] = "other"
     values: tuple[str, ...] = ()
-    instead: str = ""
 
 
 # The value of sslrootcert for the authorities that the operating system trusts.
@@ -38,7 +37,8 @@ _DRIVER: Final = Parameter("driver")
 _SETTING: Final = Parameter("setting")
 _IGNORED: Final = Parameter("ignored")
 _OTHER: Final = Parameter()
-_POOL_SIZE: Final = Parameter("ignored", instead="POSTGRES_POOL_SIZE")
+# For these the worker has a setting.
+_POOL_SIZE: Final = ("connection_limit", "pool_max_conns")
 PARAMETERS: Final[Mapping[str, Parameter]] = {
     **dict.fromkeys(("host", "hostaddr", "port", "dbname", "database", "user", "password"), _OTHER),
     "connect_timeout": _OTHER,
@@ -72,7 +72,7 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
     "synchronous_commit": Parameter("setting", ("on", "remote_apply")),
     # What the worker sets itself; then Go's pool and driver, and other clients'.
     **dict.fromkeys(SETTINGS, _IGNORED),
-    **dict.fromkeys(("pool_max_conns", "connection_limit"), _POOL_SIZE),
+    **dict.fromkeys(_POOL_SIZE, _IGNORED),
     **dict.fromkeys(("pool_min_conns", "pool_min_idle_conns", "pool_max_conn_lifetime"), _IGNORED),
     **dict.fromkeys(("pool_max_conn_lifetime_jitter", "pool_max_conn_idle_time"), _IGNORED),
     **dict.fromkeys(("pool_health_check_period", "pool_ping_timeout", "default_query_exec_mode"), _IGNORED),
@@ -85,7 +85,7 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
 
 def kept(name: str, value: str) -> str:
     """The value of a known parameter, as it is used. Raises `DsnError` if it cannot be."""
-    use, values, _ = PARAMETERS[name]
+    use, values = PARAMETERS[name]
     if not values or not value:
         return value
     # The driver takes its values as they are documented only.
@@ -152,9 +152,7 @@ def server_settings(values: Mapping[str, str]) -> tuple[dict[str, str], list[str
     if not names:
         return settings, []
     text = f"POSTGRES_DSN: ignored, because the worker has its own: {', '.join(sorted(names))}"
-    instead = [
-        f"{name}: set {PARAMETERS[name].instead}" for name in sorted(names) if PARAMETERS[name].instead
-    ]
+    instead = [f"{name}: set POSTGRES_POOL_SIZE" for name in _POOL_SIZE if name in names]
     return settings, [f"{text} ({'; '.join(instead)})" if instead else text]
 
 

@@ -20,7 +20,6 @@ from tables.errors import POOLED, READ_ONLY, QueryTimeout, StorageError, Unavail
 if TYPE_CHECKING:
     from asyncpg.transaction import Transaction
 
-    Lent = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
     Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]
     Pool = asyncpg.Pool[asyncpg.Record]
 
@@ -33,12 +32,6 @@ RELEASE_TIMEOUT: Final = 2.0
 CLOSE_TIMEOUT: Final = 1.5
 # Seconds of use after which another connection checks the host, and between two such checks.
 SUSPECT_AFTER: Final = 5.0
-
-
-def _behind(lent: Any) -> HostConnection:
-    """The connection itself: the proxy is useless once it has been given back."""
-    itself: HostConnection = lent.itself
-    return itself
 
 
 async def _keep_session(_: object) -> None:
@@ -113,8 +106,9 @@ class Database:
         # Every host has its own time; what goes beyond that of one comes on top.
         limit = ACQUIRE_TIMEOUT + max(0.0, self._connector.longest - ONLY_HOST_TIMEOUT)
         with connecting():
-            lent = await pool.acquire(timeout=limit)
-        itself = _behind(lent)
+            lent: Any = await pool.acquire(timeout=limit)
+        # The proxy that is lent is useless once it has been given back.
+        itself: HostConnection = lent.itself
         self._lent[itself] = time.monotonic()
         try:
             with translated():

@@ -111,7 +111,9 @@ class _Build:
             self._sql["partitions"], self._schema, self._index.table_name, self._index.name
         )
         if partitions:
-            await self._ensure_parent()
+            # The parent's index, of no partition yet, takes a moment; the last of them makes it valid.
+            parent = await self._create("IF NOT EXISTS", self._index.name, self._index.table_name, "ONLY")
+            await self._briefly(self._index.name, parent)
         for number, row in enumerate(partitions, 1):
             if not row["attached"]:
                 logger.info("index %s: partition %d of %d", self._index.name, number, len(partitions))
@@ -121,11 +123,6 @@ class _Build:
         async with self._database.connection() as connection:
             await connection.execute(self._sql["built"], self._index.name)
         logger.info("index %s of %s is built", self._index.name, self._schema)
-
-    async def _ensure_parent(self) -> None:
-        """Make the parent's index, of no partition yet, which takes a moment; the last of them makes it valid."""
-        statement = await self._create("IF NOT EXISTS", self._index.name, self._index.table_name, "ONLY")
-        await self._briefly(self._index.name, statement)
 
     async def _attach(self, partition: str) -> None:
         name = _partition_index(partition, self._index.name)

@@ -67,18 +67,16 @@ async def migrate(
     extend = partial(_extend, schema=schema, auto_migrate=auto_migrate)
     applied = await briefly(database, schema, "migration", extend, within=_TRIED_FOR)
     await indexes.build(database, schema, required=True)
-    await _try_partitions(database, schema, today or datetime.datetime.now(datetime.UTC).date())
+    try:
+        await partitions.make_partitions(
+            database, schema, today or datetime.datetime.now(datetime.UTC).date()
+        )
+    except StorageError as error:
+        logger.warning("partitions of %s are made later: %s", schema, error)
     async with database.connection() as connection:
         await _require_tables(connection, schema)
         await _require_columns(connection, schema)
     return applied
-
-
-async def _try_partitions(database: Database, schema: str, today: datetime.date) -> None:
-    try:
-        await partitions.make_partitions(database, schema, today)
-    except StorageError as error:
-        logger.warning("partitions of %s are made later: %s", schema, error)
 
 
 async def _extend(connection: Connection, *, schema: str, auto_migrate: bool) -> list[str]:
