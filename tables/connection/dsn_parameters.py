@@ -33,6 +33,10 @@ _MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-f
 _VERSIONS: Final = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 # What hosters' gateways read from `options`; no server does.
 _GATEWAY: Final = frozenset({"endpoint", "project", "reference", "cluster"})
+_VERIFIED: Final = (
+    "POSTGRES_DSN: channel_binding=require is kept by verifying the server's certificate and name "
+    "(sslmode=verify-full); if no public authority vouches for it, set sslrootcert, or remove channel_binding"
+)
 _DRIVER: Final = Parameter("driver")
 _SETTING: Final = Parameter("setting")
 _IGNORED: Final = Parameter("ignored")
@@ -116,7 +120,14 @@ def tls(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     given = {name: value for name, value in values.items() if value and PARAMETERS[name].use == "driver"}
     if values.get("ssl") in _YES or values.get("requiressl") in _YES:
         given.setdefault("sslmode", "require")
-    notes = _bind(given) if values.get("channel_binding") == "require" else []
+    notes = []
+    if values.get("channel_binding") == "require":
+        # The driver has no channel binding; a verified server keeps out a man in the middle as well.
+        if given.get("sslmode", "require") not in _MODES[3:]:
+            raise DsnError("has channel_binding=require without TLS: expected sslmode require or verify-full")
+        given["sslmode"] = "verify-full"
+        given.setdefault("sslrootcert", SYSTEM)
+        notes.append(_VERIFIED)
     mode = given.get("sslmode")
     if given.get("sslrootcert") == SYSTEM and mode != "verify-full":
         raise DsnError("has sslrootcert=system without sslmode=verify-full: expected both")
@@ -125,18 +136,6 @@ def tls(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
             "has sslnegotiation=direct: expected sslmode require, verify-ca or verify-full with it"
         )
     return given, notes
-
-
-def _bind(given: dict[str, str]) -> list[str]:
-    """Verify the server instead, because the driver has no channel binding: both keep out a man in the middle."""
-    if given.get("sslmode", "require") not in _MODES[3:]:
-        raise DsnError("has channel_binding=require without TLS: expected sslmode require or verify-full")
-    given["sslmode"] = "verify-full"
-    given.setdefault("sslrootcert", SYSTEM)
-    return [
-        "POSTGRES_DSN: channel_binding=require is kept by verifying the server's certificate and name "
-        "(sslmode=verify-full); if no public authority vouches for it, set sslrootcert, or remove channel_binding"
-    ]
 
 
 def server_settings(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

@@ -159,6 +159,4 @@ def _together(failures: Sequence[tuple[Host | None, StorageError]]) -> Unavailab
     states = [error.sqlstate for _, error in failures if error.sqlstate]
     several = len(failures) > 1
     text = "; ".join(f"{host}: {error.in_full()}" if several else error.in_full() for host, error in failures)
-    problem = Unavailable(text, next((s for s in states if s != READ_ONLY), next(iter(states), None)))
-    problem.__cause__ = failures[-1][1].__cause__
-    return problem
+    return Unavailable(text, min(states, key=lambda state: state == READ_ONLY, default=None))

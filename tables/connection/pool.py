@@ -200,14 +200,10 @@ class Database:
 
 async def _roll_back(connection: Connection, transaction: Transaction, error: BaseException) -> None:
     """Undo what was done, or drop the connection, which undoes it too, if the server does not answer."""
-    if connection.is_closed():
-        return
-    if isinstance(error, TimeoutError):
+    with suppress(Exception):
+        if not isinstance(error, TimeoutError):
+            async with asyncio.timeout(RELEASE_TIMEOUT):
+                await transaction.rollback()
+            return
+    with suppress(asyncpg.InterfaceError):
         connection.terminate()
-        return
-    try:
-        async with asyncio.timeout(RELEASE_TIMEOUT):
-            await transaction.rollback()
-    except Exception:
-        with suppress(asyncpg.InterfaceError):
-            connection.terminate()

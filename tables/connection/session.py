@@ -57,8 +57,6 @@ async def is_pooled(connection: HostConnection) -> bool:
 async def are_shared(first: HostConnection, second: HostConnection) -> bool:
     """Whether a pooler gives the server process of `first` to `second` between two transactions."""
     pid = load("session", "")["pid"]
-    if not await is_pooled(first):
-        return False
     async with first.transaction():
         home = await first.fetchval(pid)
     async with second.transaction():
