@@ -59,8 +59,8 @@ class Accounts:
             taken, rejected = accepted(record, groups[record["agent_id"]])
             rejections += rejected
             if taken:
-                stored = decode_metadata(record["last_metadata"]) or {}
-                values, metadata, _ = COLUMNS.update(stored, record["filled"], taken)
+                stored = decode_metadata(record["last_metadata"])
+                values, metadata, _ = COLUMNS.merge(taken, stored, record["filled"])
                 row = {"id": record["id"], "last_metadata": metadata, "company_id": taken[0].company_id}
                 updates.append({**row, **values})
         if updates:
@@ -70,6 +70,6 @@ class Accounts:
 
 def _new_row(group: Sequence[AccountRow]) -> dict[str, Any]:
     """What the statement `insert` writes for the events of one account."""
-    values, metadata, _ = COLUMNS.insert(group)
+    values, metadata, _ = COLUMNS.merge(group)
     key = {"agent_id": group[0].agent_id, "company_id": group[0].company_id, "last_metadata": metadata}
     return {**COLUMNS.versioned, **values, **key}

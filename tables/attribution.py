@@ -131,15 +131,14 @@ def _update(index: ContactIndex, contact: Contact, log: LogRow | None, message: 
     before = dict(versions)
     if log is None or _precedes(message, log.version):
         _first_message(contact, versions, message)
-    if message.campaign is None:
-        if _takes_origin(contact, versions, log, message):
-            _plain(contact, versions, message)
-        if versions != before:
-            contact.apply(message.stamp, {}, versions)
-        return
-    _campaign(contact, versions, message, message.campaign)
-    assigned_to = message.campaign.assigned_to
-    contact.apply(message.stamp, {"assigned_to": assigned_to} if assigned_to else {}, versions)
+    campaign = message.campaign
+    if campaign is not None:
+        _campaign(contact, versions, message, campaign)
+    elif _takes_origin(contact, versions, log, message):
+        _plain(contact, versions, message)
+    if campaign is not None or versions != before:
+        assigned_to = campaign.assigned_to if campaign else ""
+        contact.apply(message.stamp, {"assigned_to": assigned_to} if assigned_to else {}, versions)
 
 
 def _first_message(contact: Contact, versions: dict[str, str], message: Incoming) -> None:

@@ -58,15 +58,11 @@ class _Update:
     steps: _Steps
     value_version: Version | None  # of a new unread count, which replaces the steps up to it
 
-    @property
-    def sets_count(self) -> bool:
-        """Whether `columns` has a new unread count."""
-        return self.columns["unread"] is not None
-
     def added(self, fresh: Collection[_EventId]) -> int:
         """How much the steps that are `fresh` add; the statement itself counts those on a new value."""
+        sets_count = self.columns["unread"] is not None
         return sum(
-            step.counts and event in fresh and not (self.sets_count and event[0])
+            step.counts and event in fresh and not (sets_count and event[0])
             for event, step in self.steps.items()
         )
 
@@ -182,7 +178,7 @@ def _new_row(group: Sequence[ChatMutation]) -> _NewRow | None:
     rows = [mutation for mutation in group if isinstance(mutation, ChatRow)]
     if not rows:
         return None
-    values, metadata, versions = COLUMNS.insert(group)
+    values, metadata, versions = COLUMNS.merge(group)
     steps = _steps(group, versions.get("unread_count"), None)
     row = COLUMNS.new_row(rows, values)
     counted = row.unread_count + sum(step.counts for step in steps.values())
@@ -191,8 +187,8 @@ def _new_row(group: Sequence[ChatMutation]) -> _NewRow | None:
 
 
 def _update(record: StoredRow, group: Sequence[ChatMutation]) -> _Update:
-    stored = decode_metadata(record["last_metadata"]) or {}
-    values, metadata, versions = COLUMNS.update(stored, record["filled"], group)
+    stored = decode_metadata(record["last_metadata"])
+    values, metadata, versions = COLUMNS.merge(group, stored, record["filled"])
     fixed = COLUMNS.first_filled([mutation for mutation in group if isinstance(mutation, ChatRow)])
     unread = values.pop("unread_count", None)
     value_version = versions.get("unread_count")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tables.last_writer_wins import MergeResult, PendingMerge, merge
+from tables.last_writer_wins import MergeResult, merge
 from tables.mutations import AccountRow, ChatMutation, ChatRow, MessageMutation, MessageRow, WriteRejection
 from tables.queries import StoredRow
 
@@ -26,15 +26,15 @@ class Columns:
     fixed: tuple[str, ...] = ()
     explicit: tuple[str, ...] = ()
 
-    def insert(self, group: Sequence[Written]) -> MergeResult:
-        """The versioned columns of a new row, for the mutations of one key."""
-        return merge(self._pending(group), None, (), self.explicit)
-
-    def update(
-        self, stored: Mapping[str, Any], filled: Collection[str], group: Sequence[Written]
+    def merge(
+        self, group: Sequence[Written], stored: Mapping[str, Any] | None = None, filled: Collection[str] = ()
     ) -> MergeResult:
-        """The versioned columns to change in a row with the `last_metadata` `stored`, whose `filled` are not empty."""
-        return merge(self._pending(group), stored, filled, self.explicit)
+        """The versioned columns of a row, for the mutations of its key: of a new one, or those to change.
+
+        A stored row has the `last_metadata` `stored`, and its `filled` columns are not empty.
+        """
+        events = [(mutation.stamp, self._fed(mutation)) for mutation in group]
+        return merge(events, stored, filled, self.explicit)
 
     def first_filled(self, rows: Sequence[MessageRow | ChatRow]) -> dict[str, Any]:
         """The first value that is not empty, of each fixed column; nothing without rows."""
@@ -54,12 +54,6 @@ class Columns:
             if column in row._fields
         }
         return row._replace(**self.first_filled(rows), **versioned)
-
-    def _pending(self, group: Sequence[Written]) -> PendingMerge:
-        pending = PendingMerge(group[0].stamp)
-        for mutation in group:
-            pending.add(mutation.stamp, self._fed(mutation))
-        return pending
 
     def _fed(self, mutation: MessageMutation | ChatMutation | AccountRow) -> dict[str, Any]:
         """The versioned columns that an event has a value for."""

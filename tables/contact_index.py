@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 from uuid import uuid4
 
-from tables.last_writer_wins import EventStamp, PendingMerge, decode_metadata, merge
+from tables.last_writer_wins import EventStamp, decode_metadata, merge
 from tables.queries import StoredRow
 
 _PUNCTUATION: Final = str.maketrans("", "", "+ ()")
@@ -68,7 +68,7 @@ class Contact:
         if column_versions is not None:
             stored = {**(stored or {}), "versions": column_versions}
         filled = [column for column in _NEWEST_WINS if getattr(self, column)]
-        merged = merge(PendingMerge(stamp, [(stamp, values)]), stored, filled, _EXPLICIT)
+        merged = merge([(stamp, values)], stored, filled, _EXPLICIT)
         for column, value in merged.values.items():
             setattr(self, column, value)
         self.last_metadata = merged.metadata

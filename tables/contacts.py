@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tables.contact_index import Contact, ContactIndex, derived_chat_id, identity
@@ -54,9 +54,7 @@ class Contacts:
         patches = [mutation for mutation in mutations if isinstance(mutation, ContactPatch)]
         rejections = [it for patch in patches if (it := rename(index, patch)) is not None]
         name = "BulkUpsertContacts" if bulk else "UpsertContact"
-        await self.insert(connection, index.added, name)
-        await self.update(connection, [each for each in index.changed if id(each) in upserted], name)
-        await self.update(connection, [each for each in index.changed if id(each) not in upserted])
+        await self.save(connection, index, name, upserted)
         return rejections
 
     async def look_up(self, connection: Connection, lookups: Iterable[ContactLookup]) -> ContactIndex:
@@ -71,25 +69,27 @@ class Contacts:
             await connection.fetchval(self._sql["lock"], self._lock_keys(chat_ids))
             return ContactIndex(await connection.fetch(self._sql["find"], accounts, phones, sorted(chat_ids)))
 
-    async def insert(self, connection: Connection, contacts: Sequence[Contact], name: str) -> None:
-        """Insert new contacts. Raises `SerializationFailure` when another program took a chat_id meanwhile."""
-        await self._execute(connection, self._insert, contacts, name)
-
-    async def update(
-        self, connection: Connection, contacts: Sequence[Contact], name: str = "UpdateContact"
+    async def save(
+        self,
+        connection: Connection,
+        index: ContactIndex,
+        name: str = "UpsertContact",
+        upserted: Collection[int] = (),
     ) -> None:
-        """Write contacts back. Raises `SerializationFailure` when another program changed one meanwhile."""
-        await self._execute(connection, self._update, contacts, name)
+        """Insert the new contacts and write the changed ones back; `name` is that of inserts and of `upserted` (by id).
 
-    async def _execute(
-        self, connection: Connection, statement: RowsStatement, contacts: Sequence[Contact], name: str
-    ) -> None:
-        if not contacts:
-            return
-        with operation(self._observer, name, _ENTITY):
-            status = await connection.execute(statement.text, *statement.of_objects(contacts))
-            if int(status.rpartition(" ")[2]) != len(contacts):
-                raise SerializationFailure("another program changed a contact meanwhile")
+        Raises `SerializationFailure` when another program took a chat_id or changed a contact meanwhile.
+        """
+        for statement, contacts, label in (
+            (self._insert, index.added, name),
+            (self._update, [each for each in index.changed if id(each) in upserted], name),
+            (self._update, [each for each in index.changed if id(each) not in upserted], "UpdateContact"),
+        ):
+            if contacts:
+                with operation(self._observer, label, _ENTITY):
+                    status = await connection.execute(statement.text, *statement.of_objects(contacts))
+                    if int(status.rpartition(" ")[2]) != len(contacts):
+                        raise SerializationFailure("another program changed a contact meanwhile")
 
     def _lock_keys(self, chat_ids: Iterable[str]) -> list[int]:
         # The derived chat_id stands for the pair, so a pair and a chat_id that usually agree share a key.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -68,7 +69,7 @@ class _Replayed(msgspec.Struct):
 
 
 class ExhaustedEvents:
-    """The table exhausted_events of one schema."""
+    """The table exhausted_events of one schema; connections are those of a `Database`, which raises `StorageError`."""
 
     def __init__(self, schema: str, observer: Observer) -> None:
         self._schema = schema
@@ -94,42 +95,36 @@ class ExhaustedEvents:
             try:
                 return await self._insert_or_reopen(connection, clean, source_row)
             except DataError:
-                return await self._insert_or_reopen(connection, _as_strings(clean), source_row)
+                return await self._insert_or_reopen(connection, _in_form(clean, json.dumps), source_row)
 
     async def unresolved(self, connection: Connection) -> int:
         """How many rows no operator has resolved."""
-        with translated():
-            return int(await connection.fetchval(self._sql["count_unresolved"]))
+        return int(await connection.fetchval(self._sql["count_unresolved"]))
 
     async def newest(self, connection: Connection) -> datetime.datetime | None:
         """When a row was last stored or opened again; None without rows."""
-        with translated():
-            stored: datetime.datetime | None = await connection.fetchval(self._sql["newest"])
-            return stored
+        stored: datetime.datetime | None = await connection.fetchval(self._sql["newest"])
+        return stored
 
     async def find(self, connection: Connection, search: Search, limit: int | None = None) -> list[FoundRow]:
-        """Rows for an operator, the last parked first. Raises `StorageError`."""
-        with translated():
-            rows = await connection.fetch(self._sql["find"], *search, limit)
-            return [FoundRow(**dict(row)) for row in rows]
+        """Rows for an operator, the last parked first."""
+        rows = await connection.fetch(self._sql["find"], *search, limit)
+        return [FoundRow(**dict(row)) for row in rows]
 
     async def read(self, connection: Connection, row: int) -> dict[str, Any] | None:
-        """All of one row, the payloads as indented JSON text; None if there is none. Raises `StorageError`."""
-        with translated():
-            found = await connection.fetchrow(self._sql["read"], row)
-            return None if found is None else dict(found)
+        """All of one row, the payloads as indented JSON text; None if there is none."""
+        found = await connection.fetchrow(self._sql["read"], row)
+        return None if found is None else dict(found)
 
     async def lock(self, connection: Connection, row: int) -> LockedRow | None:
-        """One row, locked until the transaction ends; None if there is none. Raises `StorageError`."""
-        with translated():
-            found = await connection.fetchrow(self._sql["lock"], row)
-            return None if found is None else LockedRow(**dict(found))
+        """One row, locked until the transaction ends; None if there is none."""
+        found = await connection.fetchrow(self._sql["lock"], row)
+        return None if found is None else LockedRow(**dict(found))
 
     async def resolve(self, connection: Connection, row: int, action: str, reason: str = "") -> None:
-        """Mark a row as resolved and note `action` (by whom), the time and the reason. Raises `StorageError`."""
+        """Mark a row as resolved and note `action` (by whom), the time and the reason."""
         why = f": {storable_text(reason)}" if reason else ""
-        with translated():
-            await connection.execute(self._sql["resolve"], row, storable_text(action), why)
+        await connection.execute(self._sql["resolve"], row, storable_text(action), why)
 
     async def _insert_or_reopen(
         self, connection: Connection, row: ExhaustedRow, source_row: int | None
@@ -155,20 +150,18 @@ def _replayed_from(dlq_payload: str) -> int | None:
 
 
 def _storable(row: ExhaustedRow) -> ExhaustedRow:
-    return row._replace(
+    return _in_form(row, _json)._replace(
         company_id=storable_text(row.company_id),
         source_subject=storable_text(row.source_subject),
         last_error=storable_text(row.last_error),
-        dlq_payload=_json(row.dlq_payload),
-        original_payload=None if row.original_payload is None else _json(row.original_payload),
     )
 
 
-def _as_strings(row: ExhaustedRow) -> ExhaustedRow:
+def _in_form(row: ExhaustedRow, form: Callable[[str], str]) -> ExhaustedRow:
+    """The row with its payloads rewritten."""
     original = row.original_payload
     return row._replace(
-        dlq_payload=json.dumps(row.dlq_payload),
-        original_payload=None if original is None else json.dumps(original),
+        dlq_payload=form(row.dlq_payload), original_payload=None if original is None else form(original)
     )
 
 

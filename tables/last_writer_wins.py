@@ -8,8 +8,8 @@ has no version: any event may fill it.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from functools import reduce
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -107,17 +107,8 @@ def newer(first: EventStamp, second: EventStamp) -> EventStamp:
     return second if second.supersedes(first.version) else first
 
 
-@dataclass(slots=True)
-class PendingMerge:
-    """The events of one batch for one row, in the order in which they came."""
-
-    newest: EventStamp
-    events: list[tuple[EventStamp, Mapping[str, Any]]] = field(default_factory=list)
-
-    def add(self, stamp: EventStamp, values: Mapping[str, Any]) -> None:
-        """Add an event and its `values`, without columns that it does not feed."""
-        self.newest = newer(self.newest, stamp)
-        self.events.append((stamp, values))
+# The events of one batch for one row, in the order in which they came, each with its values: columns that it feeds.
+StampedValues = Sequence[tuple[EventStamp, Mapping[str, Any]]]
 
 
 class MergeResult(NamedTuple):
@@ -175,12 +166,12 @@ def watermark(stored: Mapping[str, Any] | None) -> tuple[str, int] | None:
 
 
 def merge(
-    pending: PendingMerge,
+    events: StampedValues,
     stored: Mapping[str, Any] | None,
     filled: Collection[str],
     explicit: Collection[str] = (),
 ) -> MergeResult:
-    """Merge `pending` into the stored row.
+    """Merge `events`, of which there is one at least, into the stored row.
 
     `stored` is the row's `last_metadata` (None for a new row), `filled` the versioned columns that are not
     empty; columns in `explicit` always get an entry, because their empty value cannot be told from a fed one.
@@ -193,9 +184,10 @@ def merge(
     }
     unversioned = {column for column, version in versions.items() if version is None}
     unversioned.update((row.get("adopted") or {}).get("columns", ()))
-    values = _fold(pending, versions, unversioned)
-    if row_version is None or pending.newest.supersedes(row_version):
-        version, metadata = _fuller(pending.newest.version, row_version), pending.newest.metadata
+    values = _fold(events, versions, unversioned)
+    newest = reduce(newer, (stamp for stamp, _ in events))
+    if row_version is None or newest.supersedes(row_version):
+        version, metadata = _fuller(newest.version, row_version), newest.metadata
     else:
         version, metadata = row_version, _json({name: row[name] for name in row if name not in _OURS})
     differing = {column: each for column, each in versions.items() if each != version or column in explicit}
@@ -204,7 +196,7 @@ def merge(
 
 
 def _fold(
-    pending: PendingMerge, versions: dict[str, Version | None], unversioned: set[str]
+    events: StampedValues, versions: dict[str, Version | None], unversioned: set[str]
 ) -> dict[str, Any]:
     """Apply the events one by one, as if each came alone; returns the values that change.
 
@@ -212,7 +204,7 @@ def _fold(
     real-time value, a history item that came before that one would be lost, and the same item after it not.
     """
     values: dict[str, Any] = {}
-    for stamp, fed in pending.events:
+    for stamp, fed in events:
         for column, value in fed.items():
             if column in versions and (
                 not stamp.supersedes(versions[column]) or (stamp.history and column in unversioned)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeGuard
 
 from tables.columns import Columns, accepted, by_key
 from tables.errors import SerializationFailure
@@ -98,21 +98,19 @@ class Messages:
         Messages whose row is gone since `insert_new` are inserted again.
         """
         groups = by_key(mutations, attrgetter("message_id"))
-        locked = await self._lock(connection, list(groups))
+        locked = await self._find(connection, "lock", groups)
         if missing := {key: group for key, group in groups.items() if key not in locked}:
             inserted = await self._repair_keys(connection, missing, bulk=bulk)
-            locked |= await self._lock(connection, [key for key in missing if key not in inserted])
+            locked |= await self._find(connection, "lock", missing.keys() - inserted)
             for key in inserted:
                 del groups[key]
         return await self._merge(connection, groups, locked, _label(bulk))
 
     async def _without_known(self, connection: Connection, groups: Groups) -> Groups:
         """The groups whose message_id has no key and, where rows may lack theirs, no row either."""
-        with operation(self._observer, "FindMessage", _ENTITY):
-            unclaimed = await connection.fetch(self._sql["unclaimed"], list(groups))
-        ids = [record["message_id"] for record in unclaimed]
-        adopted = {} if self.keys_complete else await self._days(connection, ids)
-        return {key: groups[key] for key in ids if key not in adopted}
+        unclaimed = await self._find(connection, "unclaimed", groups)
+        adopted = {} if self.keys_complete else await self._find(connection, "probe", unclaimed)
+        return {key: groups[key] for key in unclaimed if key not in adopted}
 
     async def _insert_rows(self, connection: Connection, groups: Groups, *, bulk: bool) -> set[str]:
         """Insert a row for each group, unless its message_id has a key; returns the message_ids inserted."""
@@ -124,20 +122,14 @@ class Messages:
             inserted = await connection.fetch(self._insert.text, *self._insert.of_columns(columns))
         return {record["message_id"] for record in inserted}
 
-    async def _days(self, connection: Connection, ids: Sequence[str]) -> Mapping[str, int]:
-        """The day, since 1970, of each of these message_ids that any partition has, whether it has a key or not."""
+    async def _find(
+        self, connection: Connection, statement: str, ids: Collection[str]
+    ) -> dict[str, StoredRow]:
+        """What a statement returns for these message_ids."""
         if not ids:
             return {}
         with operation(self._observer, "FindMessage", _ENTITY):
-            records = await connection.fetch(self._sql["probe"], ids)
-        return {record["message_id"]: record["day"] for record in records}
-
-    async def _lock(self, connection: Connection, ids: Sequence[str]) -> dict[str, StoredRow]:
-        """Lock the rows that the keys of these message_ids lead to."""
-        if not ids:
-            return {}
-        with operation(self._observer, "FindMessage", _ENTITY):
-            records = await connection.fetch(self._sql["lock"], ids)
+            records = await connection.fetch(self._sql[statement], list(ids))
         return {record["message_id"]: record for record in records}
 
     async def _repair_keys(self, connection: Connection, groups: Groups, *, bulk: bool) -> set[str]:
@@ -145,13 +137,12 @@ class Messages:
 
         Returns the message_ids inserted. Raises `SerializationFailure` if another writer inserts one meanwhile.
         """
-        ids = list(groups)
-        with operation(self._observer, "FindMessage", _ENTITY):
-            await connection.fetch(self._sql["lock_keys"], ids)
-        days = await self._days(connection, ids)
-        absent = _with_row({key: group for key, group in groups.items() if key not in days})
+        await self._find(connection, "lock_keys", groups)
+        rows = await self._find(connection, "probe", groups)
+        absent = _with_row({key: group for key, group in groups.items() if key not in rows})
+        days = [row["day"] for row in rows.values()]
         with operation(self._observer, _label(bulk), _ENTITY):
-            await connection.execute(self._sql["repair_keys"], list(days), list(days.values()))
+            await connection.execute(self._sql["repair_keys"], list(rows), days)
             await connection.execute(self._sql["drop_keys"], list(absent))
         inserted = await self._insert_rows(connection, absent, bulk=bulk)
         if len(inserted) < len(absent):
@@ -163,7 +154,7 @@ class Messages:
     ) -> list[WriteRejection]:
         """Update locked rows with what is newer than they are."""
         rejections: list[WriteRejection] = []
-        updates: dict[str, list[dict[str, Any]]] = {upsert: [], "UpdateMessageStatus": []}
+        updates: dict[str, list[Mapping[str, object]]] = {upsert: [], "UpdateMessageStatus": []}
         for key, group in groups.items():
             record = locked.get(key)
             taken, rejected = accepted(record, group)
@@ -198,16 +189,16 @@ def _new_row(group: Sequence[MessageMutation]) -> _NewRow:
     if len(group) == 1 and isinstance(first, MessageRow):
         # Nearly every message: nothing to merge.
         return _NewRow(first, None, None, encode_metadata(first.stamp.metadata, first.stamp.version))
-    values, metadata, _ = COLUMNS.insert(group)
+    values, metadata, _ = COLUMNS.merge(group)
     row = COLUMNS.new_row([mutation for mutation in group if isinstance(mutation, MessageRow)], values)
     return _NewRow(row, values.get("edited_message_obj"), values.get("is_deleted"), metadata)
 
 
 def _changes(
     record: StoredRow, group: Sequence[MessageMutation], rows: Sequence[MessageRow]
-) -> dict[str, Any]:
+) -> Mapping[str, object]:
     """What the statement `update` writes to one stored row."""
-    stored = decode_metadata(record["last_metadata"]) or {}
-    values, metadata, _ = COLUMNS.update(stored, record["filled"], group)
+    stored = decode_metadata(record["last_metadata"])
+    values, metadata, _ = COLUMNS.merge(group, stored, record["filled"])
     fixed = COLUMNS.first_filled(rows) if record["gaps"] else {}
     return {"id": record["id"], "day": record["day"], "last_metadata": metadata, **values, **fixed}

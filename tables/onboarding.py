@@ -97,8 +97,7 @@ class OnboardingTables:
         index = await self._contacts.look_up(connection, lookups)
         logs = await self._logs.find(connection, company, [message.pair for message in messages])
         created = [onboard(index, logs, company, message) for message in messages]
-        await self._contacts.insert(connection, index.added, "UpsertContact")
-        await self._contacts.update(connection, index.changed)
+        await self._contacts.save(connection, index)
         await self._logs.save(connection, company, logs.values())
         outcomes = []
         for message, made in zip(messages, created, strict=True):

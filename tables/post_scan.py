@@ -120,7 +120,7 @@ class PostScanJobs:
             contact = index.stored(contact_id)
             if contact is not None and not contact.origin:
                 updated += _give_origin(index, contact, logs, firsts, _note(now))
-        await self._contacts.update(connection, index.changed)
+        await self._contacts.save(connection, index)
         await self._logs.save(connection, company, logs.values())
         return updated
 

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
+from tables import mutations
 from tables.attribution import CampaignAttribution, Incoming
 from tables.connection.pool import Database
 from tables.errors import DataError, QueryTimeout, StorageError, translated
 from tables.last_writer_wins import EventStamp
-from tables.mutation_writer import MutationWriter
-from tables.mutations import (
-    AccountRow,
-    ChatMutation,
-    ChatPatch,
-    ChatRow,
-    ContactMutation,
-    ContactPatch,
-    ContactRow,
-    MessageMutation,
-    MessagePatch,
-    MessageRow,
-    Mutation,
-    PostScanRequest,
-)
+from tables.mutation_writer import MutationWriter, table_of
 from tables.onboarding import OnboardingTables
 from tables.post_scan import PostScanJobs
 from tables.queries import load
@@ -33,7 +20,7 @@ from tables.queries import load
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
 
-Like = Mutation | Incoming
+Like = mutations.Mutation | Incoming
 
 # Seconds for each statement, and for the commit.
 LIMIT: Final = 5.0
@@ -47,23 +34,13 @@ _STAMP: Final = EventStamp(None, "{}")
 
 def kind_of(like: Like) -> Hashable:
     """What a probe is for: the table, and the month of a message, which has a partition of its own."""
-    match like:
-        case MessageRow():
-            return "messages", like.message_date.year, like.message_date.month
-        case MessagePatch():
-            return "messages"
-        case ChatRow() | ChatPatch():
-            return "chats"
-        case ContactRow() | ContactPatch():
-            return "contacts"
-        case AccountRow():
-            return "agents"
-        case PostScanRequest():
-            return "post_scan_jobs"
-        case Incoming():
-            return "onboarding_log"
-        case _:
-            assert_never(like)
+    if isinstance(like, mutations.MessageRow):
+        return "messages", like.message_date.year, like.message_date.month
+    return _table_of(like)
+
+
+def _table_of(like: Like) -> str:
+    return "onboarding_log" if isinstance(like, Incoming) else table_of(like)
 
 
 class WriteProbe:
@@ -86,10 +63,14 @@ class WriteProbe:
         """
         rejection = None
         try:
-            async with self._database.undone() as connection:
+            async with self._database.transaction(commit=False) as connection:
                 await connection.fetchrow(self._sql["limit"], str(int(self._limit * 1000)))
                 agent_id = await connection.fetchval(self._sql["known_agent"]) or ""
-                await self._write(connection, like, company, agent_id)
+                for row in _rows(like, company, agent_id):
+                    if isinstance(row, Incoming):
+                        await self._onboarding.write(connection, [row], company=company)
+                    else:
+                        await self._writer.write(connection, [row])
         except DataError as error:
             # A constraint that only the probe's row meets says nothing of a commit, which may be refused to all.
             rejection = None if error.sqlstate == _FOREIGN_KEY else error
@@ -97,13 +78,6 @@ class WriteProbe:
             await self._commit(connection)
         if rejection is not None:
             raise rejection
-
-    async def _write(self, connection: Connection, like: Like, company: str, agent_id: str) -> None:
-        for row in _rows(like, company, agent_id):
-            if isinstance(row, Incoming):
-                await self._onboarding.write(connection, [row], company=company)
-            else:
-                await self._writer.write(connection, [row])
 
     async def _commit(self, connection: Connection) -> None:
         try:
@@ -128,48 +102,49 @@ def _phone() -> str:
     return f"999{uuid4().int % 10**12:012}"
 
 
-def _day(like: MessageRow | MessagePatch) -> datetime.date:
-    if isinstance(like, MessageRow):
-        return like.message_date
-    return datetime.datetime.now(datetime.UTC).date()
-
-
 def _rows(like: Like, company: str, agent_id: str) -> Sequence[Like]:
     """A row to insert, and a change of it."""
     name = f"daisi-write-probe-{uuid4()}"
     agent_id = agent_id or getattr(like, "agent_id", "") or name
-    match like:
-        case MessageRow() | MessagePatch():
-            return _messages(name, company, agent_id, _day(like))
-        case ChatRow() | ChatPatch():
-            return _chats(name, company, agent_id)
-        case ContactRow() | ContactPatch():
-            return _contacts(company, agent_id)
-        case AccountRow():
-            return [AccountRow(0, _STAMP, name, company, "", "connected", "", "", "", "")] * 2
-        case PostScanRequest():
-            return [PostScanRequest(0, name, datetime.datetime.now(datetime.UTC), "{}")]
-        case Incoming():
-            return _incoming(name, agent_id)
-        case _:
-            assert_never(like)
-
-
-def _messages(name: str, company: str, agent_id: str, day: datetime.date) -> Sequence[MessageMutation]:
     phone = _phone()
-    row = MessageRow(
+    chat_id, jid = f"{agent_id}_{phone}", f"{phone}@s.whatsapp.net"
+    now = datetime.datetime.now(datetime.UTC)
+    day = like.message_date if isinstance(like, mutations.MessageRow) else now.date()
+    sender = Incoming(agent_id, phone, name, 0, chat_id, jid, None, _STAMP)
+    rows: dict[str, Sequence[Like]] = {
+        "agents": [mutations.AccountRow(0, _STAMP, name, company, "", "connected", "", "", "", "")] * 2,
+        "chats": [
+            _chat(sender, company),
+            mutations.ChatPatch(0, _STAMP, name, company, True, None, 1, None),
+        ],
+        "contacts": [
+            mutations.ContactRow(0, _STAMP, chat_id, phone, company, agent_id, "a"),
+            mutations.ContactPatch(0, _STAMP, phone, company, agent_id, "b"),
+        ],
+        "messages": [
+            _message(sender, company, day),
+            mutations.MessagePatch(0, _STAMP, name, company, "read", None, None, ""),
+        ],
+        "onboarding_log": [sender, sender._replace(campaign=CampaignAttribution("a", "", ""))],
+        "post_scan_jobs": [mutations.PostScanRequest(0, name, now, "{}")],
+    }
+    return rows[_table_of(like)]
+
+
+def _message(sender: Incoming, company: str, day: datetime.date) -> mutations.MessageRow:
+    return mutations.MessageRow(
         ref=0,
         stamp=_STAMP,
-        message_id=name,
-        from_phone=phone,
+        message_id=sender.message_id,
+        from_phone=sender.phone,
         to_phone=_phone(),
-        chat_id=f"{agent_id}_{phone}",
-        jid=f"{phone}@s.whatsapp.net",
+        chat_id=sender.chat_id,
+        jid=sender.jid,
         flow="IN",
         message_text="",
         message_url="",
         message_type="conversation",
-        agent_id=agent_id,
+        agent_id=sender.agent_id,
         company_id=company,
         message_obj="{}",
         key="{}",
@@ -177,19 +152,17 @@ def _messages(name: str, company: str, agent_id: str, day: datetime.date) -> Seq
         message_timestamp=0,
         message_date=day,
     )
-    return row, MessagePatch(0, _STAMP, name, company, "read", None, None, "")
 
 
-def _chats(name: str, company: str, agent_id: str) -> Sequence[ChatMutation]:
-    phone = _phone()
-    row = ChatRow(
+def _chat(sender: Incoming, company: str) -> mutations.ChatRow:
+    return mutations.ChatRow(
         ref=0,
         stamp=_STAMP,
-        chat_id=name,
-        jid=f"{phone}@s.whatsapp.net",
+        chat_id=sender.message_id,
+        jid=sender.jid,
         company_id=company,
-        agent_id=agent_id,
-        phone_number=phone,
+        agent_id=sender.agent_id,
+        phone_number=sender.phone,
         push_name="",
         is_group=False,
         group_name="",
@@ -198,17 +171,3 @@ def _chats(name: str, company: str, agent_id: str) -> Sequence[ChatMutation]:
         unread_count=0,
         not_spam=True,
     )
-    return row, ChatPatch(0, _STAMP, name, company, True, None, 1, None)
-
-
-def _contacts(company: str, agent_id: str) -> Sequence[ContactMutation]:
-    phone = _phone()
-    row = ContactRow(0, _STAMP, f"{agent_id}_{phone}", phone, company, agent_id, "a")
-    return row, ContactPatch(0, _STAMP, phone, company, agent_id, "b")
-
-
-def _incoming(name: str, agent_id: str) -> Sequence[Incoming]:
-    phone = _phone()
-    jid = f"{phone}@s.whatsapp.net"
-    plain = Incoming(agent_id, phone, name, 0, f"{agent_id}_{phone}", jid, None, _STAMP)
-    return plain, plain._replace(campaign=CampaignAttribution("a", "", ""))

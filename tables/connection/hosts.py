@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
@@ -12,7 +13,8 @@ import asyncpg
 
 from tables.connection import dsn_parameters
 from tables.connection.dsn import Dsn, Host
-from tables.errors import READ_ONLY, StorageError, Unavailable, translate
+from tables.connection.session import SETTINGS, STATEMENT_TIMEOUT
+from tables.errors import READ_ONLY, StorageError, Unavailable, connecting, translate, translated
 
 if TYPE_CHECKING:
     _Base = asyncpg.Connection[asyncpg.Record]
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 # Seconds for one host, if the DSN has no connect_timeout: short where there is another host to turn to.
 ONLY_HOST_TIMEOUT: Final = 9.0
 EACH_HOST_TIMEOUT: Final = 4.0
+# Each tenant has some dozens of statements; asyncpg's default of 100 would thrash with a few tenants.
+_STATEMENT_CACHE: Final = 1000
 _REFUSED_PARAMETER: Final = "unsupported startup parameter"
 # Every pooler takes these at the start of a session.
 _TAKEN_BY_POOLERS: Final = ("application_name", "timezone")
@@ -43,53 +47,50 @@ class HostConnection(_Base):
 class Connector:
     """Opens connections: the host that worked last comes first, and no host keeps the next from being tried."""
 
-    def __init__(self, dsn: Dsn, settings: Mapping[str, str], **options: Any) -> None:
-        """`settings` are those of the session, `options` the driver's."""
+    def __init__(self, dsn: Dsn) -> None:
         self._dsn = dsn
-        self._settings = {**dsn.settings, **settings}
-        self._options = options
+        self._settings = {"application_name": "daisi-wa-events-processor", **dsn.settings, **SETTINGS}
         self._hosts: list[Host | None] = [*dsn.hosts] or [None]
-        self._bare = False
-
-    @property
-    def several(self) -> bool:
-        """Whether there is another host to turn to."""
-        return len(self._hosts) > 1
-
-    @property
-    def limit(self) -> float:
-        """Seconds within which a host has to take a connection."""
-        default = EACH_HOST_TIMEOUT if self.several else ONLY_HOST_TIMEOUT
-        return self._dsn.connect_timeout or default
-
-    @property
-    def longest(self) -> float:
-        """Seconds that trying all hosts may take."""
-        return self.limit * len(self._hosts)
+        # Whether there is another host to turn to.
+        self.several = len(self._hosts) > 1
+        # Seconds within which a host has to take a connection, and that trying all of them may take.
+        self.limit = dsn.connect_timeout or (EACH_HOST_TIMEOUT if self.several else ONLY_HOST_TIMEOUT)
+        self.longest = self.limit * len(self._hosts)
 
     def avoid(self, host: Host | None) -> None:
         """Try this host last from now on."""
         self._hosts.remove(host)
         self._hosts.append(host)
 
-    async def connect(self, **options: Any) -> HostConnection:
+    async def connect(self) -> HostConnection:
         """A connection to the first host that takes one. Raises `Unavailable`, whatever the reason."""
         failures: list[tuple[Host | None, StorageError]] = []
         for host in list(self._hosts):
             try:
-                connection = await self._open(host, options)
+                connection = await self._open(host)
             except Exception as error:
-                failures.append((host, self._error(host, error)))
+                failures.append((host, self._failure(host, error)))
                 continue
             self._hosts.remove(host)
             self._hosts.insert(0, host)
             return connection
         raise _together(failures)
 
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[HostConnection]:
+        """A connection of its own, closed on leaving."""
+        with connecting():
+            connection = await self.connect()
+        try:
+            with translated():
+                yield connection
+        finally:
+            connection.terminate()
+
     async def answers(self, host: Host | None) -> bool:
         """Whether the host answers a new connection within the limit, be it with an error."""
         try:
-            connection = await self._open(host, {})
+            connection = await self._open(host)
         except (OSError, TimeoutError, asyncpg.TargetServerAttributeNotMatched):
             return False
         except Exception:
@@ -97,52 +98,48 @@ class Connector:
         connection.terminate()
         return True
 
-    async def _open(self, host: Host | None, options: Mapping[str, Any]) -> HostConnection:
+    async def _open(self, host: Host | None) -> HostConnection:
         try:
-            return await self._open_with(host, options)
+            return await self._open_with(host, self._settings)
         except asyncpg.ProtocolViolationError as error:
-            if self._bare or _REFUSED_PARAMETER not in str(error):
+            taken = {name: self._settings[name] for name in _TAKEN_BY_POOLERS}
+            if taken == self._settings or _REFUSED_PARAMETER not in str(error):
                 raise
-        self._bare = True
+        self._settings = taken
         logger.warning(
             "POSTGRES_DSN: a connection pooler refuses our start-up parameters; connecting without them"
         )
-        return await self._open_with(host, options)
+        return await self._open_with(host, taken)
 
-    async def _open_with(self, host: Host | None, options: Mapping[str, Any]) -> HostConnection:
-        settings = self._settings
-        if self._bare:
-            settings = {name: settings[name] for name in _TAKEN_BY_POOLERS if name in settings}
-        given: dict[str, Any] = {
+    async def _open_with(self, host: Host | None, settings: dict[str, str]) -> HostConnection:
+        wanted: Any = self._dsn.target_session_attrs
+        connection = await asyncpg.connect(
+            host=host.name if host else None,
+            port=host.port if host else None,
+            user=self._dsn.user,
+            password=self._dsn.password,
+            database=self._dsn.database,
+            target_session_attrs=wanted,
+            server_settings=settings,
+            timeout=self.limit,
+            command_timeout=STATEMENT_TIMEOUT + 5,
+            statement_cache_size=_STATEMENT_CACHE,
+            max_cached_statement_lifetime=0,
+            connection_class=HostConnection,
             **_driver(self._dsn),
-            "user": self._dsn.user,
-            "password": self._dsn.password,
-            "database": self._dsn.database,
-            "target_session_attrs": self._dsn.target_session_attrs,
-            "server_settings": settings,
-            "timeout": self.limit,
-            "connection_class": HostConnection,
-            **self._options,
-            **options,
-        }
-        if host is not None:
-            given |= {"host": host.name, "port": host.port}
-        connection: HostConnection = await asyncpg.connect(**given)
+        )
         connection.host = host
         return connection
 
-    def _error(self, host: Host | None, error: Exception) -> StorageError:
+    def _failure(self, host: Host | None, error: Exception) -> StorageError:
         if isinstance(error, TimeoutError):
             return Unavailable(f"no answer from {host or 'the server'} within {self.limit:g} s")
         if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
             wanted = self._dsn.target_session_attrs
             return Unavailable(f"the server is a read-only standby, {wanted} is wanted", READ_ONLY)
-        ours = translate(error)
-        if ours is None:
+        if (ours := translate(error)) is None:
             raise error
-        if ours.sqlstate is None:
-            return ours
-        return Unavailable(f"cannot connect: {ours.in_full()}", ours.sqlstate)
+        return ours
 
 
 def _driver(dsn: Dsn) -> dict[str, Any]:
@@ -161,7 +158,5 @@ def _together(failures: Sequence[tuple[Host | None, StorageError]]) -> Unavailab
     """One error for all hosts: an answer of a server says more than silence."""
     states = [error.sqlstate for _, error in failures if error.sqlstate]
     several = len(failures) > 1
-    text = "; ".join(f"{host}: {error}" if several else str(error) for host, error in failures)
-    problem = Unavailable(text, next((s for s in states if s != READ_ONLY), next(iter(states), None)))
-    problem.__cause__ = failures[-1][1].__cause__
-    return problem
+    text = "; ".join(f"{host}: {error.in_full()}" if several else error.in_full() for host, error in failures)
+    return Unavailable(text, min(states, key=lambda state: state == READ_ONLY, default=None))

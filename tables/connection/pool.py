@@ -14,22 +14,12 @@ import asyncpg
 
 from tables.connection.dsn import Host, parse
 from tables.connection.hosts import ONLY_HOST_TIMEOUT, Connector, HostConnection
-from tables.connection.session import (
-    LOCK_TIMEOUT,
-    SETTINGS,
-    STATEMENT_TIMEOUT,
-    is_pooled,
-    require_prepared,
-    warn_of_missing,
-)
+from tables.connection.session import is_pooled, require_prepared, warn_of_missing
 from tables.errors import POOLED, READ_ONLY, QueryTimeout, StorageError, Unavailable, connecting, translated
-
-__all__ = ["LOCK_TIMEOUT", "STATEMENT_TIMEOUT", "Database"]
 
 if TYPE_CHECKING:
     from asyncpg.transaction import Transaction
 
-    Lent = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
     Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]
     Pool = asyncpg.Pool[asyncpg.Record]
 
@@ -42,14 +32,6 @@ RELEASE_TIMEOUT: Final = 2.0
 CLOSE_TIMEOUT: Final = 1.5
 # Seconds of use after which another connection checks the host, and between two such checks.
 SUSPECT_AFTER: Final = 5.0
-# Each tenant has some dozens of statements; asyncpg's default of 100 would thrash with a few tenants.
-STATEMENT_CACHE: Final = 1000
-
-
-def _behind(lent: Any) -> HostConnection:
-    """The connection itself: the proxy is useless once it has been given back."""
-    itself: HostConnection = lent.itself
-    return itself
 
 
 async def _keep_session(_: object) -> None:
@@ -66,19 +48,12 @@ class Database:
         """Raises `DsnError` if the text is none that can be used."""
         self._dsn = parse(dsn)
         self._size = size
-        self._connector = Connector(
-            self._dsn,
-            {"application_name": "daisi-wa-events-processor", **self._dsn.settings, **SETTINGS},
-            statement_cache_size=STATEMENT_CACHE,
-            max_cached_statement_lifetime=0,
-            command_timeout=STATEMENT_TIMEOUT + 5,
-        )
+        self._connector = Connector(self._dsn)
         self._pool: Pool | None = None
         self._known: WeakSet[HostConnection] = WeakSet()
         self._lent: dict[HostConnection, float] = {}
         self._trials: dict[Host | None, asyncio.Task[None]] = {}
         self._watcher: asyncio.Task[None] | None = None
-        self._has_warned = False
 
     async def open(self) -> None:
         """Connect. Raises `Unavailable` when no server answers or a pooler is in the way; may be called again."""
@@ -94,11 +69,14 @@ class Database:
             )
         self._pool = pool
         try:
-            await self._warn_once()
+            async with self.connection() as connection:
+                await warn_of_missing(connection)
         except BaseException:
             self._pool = None
             pool.terminate()
             raise
+        for note in self._dsn.notes:
+            logger.warning("%s", note)
         if self._connector.several and self._watcher is None:
             self._watcher = asyncio.ensure_future(self._watch())
 
@@ -119,19 +97,18 @@ class Database:
             closing.cancel()
         await asyncio.gather(closing, return_exceptions=True)
 
-    @property
-    def pool(self) -> Pool:
-        """The pool. Raises `Unavailable` before `open`."""
-        if self._pool is None:
-            raise Unavailable("not connected yet")
-        return self._pool
-
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection, outside any transaction."""
-        pool = self.pool
-        lent = await self._acquire(pool)
-        itself = _behind(lent)
+        """A connection, outside any transaction. Raises `Unavailable` before `open`."""
+        pool = self._pool
+        if pool is None:
+            raise Unavailable("not connected yet")
+        # Every host has its own time; what goes beyond that of one comes on top.
+        limit = ACQUIRE_TIMEOUT + max(0.0, self._connector.longest - ONLY_HOST_TIMEOUT)
+        with connecting():
+            lent: Any = await pool.acquire(timeout=limit)
+        # The proxy that is lent is useless once it has been given back.
+        itself: HostConnection = lent.itself
         self._lent[itself] = time.monotonic()
         try:
             with translated():
@@ -144,16 +121,9 @@ class Database:
             with translated(), suppress(TimeoutError):
                 await pool.release(lent, timeout=RELEASE_TIMEOUT)
 
-    def transaction(self) -> AbstractAsyncContextManager[Connection]:
-        """A connection in a transaction: committed on leaving, rolled back on an exception."""
-        return self._transaction(commit=True)
-
-    def undone(self) -> AbstractAsyncContextManager[Connection]:
-        """A connection in a transaction that is rolled back in any case."""
-        return self._transaction(commit=False)
-
     @asynccontextmanager
-    async def _transaction(self, *, commit: bool) -> AsyncIterator[Connection]:
+    async def transaction(self, *, commit: bool = True) -> AsyncIterator[Connection]:
+        """A connection in a transaction: committed on leaving, rolled back on an exception and without `commit`."""
         async with self.connection() as connection:
             with translated():
                 transaction = connection.transaction()
@@ -166,15 +136,9 @@ class Database:
                     raise
                 await (transaction.commit() if commit else transaction.rollback())
 
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[HostConnection]:
+    def session(self) -> AbstractAsyncContextManager[HostConnection]:
         """A connection beside the pool, for work that takes minutes; closed on leaving."""
-        connection = await self._connector.connect()
-        try:
-            with translated():
-                yield connection
-        finally:
-            connection.terminate()
+        return self._connector.session()
 
     async def ping(self) -> None:
         """Raises `StorageError` unless the server answers and takes writes."""
@@ -182,47 +146,29 @@ class Database:
             if await connection.fetchval("SELECT pg_is_in_recovery()"):
                 raise Unavailable("the server is a read-only standby", READ_ONLY)
 
-    async def _acquire(self, pool: Pool) -> Lent:
-        # Every host has its own time; what goes beyond that of one comes on top.
-        limit = ACQUIRE_TIMEOUT + max(0.0, self._connector.longest - ONLY_HOST_TIMEOUT)
-        with connecting():
-            return await pool.acquire(timeout=limit)
-
-    async def _connect(self, *_: Any, **options: Any) -> HostConnection:
-        connection = await self._connector.connect(**options)
+    async def _connect(self, *_: object, **__: object) -> HostConnection:
+        connection = await self._connector.connect()
         try:
             # A pooler may have been put in between, or changed, since the last one was opened.
             if await is_pooled(connection):
-                await require_prepared(self._connector.connect)
+                await require_prepared(self._connector.session)
         except BaseException:
             connection.terminate()
             raise
         self._known.add(connection)
         return connection
 
-    async def _warn_once(self) -> None:
-        if self._has_warned:
-            return
-        for note in self._dsn.notes:
-            logger.warning("%s", note)
-        async with self.connection() as connection:
-            await warn_of_missing(connection)
-        self._has_warned = True
-
     def _judge(self, connection: HostConnection, error: StorageError) -> None:
         """Drop a connection that is useless after this error, and check its host."""
-        if error.sqlstate == READ_ONLY:
-            # After a fail-over such a session leads to the old primary for ever.
+        # The server's own limit is shorter: it does not even say that time is up.
+        is_silent = isinstance(error, QueryTimeout) and error.sqlstate is None
+        # After a fail-over a session leads to the old primary for ever; what is taken for prepared is not.
+        if is_silent or error.sqlstate in (READ_ONLY, *POOLED):
             connection.terminate()
-            if self._connector.several:
-                self._leave(connection.host)
-        elif error.sqlstate in POOLED:
-            # What the connection takes for prepared is not.
-            connection.terminate()
-        elif isinstance(error, QueryTimeout) and error.sqlstate is None:
-            # The server's own limit is shorter: it does not even say that time is up.
-            connection.terminate()
+        if is_silent:
             self._try_host(connection.host)
+        elif error.sqlstate == READ_ONLY and self._connector.several:
+            self._leave(connection.host)
 
     def _try_host(self, host: Host | None) -> None:
         if host not in self._trials:
@@ -254,14 +200,10 @@ class Database:
 
 async def _roll_back(connection: Connection, transaction: Transaction, error: BaseException) -> None:
     """Undo what was done, or drop the connection, which undoes it too, if the server does not answer."""
-    if connection.is_closed():
-        return
-    if isinstance(error, TimeoutError):
+    with suppress(Exception):
+        if not isinstance(error, TimeoutError):
+            async with asyncio.timeout(RELEASE_TIMEOUT):
+                await transaction.rollback()
+            return
+    with suppress(asyncpg.InterfaceError):
         connection.terminate()
-        return
-    try:
-        async with asyncio.timeout(RELEASE_TIMEOUT):
-            await transaction.rollback()
-    except Exception:
-        with suppress(asyncpg.InterfaceError):
-            connection.terminate()

@@ -21,10 +21,8 @@ async def durability_warnings(database: Database) -> list[str]:
     Readers of the publication are no standbys. Any role may ask. Raises `StorageError`.
     """
     async with database.connection() as connection:
-        row = await connection.fetchrow(load("replication", "")["durability"])
+        [row] = await connection.fetch(load("replication", "")["durability"])
     found: list[str] = []
-    if row is None:
-        return found
     if row["standbys"] and not row["synchronous"]:
         count = "a standby" if row["standbys"] == 1 else f"{row['standbys']} standbys"
         found.append(_STANDBYS.format(count=count))

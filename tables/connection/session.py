@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING, Final
 
-from tables.errors import translated
 from tables.queries import load, quoted
 
 if TYPE_CHECKING:
     from tables.connection.hosts import HostConnection
     from tables.connection.pool import Connection
-
-    Connect = Callable[[], Awaitable[HostConnection]]
 
 logger = logging.getLogger(__name__)
 
@@ -37,18 +35,13 @@ SETTINGS: Final[Mapping[str, str]] = {
 _SECOND: Final = 3.0
 
 
-async def missing_settings(connection: Connection) -> dict[str, str]:
-    """The settings that the session lacks, because a pooler does not hand them on."""
-    rows = await connection.fetch(load("session", "")["settings"], list(SETTINGS))
-    found = {row["name"]: row["setting"] for row in rows}
-    return {
-        name: value for name, value in SETTINGS.items() if found.get(name, value).lower() != value.lower()
-    }
-
-
 async def warn_of_missing(connection: Connection) -> None:
     """Log the statements that give the role the settings which a pooler does not pass on."""
-    missing = await missing_settings(connection)
+    rows = await connection.fetch(load("session", "")["settings"], list(SETTINGS))
+    found = {row["name"]: row["setting"].lower() for row in rows}
+    missing = {
+        name: value for name, value in SETTINGS.items() if found.get(name) not in (None, value.lower())
+    }
     if missing:
         user = quoted(await connection.fetchval("SELECT session_user"))
         lines = [f"ALTER ROLE {user} SET {name} = '{value}'" for name, value in missing.items()]
@@ -57,49 +50,31 @@ async def warn_of_missing(connection: Connection) -> None:
 
 async def is_pooled(connection: HostConnection) -> bool:
     """Whether a pooler answers for the server: its process is another one than the connection was told at its start."""
-    with translated():
-        async with connection.transaction():
-            return bool(await connection.fetchval(load("session", "")["pid"]) != connection.get_server_pid())
+    async with connection.transaction():
+        return bool(await connection.fetchval(load("session", "")["pid"]) != connection.get_server_pid())
 
 
 async def are_shared(first: HostConnection, second: HostConnection) -> bool:
     """Whether a pooler gives the server process of `first` to `second` between two transactions."""
     pid = load("session", "")["pid"]
-    if not await is_pooled(first):
-        return False
-    with translated():
-        async with first.transaction():
-            home = await first.fetchval(pid)
-        async with second.transaction():
-            return bool(await second.fetchval(pid) == home)
-
-
-async def require_prepared(connect: Connect) -> None:
-    """Raises `Unavailable` if a pooler forgets prepared statements between transactions."""
-    first = await connect()
-    try:
-        second = await connect()
-        try:
-            with translated():
-                await _try_prepared(first, second)
-        finally:
-            second.terminate()
-    finally:
-        first.terminate()
-
-
-async def _try_prepared(first: HostConnection, second: HostConnection) -> None:
-    pid = load("session", "")["pid"]
     async with first.transaction():
         home = await first.fetchval(pid)
-    await second.execute("BEGIN")
-    if await second.fetchval(pid) != home:
-        # Each has a server process of its own: sessions are not shared.
-        return
-    try:
-        # The process that knows the first one's statement is taken: another one gets it.
-        async with asyncio.timeout(_SECOND):
-            await first.fetchval(pid)
-    except TimeoutError:
-        # The pooler has no second connection: the first statement that fails shows whether it keeps them.
-        return
+    async with second.transaction():
+        return bool(await second.fetchval(pid) == home)
+
+
+async def require_prepared(session: Callable[[], AbstractAsyncContextManager[HostConnection]]) -> None:
+    """Raises `Unavailable` if a pooler forgets prepared statements between transactions."""
+    pid = load("session", "")["pid"]
+    async with session() as first, session() as second:
+        async with first.transaction():
+            home = await first.fetchval(pid)
+        await second.execute("BEGIN")
+        if await second.fetchval(pid) != home:
+            # Each has a server process of its own: sessions are not shared.
+            return
+        # The process that knows the first one's statement is taken: another one gets it. If the pooler has no second
+        # connection, the first statement that fails shows whether it keeps them.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SECOND):
+                await first.fetchval(pid)

@@ -73,11 +73,7 @@ async def execute_briefly(
     database: Database, schema: str, what: str, statement: str, *, within: float = 0.0
 ) -> None:
     """Run one statement as `briefly` does."""
-
-    async def work(connection: Connection) -> None:
-        await connection.execute(statement)
-
-    await briefly(database, schema, what, work, within=within)
+    await briefly(database, schema, what, lambda connection: connection.execute(statement), within=within)
 
 
 async def _lock(connection: Connection, what: str) -> None:

@@ -66,7 +66,8 @@ async def build(database: Database, schema: str, *, required: bool = False) -> l
         shared = await are_shared(keeper, worker)
         await _lock(keeper, schema)
         if not shared:
-            await _lift_limits(worker, 0 if required else _OLD_TRANSACTIONS)
+            lock_timeout = 0 if required else _OLD_TRANSACTIONS
+            await worker.execute(load("indexes", "")["lift_limits"], str(lock_timeout))
         with _explained(shared):
             for index in todo:
                 await _Build(database, schema, index, worker).run()
@@ -95,11 +96,6 @@ async def _lock(keeper: Connection, schema: str) -> None:
     await keeper.execute(sql["stay_idle"])
 
 
-async def _lift_limits(worker: Connection, lock_timeout: int) -> None:
-    sql = load("indexes", "")
-    await worker.execute(sql["lift_limits"], str(lock_timeout))
-
-
 class _Build:
     """One index, on its table or on each of its partitions."""
 
@@ -115,7 +111,9 @@ class _Build:
             self._sql["partitions"], self._schema, self._index.table_name, self._index.name
         )
         if partitions:
-            await self._ensure_parent()
+            # The parent's index, of no partition yet, takes a moment; the last of them makes it valid.
+            parent = await self._create("IF NOT EXISTS", self._index.name, self._index.table_name, "ONLY")
+            await self._briefly(self._index.name, parent)
         for number, row in enumerate(partitions, 1):
             if not row["attached"]:
                 logger.info("index %s: partition %d of %d", self._index.name, number, len(partitions))
@@ -125,11 +123,6 @@ class _Build:
         async with self._database.connection() as connection:
             await connection.execute(self._sql["built"], self._index.name)
         logger.info("index %s of %s is built", self._index.name, self._schema)
-
-    async def _ensure_parent(self) -> None:
-        """Make the parent's index, of no partition yet, which takes a moment; the last of them makes it valid."""
-        statement = await self._create("IF NOT EXISTS", self._index.name, self._index.table_name, "ONLY")
-        await self._briefly(self._index.name, statement)
 
     async def _attach(self, partition: str) -> None:
         name = _partition_index(partition, self._index.name)

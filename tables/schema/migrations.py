@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import re
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -64,30 +64,22 @@ async def migrate(
     names the tables or columns that are missing, `QueryTimeout` that names who holds the lock in the way, otherwise
     `StorageError`; the next call goes on.
     """
-    applied = await _migrate_tables(database, schema, auto_migrate=auto_migrate)
+    extend = partial(_extend, schema=schema, auto_migrate=auto_migrate)
+    applied = await briefly(database, schema, "migration", extend, within=_TRIED_FOR)
     await indexes.build(database, schema, required=True)
-    await _try_partitions(database, schema, today or datetime.datetime.now(datetime.UTC).date())
+    try:
+        await partitions.make_partitions(
+            database, schema, today or datetime.datetime.now(datetime.UTC).date()
+        )
+    except StorageError as error:
+        logger.warning("partitions of %s are made later: %s", schema, error)
     async with database.connection() as connection:
         await _require_tables(connection, schema)
         await _require_columns(connection, schema)
     return applied
 
 
-async def _try_partitions(database: Database, schema: str, today: datetime.date) -> None:
-    try:
-        await partitions.make_partitions(database, schema, today)
-    except StorageError as error:
-        logger.warning("partitions of %s are made later: %s", schema, error)
-
-
-async def _migrate_tables(database: Database, schema: str, *, auto_migrate: bool) -> list[str]:
-    async def work(connection: Connection) -> list[str]:
-        return await _extend(connection, schema, auto_migrate=auto_migrate)
-
-    return await briefly(database, schema, "migration", work, within=_TRIED_FOR)
-
-
-async def _extend(connection: Connection, schema: str, *, auto_migrate: bool) -> list[str]:
+async def _extend(connection: Connection, *, schema: str, auto_migrate: bool) -> list[str]:
     sql = load("schema", schema)
     await migration_lock(connection, schema)
     if not await connection.fetchval(sql["schema_exists"], schema):

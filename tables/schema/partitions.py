@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from tables.connection.pool import Database
@@ -44,44 +44,27 @@ async def make_partitions(
     """
     sql = load("partitions", schema)
     async with database.connection() as connection:
-        missing = await connection.fetch(sql["missing"], schema, months(today))
-        counts = [await _in_the_way(connection, schema, row["month"]) for row in missing]
+        missing = [row["month"] for row in await connection.fetch(sql["missing"], schema, months(today))]
+        # No more than one above the limit are counted.
+        rows = {
+            month: await connection.fetchval(sql["in_the_way"], month, _MOVED_AT_ONCE + 1)
+            for month in missing
+        }
+    empty = [month for month in missing if not rows[month]]
+    large = [month for month in missing if rows[month] > _MOVED_AT_ONCE and not patient]
+    # Months without rows some at a time, each of the others alone.
+    batches = [empty[start : start + _AT_ONCE] for start in range(0, len(empty), _AT_ONCE)]
+    batches += [[month] for month in missing if month not in (*empty, *large)]
     made: list[str] = []
-    large = []
-    for batch in _batches([row["month"] for row in missing], counts):
-        if batch[1] > _MOVED_AT_ONCE and not patient:
-            large += [f"{month:%Y-%m}" for month in batch[0]]
-        else:
-            made += await _make(database, schema, batch[0], patient=patient)
+    for batch in batches:
+        made += await _make(database, schema, batch, patient=patient)
     if large:
+        names = ", ".join(f"{month:%Y-%m}" for month in large)
         raise DatabaseError(
-            f"messages_default of {schema} holds more than {_MOVED_AT_ONCE} rows of {', '.join(large)}: "
+            f"messages_default of {schema} holds more than {_MOVED_AT_ONCE} rows of {names}: "
             "they stay there until the command migrate moves them, while writers of that partition wait"
         )
     return made
-
-
-def _batches(
-    missing: Sequence[datetime.date], counts: Sequence[int]
-) -> Iterator[tuple[list[datetime.date], int]]:
-    """Months without rows some at a time, each of the others alone, with its rows."""
-    empty: list[datetime.date] = []
-    for month, count in zip(missing, counts, strict=True):
-        if count:
-            yield [month], count
-            continue
-        empty.append(month)
-        if len(empty) == _AT_ONCE:
-            yield empty, 0
-            empty = []
-    if empty:
-        yield empty, 0
-
-
-async def _in_the_way(connection: Connection, schema: str, month: datetime.date) -> int:
-    """How many rows of the month the default partition holds; no more than one above the limit are counted."""
-    count = await connection.fetchval(load("partitions", schema)["in_the_way"], month, _MOVED_AT_ONCE + 1)
-    return int(count)
 
 
 async def _make(

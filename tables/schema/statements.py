@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from tables.errors import translated
 from tables.queries import load
 
 if TYPE_CHECKING:
@@ -24,9 +23,8 @@ async def missing_parts(connection: Connection, schema: str) -> list[str]:
     missing: dict[str, None] = {}
     for file in _FILES:
         for text in load(file, schema).values():
-            with translated():
-                try:
-                    await connection.prepare(text)
-                except (asyncpg.UndefinedColumnError, asyncpg.UndefinedTableError) as error:
-                    missing[f"{file}: {error.message}"] = None
+            try:
+                await connection.prepare(text)
+            except (asyncpg.UndefinedColumnError, asyncpg.UndefinedTableError) as error:
+                missing[f"{file}: {error.message}"] = None
     return list(missing)

@@ -283,7 +283,7 @@ async def test_a_change_by_another_program_in_between_is_never_undone(stage: Sta
         assert contact is not None
         contact.apply(stamp(1), {"push_name": "Sari"})
         with pytest.raises(SerializationFailure):
-            await stage.contacts.update(connection, index.changed)
+            await stage.contacts.save(connection, index)
     await stage.write(stage.row(1))
     assert (await stage.only())["tags"] == "changed"
 

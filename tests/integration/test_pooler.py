@@ -157,7 +157,7 @@ async def test_sessions_are_shared_in_transaction_mode_only(
     postgres_server: PostgresServer, name: str, mode: str, shared: bool
 ) -> None:
     with Pooler(postgres_server, mode, IGNORED) as pooler:
-        connector = Connector(parse(pooler.dsn_of(name)), {})
+        connector = Connector(parse(pooler.dsn_of(name)))
         first, second = await connector.connect(), await connector.connect()
         try:
             assert await are_shared(first, second) is shared
@@ -167,7 +167,7 @@ async def test_sessions_are_shared_in_transaction_mode_only(
 
 
 async def test_sessions_of_a_server_are_not_shared(database_dsn: str) -> None:
-    connector = Connector(parse(database_dsn), {})
+    connector = Connector(parse(database_dsn))
     first, second = await connector.connect(), await connector.connect()
     try:
         assert not await are_shared(first, second)
@@ -201,11 +201,11 @@ async def test_a_look_at_the_pooler_that_is_cut_short_leaves_no_connection_open(
 ) -> None:
     """A pooler at its limit of clients refuses the second one: each try at the start took one more from others."""
     with Pooler(postgres_server, TRANSACTION, IGNORED, "max_client_conn = 2") as pooler:
-        connector = Connector(parse(pooler.dsn_of(name)), {})
+        connector = Connector(parse(pooler.dsn_of(name)))
         taken = await connector.connect()
         try:
             with pytest.raises(Unavailable):
-                await require_prepared(connector.connect)
+                await require_prepared(connector.session)
             # The pooler notices the end of a connection a moment later.
             async with asyncio.timeout(10):
                 again = await _connected(connector)

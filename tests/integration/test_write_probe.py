@@ -19,7 +19,7 @@ from events import errors
 from events.subjects import Tenant
 from tables import write_probe
 from tables.attribution import Incoming
-from tables.connection import pool
+from tables.connection import hosts
 from tables.connection.pool import Database
 from tables.connection.session import SETTINGS
 from tables.errors import DataError, QueryTimeout, StorageError, Unavailable
@@ -205,7 +205,7 @@ async def test_an_event_whose_row_alone_is_locked_times_out_and_no_outage_is_tol
     event_type: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pool, "SETTINGS", {**SETTINGS, "lock_timeout": "100"})
+    monkeypatch.setattr(hosts, "SETTINGS", {**SETTINGS, "lock_timeout": "100"})
     hasty = Database(database_dsn)
     await hasty.open()
     tables = _tables(hasty, schema)
@@ -233,7 +233,7 @@ async def test_an_event_whose_whole_table_is_locked_is_not_blamed_and_is_stored_
     event_type: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pool, "SETTINGS", {**SETTINGS, "lock_timeout": "100"})
+    monkeypatch.setattr(hosts, "SETTINGS", {**SETTINGS, "lock_timeout": "100"})
     hasty = Database(database_dsn)
     await hasty.open()
     tables = _tables(hasty, schema)
@@ -311,8 +311,8 @@ async def test_one_event_alone_is_not_blamed_while_every_commit_waits_for_a_stan
     await migrate(database, schema)
     await database.close()
     # Five seconds more are the driver's limit.
-    monkeypatch.setattr(pool, "STATEMENT_TIMEOUT", 0.5)
-    monkeypatch.setattr(pool, "SETTINGS", {**SETTINGS, "statement_timeout": "500"})
+    monkeypatch.setattr(hosts, "STATEMENT_TIMEOUT", 0.5)
+    monkeypatch.setattr(hosts, "SETTINGS", {**SETTINGS, "statement_timeout": "500"})
     database = Database(lonely.dsn)
     await database.open()
     tables = TenantTables(database, schema, lambda *_: None)

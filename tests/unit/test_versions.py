@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from tables.last_writer_wins import (
     EventStamp,
-    PendingMerge,
     Version,
     decode_metadata,
     encode_metadata,
@@ -41,10 +40,7 @@ def merged(
     filled: tuple[str, ...] = (),
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `merge` makes of the events: the values, and the metadata parsed."""
-    pending = PendingMerge(events[0][0])
-    for stamp, values in events:
-        pending.add(stamp, values)
-    result = merge(pending, stored, filled)
+    result = merge(events, stored, filled)
     return result.values, json.loads(result.metadata)
 
 
@@ -117,9 +113,8 @@ def test_a_stale_event_changes_nothing_but_what_is_empty() -> None:
 
 
 def test_an_explicit_column_always_has_its_own_entry() -> None:
-    pending = PendingMerge(realtime(5))
-    pending.add(realtime(5), {"is_deleted": False})
-    metadata = json.loads(merge(pending, None, (), ("is_deleted",)).metadata)
+    events = [(realtime(5), {"is_deleted": False})]
+    metadata = json.loads(merge(events, None, (), ("is_deleted",)).metadata)
     assert metadata["versions"] == {"is_deleted": "5-1"}
 
 
