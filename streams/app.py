@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from events.delivery import Batch, Delivery
 from events.subjects import ConsumerType, Tenant
 from streams import logs
 from streams.cli.commands import CommandApp, Operations
+from streams.cli.unconfigured import UnconfiguredApp
 from streams.config.settings import Settings, SettingsError
 from streams.jetstream.broker import Broker
 from streams.jetstream.consumer_state import ConsumerStates
@@ -50,7 +50,7 @@ from streams.monitoring.worker_status import WorkerStatus
 from streams.version import VERSION
 from streams.worker.application import Connections, EventsWorker, use_fast_loop
 from streams.worker.channel import DirectChannel
-from streams.worker.shutdown import Shutdown, drain_budget
+from streams.worker.shutdown import Shutdown, drain_budget, hear_held_stop
 from tables.connection.pool import Database
 from tables.tenant import TenantTables
 
@@ -348,9 +348,9 @@ def __getattr__(name: str) -> Any:
     """`app`, made when Faust asks for it: importing this module must not need any settings."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    hear_held_stop()
     try:
         globals()["app"] = app = build(os.environ)
     except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
-        raise SystemExit(1) from None
+        return UnconfiguredApp(str(error))
     return app

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import Final
+from typing import Final, NoReturn
 
 import pytest
 
@@ -16,12 +16,12 @@ def required(program: str) -> str:
     found = shutil.which(program, path=_FOLDERS)
     if found is None:
         missing(program)
-    return found or program
+    return found
 
 
-def missing(what: str) -> None:
-    """Skip the test, or fail it in CI."""
-    reason = f"{what} is not installed: run `make system-deps` (Debian, root)"
+def missing(what: str, how: str = "run `make system-deps` (Debian, root)") -> NoReturn:
+    """Skip the test with a word on how to get it, or fail it in CI."""
+    reason = f"{what} is not installed: {how}"
     if os.environ.get("CI"):
         pytest.fail(f"{reason}; in CI no such test is skipped")
     pytest.skip(reason)

@@ -30,6 +30,18 @@ def drain_budget(seconds: float) -> float:
     return seconds - min(AFTER_DRAIN, seconds / 2)
 
 
+def hear_held_stop() -> None:
+    """End at a SIGTERM that was held back while Python started, and at one that comes before a worker listens.
+
+    The image's entry blocks the signal, because a first process does not get one that it has no handler for.
+    """
+    if signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+        return
+    # Nothing is started yet, or a command is at work, which SIGTERM ends at once elsewhere, too.
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(EXIT_SIGNAL + number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+
+
 class Shutdown:
     """Ends the process at the latest `seconds` after its stop began, and at once at a second signal.
 

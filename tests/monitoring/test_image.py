@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -143,10 +146,12 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
 
 
 @contextmanager
-def started(image: Image, *before: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The image's entry command, after the words of `before`; ends with the block."""
+def started(
+    image: Image, *before: str, options: Sequence[str] = (), **settings: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The image's entry command, after the words of `before` and with options; ends with the block."""
     stage = stages()["worker"]
-    words = [*before, *stage.command("ENTRYPOINT"), *stage.command("CMD")]
+    words = [*before, *stage.command("ENTRYPOINT"), *stage.command("CMD"), *options]
     process = subprocess.Popen(words, cwd=image.code, env=image.environment(stage, **settings))
     try:
         yield process
@@ -162,19 +167,29 @@ def settings(company: str, nats_url: str, postgres_dsn: str) -> dict[str, str]:
     return {name: given[name] for name in ("NATS_URL", "POSTGRES_DSN", "COMPANY_ID", "SERVER_PORT")}
 
 
-def healthy(image: Image, **settings: str) -> bool:
-    """What the image's own health check says; its port must be asked."""
+def healthy(image: Image, worker: int, **settings: str) -> bool:
+    """What the image's own health check says, with the process of this id in place of the container's first one."""
     check = stages()["worker"].all("HEALTHCHECK")[0].split(" CMD ", 1)[1]
+    assert check.count("/proc/1/") == 1
+    check = check.replace("/proc/1/", f"/proc/{worker}/")
     return image.run(stages()["worker"], "sh", "-c", check, **settings).returncode == 0
 
 
-def comes_up(image: Image, process: subprocess.Popen[bytes], **settings: str) -> None:
-    """Return when /ready says so and the health check is content."""
-    url = f"http://127.0.0.1:{settings['SERVER_PORT']}/ready"
+def worker_of(process: subprocess.Popen[bytes]) -> int:
+    """The process id of the worker: the process itself, or the one that `unshare` made."""
+    inner = psutil.Process(process.pid).children()
+    return inner[0].pid if inner else process.pid
+
+
+def comes_up(
+    image: Image, process: subprocess.Popen[bytes], *, port: str | None = None, **settings: str
+) -> None:
+    """Return when /ready says so, on the port of the settings unless another is given, and the health check, too."""
+    url = f"http://127.0.0.1:{port or settings['SERVER_PORT']}/ready"
     deadline = time.monotonic() + START
     while process.poll() is None and time.monotonic() < deadline:
         with suppress(OSError), urllib.request.urlopen(url, timeout=5):
-            assert healthy(image, **settings)
+            assert healthy(image, worker_of(process), **settings)
             return
         time.sleep(0.1)
     pytest.fail(f"the worker did not come up: {process.poll()}")
@@ -204,7 +219,8 @@ def test_image_runs_as_a_numbered_user_that_owns_no_code() -> None:
 def test_entry_is_the_worker_in_exec_form() -> None:
     """A shell between would keep SIGTERM to itself."""
     worker = stages()["worker"]
-    assert [*worker.command("ENTRYPOINT"), *worker.command("CMD")] == ["faust", "-A", "streams.app", "worker"]
+    words = [*worker.command("ENTRYPOINT"), *worker.command("CMD")]
+    assert words == ["env", "--block-signal=TERM", "faust", "-A", "streams.app", "worker"]
 
 
 def test_image_sets_only_known_variables_of_ours() -> None:
@@ -245,12 +261,68 @@ def test_image_holds_the_pinned_versions(image: Image) -> None:
         assert found.version in pins[canonicalize_name(found.metadata["Name"])]
 
 
-def test_commands_run_in_the_image(image: Image) -> None:
-    """`docker run ... <image> version`: the entry takes Faust's other commands too."""
+@pytest.mark.parametrize(
+    "given", [{}, settings("CompanyAAA01", "nats://127.0.0.1", "postgres://127.0.0.1/none")]
+)
+def test_commands_run_in_the_image(image: Image, given: dict[str, str]) -> None:
+    """`docker run <image> version`: the entry takes Faust's other commands too, this one also without settings."""
     worker = stages()["worker"]
-    given = settings("CompanyAAA01", "nats://127.0.0.1:4222", "postgres://127.0.0.1/none")
     done = image.run(worker, *worker.command("ENTRYPOINT"), "version", LOG_LEVEL="warn", **given)
-    assert (done.returncode, done.stdout.strip().split()[-1]) == (0, VERSION), done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{VERSION}\n", "")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["worker", "--help"], ["migrate", "--help"]], ids=" ".join)
+def test_help_needs_no_settings(image: Image, words: list[str]) -> None:
+    worker = stages()["worker"]
+    done = image.run(worker, *worker.command("ENTRYPOINT"), *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage:" in done.stdout
+    if words == ["--help"]:
+        assert all(name in done.stdout for name in ("worker", "migrate", "exhausted-replay"))
+
+
+@pytest.mark.parametrize("word", ["worker", "migrate", "agents"])
+def test_whatever_needs_settings_names_those_that_are_missing(image: Image, word: str) -> None:
+    worker = stages()["worker"]
+    done = image.run(worker, *worker.command("ENTRYPOINT"), word)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("wrong settings: ")
+    assert "POSTGRES_DSN is not set" in line
+    assert "COMPANY_ID is not set" in line
+
+
+def test_image_lists_what_is_in_it(image: Image) -> None:
+    """Debian's packages, Python and its packages, each with its version."""
+    worker = stages()["worker"]
+    done = image.run(worker, "sh", "-ec", worker.all("RUN")[-1])
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [
+        line.split("\t") for line in (image.code / "packages.txt").read_text(encoding="utf-8").splitlines()
+    ]
+    listed = {kind: {name: version for each, name, version in lines if each == kind} for kind, _, _ in lines}
+    assert set(listed) == {"deb", "python", "pypi"}
+    assert listed["python"] == {"python": platform.python_version()}
+    (site,) = image.packages.glob("lib/python*/site-packages")
+    installed = {found.name: found.version for found in metadata.distributions(path=[str(site)])}
+    assert installed.items() <= listed["pypi"].items()
+    asked = ("dpkg-query", "--show", "--showformat", "${Version}", "libc6")
+    assert listed["deb"]["libc6"] == subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("name", ["worker", "loadgen"])
+def test_image_says_what_it_is(name: str) -> None:
+    """As annotations of the Open Container Initiative; where its source is, is said by whoever builds it."""
+    stage = stages()[name]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    labels = dict(word.split("=", 1) for line in stage.all("LABEL") for word in shlex.split(line))
+    said = {label.removeprefix("org.opencontainers.image."): text for label, text in labels.items()}
+    assert set(said) == {"title", "description", "version", "licenses", "source", "revision"}
+    assert (said["version"], said["licenses"]) == (VERSION, project["license"])
+    assert (said["source"], said["revision"]) == ("${SOURCE}", "${REVISION}")
+    assert stage.all("ARG") == ['SOURCE=""', 'REVISION=""']
+    if name == "worker":
+        assert (said["title"], said["description"]) == (project["name"], project["description"])
 
 
 def test_load_generator_needs_no_developers_tools(image: Image) -> None:
@@ -263,11 +335,90 @@ def test_entry_answers_the_health_check_and_stops_in_order(
     image: Image, company: str, nats_url: str, postgres_dsn: str
 ) -> None:
     given = settings(company, nats_url, postgres_dsn)
-    assert not healthy(image, **given)
+    assert not healthy(image, os.getpid(), **given)
     with started(image, **given) as worker:
         comes_up(image, worker, **given)
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(STOP) == 0
+
+
+@pytest.mark.parametrize("option", ["--web-port {}", "--web-port={}", "-p {}", "-p{}"])
+def test_health_check_asks_the_port_of_the_option(image: Image, option: str) -> None:
+    """`docker run ... <image> worker --web-port 8081`: it wins over SERVER_PORT, as in the worker."""
+    port = free_port()
+    words = [
+        *stages()["worker"].command("ENTRYPOINT"),
+        "worker",
+        *option.format(port).split(),
+        "--loglevel=info",
+    ]
+    # A first process that names these words, and a server: what the worker does with them is tested below.
+    with (
+        subprocess.Popen([sys.executable, "-c", "input()", *words], stdin=subprocess.PIPE) as first,
+        HTTPServer(("127.0.0.1", port), _Healthy) as server,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert healthy(image, first.pid, SERVER_PORT=str(free_port()))
+        assert not healthy(image, os.getpid(), SERVER_PORT=str(free_port()))
+        server.shutdown()
+        first.kill()
+
+
+def test_worker_with_another_port_is_healthy(
+    image: Image, company: str, nats_url: str, postgres_dsn: str
+) -> None:
+    given, port = settings(company, nats_url, postgres_dsn), str(free_port())
+    with started(image, options=["--web-port", port], **given) as worker:
+        comes_up(image, worker, port=port, **given)
+
+
+@needs_namespaces
+@pytest.mark.parametrize("words", [["worker"], ["migrate"]], ids=" ".join)
+@pytest.mark.parametrize("delay", [0, 0.2, 0.6])
+def test_stop_while_python_starts_is_heard_by_a_first_process(
+    image: Image, company: str, nats_url: str, delay: float, words: list[str]
+) -> None:
+    """Without an init: the kernel drops a signal that a first process has no handler for."""
+    # With this address nothing gets so far that it ends by itself, or makes anything.
+    given = settings(company, nats_url, f"postgres://postgres@127.0.0.1:{free_port()}/none")
+    entry = stages()["worker"].command("ENTRYPOINT")
+    with subprocess.Popen(
+        [*_CONTAINED, *entry, *words],
+        cwd=image.code,
+        env=image.environment(stages()["worker"], **given),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as outer:
+        try:
+            inner = _first_process(outer)
+            time.sleep(delay)
+            inner.send_signal(signal.SIGTERM)
+            assert outer.wait(STOP) in (0, 128 + signal.SIGTERM)
+        finally:
+            outer.kill()
+
+
+def _first_process(outer: subprocess.Popen[bytes]) -> psutil.Process:
+    """The first process of the namespaces, once it is Python."""
+    deadline = time.monotonic() + START
+    while time.monotonic() < deadline:
+        for inner in psutil.Process(outer.pid).children():
+            with suppress(psutil.Error, IndexError):
+                if Path(inner.cmdline()[0]).name.startswith("python"):
+                    return inner
+        time.sleep(0.001)
+    pytest.fail("the first process did not start")
+
+
+class _Healthy(BaseHTTPRequestHandler):
+    """Answers 200 on /health."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @needs_namespaces

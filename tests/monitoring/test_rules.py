@@ -130,6 +130,14 @@ def test_every_alert_has_its_section_on_the_page_it_points_to(alert: str) -> Non
     assert [anchor(heading) for heading in headings].count(section) == 1
 
 
+@pytest.mark.parametrize("alert", ALERTS)
+def test_no_alert_is_about_what_a_replica_that_has_left_said_last(alert: str) -> None:
+    """A recorded name (with colons) is of all replicas that there are; `last_over_time` remembers on purpose."""
+    of_each_replica = re.findall(r"(?:min|max|avg)_over_time\((\w+)\[\w+\]\)(.*)", ALERTS[alert]["expr"])
+    for metric, rest in of_each_replica:
+        assert rest.startswith(f" and {metric})"), metric
+
+
 def test_names_are_given_once() -> None:
     names = Counter(
         rule.get("alert") or rule["record"] for kind in ("alert", "record") for rule in rules(kind)
