@@ -39,6 +39,8 @@ _UP: Final = ("tenant_app_A", "tenant_app_B", "prometheus", "alertmanager")
 _ABSENT: Final = "nats_exporter"
 _SETTLED: Final = 75.0
 _NOTICED: Final = 60.0
+# Five attempts, whose delays double.
+_GIVEN_UP: Final = 90.0
 
 Say = Callable[[str], None]
 
@@ -77,13 +79,15 @@ class Story:
             raise Unmet(f"after `down` there are {left}")
 
     def _override(self) -> Path:
-        """Mount copies of the configuration of Prometheus: later chapters change them."""
+        """Mount copies of the configuration of Prometheus, which change later; replay letters within seconds."""
         mounts = [
             f"{self._prometheus}:/etc/prometheus/prometheus.yml:ro",
             f"{self._rules}:/etc/prometheus/docker/prometheus/rules:ro",
         ]
         path = self._work / "override.yaml"
-        path.write_text(yaml.safe_dump({"services": {"prometheus": {"volumes": mounts}}}))
+        services: dict[str, Any] = {"prometheus": {"volumes": mounts}}
+        services |= {service: {"environment": {"NATS_DLQBASEDELAYMINUTES": "0.02"}} for service in COMPANIES}
+        path.write_text(yaml.safe_dump({"services": services}))
         return path
 
     def _starts(self) -> None:
@@ -198,7 +202,7 @@ class Story:
             self.stack.compose("start", server)
             self._fires(alert, [])
         load = self._load("5s", COMPANIES["tenant_app_A"], "--invalid", "0.2")
-        eventually("ExhaustedEvents", _NOTICED, lambda: bool(self.watch.firing("ExhaustedEvents")), True)
+        eventually("ExhaustedEvents", _GIVEN_UP, lambda: bool(self.watch.firing("ExhaustedEvents")), True)
         load.communicate(timeout=_NOTICED)
         named = {(one.get("severity"), one.get("company_id")) for one in self.watch.firing("ExhaustedEvents")}
         if named != {("warning", COMPANIES["tenant_app_A"])}:
