@@ -7,13 +7,14 @@ ARGS ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
-SYSTEM_PACKAGES := prometheus prometheus-alertmanager chromium openjdk-17-jre-headless pgbouncer
+SYSTEM_PACKAGES := prometheus prometheus-alertmanager chromium openjdk-17-jre-headless pgbouncer \
+	docker.io debootstrap slirp4netns
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo load test rules soak guards faults monitoring-check check format bench constraints system-deps clean
+.PHONY: help demo load test rules soak guards faults monitoring-check containers check format bench constraints system-deps clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -42,6 +43,9 @@ faults: $(READY) ## inject faults under load, on single servers and clusters (AR
 
 monitoring-check: $(READY) ## check what watches the worker: Prometheus, alerts, dashboards, containers, page
 	$(BIN)/python -m pytest tests/monitoring $(ARGS)
+
+containers: $(READY) ## build the images and run both compose files for real: load, a crash, restarts, scaling, outages, alerts
+	$(BIN)/python -m tests.containers
 
 check: $(READY) ## style, types, who imports whom, and whether constraints.txt, schemas and tables of docs/ are in step
 	$(BIN)/ruff check .
@@ -75,7 +79,7 @@ system-deps: ## install what some tests need from the system (Debian, root): wit
 	test -z "$$failed" || { echo "not installed:$$failed" >&2; exit 1; }
 
 clean: ## remove what was made here, .venv too
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .containers .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Exact versions, and nothing is built: constraints.txt lists everything that pyproject.toml leads to.
