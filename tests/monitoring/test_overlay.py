@@ -68,7 +68,7 @@ def test_scaled_has_the_values_that_are_looked_for(kustomize: str) -> None:
     assert left(rendered(kustomize, KUBERNETES / "scaled")) == list(OF_THE_BASE)
     assert generated()["COMPANY_ID"] == OF_THE_BASE[0]
     assert generated()["NATS_URL"] == OF_THE_BASE[1]
-    assert kustomization("scaled")["namespace"] == OF_THE_BASE[2].strip(r"\b")
+    assert re.fullmatch(OF_THE_BASE[2], kustomization("scaled")["namespace"])
 
 
 def test_overlay_leaves_nothing_of_the_base_that_it_has_to_change(kustomize: str) -> None:
