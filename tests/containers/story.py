@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import time
 import urllib.request
@@ -133,9 +135,9 @@ class Story:
         """A replica is killed, NATS and PostgreSQL are restarted: nobody is called."""
         load = self._load(f"{SECONDS}s", ",".join(COMPANIES.values()))
         eventually("events are stored", _NOTICED, lambda: self._stored() > 0, True)
-        # A crash: the engine restarts no container that it was told to kill.
-        crash = "kill -KILL $(cat /proc/1/task/1/children)"
-        self.stack.engine.docker("exec", self.stack.containers("tenant_app_A")[0], "sh", "-c", crash)
+        # Not by the engine, which restarts no container that it was told to kill.
+        crashed = self.stack.containers("tenant_app_A")[0]
+        os.kill(self.stack.inspected(crashed)["State"]["Pid"], signal.SIGKILL)
         eventually("rows of half the load", 3 * SECONDS, lambda: self._stored() > RATE * SECONDS / 4, True)
         self.stack.compose("restart", "nats")
         self.stack.compose("restart", "postgres")
@@ -170,10 +172,17 @@ class Story:
             self._say(f"{company}: {events} events in the streams\n{report.text()}")
             if not report.ok or not events:
                 raise Unmet(f"{company}: not everything is accounted for")
-        # The exporter of NATS has no stand-in.
-        fired = [labels for labels in self.watch.firing(over=600) if labels.get("job") != _ABSENT]
+        fired = [labels for labels in self.watch.firing(over=600) if not self._may_fire(labels)]
         if fired:
             raise Unmet(f"alerts that should not fire: {fired}")
+
+    @staticmethod
+    def _may_fire(labels: Labels) -> bool:
+        """The exporter of NATS has no stand-in.
+
+        While NATS was away it may not have got an event whose update came later, and was given up: the account knows.
+        """
+        return labels.get("job") == _ABSENT or labels["alertname"] in {"ExhaustedEvents", "DlqTasksDropped"}
 
     def _lag(self, company: str) -> float:
         metrics = ("daisi_consumer_pending_messages", "daisi_consumer_unacknowledged_messages")
