@@ -98,7 +98,7 @@ class SourceStatus(Protocol):
         ...
 
     @property
-    def role(self) -> ConsumerType:
+    def consumer_type(self) -> ConsumerType:
         """The type of its consumer."""
         ...
 
@@ -118,7 +118,7 @@ class SourceStatus(Protocol):
         ...
 
     @property
-    def held(self) -> int:
+    def in_flight(self) -> int:
         """Deliveries in flight: received and not settled yet."""
         ...
 

@@ -64,16 +64,16 @@ class Agents:
     batches: DirectChannel[Batch]
     dead_letter_batches: DirectChannel[Batch]
 
-    def channel(self, role: ConsumerType) -> DirectChannel[Batch]:
+    def channel(self, consumer_type: ConsumerType) -> DirectChannel[Batch]:
         """Where the batches of this type of consumer go."""
-        return self.dead_letter_batches if role == "dlq" else self.batches
+        return self.dead_letter_batches if consumer_type == "dlq" else self.batches
 
     async def on_max_deliveries(self, spec: ConsumerSpec, delivery: Delivery) -> None:
         """Handle a message that reached the limit of an operator's consumer."""
-        if spec.role == "dlq":
+        if spec.consumer_type == "dlq":
             await self.replay.on_max_deliveries(spec.tenant, delivery)
         else:
-            await self.routing.on_max_deliveries(spec.tenant, spec.role, delivery)
+            await self.routing.on_max_deliveries(spec.tenant, spec.consumer_type, delivery)
 
 
 class Container:
@@ -236,17 +236,17 @@ class Container:
         return PullSource(
             broker=self.broker,
             tenant=spec.tenant,
-            role=spec.role,
+            consumer_type=spec.consumer_type,
             stream=spec.stream,
             durable=spec.durable,
             batch_size=batch_share(spec.batch_size, len(self.settings.tenants)),
-            batch_bytes=byte_share(spec.role, len(self.settings.tenants)),
+            batch_bytes=byte_share(spec.consumer_type, len(self.settings.tenants)),
             ack_wait=spec.ack_wait,
-            send=self.agents.channel(spec.role).send_item,
+            send=self.agents.channel(spec.consumer_type).send_item,
             restore=partial(self.reconciler.restore, spec),
             meter=SourceMeter(self.metrics, spec.tenant.company),
             drain_budget=drain_budget(self.settings.stop_timeout),
-            recovered=partial(self.conditions.answered, f"{spec.role} {spec.tenant.company}"),
+            recovered=partial(self.conditions.answered, f"{spec.consumer_type} {spec.tenant.company}"),
         )
 
     def _register_pages(self) -> None:

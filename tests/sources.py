@@ -30,17 +30,17 @@ class Counters:
         self.sizes: list[int] = []
         self.seconds_back = 0.0
 
-    def pull_requested(self, role: ConsumerType) -> None:
-        self.count[f"pulls {role}"] += 1
+    def pull_requested(self, consumer_type: ConsumerType) -> None:
+        self.count[f"pulls {consumer_type}"] += 1
 
-    def pull_failed(self, role: ConsumerType) -> None:
-        self.count[f"failed {role}"] += 1
+    def pull_failed(self, consumer_type: ConsumerType) -> None:
+        self.count[f"failed {consumer_type}"] += 1
 
-    def batch_received(self, role: ConsumerType, company: str, size: int) -> None:
+    def batch_received(self, consumer_type: ConsumerType, company: str, size: int) -> None:
         self.sizes.append(size)
 
-    def store_time_stepped_back(self, role: ConsumerType, seconds: float) -> None:
-        self.count[f"steps back {role}"] += 1
+    def store_time_stepped_back(self, consumer_type: ConsumerType, seconds: float) -> None:
+        self.count[f"steps back {consumer_type}"] += 1
         self.seconds_back += seconds
 
 
@@ -49,18 +49,18 @@ class StubSource:
     """A source whose status is set by the test."""
 
     tenant: Tenant = field(default_factory=lambda: Tenant("KopiNusa"))
-    role: ConsumerType = "realtime"
+    consumer_type: ConsumerType = "realtime"
     stream: str = "wa_events_stream"
     durable: str = "wa_realtime_KopiNusa"
     alive: bool = True
-    held: int = 0
+    in_flight: int = 0
     progress_count: int = 0
     last_fetch: float = field(default_factory=time.monotonic)
     last_progress: float = field(default_factory=time.monotonic)
 
     @property
     def name(self) -> str:
-        return f"{self.role} {self.tenant.company}"
+        return f"{self.consumer_type} {self.tenant.company}"
 
 
 class Reader:
@@ -142,7 +142,7 @@ def pull_source(
     return PullSource(
         broker=broker,
         tenant=tenant,
-        role="realtime",
+        consumer_type="realtime",
         stream=config.realtime_stream,
         durable=config.realtime_durable + tenant.company,
         **{**arguments, **more},

@@ -22,7 +22,7 @@ from streams.jetstream.in_flight import InFlight, JetDelivery
 from streams.jetstream.incarnation import Incarnation
 from streams.jetstream.meter import Meter
 from streams.jetstream.permissions import ACK_PREFIX, PUBLISH, SUBSCRIPTION, Denial
-from streams.jetstream.pull_limits import MAX_WAITING_PAUSE, PullLimits, Status
+from streams.jetstream.pull_requests import MAX_WAITING_PAUSE, PullRequestLimits, Status
 from streams.jetstream.store_clock import StoreClock
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class PullSource(mode.Service):
         *,
         broker: Broker,
         tenant: Tenant,
-        role: ConsumerType,
+        consumer_type: ConsumerType,
         stream: str,
         durable: str,
         batch_size: int,
@@ -73,12 +73,12 @@ class PullSource(mode.Service):
     ) -> None:
         super().__init__()
         self.tenant = tenant
-        self.role: ConsumerType = role
+        self.consumer_type: ConsumerType = consumer_type
         self.stream = stream
         self.durable = durable
         self.last_fetch = time.monotonic()  # when a pull request was last answered
         self._broker = broker
-        self._limits = PullLimits(durable, batch=batch_size, batch_bytes=batch_bytes, expires=EXPIRES)
+        self._limits = PullRequestLimits(durable, batch=batch_size, batch_bytes=batch_bytes, expires=EXPIRES)
         self._acks = AckPermission(broker.messaging, stream, durable)
         self._wanted = batch_size
         self._keep_alive_every = ack_wait / 8
@@ -88,11 +88,11 @@ class PullSource(mode.Service):
         self._meter = meter
         self._drain_budget = drain_budget
         self.incarnation = Incarnation(broker, stream)
-        self._held = InFlight(
+        self._in_flight = InFlight(
             publish=broker.messaging.send,
             ack_wait=ack_wait,
             incarnation=self.incarnation,
-            store_clock=StoreClock(stream, partial(meter.store_time_stepped_back, role)),
+            store_clock=StoreClock(stream, partial(meter.store_time_stepped_back, consumer_type)),
         )
         self._last_request = time.monotonic()  # when a pull request was last over
         self._ask = broker.api_subject(f"CONSUMER.MSG.NEXT.{stream}.{durable}")
@@ -111,23 +111,23 @@ class PullSource(mode.Service):
 
     @property
     def name(self) -> str:
-        """Role and company."""
-        return f"{self.role} {self.tenant.company}"
+        """Consumer type and company."""
+        return f"{self.consumer_type} {self.tenant.company}"
 
     @property
-    def held(self) -> int:
+    def in_flight(self) -> int:
         """How many messages are in flight."""
-        return len(self._held)
+        return len(self._in_flight)
 
     @property
     def progress_count(self) -> int:
         """How many messages arrived and were settled, since its start."""
-        return self._held.progress_count
+        return self._in_flight.progress_count
 
     @property
     def last_progress(self) -> float:
-        """When one was last settled or nothing was held, in `time.monotonic()` seconds."""
-        return self._held.last_progress
+        """When one was last settled or nothing was in flight, in `time.monotonic()` seconds."""
+        return self._in_flight.last_progress
 
     @property
     def alive(self) -> bool:
@@ -144,7 +144,7 @@ class PullSource(mode.Service):
         self.add_future(self._keep_alive())
 
     async def on_stop(self) -> None:
-        """Drain: last pull, last batch, then all that is held; give the rest back and flush."""
+        """Drain: last pull, last batch, then all that is in flight; give the rest back and flush."""
         if self._loop_task is None:
             return
         deadline = time.monotonic() + self._drain_budget
@@ -155,10 +155,10 @@ class PullSource(mode.Service):
         await asyncio.wait({self._loop_task}, timeout=self._drain_budget)
         self._loop_task.cancel()
         self._closed = True
-        await self._held.wait_empty(max(deadline - time.monotonic(), 0.0))
-        given_back = await self._held.nak_all()
-        if given_back:
-            logger.warning("%s gave %d messages back", self.durable, given_back)
+        await self._in_flight.wait_empty(max(deadline - time.monotonic(), 0.0))
+        unsettled = await self._in_flight.nak_all()
+        if unsettled:
+            logger.warning("%s gave %d messages back", self.durable, unsettled)
         # The subscription stays until the connection closes: a late message can still be given back.
         await self._broker.flush(FLUSH_SECONDS)
 
@@ -181,10 +181,10 @@ class PullSource(mode.Service):
             deliveries = await self._pull()
             if not deliveries:
                 continue
-            await self._held.set_incarnations()
-            batch = Batch(self.tenant, self.role, deliveries)
+            await self._in_flight.set_incarnations()
+            batch = Batch(self.tenant, self.consumer_type, deliveries)
             await self._send(batch)
-            self._meter.batch_received(self.role, self.tenant.company, len(deliveries))
+            self._meter.batch_received(self.consumer_type, self.tenant.company, len(deliveries))
             await batch.released.wait()
 
     async def _pull(self) -> Sequence[JetDelivery]:
@@ -238,7 +238,7 @@ class PullSource(mode.Service):
         self._reply = f"{self._inbox}.{self._requests}"
         self._status = None
         self._answered.clear()
-        self._meter.pull_requested(self.role)
+        self._meter.pull_requested(self.consumer_type)
         try:
             await self._broker.messaging.send(self._ask, self._limits.request(self._wanted), self._reply)
             async with asyncio.timeout(EXPIRES + GRACE):
@@ -251,7 +251,7 @@ class PullSource(mode.Service):
 
     async def _on_message(self, message: Msg) -> None:
         if message.reply.startswith(ACK_PREFIX):
-            delivery = self._held.add(message.subject, message.data, message.headers, message.reply)
+            delivery = self._in_flight.add(message.subject, message.data, message.headers, message.reply)
             if self._closed:
                 await delivery.nak()
                 return
@@ -294,7 +294,7 @@ class PullSource(mode.Service):
         self._broker.jetstream.note_pull(self._ask)
 
     async def _failed(self, status: Status) -> None:
-        self._meter.pull_failed(self.role)
+        self._meter.pull_failed(self.consumer_type)
         self.incarnation.doubt()
         first, self._failing = not self._failing, True
         if first:
@@ -328,6 +328,6 @@ class PullSource(mode.Service):
             await asyncio.sleep(self._keep_alive_every)
             if self._broker.connected:
                 try:
-                    await self._held.keep_alive()
+                    await self._in_flight.keep_alive()
                 except BrokerError as error:
                     logger.debug("in-progress acks of %s failed: %s", self.durable, error)

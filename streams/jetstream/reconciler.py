@@ -81,7 +81,7 @@ class Reconciler:
 
     async def restore(self, spec: ConsumerSpec) -> None:
         """Create a deleted consumer again, and its stream; a failure is shown by the readiness and not raised."""
-        source = f"{spec.role} {spec.tenant.company}"
+        source = f"{spec.consumer_type} {spec.tenant.company}"
         try:
             await self.stream(spec.stream)
             await self.consumer(spec)

@@ -85,7 +85,7 @@ class StreamSpec:
 class ConsumerSpec:
     """A pull consumer, and the older durable whose position it takes over."""
 
-    role: ConsumerType
+    consumer_type: ConsumerType
     tenant: Tenant
     stream: str
     durable: str
@@ -155,9 +155,9 @@ def batch_share(batch_size: int, tenants: int) -> int:
     return min(batch_size, max(MIN_BATCH_SIZE, MAX_EVENTS_OF_WORKER // tenants))
 
 
-def byte_share(role: ConsumerType, tenants: int) -> int:
+def byte_share(consumer_type: ConsumerType, tenants: int) -> int:
     """The bytes of a batch of one of so many tenants; a single message may have more."""
-    return MAX_BYTES_OF_WORKER[role] // tenants
+    return MAX_BYTES_OF_WORKER[consumer_type] // tenants
 
 
 def consumers(config: TopologyConfig, tenant: Tenant) -> tuple[ConsumerSpec, ...]:

@@ -79,7 +79,7 @@ async def drop_old(api: Api, config: TopologyConfig, tenants: Iterable[Tenant]) 
     changes = []
     for tenant in tenants:
         for spec in consumers(config, tenant):
-            if spec.role == "dlq" or spec.predecessor == spec.durable:
+            if spec.consumer_type == "dlq" or spec.predecessor == spec.durable:
                 continue
             if await look_up(api, "consumer", spec.stream, spec.predecessor) is None:
                 continue

@@ -68,7 +68,7 @@ class CompanyStartup:
         self._conditions = conditions
         self._streams = {spec.stream: _Part(f"stream {spec.stream}") for spec in specs}
         self._schemas = {spec.tenant: _Part(f"company {spec.tenant.company}") for spec in specs}
-        self._consumers = {spec: _Part(f"{spec.role} {spec.tenant.company}") for spec in specs}
+        self._consumers = {spec: _Part(f"{spec.consumer_type} {spec.tenant.company}") for spec in specs}
         self._on_company = on_company
         self.companies: list[Tenant] = []
 

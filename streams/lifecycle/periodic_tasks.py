@@ -172,14 +172,14 @@ class PeriodicTasks:
 
     async def _read_lag(self, tenant: Tenant, spec: ConsumerSpec) -> None:
         lag = await read_lag(self._api, spec.stream, spec.durable, self._consumer_states)
-        self._meter.lag(tenant.company, spec.role, lag.pending, lag.ack_pending)
-        if spec.role == "dlq":
+        self._meter.lag(tenant.company, spec.consumer_type, lag.pending, lag.ack_pending)
+        if spec.consumer_type == "dlq":
             age = await oldest_age(self._api, spec.stream, spec.durable, spec.subjects[0])
             self._meter.dlq_state(tenant.company, lag.pending + lag.ack_pending, age)
 
     def _clear_lag(self, tenant: Tenant, spec: ConsumerSpec) -> None:
-        self._meter.lag(tenant.company, spec.role, None, None)
-        if spec.role == "dlq":
+        self._meter.lag(tenant.company, spec.consumer_type, None, None)
+        if spec.consumer_type == "dlq":
             self._meter.dlq_state(tenant.company, None, None)
 
     async def _read_tables(self, tenant: Tenant) -> None:

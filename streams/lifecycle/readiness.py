@@ -57,8 +57,8 @@ class Readiness:
         for source in self._sources:
             reason = unanswered.get(source.name)
             silence = FETCH_SILENCE if reason is None else REFUSED_SILENCE
-            if now - source.last_fetch > silence and not source.held:
+            if now - source.last_fetch > silence and not source.in_flight:
                 found[source.name] = reason or "no pull request was answered lately"
-            elif source.held and now - source.last_progress > NO_PROGRESS:
-                found[source.name] = f"{source.held} deliveries under way, none finished lately"
+            elif source.in_flight and now - source.last_progress > NO_PROGRESS:
+                found[source.name] = f"{source.in_flight} deliveries under way, none finished lately"
         return found

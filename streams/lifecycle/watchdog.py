@@ -110,8 +110,8 @@ class Watchdog:
 
     def _backlog(self, source: SourceStatus) -> str:
         """What a source has to process, as text; empty for nothing or not known."""
-        if source.held:
-            return f"{source.held} deliveries under way"
+        if source.in_flight:
+            return f"{source.in_flight} deliveries under way"
         state = self._consumer_states.of(source.stream, source.durable)
         if state is None or state.closed or self._clock() - state.noted > STALE:
             return ""

@@ -84,15 +84,15 @@ class WorkerStatus:
         unacknowledged = _values(self._collectors.unacknowledged)
         rows = []
         for source in self._sources:
-            labels = (source.tenant.company, source.role)
+            labels = (source.tenant.company, source.consumer_type)
             received = self._history.source_rates(*labels)
             rows.append(
                 {
                     "company": source.tenant.company,
-                    "consumer": source.role,
+                    "consumer": source.consumer_type,
                     "pending": pending.get(labels),
                     "unacknowledged": unacknowledged.get(labels),
-                    "held": source.held,
+                    "held": source.in_flight,
                     "batches": received and round(received.batches, 3),
                     "messages": received and round(received.messages, 3),
                     "fetched": round(now - source.last_fetch, 1) if source.alive else None,

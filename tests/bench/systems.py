@@ -100,7 +100,7 @@ def under_test(process: Worker, place: Place) -> SystemUnderTest:
     found: dict[ConsumerType, list[tuple[str, str]]] = {"realtime": [], "historical": [], "dlq": []}
     for tenant in place.tenants:
         for spec in specs.consumers(specs.TopologyConfig(), tenant):
-            found[spec.role].append((spec.stream, spec.durable))
+            found[spec.consumer_type].append((spec.stream, spec.durable))
     return SystemUnderTest("worker", process.process.pid, "", place.schemas, found)
 
 

@@ -246,7 +246,7 @@ async def test_an_idle_source_counts_no_errors_and_stays_fresh(source: PullSourc
     # Two of these have been answered, each after the time that it may wait.
     assert source.last_fetch - began > 1.5 * EXPIRES
     assert source.alive
-    assert source.held == 0
+    assert source.in_flight == 0
 
 
 async def test_pulls_the_next_batch_when_this_one_is_released_and_not_before(
@@ -258,18 +258,18 @@ async def test_pulls_the_next_batch_when_this_one_is_released_and_not_before(
     await source.start()
     first = await reader.batch()
     assert await reader.gets_nothing(0.2)
-    assert source.held == 10
+    assert source.in_flight == 10
     first.release()
     second = await reader.batch()
     assert await reader.gets_nothing(0.2)
     # The agent may settle a batch after its release: two of a source are in flight then, never three.
-    assert source.held == 20
+    assert source.in_flight == 20
     await ack_all(first.deliveries)
     second.release()
     await ack_all(second.deliveries)
     await ack_all(await reader.take(10))
     await source.stop()
-    assert source.held == 0
+    assert source.in_flight == 0
     assert reader.counters.sizes == [10, 10, 10]
 
 
@@ -401,7 +401,7 @@ async def test_what_is_held_of_a_deleted_stream_never_settles_an_event_of_the_ne
     await comes_to_ack_pending(broker, tenant, 1)
     await new[0].ack()
     await comes_to_ack_pending(broker, tenant, 0)
-    assert source.held == 0
+    assert source.in_flight == 0
 
 
 async def made_at(broker: Broker) -> int:

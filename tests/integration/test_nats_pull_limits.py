@@ -13,7 +13,7 @@ import pytest
 
 from events.subjects import Tenant
 from streams.jetstream.broker import Broker
-from streams.jetstream.pull_limits import PullLimits, Status
+from streams.jetstream.pull_requests import PullRequestLimits, Status
 from streams.jetstream.specs import TopologyConfig
 from testkit.servers import NatsServer
 from tests.reconcile import reconcile
@@ -164,7 +164,7 @@ async def test_replicas_share_the_only_request_that_may_wait(
 
 
 def test_a_refusal_that_names_no_smaller_limit_is_no_limit() -> None:
-    limits = PullLimits("durable", batch=10, batch_bytes=1000, expires=1)
+    limits = PullRequestLimits("durable", batch=10, batch_bytes=1000, expires=1)
     for text in (
         "MaxRequestBatch of 10",
         "MaxRequestBatch of 0",

@@ -34,7 +34,7 @@ class Worker:
     def __init__(self, *companies: str) -> None:
         self.metrics = Metrics(companies, version="1.2.3")
         self.history = MetricsHistory(self.metrics.collectors, companies)
-        self.sources = [StubSource(Tenant(each), role, held=3) for each in companies for role in ROLES]
+        self.sources = [StubSource(Tenant(each), role, in_flight=3) for each in companies for role in ROLES]
         self.reasons: dict[str, str] = {}
         self.agents = {"routing": True, "dlq": True, "onboarding": True}
         self.asked = 0

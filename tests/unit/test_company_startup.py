@@ -64,7 +64,7 @@ class Server:
             raise self.refuses[name]
 
     async def _start_source(self, spec: ConsumerSpec) -> None:
-        self.sources.append(f"{spec.role} {spec.tenant.company}")
+        self.sources.append(f"{spec.consumer_type} {spec.tenant.company}")
 
     def _join(self) -> None:
         self.joined += 1

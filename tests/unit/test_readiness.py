@@ -62,7 +62,7 @@ def seconds_ago(seconds: float) -> float:
 
 @pytest.mark.rule("RUN-2")
 async def test_a_worker_with_everything_in_place_is_ready() -> None:
-    assert await Worker(StubSource(held=5)).reasons() == {}
+    assert await Worker(StubSource(in_flight=5)).reasons() == {}
 
 
 async def test_a_worker_that_only_just_started_is_not_ready() -> None:
@@ -73,14 +73,14 @@ async def test_a_worker_that_only_just_started_is_not_ready() -> None:
 
 @pytest.mark.rule("RUN-2")
 async def test_a_source_that_makes_no_progress_while_work_is_pending_is_not_ready() -> None:
-    stuck = StubSource(held=3, last_progress=seconds_ago(NO_PROGRESS + 1))
+    stuck = StubSource(in_flight=3, last_progress=seconds_ago(NO_PROGRESS + 1))
     [(name, reason)] = (await Worker(stuck).reasons()).items()
     assert name == stuck.name
     assert "3" in reason
 
 
 async def test_a_source_without_work_needs_no_progress() -> None:
-    assert await Worker(StubSource(held=0, last_progress=seconds_ago(NO_PROGRESS + 1))).reasons() == {}
+    assert await Worker(StubSource(in_flight=0, last_progress=seconds_ago(NO_PROGRESS + 1))).reasons() == {}
 
 
 async def test_a_source_whose_requests_are_not_answered_is_not_ready() -> None:
@@ -90,7 +90,7 @@ async def test_a_source_whose_requests_are_not_answered_is_not_ready() -> None:
 
 
 async def test_a_source_that_waits_for_its_agent_need_not_fetch() -> None:
-    assert await Worker(StubSource(held=5, last_fetch=seconds_ago(FETCH_SILENCE + 1))).reasons() == {}
+    assert await Worker(StubSource(in_flight=5, last_fetch=seconds_ago(FETCH_SILENCE + 1))).reasons() == {}
 
 
 @pytest.mark.rule("RUN-2")

@@ -1,4 +1,4 @@
-"""Statuses that answer pull requests, and the server's limits for such requests."""
+"""Pull requests: the limits that the server sets for them, and the statuses that answer them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Status(NamedTuple):
         return "MaxWaiting" in self.text or "Requests Pending" in self.text
 
 
-class PullLimits:
+class PullRequestLimits:
     """The largest request that the consumer accepts: ours, lowered for good by the limits in its replies.
 
     `batch` messages, `batch_bytes`, and `expires` seconds that a request waits. Each limit is logged once.
