@@ -45,6 +45,8 @@ class Bootstrap:
         self._broker = broker
         # Each holds a connection; the pool has to have some left for the companies that are served already.
         self._at_once = asyncio.Semaphore(max(1, min(SCHEMAS_AT_ONCE, settings.postgres_pool_size // 2)))
+        # A build takes connections beside the pool, and may take hours: it holds up no company that needs none.
+        self._builds = asyncio.Semaphore(SCHEMAS_AT_ONCE)
         self._misconfigured: set[Tenant] = set()
         self._tables = tables
 
@@ -93,23 +95,32 @@ class Bootstrap:
         Raises `StorageError` with the schema's name, and `Fatal` where the settings are wrong: it holds another
         spelling of the company, or no company has a schema that can be used as it is.
         """
-        async with self._at_once:
-            try:
-                await self._migrate(tenant)
-            except migrations.SchemaProblem as error:
-                self._misconfigured.add(tenant)
-                if len(self._misconfigured) == len(self._settings.tenants):
-                    raise Fatal(str(error)) from error
-                raise
-            except StorageError as error:
-                raise StorageError(f"schema {tenant.schema}: {error}", error.sqlstate) from error
+        try:
+            await self._migrate(tenant)
+            async with self._at_once:
+                await self._prepare(tenant)
+        except migrations.SchemaProblem as error:
+            self._misconfigured.add(tenant)
+            if len(self._misconfigured) == len(self._settings.tenants):
+                raise Fatal(str(error)) from error
+            raise
+        except StorageError as error:
+            raise StorageError(f"schema {tenant.schema}: {error}", error.sqlstate) from error
         self._misconfigured.discard(tenant)
 
     async def _migrate(self, tenant: Tenant) -> None:
-        auto = self._settings.postgres_auto_migrate
-        applied = await migrations.migrate(self._database, tenant.schema, auto_migrate=auto)
+        applied = await migrations.migrate(
+            self._database,
+            tenant.schema,
+            auto_migrate=self._settings.postgres_auto_migrate,
+            at_once=self._at_once,
+            builds=self._builds,
+        )
         for name in applied:
             logger.info("migration %s applied", name, extra={"company_id": tenant.company})
+
+    async def _prepare(self, tenant: Tenant) -> None:
+        """Look at what is in the schema, and publish its tables."""
         other = await migrations.foreign_company(self._database, tenant.schema, tenant.company)
         if other is not None:
             raise Fatal(
@@ -118,7 +129,7 @@ class Bootstrap:
             )
         complete = await message_keys_complete(self._database, tenant.schema)
         self._tables(tenant).messages.keys_complete = complete
-        if auto:
+        if self._settings.postgres_auto_migrate:
             await self._publish(tenant)
 
     async def _publish(self, tenant: Tenant) -> None:
