@@ -30,7 +30,7 @@ from streams.jetstream.consumer_state import ConsumerStates
 from streams.jetstream.incarnation import IncarnationWatch
 from streams.jetstream.pull_source import PullSource
 from streams.jetstream.reconciler import Reconciler
-from streams.jetstream.specs import ConsumerSpec, batch_share, byte_share, consumers, topology_config
+from streams.jetstream.specs import ConsumerSpec, consumers
 from streams.lifecycle.bootstrap import Bootstrap
 from streams.lifecycle.company_startup import CompanyStartup
 from streams.lifecycle.conditions import Conditions
@@ -44,7 +44,6 @@ from streams.lifecycle.watchdog import LOOK_EVERY, Activity, Watchdog
 from streams.monitoring import http, status_page
 from streams.monitoring.metrics import Metrics
 from streams.monitoring.metrics_history import SNAPSHOT_EVERY, MetricsHistory
-from streams.monitoring.source_meter import SourceMeter
 from streams.monitoring.worker_status import WorkerStatus
 from streams.version import VERSION
 from streams.worker.application import Connections, EventsWorker, use_fast_loop
@@ -85,7 +84,6 @@ class Container:
         self.conditions = Conditions()
         self.consumer_states = ConsumerStates()
         self.activity = Activity()
-        self.topology = topology_config(settings)
         self.metrics = Metrics(
             [tenant.company for tenant in settings.tenants],
             jid_limit=settings.metrics_jid_limit,
@@ -94,12 +92,7 @@ class Container:
         self.database = Database(settings.postgres_dsn, size=settings.postgres_pool_size)
         self.tables = {tenant: self._tables(tenant) for tenant in settings.tenants}
         self.broker = self._broker()
-        self.reconciler = Reconciler(
-            api=self.broker,
-            config=self.topology,
-            consumer_states=self.consumer_states,
-            readiness=self.conditions,
-        )
+        self.reconciler = Reconciler(self.broker, settings, self.consumer_states)
         self.bootstrap = Bootstrap(
             settings=settings,
             database=self.database,
@@ -108,7 +101,7 @@ class Container:
         )
         self.app = self._app()
         self.agents = self._agents()
-        self.specs = [spec for tenant in settings.tenants for spec in consumers(self.topology, tenant)]
+        self.specs = [spec for tenant in settings.tenants for spec in consumers(settings, tenant)]
         self.pull_sources = {spec: self._pull_source(spec) for spec in self.specs}
         self.sources = Sources(
             broker=self.broker,
@@ -170,10 +163,9 @@ class Container:
                 Connections("the connections to PostgreSQL", self.database.close),
             ],
             operations=Operations(
-                tenants=settings.tenants,
+                settings=settings,
                 database=self.database,
                 broker=self.broker,
-                topology=self.topology,
                 bootstrap=self.bootstrap,
             ),
         )
@@ -234,19 +226,14 @@ class Container:
 
     def _pull_source(self, spec: ConsumerSpec) -> PullSource:
         return PullSource(
+            spec,
             broker=self.broker,
-            tenant=spec.tenant,
-            consumer_type=spec.consumer_type,
-            stream=spec.stream,
-            durable=spec.durable,
-            batch_size=batch_share(spec.batch_size, len(self.settings.tenants)),
-            batch_bytes=byte_share(spec.consumer_type, len(self.settings.tenants)),
-            ack_wait=spec.ack_wait,
             send=self.agents.channel(spec.consumer_type).send_item,
             restore=partial(self.reconciler.restore, spec),
-            meter=SourceMeter(self.metrics, spec.tenant.company),
+            unanswered=partial(self.conditions.unanswered.begin, spec.name),
+            answered=partial(self.conditions.unanswered.end, spec.name),
+            meter=self.metrics,
             drain_budget=drain_budget(self.settings.stop_timeout),
-            recovered=partial(self.conditions.answered, f"{spec.consumer_type} {spec.tenant.company}"),
         )
 
     def _register_pages(self) -> None:
@@ -267,7 +254,7 @@ class Container:
             consumer=self.sources.make_consumer,
             start_source=self.sources.start_source,
             on_company=wake_up.notify,
-            conditions=self.conditions,
+            unserved=self.conditions.unserved,
         )
         startup = Startup(
             steps=self.bootstrap.steps(),
@@ -288,11 +275,11 @@ class Container:
             tenants=companies.companies,
             tables=self.tables.__getitem__,
             api=self.broker,
-            config=self.topology,
-            meter=self.metrics,
+            specs=self.specs,
+            served=companies.is_served,
+            metrics=self.metrics,
             consumer_states=self.consumer_states,
             post_scan=post_scan.run_due,
-            served=companies.is_served,
             publish=self.settings.postgres_auto_migrate,
         )
         sources = list(self.pull_sources.values())

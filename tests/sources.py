@@ -7,14 +7,15 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from events.delivery import Batch, Delivery
 from events.subjects import ConsumerType, Tenant
+from streams.config.settings import Settings
 from streams.jetstream.broker import Broker
 from streams.jetstream.pull_source import PullSource
-from streams.jetstream.specs import TopologyConfig
+from streams.jetstream.specs import consumers
 from tests.reconcile import reconcile
 
 SUBJECT = "v1.messages.upsert"
@@ -30,16 +31,16 @@ class Counters:
         self.sizes: list[int] = []
         self.seconds_back = 0.0
 
-    def pull_requested(self, consumer_type: ConsumerType) -> None:
+    def pull_requested(self, company: str, consumer_type: ConsumerType) -> None:
         self.count[f"pulls {consumer_type}"] += 1
 
-    def pull_failed(self, consumer_type: ConsumerType) -> None:
+    def pull_failed(self, company: str, consumer_type: ConsumerType) -> None:
         self.count[f"failed {consumer_type}"] += 1
 
-    def batch_received(self, consumer_type: ConsumerType, company: str, size: int) -> None:
+    def batch_received(self, company: str, consumer_type: ConsumerType, size: int) -> None:
         self.sizes.append(size)
 
-    def store_time_stepped_back(self, consumer_type: ConsumerType, seconds: float) -> None:
+    def store_time_stepped_back(self, company: str, consumer_type: ConsumerType, seconds: float) -> None:
         self.count[f"steps back {consumer_type}"] += 1
         self.seconds_back += seconds
 
@@ -123,27 +124,27 @@ async def connected(*urls: str, **more: Any) -> AsyncIterator[Broker]:
 
 
 def pull_source(
-    broker: Broker, tenant: Tenant, config: TopologyConfig, reader: Reader, **more: Any
+    broker: Broker,
+    tenant: Tenant,
+    settings: Settings,
+    reader: Reader,
+    *,
+    batch_size: int = 10,
+    batch_bytes: int = 1_000_000,
+    **more: Any,
 ) -> PullSource:
     """The tenant's real-time source, read by `reader`."""
 
     async def restore() -> None:
-        await reconcile(broker, config, [tenant])
+        await reconcile(broker, settings, [tenant])
 
+    spec = replace(consumers(settings, tenant)[0], batch_size=batch_size, batch_bytes=batch_bytes)
     arguments: dict[str, Any] = {
-        "batch_size": 10,
-        "batch_bytes": 1_000_000,
-        "ack_wait": config.realtime_ack_wait,
         "send": reader.send,
         "restore": restore,
+        "unanswered": lambda reason: None,
+        "answered": lambda: None,
         "meter": reader.counters,
         "drain_budget": 5.0,
     }
-    return PullSource(
-        broker=broker,
-        tenant=tenant,
-        consumer_type="realtime",
-        stream=config.realtime_stream,
-        durable=config.realtime_durable + tenant.company,
-        **{**arguments, **more},
-    )
+    return PullSource(spec, broker=broker, **{**arguments, **more})

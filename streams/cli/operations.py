@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from faust.cli import AppCommand
 
 from events.errors import EventError
-from events.subjects import Tenant
 from streams.cli.exhausted_events import CommandFailed, ExhaustedEventService
+from streams.config.settings import Settings
 from streams.jetstream.broker import Broker
 from streams.jetstream.changes import TopologyError
-from streams.jetstream.specs import TopologyConfig
 from streams.jetstream.stream_reader import ApiError
 from streams.lifecycle.bootstrap import Bootstrap
 from streams.lifecycle.retrying import Fatal
@@ -37,10 +36,9 @@ _EXPECTED: Final = (CommandFailed, Fatal, StorageError, ApiError, EventError, To
 class Operations:
     """What the commands need of the worker's parts."""
 
-    tenants: Sequence[Tenant]
+    settings: Settings
     database: Database
     broker: Broker
-    topology: TopologyConfig
     bootstrap: Bootstrap
 
     async def migrate(self) -> None:
@@ -52,7 +50,7 @@ class Operations:
     async def _finish(self) -> None:
         """Make partitions and indexes, which a worker does in its periodic tasks."""
         today = datetime.datetime.now(datetime.UTC).date()
-        for tenant in self.tenants:
+        for tenant in self.settings.tenants:
             await make_partitions(self.database, tenant.schema, today, patient=True)
             await indexes.build(self.database, tenant.schema)
 
@@ -69,7 +67,7 @@ class Operations:
     @property
     def exhausted_events(self) -> ExhaustedEventService:
         """The exhausted events, to be used within `storage`."""
-        return ExhaustedEventService(self.tenants, self.database, self.topology.dlq_subject)
+        return ExhaustedEventService(self.settings.tenants, self.database, self.settings.dlq_subject)
 
     @contextlib.asynccontextmanager
     async def storage(self) -> AsyncIterator[None]:

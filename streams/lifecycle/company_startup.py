@@ -6,28 +6,17 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from events.subjects import Tenant
 from streams.jetstream.specs import ConsumerSpec
+from streams.lifecycle.conditions import WaitReasons
 from streams.lifecycle.retrying import until_done
 
 # Seconds after which the start goes on without what has neither succeeded nor failed yet.
 PATIENCE: Final = 10.0
 # Seconds that a stream lets the ones before it go first.
 IN_ORDER: Final = 1.0
-
-
-class StartConditions(Protocol):
-    """Where it is reported what is not served, and why."""
-
-    def unserved(self, part: str, reason: str) -> None:
-        """This part waits."""
-        ...
-
-    def served(self, part: str) -> None:
-        """This part is there."""
-        ...
 
 
 class _Part:
@@ -46,6 +35,7 @@ class CompanyStartup:
     * `stream` makes or extends a stream, `schema` a company's schema, `consumer` a consumer: repeated until they
       return. If one raises `Fatal`, `run` does.
     * `start_source` is called once for each consumer.
+    * `unserved` is told what waits, and why.
     * `companies` lists those whose schema is there; `on_company` is called when one joins.
     """
 
@@ -58,17 +48,17 @@ class CompanyStartup:
         consumer: Callable[[ConsumerSpec], Awaitable[None]],
         start_source: Callable[[ConsumerSpec], Awaitable[None]],
         on_company: Callable[[], None],
-        conditions: StartConditions,
+        unserved: WaitReasons,
     ) -> None:
         self._specs = specs
         self._stream = stream
         self._schema = schema
         self._consumer = consumer
         self._start_source = start_source
-        self._conditions = conditions
+        self._unserved = unserved
         self._streams = {spec.stream: _Part(f"stream {spec.stream}") for spec in specs}
         self._schemas = {spec.tenant: _Part(f"company {spec.tenant.company}") for spec in specs}
-        self._consumers = {spec: _Part(f"{spec.consumer_type} {spec.tenant.company}") for spec in specs}
+        self._consumers = {spec: _Part(spec.name) for spec in specs}
         self._on_company = on_company
         self.companies: list[Tenant] = []
 
@@ -97,7 +87,7 @@ class CompanyStartup:
         except TimeoutError:
             for part in self._consumers.values():
                 if not part.tried.is_set():
-                    self._conditions.unserved(part.name, part.reason or "not started yet")
+                    self._unserved.begin(part.name, part.reason or "not started yet")
 
     async def _make_in_order(
         self, part: _Part, earlier: _Part | None, run: Callable[[], Awaitable[None]]
@@ -135,11 +125,11 @@ class CompanyStartup:
             await then()
         part.done.set()
         part.tried.set()
-        self._conditions.served(part.name)
+        self._unserved.end(part.name)
 
     def _waits(self, part: _Part, reason: str) -> None:
         # The name is reported beside it.
         reason = reason.removeprefix(f"{part.name}: ")
         part.reason = reason
         part.tried.set()
-        self._conditions.unserved(part.name, reason)
+        self._unserved.begin(part.name, reason)

@@ -42,7 +42,7 @@ class Outages:
         return (
             self._conditions.phase
             or next(iter((await self.problems()).values()), None)
-            or next(iter(self._conditions.pauses().values()), None)
+            or next(iter(self._conditions.pauses.all().values()), None)
         )
 
     async def _database_problem(self) -> str | None:

@@ -53,7 +53,7 @@ class Readiness:
 
     def _source_problems(self, now: float) -> Mapping[str, str]:
         found = {}
-        unanswered = self._conditions.unanswered_sources()
+        unanswered = self._conditions.unanswered.all()
         for source in self._sources:
             reason = unanswered.get(source.name)
             silence = FETCH_SILENCE if reason is None else REFUSED_SILENCE

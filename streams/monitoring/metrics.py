@@ -131,14 +131,6 @@ class Metrics:
         """Read these at each scrape; several queues are added up."""
         self._watched += [(self._collectors.dlq_queue, queue_length), (self._collectors.dlq_active, active)]
 
-    def dlq_pull_requested(self) -> None:
-        """A pull request was sent to the dead-letter stream."""
-        self._collectors.dlq_pull_requests.inc()
-
-    def dlq_pull_failed(self) -> None:
-        """A pull request to the dead-letter stream failed; an empty answer is no failure."""
-        self._collectors.dlq_pull_errors.inc()
-
     def dlq_submitted(self, company: str) -> None:
         """An envelope was handed to a DLQ worker."""
         self._collectors.dlq_submitted.labels(company).inc()
@@ -185,18 +177,25 @@ class Metrics:
 
         return observe
 
-    def batch_received(self, company: str, consumer: str, messages: int) -> None:
-        """A batch of deliveries arrived; `consumer` is realtime, historical or dlq."""
-        self._collectors.batches.labels(company, consumer).observe(messages)
+    def pull_requested(self, _company: str, consumer_type: str) -> None:
+        """A pull request was sent."""
+        if consumer_type == "dlq":
+            self._collectors.dlq_pull_requests.inc()
 
-    def pull_failed(self, company: str, consumer: str) -> None:
-        """A pull request failed, or the consumer is gone."""
-        self._collectors.source_errors.labels(company, consumer).inc()
+    def pull_failed(self, company: str, consumer_type: str) -> None:
+        """A pull request failed, or the consumer is gone; an empty answer is no failure."""
+        self._collectors.source_errors.labels(company, consumer_type).inc()
+        if consumer_type == "dlq":
+            self._collectors.dlq_pull_errors.inc()
 
-    def store_time_stepped_back(self, company: str, consumer: str, seconds: float) -> None:
+    def batch_received(self, company: str, consumer_type: str, size: int) -> None:
+        """A batch of deliveries arrived."""
+        self._collectors.batches.labels(company, consumer_type).observe(size)
+
+    def store_time_stepped_back(self, company: str, consumer_type: str, seconds: float) -> None:
         """An event has a store time so much earlier than one of a lower sequence."""
-        self._collectors.store_time_steps_back.labels(company, consumer).inc()
-        self._collectors.store_time_step_back_seconds.labels(company, consumer).inc(seconds)
+        self._collectors.store_time_steps_back.labels(company, consumer_type).inc()
+        self._collectors.store_time_step_back_seconds.labels(company, consumer_type).inc(seconds)
 
     def reconnected(self) -> None:
         """The connection to NATS was lost and is back."""

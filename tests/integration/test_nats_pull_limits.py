@@ -14,12 +14,11 @@ import pytest
 from events.subjects import Tenant
 from streams.jetstream.broker import Broker
 from streams.jetstream.pull_requests import PullRequestLimits, Status
-from streams.jetstream.specs import TopologyConfig
 from testkit.servers import NatsServer
-from tests.reconcile import reconcile
+from tests.reconcile import default_settings, reconcile
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
-CONFIG = TopologyConfig()
+CONFIG = default_settings()
 
 
 @pytest.fixture

@@ -249,8 +249,8 @@ def test_a_hostile_label_is_cut_and_escaped(metrics: Metrics) -> None:
 
 @pytest.mark.rule("MET-8")
 def test_dead_letter_verbs_count_what_they_say(metrics: Metrics) -> None:
-    metrics.dlq_pull_requested()
-    metrics.dlq_pull_failed()
+    metrics.pull_requested(COMPANY, "dlq")
+    metrics.pull_failed(COMPANY, "dlq")
     assert value(metrics, "dlq_fetch_requests_total") == 1
     assert value(metrics, "dlq_fetch_errors_total") == 1
     for verb, name in (

@@ -50,7 +50,7 @@ class Worker:
             sources=sources,
             dead_agents=lambda: dead_agents,
         )
-        self.conditions.started()
+        self.conditions.phase = ""
 
     async def reasons(self) -> Mapping[str, str]:
         return await self.readiness.reasons()
@@ -67,7 +67,7 @@ async def test_a_worker_with_everything_in_place_is_ready() -> None:
 
 async def test_a_worker_that_only_just_started_is_not_ready() -> None:
     worker = Worker(problem="not connected yet")
-    worker.conditions.starting("NATS")
+    worker.conditions.phase = "NATS"
     assert set(await worker.reasons()) >= {"worker", "nats"}
 
 
@@ -180,7 +180,7 @@ async def test_each_waiter_has_a_reason_of_its_own_and_ends_no_others() -> None:
 
 async def test_a_worker_that_stops_is_not_ready() -> None:
     worker = Worker()
-    worker.conditions.stopping()
+    worker.conditions.phase = "stopping"
     assert list(await worker.reasons()) == ["worker"]
 
 
@@ -242,10 +242,10 @@ async def test_many_companies_that_wait_for_one_thing_are_one_short_line() -> No
 
 async def test_a_company_that_is_not_served_yet_is_no_outage_for_those_that_are() -> None:
     worker = Worker()
-    worker.conditions.unserved("realtime Two", "too many consumers")
+    worker.conditions.unserved.begin("realtime Two", "too many consumers")
     assert await worker.reasons() == {"realtime Two": "too many consumers"}
     assert await worker.outages.current() is None
-    worker.conditions.served("realtime Two")
+    worker.conditions.unserved.end("realtime Two")
     assert await worker.reasons() == {}
 
 
@@ -253,7 +253,7 @@ async def test_a_source_whose_consumer_is_refused_says_so_without_the_long_silen
     silent = StubSource(last_fetch=seconds_ago(REFUSED_SILENCE + 1))
     worker = Worker(silent)
     assert await worker.reasons() == {}
-    worker.conditions.unanswered(silent.name, "maximum consumers limit reached")
+    worker.conditions.unanswered.begin(silent.name, "maximum consumers limit reached")
     assert await worker.reasons() == {silent.name: "maximum consumers limit reached"}
     silent.last_fetch = time.monotonic()
     assert await worker.reasons() == {}
