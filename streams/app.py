@@ -27,7 +27,7 @@ from streams.cli.commands import CommandApp, Operations
 from streams.config.settings import Settings, SettingsError
 from streams.jetstream.broker import Broker
 from streams.jetstream.consumer_state import ConsumerStates
-from streams.jetstream.incarnation import IncarnationWatch
+from streams.jetstream.incarnation import compare_streams
 from streams.jetstream.pull_source import PullSource
 from streams.jetstream.reconciler import Reconciler
 from streams.jetstream.specs import ConsumerSpec, consumers
@@ -110,7 +110,9 @@ class Container:
             on_max_deliveries=self.agents.on_max_deliveries,
         )
         self.outages = Outages(
-            conditions=self.conditions, broker=self.broker, ping_database=self.database.ping
+            conditions=self.conditions,
+            nats_problem=lambda: self.broker.problem,
+            ping_database=self.database.ping,
         )
         self.watchdog = Watchdog(
             sources=self.sources.started_sources,
@@ -283,12 +285,14 @@ class Container:
             publish=self.settings.postgres_auto_migrate,
         )
         sources = list(self.pull_sources.values())
-        incarnations = IncarnationWatch(self.broker, [source.incarnation for source in sources])
+        incarnations = [source.incarnation for source in sources]
         return [
             *tasks.all(),
             *self._status_page(sources),
             PeriodicTask("watchdog", LOOK_EVERY, self.watchdog.look),
-            PeriodicTask("incarnations of streams", GAUGES_EVERY, incarnations.look),
+            PeriodicTask(
+                "incarnations of streams", GAUGES_EVERY, partial(compare_streams, self.broker, incarnations)
+            ),
         ]
 
     def _status_page(self, sources: Sequence[PullSource]) -> list[PeriodicTask]:

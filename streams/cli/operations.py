@@ -45,14 +45,11 @@ class Operations:
         """Make or extend every tenant's schema. Raises `Fatal`, `CommandFailed` and `StorageError`."""
         async with self.storage():
             await self.bootstrap.migrate()
-            await self._finish()
-
-    async def _finish(self) -> None:
-        """Make partitions and indexes, which a worker does in its periodic tasks."""
-        today = datetime.datetime.now(datetime.UTC).date()
-        for tenant in self.settings.tenants:
-            await make_partitions(self.database, tenant.schema, today, patient=True)
-            await indexes.build(self.database, tenant.schema)
+            # What a worker does in its periodic tasks.
+            today = datetime.datetime.now(datetime.UTC).date()
+            for tenant in self.settings.tenants:
+                await make_partitions(self.database, tenant.schema, today, patient=True)
+                await indexes.build(self.database, tenant.schema)
 
     async def durability_warnings(self) -> list[str]:
         """What PostgreSQL may lose of what is acknowledged; a server that does not answer is a warning, too."""
@@ -73,7 +70,10 @@ class Operations:
     async def storage(self) -> AsyncIterator[None]:
         """The database, open. Raises `Fatal` and `CommandFailed` if it cannot be opened."""
         try:
-            await self._open()
+            try:
+                await self.bootstrap.open_database()
+            except StorageError as error:
+                raise CommandFailed(f"POSTGRES_DSN: {error}") from error
             yield
         finally:
             await self.database.close()
@@ -83,23 +83,14 @@ class Operations:
         """The connection to NATS. Raises `CommandFailed` if there is none in time."""
         await self.broker.start()
         try:
-            await self._wait_connected()
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await self.bootstrap.connect()
+            except TimeoutError:
+                raise CommandFailed(f"NATS_URL: {self.broker.problem}") from None
             yield self.broker
         finally:
             await self.broker.stop()
-
-    async def _open(self) -> None:
-        try:
-            await self.bootstrap.open_database()
-        except StorageError as error:
-            raise CommandFailed(f"POSTGRES_DSN: {error}") from error
-
-    async def _wait_connected(self) -> None:
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await self.bootstrap.connect()
-        except TimeoutError:
-            raise CommandFailed(f"NATS_URL: {self.broker.problem}") from None
 
 
 class CommandApp(EventsApp):

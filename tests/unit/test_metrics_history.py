@@ -12,8 +12,8 @@ from streams.monitoring.metrics_history import (
     HISTORY_SECONDS,
     SNAPSHOT_EVERY,
     MetricsHistory,
+    Received,
     Snapshot,
-    SourceRates,
     percentile,
     rates,
 )
@@ -104,9 +104,9 @@ async def test_what_each_source_received_is_kept_apart() -> None:
     recorder.metrics.batch_received("KopiNusa01", "realtime", 30)
     recorder.metrics.batch_received("WarungSari", "dlq", 5)
     await recorder.after(10)
-    assert recorder.history.source_rates("KopiNusa01", "realtime") == SourceRates(0.2, 10)
-    assert recorder.history.source_rates("WarungSari", "dlq") == SourceRates(0.1, 0.5)
-    assert recorder.history.source_rates("WarungSari", "realtime") == SourceRates(0, 0)
+    assert recorder.history.source_rates("KopiNusa01", "realtime") == Received(0.2, 10)
+    assert recorder.history.source_rates("WarungSari", "dlq") == Received(0.1, 0.5)
+    assert recorder.history.source_rates("WarungSari", "realtime") == Received(0, 0)
 
 
 async def test_no_more_is_kept_than_fifteen_minutes() -> None:

@@ -33,8 +33,7 @@ class Worker:
         dead_agents: Sequence[str] = (),
     ) -> None:
         self.conditions = Conditions()
-        self.problem = problem
-        self.outages = Outages(conditions=self.conditions, broker=self, ping_database=ping)
+        self.outages = Outages(conditions=self.conditions, nats_problem=lambda: problem, ping_database=ping)
         watchdog = Watchdog(
             sources=sources,
             consumer_states=ConsumerStates(),
