@@ -96,8 +96,8 @@ class Operations:
 class CommandApp(EventsApp):
     """The worker's app, with what the commands need."""
 
-    def __init__(self, *args: Any, operations: Operations, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, name: str, *, operations: Operations, **options: Any) -> None:
+        super().__init__(name, **options)
         self.operations = operations
 
 

@@ -121,7 +121,7 @@ class InFlight:
         self.publish = publish
         self._incarnation = incarnation
         self._store_clock = store_clock
-        self._ack_wait = ack_wait
+        self.ack_wait = ack_wait
         self._open: dict[JetDelivery, None] = {}
         self._without_incarnation: list[JetDelivery] = []
         self._newest: MessageMetadata | None = None
@@ -188,7 +188,7 @@ class InFlight:
 
     async def keep_alive(self) -> None:
         """Renew the ack wait of those for which half of it is over. Raises `BrokerError`."""
-        oldest = time.perf_counter() - self._ack_wait / 2
+        oldest = time.perf_counter() - self.ack_wait / 2
         for delivery in [one for one in self._open if one.ack_wait_began < oldest]:
             if delivery in self._open:
                 await delivery.in_progress()

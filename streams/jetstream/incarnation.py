@@ -119,8 +119,8 @@ class Incarnation:
             )
 
 
-async def compare_streams(api: Api, incarnations: Sequence[Incarnation]) -> bool:
-    """Compare each stream with what its sources know; a periodic task. Raises `BrokerError`."""
+async def compare_streams(api: Api, incarnations: Sequence[Incarnation]) -> None:
+    """Compare each stream with what its sources know. Raises `BrokerError`."""
     for stream in dict.fromkeys(each.stream for each in incarnations):
         try:
             created_ns = await created(api, stream)
@@ -129,4 +129,3 @@ async def compare_streams(api: Api, incarnations: Sequence[Incarnation]) -> bool
         for each in incarnations:
             if each.stream == stream:
                 each.compare(created_ns)
-    return False

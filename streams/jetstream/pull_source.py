@@ -67,7 +67,6 @@ class PullSource(mode.Service):
         self.durable = spec.durable
         self.last_fetch = time.monotonic()  # when a pull request was last answered
         self._broker = broker
-        self._keep_alive_every = spec.ack_wait / 8
         self._send = send
         self._restore = restore
         self._unanswered = unanswered
@@ -252,7 +251,7 @@ class PullSource(mode.Service):
 
     async def _keep_alive(self) -> None:
         while True:
-            await asyncio.sleep(self._keep_alive_every)
+            await asyncio.sleep(self._in_flight.ack_wait / 8)
             if self._broker.connected:
                 try:
                     await self._in_flight.keep_alive()

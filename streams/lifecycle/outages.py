@@ -7,24 +7,25 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from streams.jetstream.broker import Broker
 from streams.lifecycle.conditions import Conditions
 
 # Seconds; less than the time-out of the usual probe.
 PING_TIMEOUT: Final = 2.0
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(eq=False)
 class Outages:
     """Asks for the state of both servers."""
 
     conditions: Conditions
-    nats_problem: Callable[[], str | None]  # why NATS cannot be used
+    broker: Broker
     ping_database: Callable[[], Awaitable[None]]
     _ping: asyncio.Future[None] | None = field(default=None, init=False)
 
     async def problems(self) -> Mapping[str, str]:
         """Problem by server."""
-        found = {"nats": self.nats_problem(), "postgres": await self._database_problem()}
+        found = {"nats": self.broker.problem, "postgres": await self._database_problem()}
         return {server: problem for server, problem in found.items() if problem}
 
     async def current(self) -> str | None:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from events.errors import BrokerError
 from events.subjects import Tenant
 from streams.jetstream.consumer_state import ConsumerStates, oldest_age
+from streams.jetstream.incarnation import Incarnation, compare_streams
 from streams.jetstream.specs import ConsumerSpec
 from streams.jetstream.stream_reader import Api
 from streams.lifecycle.scheduler import PeriodicTask
@@ -50,6 +51,7 @@ class PeriodicTasks:
     tables: Callable[[Tenant], TenantTables]
     api: Api
     specs: Sequence[ConsumerSpec]
+    incarnations: Sequence[Incarnation]
     served: Callable[[ConsumerSpec], bool]  # whether a consumer is there
     metrics: Metrics
     consumer_states: ConsumerStates
@@ -64,6 +66,7 @@ class PeriodicTasks:
             PeriodicTask("post-scan sync", POST_SCAN_EVERY, self.sync_contacts),
             PeriodicTask("lag gauges", GAUGES_EVERY, self.measure_lag),
             PeriodicTask("gauges of the tables", GAUGES_EVERY, self.measure_tables),
+            PeriodicTask("incarnations of streams", GAUGES_EVERY, self.compare_streams),
         ]
 
     def _upkeep(self) -> list[PeriodicTask]:
@@ -113,6 +116,11 @@ class PeriodicTasks:
             [_Reading(partial(self.post_scan, tenant)) for tenant in self.tenants],
             is_outage=_is_server_outage,
         )
+        return False
+
+    async def compare_streams(self) -> bool:
+        """Have sources doubt the incarnation of a stream that was made anew. Raises `BrokerError`."""
+        await compare_streams(self.api, self.incarnations)
         return False
 
     async def measure_lag(self) -> bool:

@@ -19,7 +19,7 @@ REFUSED_SILENCE: Final = 3.0
 NO_PROGRESS: Final = 60.0
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(eq=False)
 class Readiness:
     """Collects reasons not to be ready; an empty answer means ready."""
 
@@ -27,7 +27,7 @@ class Readiness:
     outages: Outages
     watchdog: Watchdog
     sources: Sequence[SourceStatus]  # the started ones; may grow
-    dead_agents: Callable[[], Sequence[str]]
+    running_agents: Callable[[], Mapping[str, bool]]  # whether each runs, by name
 
     async def reasons(self) -> Mapping[str, str]:
         """Why the worker is not ready, by part; empty when it is."""
@@ -35,7 +35,7 @@ class Readiness:
         if phase := self.conditions.phase:
             found["worker"] = phase
         found.update(await self.outages.problems())
-        if dead := self.dead_agents():
+        if dead := [name for name, runs in self.running_agents().items() if not runs]:
             found["agents"] = f"not running: {', '.join(dead)}"
         found.update(self.conditions.waits())
         if not self.conditions.phase:

@@ -36,10 +36,13 @@ class WorkerStatus:
     agents: Callable[[], Mapping[str, bool]]  # whether each runs, by name
     readiness: Callable[[], Awaitable[Mapping[str, str]]]
     collectors: Collectors
-    history: MetricsHistory
+    history: MetricsHistory = field(init=False)
     _started: float = field(default_factory=time.monotonic, init=False)
     _building: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _cached: tuple[float, bytes] = field(default=(float("-inf"), b""), init=False)
+
+    def __post_init__(self) -> None:
+        self.history = MetricsHistory(self.collectors, self.companies)
 
     async def body(self) -> bytes:
         """The document as JSON."""

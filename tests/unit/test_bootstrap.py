@@ -59,10 +59,7 @@ async def started(schemas: Schemas) -> tuple[set[str], set[str]]:
     settings = Settings.from_env({"POSTGRES_DSN": "postgres://db/wa", "COMPANY_ID": ",".join(COMPANIES)})
     tables = SimpleNamespace(messages=SimpleNamespace())
     bootstrap = Bootstrap(
-        settings=settings,
-        database=cast(Any, schemas),
-        broker=cast(Any, None),
-        tables=lambda _: cast(Any, tables),
+        settings, cast(Any, schemas), cast(Any, None), dict.fromkeys(settings.tenants, cast(Any, tables))
     )
     tasks = {
         asyncio.create_task(bootstrap.schema(tenant), name=tenant.company) for tenant in settings.tenants

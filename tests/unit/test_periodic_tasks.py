@@ -80,6 +80,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Site:
         tables=lambda tenant: cast(Any, tables),
         api=api,
         specs=[spec for tenant in tenants for spec in consumers(settings, tenant)],
+        incarnations=(),
         served=lambda _: True,
         metrics=metrics,
         consumer_states=ConsumerStates(),

@@ -6,9 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from streams.jetstream.broker import Broker
 from streams.jetstream.consumer_state import ConsumerStates
 from streams.lifecycle.conditions import Conditions
 from streams.lifecycle.outages import Outages
@@ -33,7 +36,7 @@ class Worker:
         dead_agents: Sequence[str] = (),
     ) -> None:
         self.conditions = Conditions()
-        self.outages = Outages(conditions=self.conditions, nats_problem=lambda: problem, ping_database=ping)
+        self.outages = Outages(self.conditions, cast(Broker, SimpleNamespace(problem=problem)), ping)
         watchdog = Watchdog(
             sources=sources,
             consumer_states=ConsumerStates(),
@@ -47,7 +50,7 @@ class Worker:
             outages=self.outages,
             watchdog=watchdog,
             sources=sources,
-            dead_agents=lambda: dead_agents,
+            running_agents=lambda: dict.fromkeys(dead_agents, False),
         )
         self.conditions.phase = ""
 
