@@ -189,7 +189,7 @@ class Container:
             restore=partial(self.reconciler.restore, spec),
             unanswered=partial(self.conditions.unanswered.begin, spec.name),
             answered=partial(self.conditions.unanswered.end, spec.name),
-            meter=self.metrics,
+            metrics=self.metrics,
             drain_budget=drain_budget(self.settings.stop_timeout),
         )
 

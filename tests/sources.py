@@ -24,7 +24,7 @@ PATIENCE = 30.0
 
 
 class Counters:
-    """A meter that can be asked."""
+    """Counts in place of the metrics, and can be asked."""
 
     def __init__(self) -> None:
         self.count: Counter[str] = Counter()
@@ -144,7 +144,7 @@ def pull_source(
         "restore": restore,
         "unanswered": lambda reason: None,
         "answered": lambda: None,
-        "meter": reader.counters,
+        "metrics": reader.counters,
         "drain_budget": 5.0,
     }
     return PullSource(spec, broker=broker, **{**arguments, **more})

@@ -16,11 +16,11 @@ from events.errors import BrokerError
 from streams.jetstream.broker import Broker
 from streams.jetstream.in_flight import InFlight, JetDelivery
 from streams.jetstream.incarnation import Incarnation
-from streams.jetstream.meter import Meter
 from streams.jetstream.permissions import PUBLISH
 from streams.jetstream.pull_requests import MAX_WAITING_PAUSE, PullRequests, Status
 from streams.jetstream.specs import ConsumerSpec
 from streams.jetstream.store_clock import StoreClock
+from streams.monitoring.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class PullSource(mode.Service):
         restore: Callable[[], Awaitable[None]],
         unanswered: Callable[[str], None],
         answered: Callable[[], None],
-        meter: Meter,
+        metrics: Metrics,
         drain_budget: float,
     ) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class PullSource(mode.Service):
         self._restore = restore
         self._unanswered = unanswered
         self._answered = answered
-        self._meter = meter
+        self._metrics = metrics
         self._labels = (spec.tenant.company, spec.consumer_type)
         self._drain_budget = drain_budget
         self.incarnation = Incarnation(broker, spec.stream)
@@ -79,7 +79,7 @@ class PullSource(mode.Service):
             publish=broker.messaging.send,
             ack_wait=spec.ack_wait,
             incarnation=self.incarnation,
-            store_clock=StoreClock(spec.stream, partial(meter.store_time_stepped_back, *self._labels)),
+            store_clock=StoreClock(spec.stream, partial(metrics.store_time_stepped_back, *self._labels)),
         )
         self._requests = PullRequests(spec, broker, self._in_flight)
         self._woken = asyncio.Event()
@@ -157,7 +157,7 @@ class PullSource(mode.Service):
             await self._in_flight.set_incarnations()
             batch = Batch(self.tenant, self.consumer_type, deliveries)
             await self._send(batch)
-            self._meter.batch_received(*self._labels, len(deliveries))
+            self._metrics.batch_received(*self._labels, len(deliveries))
             await batch.released.wait()
 
     async def _pull(self) -> Sequence[JetDelivery]:
@@ -188,7 +188,7 @@ class PullSource(mode.Service):
     async def _request(self) -> None:
         if time.monotonic() - self._requests.last_ended > UNWATCHED:
             self.incarnation.doubt()
-        self._meter.pull_requested(*self._labels)
+        self._metrics.pull_requested(*self._labels)
         await self._requests.send()
 
     async def _nothing_there(self, status: Status) -> None:
@@ -220,7 +220,7 @@ class PullSource(mode.Service):
         self._broker.jetstream.note_pull(self._requests.subject)
 
     async def _failed(self, status: Status) -> None:
-        self._meter.pull_failed(*self._labels)
+        self._metrics.pull_failed(*self._labels)
         self.incarnation.doubt()
         first, self._failing = not self._failing, True
         if first:

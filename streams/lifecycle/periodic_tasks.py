@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, TypeVar
 
 from events.errors import BrokerError
 from events.subjects import Tenant
@@ -25,6 +24,8 @@ from tables.schema.partitions import ensure_partitions, months_ahead
 from tables.schema.publication import publish_changes
 from tables.tenant import TenantTables
 
+Item = TypeVar("Item")
+
 # Seconds between two runs.
 PARTITIONS_EVERY: Final = 3600.0
 KEYS_EVERY: Final = 3600.0
@@ -33,13 +34,6 @@ POST_SCAN_EVERY: Final = 5.0
 GAUGES_EVERY: Final = 5.0
 # SQLSTATE classes of rights, names and sequences.
 _OF_ONE_COMPANY: Final = ("22", "42", "3F")
-
-
-class _Reading(NamedTuple):
-    """Something to do for one company, and what to do if it fails."""
-
-    run: Callable[[], Awaitable[object]]
-    failed: Callable[[], None] = lambda: None
 
 
 @dataclass(kw_only=True, eq=False)
@@ -112,10 +106,7 @@ class PeriodicTasks:
 
     async def sync_contacts(self) -> bool:
         """Sync the contacts of accounts whose import has ended."""
-        await _run_all(
-            [_Reading(partial(self.post_scan, tenant)) for tenant in self.tenants],
-            is_outage=_is_server_outage,
-        )
+        await _for_each(self.tenants, self.post_scan, lambda _: None, is_outage=_is_server_outage)
         return False
 
     async def compare_streams(self) -> bool:
@@ -125,21 +116,15 @@ class PeriodicTasks:
 
     async def measure_lag(self) -> bool:
         """Read every consumer's position."""
-        readings = [
-            _Reading(partial(self._read_lag, spec), partial(self._clear_lag, spec))
-            for spec in self.specs
-            if self.served(spec)
-        ]
-        await _run_all(readings, is_outage=lambda error: isinstance(error, BrokerError))
+        served = filter(self.served, self.specs)
+        await _for_each(
+            served, self._read_lag, self._clear_lag, is_outage=lambda error: isinstance(error, BrokerError)
+        )
         return False
 
     async def measure_tables(self) -> bool:
         """Count the unresolved exhausted events, and check whether the next months have their partitions."""
-        readings = [
-            _Reading(partial(self._read_tables, tenant), partial(self._clear_tables, tenant))
-            for tenant in self.tenants
-        ]
-        await _run_all(readings, is_outage=_is_server_outage)
+        await _for_each(self.tenants, self._read_tables, self._clear_tables, is_outage=_is_server_outage)
         return False
 
     async def _read_lag(self, spec: ConsumerSpec) -> None:
@@ -169,20 +154,26 @@ class PeriodicTasks:
         self.metrics.partitions(tenant.company, None)
 
 
-async def _run_all(tasks: Sequence[_Reading], *, is_outage: Callable[[Exception], bool]) -> None:
-    """Run each; one that fails keeps no other from running, except in an outage of the server.
+async def _for_each(
+    items: Iterable[Item],
+    run: Callable[[Item], Awaitable[object]],
+    failed: Callable[[Item], None],
+    *,
+    is_outage: Callable[[Exception], bool],
+) -> None:
+    """Run for each; one that fails keeps no other from running, except in an outage of the server.
 
     Raises the last failure.
     """
     problem: Exception | None = None
-    for task in tasks:
+    for item in items:
         if problem is None or not is_outage(problem):
             try:
-                await task.run()
+                await run(item)
                 continue
             except Exception as error:
                 problem = error
-        task.failed()
+        failed(item)
     if problem is not None:
         raise problem
 

@@ -28,15 +28,12 @@ Collect = Callable[[], Iterable[Metric]]
 class Snapshot(NamedTuple):
     """Counters over all companies at one moment; `at` in `time.monotonic()` seconds.
 
-    `processing` is the histogram of processing times, cumulative over its buckets.
+    `counts` are those of `COUNTS`, `processing` is the histogram of processing times, cumulative over its buckets.
     """
 
     at: float
-    received: float
-    processed: float
-    failed: float
-    dead_lettered: float
-    processing: tuple[float, ...]
+    counts: Sequence[float]
+    processing: Sequence[float]
 
 
 COUNTS: Final = ("received", "processed", "failed", "dead_lettered")
@@ -121,8 +118,7 @@ class MetricsHistory:
             processing = _sums((processing, company.processing()))
             sources.update(company.sources())
             await asyncio.sleep(0)
-        received, processed, failed, dead_lettered = counts
-        self._snapshots.append(Snapshot(at, received, processed, failed, dead_lettered, tuple(processing)))
+        self._snapshots.append(Snapshot(at, counts, processing))
         self._sources.append((at, sources))
         return False
 
@@ -155,7 +151,8 @@ class MetricsHistory:
 def rates(older: Snapshot, newer: Snapshot) -> dict[str, float]:
     """Each counter's increase a second between two snapshots."""
     span = newer.at - older.at
-    return {name: (getattr(newer, name) - getattr(older, name)) / span for name in COUNTS}
+    pairs = zip(older.counts, newer.counts, strict=True)
+    return {name: (after - before) / span for name, (before, after) in zip(COUNTS, pairs, strict=True)}
 
 
 def percentile(share: float, older: Snapshot, newer: Snapshot) -> float | None:

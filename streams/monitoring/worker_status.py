@@ -112,8 +112,8 @@ class WorkerStatus:
         latest, window = self.history.latest, self.history.window()
         current = rates(*window) if window else {}
         found: dict[str, Any] = {
-            name: {"total": latest and getattr(latest, name), "rate": _rounded(current.get(name))}
-            for name in COUNTS
+            name: {"total": latest and latest.counts[at], "rate": _rounded(current.get(name))}
+            for at, name in enumerate(COUNTS)
         }
         found["p50"] = _rounded(window and percentile(0.5, *window))
         found["p95"] = _rounded(window and percentile(0.95, *window))
