@@ -75,7 +75,7 @@ def message_id(delivery: Delivery) -> str:
 class Publisher(Protocol):
     """Where dead letters go."""
 
-    def publish(self, subject: str, body: bytes, headers: Mapping[str, str]) -> Awaitable[None]:
+    def publish(self, subject: str, body: bytes, headers: Mapping[str, str]) -> Awaitable[object]:
         """Store `body` durably; a confirmation `duplicate` counts as stored.
 
         Raises `TooLarge` when body and headers exceed the broker's limit (nothing was sent),

@@ -38,7 +38,7 @@ from streams.lifecycle.readiness import Readiness
 from streams.lifecycle.scheduler import PeriodicTask, Scheduler, WakeUp
 from streams.lifecycle.sources import Sources
 from streams.lifecycle.startup import Startup
-from streams.lifecycle.watchdog import LOOK_EVERY, Activity, Watchdog
+from streams.lifecycle.watchdog import LOOK_EVERY, Watchdog
 from streams.monitoring import http, status_page
 from streams.monitoring.metrics import Metrics
 from streams.monitoring.metrics_history import SNAPSHOT_EVERY
@@ -59,7 +59,6 @@ class Container:
         self.shutdown = Shutdown(settings.stop_timeout)
         self.conditions = Conditions()
         self.consumer_states = ConsumerStates()
-        self.activity = Activity()
         self.companies = [tenant.company for tenant in settings.tenants]
         self.metrics = Metrics(self.companies, jid_limit=settings.metrics_jid_limit, version=VERSION)
         self.database = Database(settings.postgres_dsn, size=settings.postgres_pool_size)
@@ -94,7 +93,7 @@ class Container:
         self._register_services()
 
     def _tables(self, tenant: Tenant) -> TenantTables:
-        observer = self.activity.observer(tenant.company, self.metrics.database_observer(tenant.company))
+        observer = self.metrics.database_observer(tenant.company)
         return TenantTables(
             self.database, tenant.schema, observer, post_scan_delay=self.settings.postscan_delay
         )
@@ -197,7 +196,7 @@ class Container:
         return Watchdog(
             sources=self.sources.active,
             consumer_states=self.consumer_states,
-            activity=self.activity,
+            operations=self.metrics.operations,
             limit=self.settings.stall_timeout,
             outage=self.outages.current,
             fail=self.shutdown.fail,

@@ -143,9 +143,7 @@ class ExhaustedEventService:
             # Of this row after so many tries: a repeat within the stream's duplicate window is told apart from a
             # replay of what was given up once more.
             message_id = f"exhausted-{tenant.company}-{locked.id}-{locked.retry_count}"
-            stored = await broker.publish_once(
-                tenant.subject(self.subject), body, {"Nats-Msg-Id": message_id}
-            )
+            stored = await broker.publish(tenant.subject(self.subject), body, {"Nats-Msg-Id": message_id})
         except Malformed:
             return Result("refused", f"{name} holds no envelope: it cannot be replayed")
         except TooLarge as error:

@@ -126,12 +126,8 @@ class Broker(mode.Service):
         """Call `callback` with False when the connection is lost and with True when it is back."""
         self._watchers.append(callback)
 
-    async def publish(self, subject: str, body: bytes, headers: Mapping[str, str]) -> None:
-        """See `events.delivery.Publisher`."""
-        await self.publish_once(subject, body, headers)
-
-    async def publish_once(self, subject: str, body: bytes, headers: Mapping[str, str]) -> bool:
-        """As `publish`; False if the server answers `duplicate`, and so has stored nothing now."""
+    async def publish(self, subject: str, body: bytes, headers: Mapping[str, str]) -> bool:
+        """See `events.delivery.Publisher`; False if the server answers `duplicate`, and so has stored nothing now."""
         if wire_size(body, headers) > self.max_payload:
             raise TooLarge(f"{wire_size(body, headers)} bytes, the server takes {self.max_payload}")
         try:

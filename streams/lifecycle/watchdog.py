@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 
 from events.delivery import SourceStatus
 from streams.jetstream.consumer_state import ConsumerStates
-from tables.queries import Observer
 
 # Seconds between two looks.
 LOOK_EVERY: Final = 5.0
@@ -18,22 +17,6 @@ LOOK_EVERY: Final = 5.0
 SUSPICIOUS: Final = 60.0
 # A consumer state that is older, in seconds, is not used.
 STALE: Final = 20.0
-
-
-class Activity:
-    """How many operations the database did for each company."""
-
-    def __init__(self) -> None:
-        self.operations: Counter[str] = Counter()
-
-    def observer(self, company: str, following: Observer) -> Observer:
-        """Counts the operations of a company, and passes them on to the `following` observer."""
-
-        def observe(operation: str, entity: str, seconds: float, succeeded: bool) -> None:
-            following(operation, entity, seconds, succeeded)
-            self.operations[company] += succeeded
-
-        return observe
 
 
 class _Progress(NamedTuple):
@@ -54,7 +37,7 @@ class Watchdog:
 
     sources: Sequence[SourceStatus]
     consumer_states: ConsumerStates
-    activity: Activity
+    operations: Counter[str]  # that succeeded in the database, by company
     limit: float
     outage: Callable[[], Awaitable[str | None]]
     fail: Callable[[str], None]
@@ -82,7 +65,7 @@ class Watchdog:
         }
 
     def _compare(self, source: SourceStatus) -> None:
-        counters = source.progress_count, self.activity.operations[source.tenant.company]
+        counters = source.progress_count, self.operations[source.tenant.company]
         before = self._progress.get(source.name)
         if before is None or before[:2] != counters or not self._backlog(source):
             self._progress[source.name] = _Progress(*counters, self.clock())

@@ -8,6 +8,7 @@ PostgreSQL, which are absent while they cannot be read.
 from __future__ import annotations
 
 import asyncio
+import collections
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -39,6 +40,9 @@ class Metrics:
 
     def __init__(self, companies: Sequence[str], *, jid_limit: int = 1000, version: str) -> None:
         self.collectors = Collectors(version)  # the status page reads them without a scrape
+        self.operations: collections.Counter[str] = (
+            collections.Counter()
+        )  # that succeeded in the database, by company
         self._received: dict[tuple[str, str], Counter] = {}
         self._outcomes: dict[tuple[str, str, str, str], _Outcome] = {}
         self._agents = AgentSeries(self.collectors.events_with_agent, jid_limit=jid_limit)
@@ -169,6 +173,7 @@ class Metrics:
         def observe(operation: str, entity: str, seconds: float, succeeded: bool) -> None:
             status = "success" if succeeded else "error"
             self.collectors.database.labels(operation, entity, company or "unknown", status).observe(seconds)
+            self.operations[company] += succeeded
 
         return observe
 

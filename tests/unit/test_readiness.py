@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import cast
@@ -16,7 +17,7 @@ from streams.jetstream.consumer_state import ConsumerStates
 from streams.lifecycle.conditions import Conditions
 from streams.lifecycle.outages import Outages
 from streams.lifecycle.readiness import FETCH_SILENCE, NO_PROGRESS, REFUSED_SILENCE, Readiness
-from streams.lifecycle.watchdog import Activity, Watchdog
+from streams.lifecycle.watchdog import Watchdog
 from tables.errors import Unavailable
 from tests.sources import StubSource
 
@@ -40,7 +41,7 @@ class Worker:
         watchdog = Watchdog(
             sources=sources,
             consumer_states=ConsumerStates(),
-            activity=Activity(),
+            operations=Counter(),
             limit=0.0,
             outage=self.outages.current,
             fail=pytest.fail,

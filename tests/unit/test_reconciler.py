@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from events.errors import BrokerError
 from events.subjects import Tenant
+from streams.jetstream.broker import Broker
 from streams.jetstream.changes import TopologyError
 from streams.jetstream.consumer_state import ConsumerStates
 from streams.jetstream.reconciler import Reconciler
@@ -54,8 +55,8 @@ class Server:
         return {}
 
 
-def reconciler(server: Server) -> Reconciler:
-    return Reconciler(server, SETTINGS, ConsumerStates())
+def reconciler(server: Server, consumer_states: ConsumerStates | None = None) -> Reconciler:
+    return Reconciler(cast(Broker, server), SETTINGS, consumer_states or ConsumerStates())
 
 
 async def test_streams_and_consumers_are_made_one_at_a_time() -> None:
@@ -125,5 +126,5 @@ async def test_a_consumer_is_not_made_from_the_start_because_nobody_says_where_i
 
     server = Silent()
     with pytest.raises((TopologyError, BrokerError)):
-        await Reconciler(server, SETTINGS, consumer_states).restore(spec)
+        await reconciler(server, consumer_states).restore(spec)
     assert not any(spec.durable in name for name in server.there)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from streams.jetstream.consumer_state import ConsumerStates
-from streams.lifecycle.watchdog import STALE, SUSPICIOUS, Activity, Watchdog
+from streams.lifecycle.watchdog import STALE, SUSPICIOUS, Watchdog
+from streams.monitoring.metrics import Metrics
 from tests.sources import StubSource
 
 LIMIT = 300.0
@@ -20,13 +21,13 @@ class Rig:
         self.now = 1000.0
         self.source = StubSource()
         self.consumer_states = ConsumerStates(clock=lambda: self.now)
-        self.activity = Activity()
+        self.metrics = Metrics(["KopiNusa", "TehNusa"], version="1")
         self.away: str | None = None
         self.failures: list[str] = []
         self.watchdog = Watchdog(
             sources=[self.source],
             consumer_states=self.consumer_states,
-            activity=self.activity,
+            operations=self.metrics.operations,
             limit=limit,
             outage=self._outage,
             fail=self.failures.append,
@@ -86,7 +87,7 @@ async def test_a_source_that_moves_is_at_work(rig: Rig) -> None:
 
 async def test_a_batch_whose_rows_are_still_being_written_is_at_work(rig: Rig) -> None:
     rig.source.in_flight = 1
-    observe = rig.activity.observer("KopiNusa", lambda *_: None)
+    observe = rig.metrics.database_observer("KopiNusa")
     for _ in range(10):
         observe("UpsertMessage", "Message", 0.1, True)
         await rig.wait(LIMIT / 2)
@@ -96,8 +97,8 @@ async def test_a_batch_whose_rows_are_still_being_written_is_at_work(rig: Rig) -
 async def test_operations_that_fail_and_those_of_another_company_are_no_progress(rig: Rig) -> None:
     rig.source.in_flight = 1
     for _ in range(4):
-        rig.activity.observer("KopiNusa", lambda *_: None)("UpsertMessage", "Message", 0.1, False)
-        rig.activity.observer("TehNusa", lambda *_: None)("UpsertMessage", "Message", 0.1, True)
+        rig.metrics.database_observer("KopiNusa")("UpsertMessage", "Message", 0.1, False)
+        rig.metrics.database_observer("TehNusa")("UpsertMessage", "Message", 0.1, True)
         await rig.wait(LIMIT / 2)
     assert rig.failures
 
