@@ -347,4 +347,4 @@ async def test_a_limit_of_subscriptions_is_told_and_waited_out_without_a_restart
 
 
 async def _all_pull(sources: list[PullSource]) -> bool:
-    return all(source._requests for source in sources)
+    return all(source._requests._sent for source in sources)
