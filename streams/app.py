@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import Mapping
@@ -222,7 +221,7 @@ class Container:
         return [PeriodicTask("samples for the page", SNAPSHOT_EVERY, status.history.record)]
 
     def _register_services(self) -> None:
-        ready, wake_up = asyncio.Event(), WakeUp()
+        wake_up = WakeUp()
         companies = CompanyStartup(
             specs=self.specs,
             stream=self.reconciler.stream,
@@ -237,11 +236,10 @@ class Container:
             companies=companies,
             sources=self.sources,
             conditions=self.conditions,
-            ready=ready,
             fail=self.shutdown.fail,
             on_drained=self.settlement.stop,
         )
-        scheduler = Scheduler(self._periodic_tasks(companies), ready, wake_up)
+        scheduler = Scheduler(self._periodic_tasks(companies), startup.ready, wake_up)
         self.app.register_services(scheduler, startup)
 
     def _periodic_tasks(self, companies: CompanyStartup) -> list[PeriodicTask]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from events.delivery import MessageMetadata
@@ -193,14 +194,11 @@ class InFlight:
             if delivery in self._open:
                 await delivery.in_progress()
 
-    async def wait_empty(self, timeout: float) -> bool:
-        """Wait until all are settled, at most `timeout` seconds; False if some are left."""
-        try:
+    async def wait_empty(self, timeout: float) -> None:
+        """Wait until all are settled, at most `timeout` seconds."""
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._emptied.wait()
-        except TimeoutError:
-            return False
-        return True
 
     async def nak_all(self) -> int:
         """Nak all that are left; how many those were."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -241,13 +242,10 @@ class PullSource(mode.Service):
     async def _sleep(self, seconds: float) -> None:
         """Sleep, but wake up when the connection is back and when the source stops."""
         self._woken.clear()
-        if self._draining:
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                await self._woken.wait()
-        except TimeoutError:
-            return
+        if not self._draining:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._woken.wait()
 
     async def _keep_alive(self) -> None:
         while True:

@@ -31,8 +31,7 @@ class StartupStep(NamedTuple):
 class Startup(Service):
     """Runs the steps in order, each until it succeeds, then all companies; at a stop it drains the sources.
 
-    The start runs in the background, so that `/health` and `/ready` answer meanwhile. `ready` is set when every company
-    is served or known to wait.
+    The start runs in the background, so that `/health` and `/ready` answer meanwhile.
     """
 
     def __init__(
@@ -42,7 +41,6 @@ class Startup(Service):
         companies: CompanyStartup,
         sources: Sources,
         conditions: Conditions,
-        ready: asyncio.Event,
         fail: Callable[[str], None],
         on_drained: Callable[[], Awaitable[None]],
     ) -> None:
@@ -51,7 +49,7 @@ class Startup(Service):
         self._companies = companies
         self._sources = sources
         self._conditions = conditions
-        self._ready = ready
+        self.ready = asyncio.Event()  # every company is served or known to wait
         self._fail = fail
         self._on_drained = on_drained
         self._waits = WaitReasons("waiting: {name}: {reason}", "no longer waiting: {name}")
@@ -90,7 +88,7 @@ class Startup(Service):
             tasks.create_task(self._companies.run())
             await self._companies.tried()
             self._conditions.phase = ""
-            self._ready.set()
+            self.ready.set()
         logger.info("consumers are running")
 
     def _waiting(self, step: StartupStep, reason: str) -> None:
