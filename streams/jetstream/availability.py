@@ -96,7 +96,8 @@ class AvailabilityCheck:
             answer = await self.messaging.request(self.info_subject, b"", timeout)
         except nats.errors.NoRespondersError:
             # If this node or others of its cluster have JetStream, the cluster is not complete yet.
-            incomplete = (self.client.offers_jetstream or self.client.clustered) and not self.domain
+            info = self.client.server_info
+            incomplete = (info.get("jetstream") or info.get("cluster")) and not self.domain
             return self._failed("unavailable" if incomplete else "absent", "nobody serves its API")
         except BrokerError as error:
             # A denied permission is no fault of this server.

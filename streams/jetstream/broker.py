@@ -113,7 +113,7 @@ class Broker(mode.Service):
 
     async def count_nodes(self) -> int:
         """How many NATS nodes there are; see `NodeCounter`."""
-        return await self._node_counter.count(self._client._server_info, self._client.servers)
+        return await self._node_counter.count(self._client.server_info, self._client.servers)
 
     async def wait_connected(self) -> None:
         """Return once the connection can be used. Raises `Unusable`."""
@@ -259,7 +259,7 @@ class Broker(mode.Service):
         self._notify(True)
 
     def _note_connected(self) -> None:
-        self._nodes.note_connected(self._client.address, self._client.server_id)
+        self._nodes.note_connected(self._client.address, str(self._client.server_info.get("server_id", "")))
         self.jetstream.note_connected()
         self._errors.clear()
 

@@ -31,6 +31,7 @@ _EMPTY: Final = frozenset(("404", "408"))
 _LIMIT: Final = re.compile(r"Exceeded MaxRequest(Batch|Expires|MaxBytes) of (\S+)")
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(h|ms|m|µs|us|ns|s)")
 _UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6, "us": 1e-6, "ns": 1e-9}
+_FIELDS: Final = {"Batch": "batch", "MaxBytes": "batch_bytes", "Expires": "expires"}
 # Seconds between two requests to a consumer that lets none wait for long.
 MIN_REQUEST_INTERVAL: Final = 0.1
 MAX_WAITING_PAUSE: Final = 0.25
@@ -88,10 +89,12 @@ class PullRequestLimits:
         found = _LIMIT.search(status.text) if status is not None and status.code == "409" else None
         if found is None:
             return False
-        which, value = found.groups()
-        if not self._lower(which, value):
+        which, text = found.groups()
+        name, limit = _FIELDS[which], _seconds(text) if which == "Expires" else _number(text)
+        if not 0 < limit < getattr(self, name):
             return False
-        self._warn(f"the server allows MaxRequest{which} of {value}")
+        setattr(self, name, limit)
+        self._warn(f"the server allows MaxRequest{which} of {text}")
         return True
 
     def warn_of_max_waiting(self, status: Status) -> None:
@@ -103,24 +106,18 @@ class PullRequestLimits:
         """Seconds to wait between two requests of an idle consumer."""
         return max(MIN_REQUEST_INTERVAL - self.expires, 0.0)
 
-    def _lower(self, which: str, value: str) -> bool:
-        if which == "Expires":
-            seconds = sum(float(amount) * _UNITS[unit] for amount, unit in _DURATION.findall(value))
-            if not 0 < seconds < self.expires:
-                return False
-            self.expires = seconds
-            return True
-        number = int(value) if value.isdigit() else 0
-        name = "batch" if which == "Batch" else "batch_bytes"
-        lower: bool = 0 < number < getattr(self, name)
-        if lower:
-            setattr(self, name, number)
-        return lower
-
     def _warn(self, text: str) -> None:
         if text not in self._logged:
             self._logged.add(text)
             logger.warning("pulling from %s: %s; requests keep to it from now on", self._consumer, text)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdigit() else 0
+
+
+def _seconds(text: str) -> float:
+    return sum(float(amount) * _UNITS[unit] for amount, unit in _DURATION.findall(text))
 
 
 class Answer(NamedTuple):

@@ -40,9 +40,8 @@ class Metrics:
 
     def __init__(self, companies: Sequence[str], *, jid_limit: int = 1000, version: str) -> None:
         self.collectors = Collectors(version)  # the status page reads them without a scrape
-        self.operations: collections.Counter[str] = (
-            collections.Counter()
-        )  # that succeeded in the database, by company
+        # Operations of the database that succeeded, by company.
+        self.operations = collections.Counter[str]()
         self._received: dict[tuple[str, str], Counter] = {}
         self._outcomes: dict[tuple[str, str, str, str], _Outcome] = {}
         self._agents = AgentSeries(self.collectors.events_with_agent, jid_limit=jid_limit)
