@@ -24,10 +24,11 @@ class Schemas:
         self.adopted: set[str] = set()
         self.building: set[str] = set()
         self.migrating = self.most_migrating = 0
-        monkeypatch.setattr("tables.schema.migrations._migrate_tables", self._migrate)
+        monkeypatch.setattr("tables.schema.migrations.briefly", self._migrate)
         monkeypatch.setattr("tables.schema.indexes.wanted", self._wanted)
         monkeypatch.setattr("tables.schema.indexes.build", self._build)
-        for name in ("_try_partitions", "_require_tables", "_require_columns", "foreign_company"):
+        monkeypatch.setattr("tables.schema.partitions.make_partitions", self._nothing)
+        for name in ("_require_tables", "_require_columns", "foreign_company"):
             monkeypatch.setattr(f"tables.schema.migrations.{name}", self._nothing)
         for name in ("message_keys_complete", "publish_changes"):
             monkeypatch.setattr(f"streams.lifecycle.bootstrap.{name}", self._nothing)
