@@ -56,7 +56,7 @@ def message_id(delivery: Delivery) -> str:
 class Publisher(Protocol):
     """Where dead letters go."""
 
-    def publish(self, subject: str, body: bytes, headers: Mapping[str, str]) -> Awaitable[None]:
+    def publish(self, subject: str, body: bytes, headers: Mapping[str, str]) -> Awaitable[object]:
         """Store `body` durably; a confirmation `duplicate` counts as stored.
 
         Raises `TooLarge` when body and headers exceed the broker's limit (nothing was sent),
@@ -79,7 +79,7 @@ class SourceStatus(Protocol):
         ...
 
     @property
-    def role(self) -> ConsumerType:
+    def consumer_type(self) -> ConsumerType:
         """The type of its consumer."""
         ...
 
@@ -99,7 +99,7 @@ class SourceStatus(Protocol):
         ...
 
     @property
-    def held(self) -> int:
+    def in_flight(self) -> int:
         """Deliveries in flight: received and not settled yet."""
         ...
 

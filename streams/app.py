@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from agents import post_scan
 from agents.batch_writer import BatchWriter
 from agents.dead_letter_publisher import DeadLetterPublisher
 from agents.dead_letter_replay import DeadLetterReplayer
 from agents.event_writer import EventWriter
 from agents.history_throttle import HistoryThrottle
 from agents.onboarding import Onboarding
+from agents.post_scan import run_due
 from agents.received_event import ReceivedEvent
 from agents.retry_policy import RetryPolicy
 from agents.routing import Routing
@@ -28,53 +26,29 @@ from streams.cli.unconfigured import UnconfiguredApp
 from streams.config.settings import Settings, SettingsError
 from streams.jetstream.broker import Broker
 from streams.jetstream.consumer_state import ConsumerStates
-from streams.jetstream.incarnation import IncarnationWatch
 from streams.jetstream.pull_source import PullSource
 from streams.jetstream.reconciler import Reconciler
-from streams.jetstream.specs import ConsumerSpec, batch_share, byte_share, consumers, topology_config
+from streams.jetstream.specs import ConsumerSpec, consumers
 from streams.lifecycle.bootstrap import Bootstrap
 from streams.lifecycle.company_startup import CompanyStartup
 from streams.lifecycle.conditions import Conditions
 from streams.lifecycle.outages import Outages
-from streams.lifecycle.periodic_tasks import GAUGES_EVERY, PeriodicTasks
+from streams.lifecycle.periodic_tasks import PeriodicTasks
 from streams.lifecycle.readiness import Readiness
 from streams.lifecycle.scheduler import PeriodicTask, Scheduler, WakeUp
 from streams.lifecycle.sources import Sources
 from streams.lifecycle.startup import Startup
-from streams.lifecycle.watchdog import LOOK_EVERY, Activity, Watchdog
+from streams.lifecycle.watchdog import LOOK_EVERY, Watchdog
 from streams.monitoring import http, status_page
 from streams.monitoring.metrics import Metrics
-from streams.monitoring.metrics_history import SNAPSHOT_EVERY, MetricsHistory
-from streams.monitoring.source_meter import SourceMeter
+from streams.monitoring.metrics_history import SNAPSHOT_EVERY
 from streams.monitoring.worker_status import WorkerStatus
 from streams.version import VERSION
-from streams.worker.application import Connections, EventsWorker, use_fast_loop
+from streams.worker.application import Connections, use_fast_loop
 from streams.worker.channel import DirectChannel
 from streams.worker.shutdown import Shutdown, drain_budget, hear_held_stop
 from tables.connection.pool import Database
 from tables.tenant import TenantTables
-
-
-@dataclass(frozen=True, slots=True)
-class Agents:
-    """The agents, and the channels that lead to them."""
-
-    routing: Routing
-    replay: DeadLetterReplayer
-    settlement: Settlement
-    batches: DirectChannel[Batch]
-    dead_letter_batches: DirectChannel[Batch]
-
-    def channel(self, role: ConsumerType) -> DirectChannel[Batch]:
-        """Where the batches of this type of consumer go."""
-        return self.dead_letter_batches if role == "dlq" else self.batches
-
-    async def on_max_deliveries(self, spec: ConsumerSpec, delivery: Delivery) -> None:
-        """Handle a message that reached the limit of an operator's consumer."""
-        if spec.role == "dlq":
-            await self.replay.on_max_deliveries(spec.tenant, delivery)
-        else:
-            await self.routing.on_max_deliveries(spec.tenant, spec.role, delivery)
 
 
 class Container:
@@ -85,61 +59,41 @@ class Container:
         self.shutdown = Shutdown(settings.stop_timeout)
         self.conditions = Conditions()
         self.consumer_states = ConsumerStates()
-        self.activity = Activity()
-        self.topology = topology_config(settings)
-        self.metrics = Metrics(
-            [tenant.company for tenant in settings.tenants],
-            jid_limit=settings.metrics_jid_limit,
-            version=VERSION,
-        )
+        self.companies = [tenant.company for tenant in settings.tenants]
+        self.metrics = Metrics(self.companies, jid_limit=settings.metrics_jid_limit, version=VERSION)
         self.database = Database(settings.postgres_dsn, size=settings.postgres_pool_size)
         self.tables = {tenant: self._tables(tenant) for tenant in settings.tenants}
         self.broker = self._broker()
-        self.reconciler = Reconciler(
-            api=self.broker,
-            config=self.topology,
-            consumer_states=self.consumer_states,
-            readiness=self.conditions,
-        )
-        self.bootstrap = Bootstrap(
-            settings=settings,
-            database=self.database,
-            broker=self.broker,
-            tables=self.tables.__getitem__,
-        )
+        self.reconciler = Reconciler(self.broker, settings, self.consumer_states)
+        self.bootstrap = Bootstrap(settings, self.database, self.broker, self.tables)
         self.app = self._app()
-        self.agents = self._agents()
-        self.specs = [spec for tenant in settings.tenants for spec in consumers(self.topology, tenant)]
+        self.batches: DirectChannel[Batch] = DirectChannel(self.app)
+        self.dead_letter_batches: DirectChannel[Batch] = DirectChannel(self.app)
+        self.stored_events: DirectChannel[Sequence[ReceivedEvent]] = DirectChannel(self.app)
+        self.policies = retry_policies(settings)
+        self.throttle = HistoryThrottle()
+        self.settlement = self._settlement()
+        self.writer = EventWriter(
+            tables=self.tables.__getitem__,
+            writer=BatchWriter("storing", self.conditions),
+            throttle=self.throttle,
+        )
+        self.onboarding = self._onboarding()
+        self.routing = self._routing()
+        self.replay = self._replay()
+        self.specs = [spec for tenant in settings.tenants for spec in consumers(settings, tenant)]
         self.pull_sources = {spec: self._pull_source(spec) for spec in self.specs}
-        self.sources = Sources(
-            broker=self.broker,
-            reconciler=self.reconciler,
-            sources=self.pull_sources,
-            on_max_deliveries=self.agents.on_max_deliveries,
-        )
-        self.outages = Outages(
-            conditions=self.conditions, broker=self.broker, ping_database=self.database.ping
-        )
-        self.watchdog = Watchdog(
-            sources=self.sources.started_sources,
-            consumer_states=self.consumer_states,
-            activity=self.activity,
-            limit=settings.stall_timeout,
-            outage=self.outages.current,
-            fail=self.shutdown.fail,
-        )
+        self.sources = Sources(self.broker, self.reconciler, self.pull_sources, self._on_max_deliveries)
+        self.outages = Outages(self.conditions, self.broker, self.database.ping)
+        self.watchdog = self._watchdog()
         self.readiness = Readiness(
-            conditions=self.conditions,
-            outages=self.outages,
-            watchdog=self.watchdog,
-            sources=self.sources.started_sources,
-            dead_agents=self.app.dead_agents,
+            self.conditions, self.outages, self.watchdog, self.sources.active, self.app.running_agents
         )
-        self._register_pages()
+        self._register_agents()
         self._register_services()
 
     def _tables(self, tenant: Tenant) -> TenantTables:
-        observer = self.activity.observer(tenant.company, self.metrics.database_observer(tenant.company))
+        observer = self.metrics.database_observer(tenant.company)
         return TenantTables(
             self.database, tenant.schema, observer, post_scan_delay=self.settings.postscan_delay
         )
@@ -159,107 +113,115 @@ class Container:
         settings = self.settings
         return CommandApp(
             "daisi-wa-events-processor",
-            # Never connected: Faust requires a broker's name.
-            broker="kafka://none.invalid",
-            Worker=EventsWorker,
             web_port=settings.server_port,
             web_bind=",".join(settings.server_bind),
-            agent_supervisor="mode.supervisors.CrashingSupervisor",
             shutdown=self.shutdown,
-            connections=[
-                self.broker,
-                Connections("the connections to PostgreSQL", self.database.close),
-            ],
-            operations=Operations(
-                tenants=settings.tenants,
-                database=self.database,
-                broker=self.broker,
-                topology=self.topology,
-                bootstrap=self.bootstrap,
-            ),
+            connections=[self.broker, Connections("the connections to PostgreSQL", self.database.close)],
+            operations=Operations(settings, self.database, self.broker, self.bootstrap),
         )
 
-    def _agents(self) -> Agents:
-        """Three agents, each on a channel of its own, registered by hand and by name."""
-        settings, tables = self.settings, self.tables.__getitem__
-        batches: DirectChannel[Batch] = DirectChannel(self.app)
-        dead_letter_batches: DirectChannel[Batch] = DirectChannel(self.app)
-        stored_events: DirectChannel[Sequence[ReceivedEvent]] = DirectChannel(self.app)
-        policies = retry_policies(settings)
-        throttle = HistoryThrottle()
-        settlement = Settlement(
-            dead_letters=DeadLetterPublisher(
-                publisher=self.broker,
-                stream=settings.dlq_stream,
-                tables=tables,
-                meter=self.metrics,
-                health=self.conditions,
-            ),
-            subject=settings.dlq_subject,
+    def _settlement(self) -> Settlement:
+        dead_letters = DeadLetterPublisher(
+            publisher=self.broker,
+            stream=self.settings.dlq_stream,
+            tables=self.tables.__getitem__,
             meter=self.metrics,
+            health=self.conditions,
         )
-        writer = EventWriter(tables=tables, writer=BatchWriter("storing", self.conditions), throttle=throttle)
-        onboarding = Onboarding(
-            tables=tables,
+        return Settlement(dead_letters=dead_letters, subject=self.settings.dlq_subject, meter=self.metrics)
+
+    def _onboarding(self) -> Onboarding:
+        return Onboarding(
+            tables=self.tables.__getitem__,
             writer=BatchWriter("onboarding", self.conditions),
-            settlement=settlement,
+            settlement=self.settlement,
             meter=self.metrics,
-            send=stored_events.send_item,
-            pool_size=settings.onboarding_pool_size,
-            queue_size=settings.onboarding_queue_size,
-            max_block=settings.onboarding_max_block,
+            send=self.stored_events.send_item,
+            pool_size=self.settings.onboarding_pool_size,
+            queue_size=self.settings.onboarding_queue_size,
+            max_block=self.settings.onboarding_max_block,
         )
-        routing = Routing(
-            writer=writer,
-            settlement=settlement,
-            onboarding=onboarding,
-            policies=policies,
-            throttle=throttle,
-            meter=self.metrics,
-        )
-        replay = DeadLetterReplayer(
-            writer=writer,
-            onboarding=onboarding,
-            settlement=DeadLetterSettlement(tables=tables, policy=policies["dlq"], meter=self.metrics),
-            policy=policies["dlq"],
-            workers=settings.dlq_workers,
+
+    def _routing(self) -> Routing:
+        return Routing(
+            writer=self.writer,
+            settlement=self.settlement,
+            onboarding=self.onboarding,
+            policies=self.policies,
+            throttle=self.throttle,
             meter=self.metrics,
         )
-        self.app.agent(batches, name="routing")(routing.run)
-        self.app.agent(dead_letter_batches, name="dlq")(replay.run)
-        self.app.agent(stored_events, name="onboarding")(onboarding.run)
-        self.metrics.watch_dlq(lambda: replay.queue_length, lambda: replay.active)
-        self.metrics.watch_onboarding(lambda: onboarding.waiting)
-        return Agents(routing, replay, settlement, batches, dead_letter_batches)
+
+    def _replay(self) -> DeadLetterReplayer:
+        tables, policy = self.tables.__getitem__, self.policies["dlq"]
+        return DeadLetterReplayer(
+            writer=self.writer,
+            onboarding=self.onboarding,
+            settlement=DeadLetterSettlement(tables=tables, policy=policy, meter=self.metrics),
+            policy=policy,
+            workers=self.settings.dlq_workers,
+            meter=self.metrics,
+        )
+
+    def _register_agents(self) -> None:
+        """Three agents, each on a channel of its own, registered by hand and by name."""
+        self.app.agent(self.batches, name="routing")(self.routing.run)
+        self.app.agent(self.dead_letter_batches, name="dlq")(self.replay.run)
+        self.app.agent(self.stored_events, name="onboarding")(self.onboarding.run)
+        self.metrics.watch_dlq(lambda: self.replay.queue_length, lambda: self.replay.active)
+        self.metrics.watch_onboarding(lambda: self.onboarding.waiting)
+
+    async def _on_max_deliveries(self, spec: ConsumerSpec, delivery: Delivery) -> None:
+        """Handle a message that reached the limit of an operator's consumer."""
+        if spec.consumer_type == "dlq":
+            await self.replay.on_max_deliveries(spec.tenant, delivery)
+        else:
+            await self.routing.on_max_deliveries(spec.tenant, spec.consumer_type, delivery)
 
     def _pull_source(self, spec: ConsumerSpec) -> PullSource:
+        channel = self.dead_letter_batches if spec.consumer_type == "dlq" else self.batches
         return PullSource(
+            spec,
             broker=self.broker,
-            tenant=spec.tenant,
-            role=spec.role,
-            stream=spec.stream,
-            durable=spec.durable,
-            batch_size=batch_share(spec.batch_size, len(self.settings.tenants)),
-            batch_bytes=byte_share(spec.role, len(self.settings.tenants)),
-            ack_wait=spec.ack_wait,
-            send=self.agents.channel(spec.role).send_item,
+            send=channel.send_item,
             restore=partial(self.reconciler.restore, spec),
-            meter=SourceMeter(self.metrics, spec.tenant.company),
+            unanswered=partial(self.conditions.unanswered.begin, spec.name),
+            answered=partial(self.conditions.unanswered.end, spec.name),
+            metrics=self.metrics,
             drain_budget=drain_budget(self.settings.stop_timeout),
-            recovered=partial(self.conditions.answered, f"{spec.role} {spec.tenant.company}"),
         )
 
-    def _register_pages(self) -> None:
-        self.metrics.watch_readiness(self.readiness.reasons)
-        http.register(
-            self.app,
-            metrics=self.metrics if self.settings.metrics_enabled else None,
-            readiness=self.readiness.reasons,
-            version=VERSION,
+    def _watchdog(self) -> Watchdog:
+        return Watchdog(
+            sources=self.sources.active,
+            consumer_states=self.consumer_states,
+            operations=self.metrics.operations,
+            limit=self.settings.stall_timeout,
+            outage=self.outages.current,
+            fail=self.shutdown.fail,
         )
+
+    def _register_pages(self) -> list[PeriodicTask]:
+        """Add the pages to the web server; the task takes the samples for the charts of the status page."""
+        readiness = self.readiness.reasons
+        self.metrics.watch_readiness(readiness)
+        metrics = self.metrics if self.settings.metrics_enabled else None
+        http.register(self.app, metrics=metrics, readiness=readiness, version=VERSION)
+        if metrics is None:
+            return []
+        status = WorkerStatus(
+            version=VERSION,
+            companies=self.companies,
+            sources=list(self.pull_sources.values()),
+            agents=self.app.running_agents,
+            readiness=readiness,
+            collectors=metrics.collectors,
+        )
+        status_page.register(self.app, status)
+        return [PeriodicTask("samples for the page", SNAPSHOT_EVERY, status.history.record)]
 
     def _register_services(self) -> None:
-        ready, wake_up = asyncio.Event(), WakeUp()
+        wake_up = WakeUp()
         companies = CompanyStartup(
             specs=self.specs,
             stream=self.reconciler.stream,
@@ -267,18 +229,17 @@ class Container:
             consumer=self.sources.make_consumer,
             start_source=self.sources.start_source,
             on_company=wake_up.notify,
-            conditions=self.conditions,
+            unserved=self.conditions.unserved,
         )
         startup = Startup(
             steps=self.bootstrap.steps(),
             companies=companies,
             sources=self.sources,
             conditions=self.conditions,
-            ready=ready,
             fail=self.shutdown.fail,
-            on_drained=self.agents.settlement.stop,
+            on_drained=self.settlement.stop,
         )
-        scheduler = Scheduler(self._periodic_tasks(companies), ready, wake_up)
+        scheduler = Scheduler(self._periodic_tasks(companies), startup.ready, wake_up)
         self.app.register_services(scheduler, startup)
 
     def _periodic_tasks(self, companies: CompanyStartup) -> list[PeriodicTask]:
@@ -287,39 +248,16 @@ class Container:
             tenants=companies.companies,
             tables=self.tables.__getitem__,
             api=self.broker,
-            config=self.topology,
-            meter=self.metrics,
-            consumer_states=self.consumer_states,
-            post_scan=lambda tenant: post_scan.run_due(self.tables[tenant].post_scan, tenant.company),
+            specs=self.specs,
+            incarnations=[source.incarnation for source in self.pull_sources.values()],
             served=companies.is_served,
+            metrics=self.metrics,
+            consumer_states=self.consumer_states,
+            post_scan=lambda tenant: run_due(self.tables[tenant].post_scan, tenant.company),
             publish=self.settings.postgres_auto_migrate,
         )
-        sources = list(self.pull_sources.values())
-        incarnations = IncarnationWatch(self.broker, [source.incarnation for source in sources])
-        return [
-            *tasks.all(),
-            *self._status_page(sources),
-            PeriodicTask("watchdog", LOOK_EVERY, self.watchdog.look),
-            PeriodicTask("incarnations of streams", GAUGES_EVERY, incarnations.look),
-        ]
-
-    def _status_page(self, sources: Sequence[PullSource]) -> list[PeriodicTask]:
-        """Put the status page on the web server; the task takes the samples for its charts. Not without metrics."""
-        if not self.settings.metrics_enabled:
-            return []
-        companies = [tenant.company for tenant in self.settings.tenants]
-        history = MetricsHistory(self.metrics.collectors, companies)
-        status = WorkerStatus(
-            version=VERSION,
-            companies=companies,
-            sources=sources,
-            agents=lambda: {name: name not in self.app.dead_agents() for name in self.app.agents},
-            readiness=self.readiness.reasons,
-            collectors=self.metrics.collectors,
-            history=history,
-        )
-        status_page.register(self.app, status)
-        return [PeriodicTask("samples for the page", SNAPSHOT_EVERY, history.record)]
+        watchdog = PeriodicTask("watchdog", LOOK_EVERY, self.watchdog.look)
+        return [*tasks.all(), *self._register_pages(), watchdog]
 
 
 def retry_policies(settings: Settings) -> dict[ConsumerType, RetryPolicy]:

@@ -7,14 +7,15 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from events.delivery import Batch, Delivery
 from events.subjects import ConsumerType, Tenant
+from streams.config.settings import Settings
 from streams.jetstream.broker import Broker
 from streams.jetstream.pull_source import PullSource
-from streams.jetstream.specs import TopologyConfig
+from streams.jetstream.specs import consumers
 from tests.reconcile import reconcile
 
 SUBJECT = "v1.messages.upsert"
@@ -23,24 +24,24 @@ PATIENCE = 30.0
 
 
 class Counters:
-    """A meter that can be asked."""
+    """Counts in place of the metrics, and can be asked."""
 
     def __init__(self) -> None:
         self.count: Counter[str] = Counter()
         self.sizes: list[int] = []
         self.seconds_back = 0.0
 
-    def pull_requested(self, role: ConsumerType) -> None:
-        self.count[f"pulls {role}"] += 1
+    def pull_requested(self, company: str, consumer_type: ConsumerType) -> None:
+        self.count[f"pulls {consumer_type}"] += 1
 
-    def pull_failed(self, role: ConsumerType) -> None:
-        self.count[f"failed {role}"] += 1
+    def pull_failed(self, company: str, consumer_type: ConsumerType) -> None:
+        self.count[f"failed {consumer_type}"] += 1
 
-    def batch_received(self, role: ConsumerType, company: str, size: int) -> None:
+    def batch_received(self, company: str, consumer_type: ConsumerType, size: int) -> None:
         self.sizes.append(size)
 
-    def store_time_stepped_back(self, role: ConsumerType, seconds: float) -> None:
-        self.count[f"steps back {role}"] += 1
+    def store_time_stepped_back(self, company: str, consumer_type: ConsumerType, seconds: float) -> None:
+        self.count[f"steps back {consumer_type}"] += 1
         self.seconds_back += seconds
 
 
@@ -49,18 +50,18 @@ class StubSource:
     """A source whose status is set by the test."""
 
     tenant: Tenant = field(default_factory=lambda: Tenant("KopiNusa"))
-    role: ConsumerType = "realtime"
+    consumer_type: ConsumerType = "realtime"
     stream: str = "wa_events_stream"
     durable: str = "wa_realtime_KopiNusa"
     alive: bool = True
-    held: int = 0
+    in_flight: int = 0
     progress_count: int = 0
     last_fetch: float = field(default_factory=time.monotonic)
     last_progress: float = field(default_factory=time.monotonic)
 
     @property
     def name(self) -> str:
-        return f"{self.role} {self.tenant.company}"
+        return f"{self.consumer_type} {self.tenant.company}"
 
 
 class Reader:
@@ -123,27 +124,27 @@ async def connected(*urls: str, **more: Any) -> AsyncIterator[Broker]:
 
 
 def pull_source(
-    broker: Broker, tenant: Tenant, config: TopologyConfig, reader: Reader, **more: Any
+    broker: Broker,
+    tenant: Tenant,
+    settings: Settings,
+    reader: Reader,
+    *,
+    batch_size: int = 10,
+    batch_bytes: int = 1_000_000,
+    **more: Any,
 ) -> PullSource:
     """The tenant's real-time source, read by `reader`."""
 
     async def restore() -> None:
-        await reconcile(broker, config, [tenant])
+        await reconcile(broker, settings, [tenant])
 
+    spec = replace(consumers(settings, tenant)[0], batch_size=batch_size, batch_bytes=batch_bytes)
     arguments: dict[str, Any] = {
-        "batch_size": 10,
-        "batch_bytes": 1_000_000,
-        "ack_wait": config.realtime_ack_wait,
         "send": reader.send,
         "restore": restore,
-        "meter": reader.counters,
+        "unanswered": lambda reason: None,
+        "answered": lambda: None,
+        "metrics": reader.counters,
         "drain_budget": 5.0,
     }
-    return PullSource(
-        broker=broker,
-        tenant=tenant,
-        role="realtime",
-        stream=config.realtime_stream,
-        durable=config.realtime_durable + tenant.company,
-        **{**arguments, **more},
-    )
+    return PullSource(spec, broker=broker, **{**arguments, **more})

@@ -32,7 +32,7 @@ class migrate(OperatorCommand):  # noqa: N801 - Faust takes the command's name f
     async def run(self) -> None:
         """See the class."""
         await self.operations.migrate()
-        for tenant in self.operations.tenants:
+        for tenant in self.operations.settings.tenants:
             self.say(f"{tenant.schema} is up to date")
 
 
@@ -50,16 +50,15 @@ class topology(OperatorCommand):  # noqa: N801
 
     async def run(self, apply: bool, drop_old: bool) -> None:
         """See the class."""
-        operations = self.operations
-        config, tenants = operations.topology, operations.tenants
+        operations, settings = self.operations, self.operations.settings
         async with operations.connected() as broker:
-            for line in await jetstream.description(broker, config):
+            for line in await jetstream.description(broker, settings):
                 self.say(line)
-            changes = await jetstream.plan(broker, config, tenants, nodes=await broker.count_nodes())
+            changes = await jetstream.plan(broker, settings, settings.tenants, await broker.count_nodes())
             if apply:
                 await jetstream.apply(broker, changes)
             if drop_old:
-                changes += await jetstream.drop_old(broker, config, tenants)
+                changes += await jetstream.drop_old(broker, settings, settings.tenants)
         for change in changes:
             self.say(f"{change.kind} {change.name}: {change.text}")
         for warning in await operations.durability_warnings():

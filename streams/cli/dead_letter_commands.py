@@ -141,7 +141,7 @@ class exhausted_replay(OperatorCommand):  # noqa: N801
         async with self.operations.connected() as broker:
             async for target in paced(targets, rate):
                 try:
-                    report.add(await service.replay(target, by=by, publisher=broker, open_only=open_only))
+                    report.add(await service.replay(target, by=by, broker=broker, open_only=open_only))
                 except BrokerError as error:
                     raise CommandFailed(
                         f"{target.name} is not confirmed and stays as it is, like those after it: {error}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -15,6 +15,7 @@ from events import envelope
 from events.delivery import TooLarge
 from events.errors import Malformed
 from events.subjects import Tenant
+from streams.jetstream.broker import Broker
 from tables.connection.pool import Database
 from tables.exhausted import EXHAUSTED_ID, ExhaustedEvents, FoundRow, LockedRow, Search
 
@@ -25,14 +26,6 @@ _JSON_STRING: Final = '"'
 
 class CommandFailed(Exception):
     """The command could not do its work; the text is for the operator."""
-
-
-class Republisher(Protocol):
-    """Where replays go."""
-
-    async def publish_once(self, subject: str, body: bytes, headers: Mapping[str, str]) -> bool:
-        """Store `body`; False if the broker answers that it has stored it before. Raises as `Publisher` does."""
-        ...
 
 
 class Result(NamedTuple):
@@ -124,9 +117,7 @@ class ExhaustedEventService:
             await _events(tenant).resolve(connection, row, f"discarded by {by}", reason)
         return Result("discarded", f"{target.name} discarded")
 
-    async def replay(
-        self, target: Target, *, by: str, publisher: Republisher, open_only: bool = False
-    ) -> Result:
+    async def replay(self, target: Target, *, by: str, broker: Broker, open_only: bool = False) -> Result:
         """Publish a row's envelope again, and resolve the row once that is confirmed.
 
         Raises `BrokerError` if it is not confirmed (then the row stays as it was), and `StorageError`.
@@ -140,21 +131,19 @@ class ExhaustedEventService:
                 return Result("refused", f"{target.name}: there is no such row")
             if locked.resolved and open_only:
                 return Result("refused", f"{target.name} was resolved meanwhile")
-            result = await self._publish(target, locked, publisher)
+            result = await self._publish(target, locked, broker)
             if result.outcome == "replayed":
                 await _events(tenant).resolve(connection, row, f"replayed by {by}")
         return result
 
-    async def _publish(self, target: Target, locked: LockedRow, publisher: Republisher) -> Result:
+    async def _publish(self, target: Target, locked: LockedRow, broker: Broker) -> Result:
         tenant, name = target.tenant, target.name
         try:
             body = replayable(locked)
             # Of this row after so many tries: a repeat within the stream's duplicate window is told apart from a
             # replay of what was given up once more.
             message_id = f"exhausted-{tenant.company}-{locked.id}-{locked.retry_count}"
-            stored = await publisher.publish_once(
-                tenant.subject(self.subject), body, {"Nats-Msg-Id": message_id}
-            )
+            stored = await broker.publish(tenant.subject(self.subject), body, {"Nats-Msg-Id": message_id})
         except Malformed:
             return Result("refused", f"{name} holds no envelope: it cannot be replayed")
         except TooLarge as error:

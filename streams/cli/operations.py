@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from faust.cli import AppCommand
 
 from events.errors import EventError
-from events.subjects import Tenant
 from streams.cli.exhausted_events import CommandFailed, ExhaustedEventService
+from streams.config.settings import Settings
 from streams.jetstream.broker import Broker
 from streams.jetstream.changes import TopologyError
-from streams.jetstream.specs import TopologyConfig
 from streams.jetstream.stream_reader import ApiError
 from streams.lifecycle.bootstrap import Bootstrap
 from streams.lifecycle.retrying import Fatal
@@ -37,24 +36,20 @@ _EXPECTED: Final = (CommandFailed, Fatal, StorageError, ApiError, EventError, To
 class Operations:
     """What the commands need of the worker's parts."""
 
-    tenants: Sequence[Tenant]
+    settings: Settings
     database: Database
     broker: Broker
-    topology: TopologyConfig
     bootstrap: Bootstrap
 
     async def migrate(self) -> None:
         """Make or extend every tenant's schema. Raises `Fatal`, `CommandFailed` and `StorageError`."""
         async with self.storage():
             await self.bootstrap.migrate()
-            await self._finish()
-
-    async def _finish(self) -> None:
-        """Make partitions and indexes, which a worker does in its periodic tasks."""
-        today = datetime.datetime.now(datetime.UTC).date()
-        for tenant in self.tenants:
-            await make_partitions(self.database, tenant.schema, today, patient=True)
-            await indexes.build(self.database, tenant.schema)
+            # What a worker does in its periodic tasks.
+            today = datetime.datetime.now(datetime.UTC).date()
+            for tenant in self.settings.tenants:
+                await make_partitions(self.database, tenant.schema, today, patient=True)
+                await indexes.build(self.database, tenant.schema)
 
     async def durability_warnings(self) -> list[str]:
         """What PostgreSQL may lose of what is acknowledged; a server that does not answer is a warning, too."""
@@ -69,13 +64,16 @@ class Operations:
     @property
     def exhausted_events(self) -> ExhaustedEventService:
         """The exhausted events, to be used within `storage`."""
-        return ExhaustedEventService(self.tenants, self.database, self.topology.dlq_subject)
+        return ExhaustedEventService(self.settings.tenants, self.database, self.settings.dlq_subject)
 
     @contextlib.asynccontextmanager
     async def storage(self) -> AsyncIterator[None]:
         """The database, open. Raises `Fatal` and `CommandFailed` if it cannot be opened."""
         try:
-            await self._open()
+            try:
+                await self.bootstrap.open_database()
+            except StorageError as error:
+                raise CommandFailed(f"POSTGRES_DSN: {error}") from error
             yield
         finally:
             await self.database.close()
@@ -85,30 +83,21 @@ class Operations:
         """The connection to NATS. Raises `CommandFailed` if there is none in time."""
         await self.broker.start()
         try:
-            await self._wait_connected()
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await self.bootstrap.connect()
+            except TimeoutError:
+                raise CommandFailed(f"NATS_URL: {self.broker.problem}") from None
             yield self.broker
         finally:
             await self.broker.stop()
-
-    async def _open(self) -> None:
-        try:
-            await self.bootstrap.open_database()
-        except StorageError as error:
-            raise CommandFailed(f"POSTGRES_DSN: {error}") from error
-
-    async def _wait_connected(self) -> None:
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await self.bootstrap.connect()
-        except TimeoutError:
-            raise CommandFailed(f"NATS_URL: {self.broker.problem}") from None
 
 
 class CommandApp(EventsApp):
     """The worker's app, with what the commands need."""
 
-    def __init__(self, *args: Any, operations: Operations, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, name: str, *, operations: Operations, **options: Any) -> None:
+        super().__init__(name, **options)
         self.operations = operations
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import msgspec
@@ -33,6 +34,7 @@ UNAVAILABLE: Final = 10008
 State = Literal["works", "absent", "unavailable", "silent"]
 
 
+@dataclass(kw_only=True, eq=False)
 class AvailabilityCheck:
     """Checks JetStream every `check_every` seconds, and leaves a server after `leave_after` seconds without it.
 
@@ -40,47 +42,38 @@ class AvailabilityCheck:
     sources get answers to their pull requests, JetStream works, whatever its API answers.
     """
 
-    def __init__(
-        self,
-        *,
-        client: NatsClient,
-        messaging: Messaging,
-        nodes: Nodes,
-        info_subject: str,
-        domain: str,
-        check_every: float,
-        leave_after: float,
-    ) -> None:
-        self._client = client
-        self._messaging = messaging
-        self._nodes = nodes
-        self._info_subject = info_subject
-        self._domain = domain
-        self._every = check_every
-        self._leave_after = leave_after
-        self._since = time.monotonic()  # when it last worked, or the connection began
-        self._reason = ""
-        self._leaves = 0
-        self._pulls: dict[str, float] = {}
+    client: NatsClient
+    messaging: Messaging
+    nodes: Nodes
+    info_subject: str
+    domain: str
+    check_every: float
+    leave_after: float
+    _since: float = field(
+        default_factory=time.monotonic, init=False
+    )  # it last worked, or the connection began
+    _reason: str = field(default="", init=False)
+    _leaves: int = field(default=0, init=False)
+    _pulls: dict[str, float] = field(default_factory=dict, init=False)
 
     @property
     def problem(self) -> str | None:
         """Why JetStream does not work at the connected server; None while it works."""
-        lasting = time.monotonic() - self._since >= 2 * self._every
+        lasting = time.monotonic() - self._since >= 2 * self.check_every
         return self.failure if self._reason and lasting and not self._pulls_answered() else None
 
     @property
     def failure(self) -> str:
         """The last failure, with server and domain."""
         what = (
-            f"no JetStream answers for domain {self._domain}" if self._domain else "JetStream does not answer"
+            f"no JetStream answers for domain {self.domain}" if self.domain else "JetStream does not answer"
         )
-        return f"{what} at {self._client.address}: {self._reason}"
+        return f"{what} at {self.client.address}: {self._reason}"
 
     @property
     def has_untried_servers(self) -> bool:
         """Whether there are servers that were not tried yet."""
-        return not self._tried_all() and self._nodes.has_others(self._client.addresses, self._client.address)
+        return not self._tried_all() and self.nodes.has_others(self.client.addresses, self.client.address)
 
     def note_pull(self, subject: str) -> None:
         """Note that a pull request to `subject` was answered, or that a source begins to pull there."""
@@ -99,11 +92,12 @@ class AvailabilityCheck:
     async def check(self) -> State:
         """Check once; the result is also kept for `problem`."""
         try:
-            timeout = max(self._every, MIN_ANSWER_SECONDS)
-            answer = await self._messaging.request(self._info_subject, b"", timeout)
+            timeout = max(self.check_every, MIN_ANSWER_SECONDS)
+            answer = await self.messaging.request(self.info_subject, b"", timeout)
         except nats.errors.NoRespondersError:
             # If this node or others of its cluster have JetStream, the cluster is not complete yet.
-            incomplete = (self._client.offers_jetstream or self._client.clustered) and not self._domain
+            info = self.client.server_info
+            incomplete = (info.get("jetstream") or info.get("cluster")) and not self.domain
             return self._failed("unavailable" if incomplete else "absent", "nobody serves its API")
         except BrokerError as error:
             # A denied permission is no fault of this server.
@@ -122,21 +116,21 @@ class AvailabilityCheck:
     async def run(self) -> None:
         """Check regularly, until cancelled."""
         while True:
-            await asyncio.sleep(self._every)
-            if self._client.is_connected and time.monotonic() - self._since >= self._every:
+            await asyncio.sleep(self.check_every)
+            if self.client.is_connected and time.monotonic() - self._since >= self.check_every:
                 await self.check()
                 await self.leave_if_stuck()
 
     async def leave_if_stuck(self) -> None:
         """Connect to another server if this one has been without JetStream for too long."""
-        address = self._client.address
+        address = self.client.address
         if (
             not self._reason
             or time.monotonic() - self._since < self._leave_seconds()
             or self._pulls_answered()
         ):
             return
-        if self._client.is_connected and self._nodes.has_others(self._client.addresses, address):
+        if self.client.is_connected and self.nodes.has_others(self.client.addresses, address):
             logger.warning(
                 "%s for %.0f s: trying another server", self.failure, time.monotonic() - self._since
             )
@@ -145,23 +139,23 @@ class AvailabilityCheck:
 
     async def leave_if_avoided(self) -> bool:
         """Leave at once a server that was left lately and is now connected at another of its addresses."""
-        avoided = self._nodes.was_left_at_another_address(self._client.address)
+        avoided = self.nodes.was_left_at_another_address(self.client.address)
         if avoided:
-            await self._leave(self._client.address)
+            await self._leave(self.client.address)
         return avoided
 
     async def _leave(self, address: str) -> None:
-        self._nodes.leave(address)
-        await self._client.force_reconnect()
+        self.nodes.leave(address)
+        await self.client.force_reconnect()
 
     def _leave_seconds(self) -> float:
-        return self._leave_after * (_SLOWER if self._tried_all() else 1)
+        return self.leave_after * (_SLOWER if self._tried_all() else 1)
 
     def _tried_all(self) -> bool:
-        return self._leaves >= len(self._client.addresses)
+        return self._leaves >= len(self.client.addresses)
 
     def _pulls_answered(self) -> bool:
-        recent = time.monotonic() - max(self._leave_after / 2, self._every)
+        recent = time.monotonic() - max(self.leave_after / 2, self.check_every)
         return bool(self._pulls) and min(self._pulls.values()) > recent
 
     def _failed(self, state: State, reason: str) -> State:

@@ -60,7 +60,6 @@ class Broker(mode.Service):
         name: str,
         on_closed: Callable[[], None] | None = None,
         on_reconnect: Callable[[], None] | None = None,
-        publish_timeout: float = REQUEST_SECONDS,
         login: Login = ANONYMOUS,
         domain: str = "",
         check_every: float = CHECK_EVERY,
@@ -72,7 +71,6 @@ class Broker(mode.Service):
         self._name = name
         self._on_closed = on_closed
         self._on_reconnect = on_reconnect
-        self._publish_timeout = publish_timeout
         self._login = login
         self.permissions = Permissions()
         self._prefix = f"$JS.{domain}.API." if domain else "$JS.API."
@@ -89,14 +87,12 @@ class Broker(mode.Service):
             check_every=check_every,
             leave_after=leave_after,
         )
-        self._domain = domain
         self._up = asyncio.Event()
         self._decided = asyncio.Event()
         self._connecting: asyncio.Future[Any] | None = None
         self._unusable: Unusable | None = None
         self._errors = AsyncErrors("NATS is not connected yet")
         self._watchers: list[Callable[[bool], None]] = []
-        self._closing = False
 
     @property
     def connected(self) -> bool:
@@ -117,7 +113,7 @@ class Broker(mode.Service):
 
     async def count_nodes(self) -> int:
         """How many NATS nodes there are; see `NodeCounter`."""
-        return await self._node_counter.count(self._client._server_info, self._client.servers)
+        return await self._node_counter.count(self._client.server_info, self._client.servers)
 
     async def wait_connected(self) -> None:
         """Return once the connection can be used. Raises `Unusable`."""
@@ -130,16 +126,12 @@ class Broker(mode.Service):
         """Call `callback` with False when the connection is lost and with True when it is back."""
         self._watchers.append(callback)
 
-    async def publish(self, subject: str, body: bytes, headers: Mapping[str, str]) -> None:
-        """See `events.delivery.Publisher`."""
-        await self.publish_once(subject, body, headers)
-
-    async def publish_once(self, subject: str, body: bytes, headers: Mapping[str, str]) -> bool:
-        """As `publish`; False if the server answers `duplicate`, and so has stored nothing now."""
+    async def publish(self, subject: str, body: bytes, headers: Mapping[str, str]) -> bool:
+        """See `events.delivery.Publisher`; False if the server answers `duplicate`, and so has stored nothing now."""
         if wire_size(body, headers) > self.max_payload:
             raise TooLarge(f"{wire_size(body, headers)} bytes, the server takes {self.max_payload}")
         try:
-            confirmation = await self._request(subject, body, self._publish_timeout, dict(headers) or None)
+            confirmation = await self._request(subject, body, dict(headers) or None)
         except BrokerError as failed:
             if isinstance(failed.__cause__, nats.errors.NoRespondersError):
                 raise BrokerError("no stream has this subject") from failed
@@ -153,7 +145,7 @@ class Broker(mode.Service):
     async def api(self, subject: str, body: object = None) -> dict[str, Any]:
         """The answer of the JetStream API to a request. Raises `ApiError` and `BrokerError`."""
         payload = b"" if body is None else msgspec.json.encode(body)
-        answer = await self._request(self.api_subject(subject), payload, REQUEST_SECONDS)
+        answer = await self._request(self.api_subject(subject), payload)
         reply: dict[str, Any] = msgspec.json.decode(answer.data)
         if error := reply.get("error"):
             raise ApiError(error.get("err_code") or error.get("code", 0), error.get("description", ""))
@@ -169,7 +161,6 @@ class Broker(mode.Service):
 
     async def on_stop(self) -> None:
         """Send what is pending and close."""
-        self._closing = True
         if self._connecting is not None:
             self._connecting.cancel()
         if self._client.is_connected or self._client.is_reconnecting:
@@ -217,7 +208,7 @@ class Broker(mode.Service):
         usable_until = time.monotonic()
         while (state := await self.jetstream.check()) not in ("works", "unavailable"):
             # A domain is reached over links between servers, which come and go.
-            if state != "absent" or self._domain or self.jetstream.has_untried_servers:
+            if state != "absent" or self.jetstream.domain or self.jetstream.has_untried_servers:
                 usable_until = time.monotonic()
             elif time.monotonic() - usable_until > NO_JETSTREAM_SECONDS:
                 raise Unusable(f"NATS at {self._hosts} has no JetStream for this account")
@@ -225,12 +216,10 @@ class Broker(mode.Service):
                 self._errors.report(self.jetstream.failure)
             await asyncio.sleep(0.25)
 
-    async def _request(
-        self, subject: str, body: bytes, timeout: float, headers: dict[str, Any] | None = None
-    ) -> Msg:
-        deadline = time.monotonic() + timeout
+    async def _request(self, subject: str, body: bytes, headers: dict[str, Any] | None = None) -> Msg:
+        deadline = time.monotonic() + REQUEST_SECONDS
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(REQUEST_SECONDS):
                 # nats-py sends what it gets while disconnected later, when the sender has given up.
                 await self._up.wait()
             return await self.messaging.request(subject, body, deadline - time.monotonic(), headers)
@@ -250,7 +239,7 @@ class Broker(mode.Service):
         self._nodes.note_disconnected()
         self.permissions.forget()
         self._notify(False)
-        if not self._closing:
+        if not self.should_stop:
             self._errors.report_disconnect(
                 f"the connection to NATS at {self._client.address or self._hosts} is lost"
             )
@@ -270,7 +259,7 @@ class Broker(mode.Service):
         self._notify(True)
 
     def _note_connected(self) -> None:
-        self._nodes.note_connected(self._client.address, self._client.server_id)
+        self._nodes.note_connected(self._client.address, str(self._client.server_info.get("server_id", "")))
         self.jetstream.note_connected()
         self._errors.clear()
 
@@ -279,7 +268,7 @@ class Broker(mode.Service):
             watcher(up)
 
     async def _closed(self) -> None:
-        if self._closing:
+        if self.should_stop:
             return
         problem = f"the connection to NATS was closed: {self._client.last_error}"
         self._errors.last = problem

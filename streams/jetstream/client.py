@@ -7,7 +7,7 @@ the new ones in the file; nats-py closes such a connection for good.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import nats.errors
@@ -51,19 +51,10 @@ class NatsClient(Client):
         return self._current_server.uri.netloc.rpartition("@")[2] if self._current_server else ""
 
     @property
-    def server_id(self) -> str:
-        """The id of that server; the same at each of its addresses."""
-        return str(self._server_info.get("server_id", ""))
-
-    @property
-    def offers_jetstream(self) -> bool:
-        """Whether that server has JetStream; its accounts may still be without."""
-        return bool(self._server_info.get("jetstream"))
-
-    @property
-    def clustered(self) -> bool:
-        """Whether that server is in a cluster, whose other nodes may have JetStream."""
-        return bool(self._server_info.get("cluster"))
+    def server_info(self) -> Mapping[str, Any]:
+        """What that server says of itself; its `server_id` is the same at each of its addresses."""
+        info: Mapping[str, Any] = self._server_info
+        return info
 
     @property
     def addresses(self) -> list[str]:

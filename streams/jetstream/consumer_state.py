@@ -11,23 +11,18 @@ from streams.jetstream.specs import NANOSECONDS, ConsumerSpec
 from streams.jetstream.stream_reader import Api, ApiError, get_message, nanoseconds
 
 
-class Lag(NamedTuple):
-    """Messages that are not delivered yet, and those that are delivered but not settled."""
-
-    pending: int
-    ack_pending: int
-
-
 class ConsumerState(NamedTuple):
     """A consumer as the server described it.
 
-    All messages up to stream sequence `ack_floor` are settled, `num_pending` are not delivered yet. `closed`: none is
-    delivered now, because the consumer is paused or has `max_ack_pending` unsettled messages. `server_ns`: when that
-    was, by the server's clock, Unix time; `noted`: by ours, `time.monotonic()`.
+    All messages up to stream sequence `ack_floor` are settled, `num_pending` are not delivered yet, `num_ack_pending`
+    are delivered and not settled. `closed`: none is delivered now, because the consumer is paused or has
+    `max_ack_pending` unsettled messages. `server_ns`: when that was, by the server's clock, Unix time; `noted`: by
+    ours, `time.monotonic()`.
     """
 
     ack_floor: int
     num_pending: int
+    num_ack_pending: int
     closed: bool
     server_ns: int
     noted: float
@@ -44,16 +39,22 @@ class ConsumerStates:
         self._clock = clock
         self._known: dict[tuple[str, str], ConsumerState] = {}
 
-    def note(self, stream: str, durable: str, info: Mapping[str, Any]) -> None:
+    async def read(self, api: Api, stream: str, durable: str) -> ConsumerState:
+        """Ask for the state, and keep it. Raises `ApiError` and `BrokerError`."""
+        return self.note(stream, durable, await api.api(f"CONSUMER.INFO.{stream}.{durable}"))
+
+    def note(self, stream: str, durable: str, info: Mapping[str, Any]) -> ConsumerState:
         """Keep an answer to CONSUMER.INFO."""
         limit = info["config"].get("max_ack_pending", -1)
-        self._known[stream, durable] = ConsumerState(
+        state = self._known[stream, durable] = ConsumerState(
             ack_floor=info["ack_floor"]["stream_seq"],
             num_pending=info["num_pending"],
+            num_ack_pending=info["num_ack_pending"],
             closed=bool(info.get("paused")) or 0 < limit <= info["num_ack_pending"],
             server_ns=nanoseconds(info["ts"]) if "ts" in info else 0,
             noted=self._clock(),
         )
+        return state
 
     def of(self, stream: str, durable: str) -> ConsumerState | None:
         """The last state, however old; None if there was none yet."""
@@ -84,17 +85,6 @@ async def has_delivery_limit(api: Api, spec: ConsumerSpec) -> bool:
     """Whether an operator gave this consumer a limit of deliveries. Raises `TopologyError` and `BrokerError`."""
     found = await look_up(api, "consumer", spec.stream, spec.durable)
     return found is not None and found["config"].get("max_deliver", -1) > 0
-
-
-async def read_lag(api: Api, stream: str, durable: str, consumer_states: ConsumerStates | None = None) -> Lag:
-    """The consumer's lag; its state is also kept in `consumer_states`.
-
-    Raises `ApiError` and `BrokerError`.
-    """
-    info = await api.api(f"CONSUMER.INFO.{stream}.{durable}")
-    if consumer_states is not None:
-        consumer_states.note(stream, durable, info)
-    return Lag(info["num_pending"], info["num_ack_pending"])
 
 
 async def oldest_age(api: Api, stream: str, durable: str, subject: str) -> float:

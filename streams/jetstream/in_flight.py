@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from events.delivery import MessageMetadata
@@ -121,7 +122,7 @@ class InFlight:
         self.publish = publish
         self._incarnation = incarnation
         self._store_clock = store_clock
-        self._ack_wait = ack_wait
+        self.ack_wait = ack_wait
         self._open: dict[JetDelivery, None] = {}
         self._without_incarnation: list[JetDelivery] = []
         self._newest: MessageMetadata | None = None
@@ -188,19 +189,16 @@ class InFlight:
 
     async def keep_alive(self) -> None:
         """Renew the ack wait of those for which half of it is over. Raises `BrokerError`."""
-        oldest = time.perf_counter() - self._ack_wait / 2
+        oldest = time.perf_counter() - self.ack_wait / 2
         for delivery in [one for one in self._open if one.ack_wait_began < oldest]:
             if delivery in self._open:
                 await delivery.in_progress()
 
-    async def wait_empty(self, timeout: float) -> bool:
-        """Wait until all are settled, at most `timeout` seconds; False if some are left."""
-        try:
+    async def wait_empty(self, timeout: float) -> None:
+        """Wait until all are settled, at most `timeout` seconds."""
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._emptied.wait()
-        except TimeoutError:
-            return False
-        return True
 
     async def nak_all(self) -> int:
         """Nak all that are left; how many those were."""

@@ -119,21 +119,13 @@ class Incarnation:
             )
 
 
-class IncarnationWatch:
-    """Compares the streams with what the sources know, from time to time."""
-
-    def __init__(self, api: Api, sources: Sequence[Incarnation]) -> None:
-        self._api = api
-        self._sources = sources
-
-    async def look(self) -> bool:
-        """Ask once for each stream. Raises `BrokerError`."""
-        for stream in dict.fromkeys(source.stream for source in self._sources):
-            try:
-                created_ns = await created(self._api, stream)
-            except ApiError:
-                created_ns = 0
-            for source in self._sources:
-                if source.stream == stream:
-                    source.compare(created_ns)
-        return False
+async def compare_streams(api: Api, incarnations: Sequence[Incarnation]) -> None:
+    """Compare each stream with what its sources know. Raises `BrokerError`."""
+    for stream in dict.fromkeys(each.stream for each in incarnations):
+        try:
+            created_ns = await created(api, stream)
+        except ApiError:
+            created_ns = 0
+        for each in incarnations:
+            if each.stream == stream:
+                each.compare(created_ns)

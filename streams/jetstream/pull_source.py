@@ -6,31 +6,25 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
 import mode
-from nats.aio.msg import Msg
-from nats.js.api import Header
 
 from events.delivery import Batch
 from events.errors import BrokerError
-from events.subjects import ConsumerType, Tenant
-from streams.jetstream.ack_permission import AckPermission
 from streams.jetstream.broker import Broker
 from streams.jetstream.in_flight import InFlight, JetDelivery
 from streams.jetstream.incarnation import Incarnation
-from streams.jetstream.meter import Meter
-from streams.jetstream.permissions import ACK_PREFIX, PUBLISH, SUBSCRIPTION, Denial
-from streams.jetstream.pull_limits import MAX_WAITING_PAUSE, PullLimits, Status
+from streams.jetstream.permissions import PUBLISH
+from streams.jetstream.pull_requests import MAX_WAITING_PAUSE, PullRequests, Status
+from streams.jetstream.specs import ConsumerSpec
 from streams.jetstream.store_clock import StoreClock
+from streams.monitoring.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-# How long the server keeps a pull request of an idle source. Also bounds how long a stop waits for it.
-EXPIRES: Final = 1.0
-# Past its expiry a request that got no answer is lost: the server restarted, or the link is dead.
-GRACE: Final = 1.0
 # So long, in seconds, a stream may be without a pull request of ours before we ask whether it was made anew meanwhile:
 # only a request that waits is told of the deletion.
 UNWATCHED: Final = 1.0
@@ -48,86 +42,67 @@ class PullSource(mode.Service):
 
     * A batch has at most `batch_size` messages and `batch_bytes`; a message with more bytes is one by itself.
     * `send` puts a batch on the agent's channel; the next one is pulled when the agent has released it.
-    * `restore` makes stream and consumer again when they are gone; `recovered` is called when pulling works again,
-      whoever made them.
+    * `restore` makes stream and consumer again when they are gone; `unanswered` is called with the reason if it fails,
+      `answered` when pulling works again, whoever made them.
     * `on_stop` drains: it waits until everything handed over is settled, at most `drain_budget` seconds, so
       it has to run while the agents live. What is left is naked, and redelivered at once.
     """
 
     def __init__(
         self,
+        spec: ConsumerSpec,
         *,
         broker: Broker,
-        tenant: Tenant,
-        role: ConsumerType,
-        stream: str,
-        durable: str,
-        batch_size: int,
-        batch_bytes: int,
-        ack_wait: float,
         send: Callable[[Batch], Awaitable[None]],
         restore: Callable[[], Awaitable[None]],
-        meter: Meter,
-        drain_budget: float = 25.0,
-        recovered: Callable[[], None] = lambda: None,
+        unanswered: Callable[[str], None],
+        answered: Callable[[], None],
+        metrics: Metrics,
+        drain_budget: float,
     ) -> None:
         super().__init__()
-        self.tenant = tenant
-        self.role: ConsumerType = role
-        self.stream = stream
-        self.durable = durable
+        self.name = spec.name
+        self.tenant = spec.tenant
+        self.consumer_type = spec.consumer_type
+        self.stream = spec.stream
+        self.durable = spec.durable
         self.last_fetch = time.monotonic()  # when a pull request was last answered
         self._broker = broker
-        self._limits = PullLimits(durable, batch=batch_size, batch_bytes=batch_bytes, expires=EXPIRES)
-        self._acks = AckPermission(broker.messaging, stream, durable)
-        self._wanted = batch_size
-        self._keep_alive_every = ack_wait / 8
         self._send = send
         self._restore = restore
-        self._recovered = recovered
-        self._meter = meter
+        self._unanswered = unanswered
+        self._answered = answered
+        self._metrics = metrics
+        self._labels = (spec.tenant.company, spec.consumer_type)
         self._drain_budget = drain_budget
-        self.incarnation = Incarnation(broker, stream)
-        self._held = InFlight(
+        self.incarnation = Incarnation(broker, spec.stream)
+        self._in_flight = InFlight(
             publish=broker.messaging.send,
-            ack_wait=ack_wait,
+            ack_wait=spec.ack_wait,
             incarnation=self.incarnation,
-            store_clock=StoreClock(stream, partial(meter.store_time_stepped_back, role)),
+            store_clock=StoreClock(spec.stream, partial(metrics.store_time_stepped_back, *self._labels)),
         )
-        self._last_request = time.monotonic()  # when a pull request was last over
-        self._ask = broker.api_subject(f"CONSUMER.MSG.NEXT.{stream}.{durable}")
-        self._inbox = ""
-        self._requests = 0
-        self._reply = ""
-        self._arrived: list[JetDelivery] = []
-        self._status: Status | None = None
-        self._answered = asyncio.Event()
+        self._requests = PullRequests(spec, broker, self._in_flight)
         self._woken = asyncio.Event()
         self._pause = FIRST_PAUSE
         self._failing = False
         self._draining = False
-        self._closed = False
         self._loop_task: asyncio.Future[Any] | None = None
 
     @property
-    def name(self) -> str:
-        """Role and company."""
-        return f"{self.role} {self.tenant.company}"
-
-    @property
-    def held(self) -> int:
+    def in_flight(self) -> int:
         """How many messages are in flight."""
-        return len(self._held)
+        return len(self._in_flight)
 
     @property
     def progress_count(self) -> int:
         """How many messages arrived and were settled, since its start."""
-        return self._held.progress_count
+        return self._in_flight.progress_count
 
     @property
     def last_progress(self) -> float:
-        """When one was last settled or nothing was held, in `time.monotonic()` seconds."""
-        return self._held.last_progress
+        """When one was last settled or nothing was in flight, in `time.monotonic()` seconds."""
+        return self._in_flight.last_progress
 
     @property
     def alive(self) -> bool:
@@ -138,13 +113,13 @@ class PullSource(mode.Service):
         """Begin to pull once the broker is connected. Raises `streams.jetstream.broker.Unusable`."""
         await self._broker.wait_connected()
         self._broker.watch(self._on_connection)
-        self._broker.permissions.listen(self._on_denied)
+        self._broker.permissions.listen(self._requests.on_denied)
         self._note_answer()
         self._loop_task = self.add_future(self._run())
         self.add_future(self._keep_alive())
 
     async def on_stop(self) -> None:
-        """Drain: last pull, last batch, then all that is held; give the rest back and flush."""
+        """Drain: last pull, last batch, then all that is in flight; give the rest back and flush."""
         if self._loop_task is None:
             return
         deadline = time.monotonic() + self._drain_budget
@@ -154,21 +129,20 @@ class PullSource(mode.Service):
             self._loop_task.cancel()
         await asyncio.wait({self._loop_task}, timeout=self._drain_budget)
         self._loop_task.cancel()
-        self._closed = True
-        await self._held.wait_empty(max(deadline - time.monotonic(), 0.0))
-        given_back = await self._held.nak_all()
-        if given_back:
-            logger.warning("%s gave %d messages back", self.durable, given_back)
+        self._requests.closed = True
+        await self._in_flight.wait_empty(max(deadline - time.monotonic(), 0.0))
+        unsettled = await self._in_flight.nak_all()
+        if unsettled:
+            logger.warning("%s gave %d messages back", self.durable, unsettled)
         # The subscription stays until the connection closes: a late message can still be given back.
         await self._broker.flush(FLUSH_SECONDS)
 
     async def _subscribe(self) -> None:
-        """Have messages sent to an inbox of our own; waits for the right to it."""
-        self._inbox = self._broker.messaging.new_inbox()
+        """Subscribe; waits for the right to it."""
         told = ""
         while not self._draining:
             try:
-                return await self._broker.messaging.subscribe(f"{self._inbox}.*", self._on_message)
+                return await self._requests.subscribe()
             except BrokerError as error:
                 if str(error) != told:
                     told = str(error)
@@ -181,153 +155,103 @@ class PullSource(mode.Service):
             deliveries = await self._pull()
             if not deliveries:
                 continue
-            await self._held.set_incarnations()
-            batch = Batch(self.tenant, self.role, deliveries)
+            await self._in_flight.set_incarnations()
+            batch = Batch(self.tenant, self.consumer_type, deliveries)
             await self._send(batch)
-            self._meter.batch_received(self.role, self.tenant.company, len(deliveries))
+            self._metrics.batch_received(*self._labels, len(deliveries))
             await batch.released.wait()
 
     async def _pull(self) -> Sequence[JetDelivery]:
         """One request: up to a batch of messages, as soon as any are there; nothing after a while."""
-        if not self._arrived:
+        if not self._requests.arrived:
             if not self._broker.connected:
                 await self._sleep(LONGEST_PAUSE)
                 return ()
             try:
-                if not await self._may_pull():
+                if not await self._requests.permitted():
                     await self._sleep(DENIED_PAUSE)
                     return ()
             except BrokerError as error:
                 await self._failed(Status("", str(error)))
                 return ()
             await self._request()
-        deliveries, self._arrived = self._arrived, []
-        status = self._status
-        too_large = not deliveries and status is not None and status.too_large
-        learned = self._limits.learn(status)
-        self._wanted = 1 if too_large else self._limits.batch
-        if deliveries or too_large or learned:
+        deliveries, status, usable = self._requests.take()
+        if usable:
             self._succeeded()
         elif status is not None and (status.empty or status.max_waiting):
             await self._nothing_there(status)
         elif self._broker.connected:
             if status is None:
-                await self._broker.messaging.subscribe_again(f"{self._inbox}.*")
+                await self._requests.subscribe_again()
             await self._failed(status or Status("", "no answer"))
         return deliveries
 
-    async def _may_pull(self) -> bool:
-        """Whether we may receive and acknowledge: a delivery counts, also one in vain. Raises `BrokerError`."""
-        if self._broker.permissions.denial(SUBSCRIPTION, f"{self._inbox}.*") is not None:
-            return False
-        return await self._acks.granted(EXPIRES + GRACE)
+    async def _request(self) -> None:
+        if time.monotonic() - self._requests.last_ended > UNWATCHED:
+            self.incarnation.doubt()
+        self._metrics.pull_requested(*self._labels)
+        await self._requests.send()
 
     async def _nothing_there(self, status: Status) -> None:
         self._succeeded()
         if status.max_waiting:
-            self._limits.warn_of_max_waiting(status)
+            self._requests.limits.warn_of_max_waiting(status)
             await self._sleep(MAX_WAITING_PAUSE)
-        elif self._limits.pause:
-            await self._sleep(self._limits.pause)
-
-    async def _request(self) -> None:
-        if time.monotonic() - self._last_request > UNWATCHED:
-            self.incarnation.doubt()
-        self._requests += 1
-        # A reply subject for each request: a late status of an earlier one must not end this one.
-        self._reply = f"{self._inbox}.{self._requests}"
-        self._status = None
-        self._answered.clear()
-        self._meter.pull_requested(self.role)
-        try:
-            await self._broker.messaging.send(self._ask, self._limits.request(self._wanted), self._reply)
-            async with asyncio.timeout(EXPIRES + GRACE):
-                await self._answered.wait()
-        except BrokerError as error:
-            self._status = Status("", str(error))
-        except TimeoutError:
-            self._status = None
-        self._last_request = time.monotonic()
-
-    async def _on_message(self, message: Msg) -> None:
-        if message.reply.startswith(ACK_PREFIX):
-            delivery = self._held.add(message.subject, message.data, message.headers, message.reply)
-            if self._closed:
-                await delivery.nak()
-                return
-            self._acks.note_delivery(message.reply)
-            self._arrived.append(delivery)
-            if len(self._arrived) >= self._wanted:
-                self._answered.set()
-        elif message.subject == self._reply and message.headers:
-            text = str(message.headers.get(Header.DESCRIPTION, "")).strip()
-            self._status = Status(message.headers.get("Status", ""), text)
-            self._answered.set()
+        elif pause := self._requests.limits.pause:
+            await self._sleep(pause)
 
     def _on_connection(self, up: bool) -> None:
-        # The server has forgotten the request in both cases.
         self.incarnation.doubt()
-        self._answered.set()
-        self._acks.doubt()
+        self._requests.on_connection()
         if up:
             self._pause = FIRST_PAUSE
             self._woken.set()
 
-    def _on_denied(self, denial: Denial) -> None:
-        if denial.kind == PUBLISH and denial.subject == self._ask:
-            self._status = Status("", str(denial))
-            self._answered.set()
-        elif self._acks.concerns(denial):
-            self._acks.doubt()
-
     def _succeeded(self) -> None:
         self._note_answer()
         self._pause = FIRST_PAUSE
-        self._broker.permissions.granted(PUBLISH, self._ask)
+        self._broker.permissions.granted(PUBLISH, self._requests.subject)
         if self._failing:
             self._failing = False
-            self._recovered()
+            self._answered()
             logger.info("pulling from %s works again", self.durable)
 
     def _note_answer(self) -> None:
         self.last_fetch = time.monotonic()
-        self._broker.jetstream.note_pull(self._ask)
+        self._broker.jetstream.note_pull(self._requests.subject)
 
     async def _failed(self, status: Status) -> None:
-        self._meter.pull_failed(self.role)
+        self._metrics.pull_failed(*self._labels)
         self.incarnation.doubt()
         first, self._failing = not self._failing, True
         if first:
             logger.warning("pulling from %s failed: %s %s", self.durable, status.code, status.text)
         if status.gone and not self._draining:
-            await self._try_restore(first)
+            await self._try_restore()
         await self._sleep(self._pause)
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
 
-    async def _try_restore(self, first: bool) -> None:
+    async def _try_restore(self) -> None:
         try:
             await self._restore()
         except Exception as error:
-            logger.log(
-                logging.WARNING if first else logging.DEBUG, "cannot restore %s: %s", self.durable, error
-            )
+            self._unanswered(str(error) or type(error).__name__)
+        else:
+            self._answered()
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep, but wake up when the connection is back and when the source stops."""
         self._woken.clear()
-        if self._draining:
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                await self._woken.wait()
-        except TimeoutError:
-            return
+        if not self._draining:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._woken.wait()
 
     async def _keep_alive(self) -> None:
         while True:
-            await asyncio.sleep(self._keep_alive_every)
+            await asyncio.sleep(self._in_flight.ack_wait / 8)
             if self._broker.connected:
                 try:
-                    await self._held.keep_alive()
+                    await self._in_flight.keep_alive()
                 except BrokerError as error:
                     logger.debug("in-progress acks of %s failed: %s", self.durable, error)

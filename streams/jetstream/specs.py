@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from events.subjects import HISTORICAL, REALTIME, ConsumerType, Tenant
+from events.subjects import ConsumerType, Tenant
 from streams.config.settings import Settings
 
 _DAY: Final = 86_400
 NANOSECONDS: Final = 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TopologyConfig:
-    """Names and numbers of streams and consumers; ack waits in seconds, -1 is no limit."""
-
-    realtime_stream: str = "wa_events_stream"
-    historical_stream: str = "wa_history_events_stream"
-    dlq_stream: str = "dlq_stream"
-    realtime_subjects: tuple[str, ...] = REALTIME
-    historical_subjects: tuple[str, ...] = HISTORICAL
-    dlq_subject: str = "v1.dlq"
-    realtime_max_age_days: int = 30
-    historical_max_age_days: int = 30
-    dlq_max_age_days: int = 7
-    realtime_durable: str = "wa_realtime_"
-    historical_durable: str = "wa_history_"
-    realtime_consumer: str = "wa_listener_"
-    historical_consumer: str = "wa_history_listener_"
-    realtime_ack_wait: float = 30
-    historical_ack_wait: float = 60
-    dlq_ack_wait: float = 30
-    max_ack_pending: int = -1
-    dlq_max_ack_pending: int = -1
-    realtime_batch_size: int = 500
-    historical_batch_size: int = 5
-    dlq_batch_size: int = 10
-    stream_replicas: int = 0  # 0: by the size of the cluster
-    stream_max_consumers: int = 10_000
 
 
 # Real-time events in the batches of all tenants of a worker; each tenant may have two batches of some 3 KB an event.
@@ -85,7 +57,7 @@ class StreamSpec:
 class ConsumerSpec:
     """A pull consumer, and the older durable whose position it takes over."""
 
-    role: ConsumerType
+    consumer_type: ConsumerType
     tenant: Tenant
     stream: str
     durable: str
@@ -93,7 +65,13 @@ class ConsumerSpec:
     subjects: tuple[str, ...]
     ack_wait: float  # seconds
     max_ack_pending: int
-    batch_size: int  # messages of one pull request
+    batch_size: int  # most messages of one pull request
+    batch_bytes: int  # of one pull request for more than one message
+
+    @property
+    def name(self) -> str:
+        """Consumer type and company, as `/ready` names them."""
+        return f"{self.consumer_type} {self.tenant.company}"
 
     def config(self) -> dict[str, object]:
         """Its configuration for the server, from the start of the stream."""
@@ -116,29 +94,18 @@ class ConsumerSpec:
         }
 
 
-def topology_config(settings: Settings) -> TopologyConfig:
-    """The part of the settings that names streams and consumers."""
-    names = [field.name for field in fields(TopologyConfig) if hasattr(settings, field.name)]
-    return TopologyConfig(**{name: getattr(settings, name) for name in names})
-
-
-def streams(config: TopologyConfig, nodes: int = 1) -> tuple[StreamSpec, ...]:
+def streams(settings: Settings, nodes: int = 1) -> tuple[StreamSpec, ...]:
     """The three streams, shared by all tenants, for a cluster of so many NATS nodes."""
-    limits = (replicas(config.stream_replicas, nodes), config.stream_max_consumers)
+
+    def spec(name: str, bases: Iterable[str], rest: str, max_age_days: int) -> StreamSpec:
+        subjects = tuple(f"{base}.{rest}" for base in bases)
+        copies = replicas(settings.stream_replicas, nodes)
+        return StreamSpec(name, subjects, max_age_days * _DAY, copies, settings.stream_max_consumers)
+
     return (
-        StreamSpec(
-            config.realtime_stream,
-            tuple(f"{base}.*" for base in config.realtime_subjects),
-            config.realtime_max_age_days * _DAY,
-            *limits,
-        ),
-        StreamSpec(
-            config.historical_stream,
-            tuple(f"{base}.*" for base in config.historical_subjects),
-            config.historical_max_age_days * _DAY,
-            *limits,
-        ),
-        StreamSpec(config.dlq_stream, (f"{config.dlq_subject}.>",), config.dlq_max_age_days * _DAY, *limits),
+        spec(settings.realtime_stream, settings.realtime_subjects, "*", settings.realtime_max_age_days),
+        spec(settings.historical_stream, settings.historical_subjects, "*", settings.historical_max_age_days),
+        spec(settings.dlq_stream, (settings.dlq_subject,), ">", settings.dlq_max_age_days),
     )
 
 
@@ -155,48 +122,65 @@ def batch_share(batch_size: int, tenants: int) -> int:
     return min(batch_size, max(MIN_BATCH_SIZE, MAX_EVENTS_OF_WORKER // tenants))
 
 
-def byte_share(role: ConsumerType, tenants: int) -> int:
+def byte_share(consumer_type: ConsumerType, tenants: int) -> int:
     """The bytes of a batch of one of so many tenants; a single message may have more."""
-    return MAX_BYTES_OF_WORKER[role] // tenants
+    return MAX_BYTES_OF_WORKER[consumer_type] // tenants
 
 
-def consumers(config: TopologyConfig, tenant: Tenant) -> tuple[ConsumerSpec, ...]:
+def consumers(settings: Settings, tenant: Tenant) -> tuple[ConsumerSpec, ...]:
     """The tenant's three consumers."""
-    shared_dlq = f"{config.dlq_subject.replace('.', '_')}_worker_consumer"
+    company, shared_dlq = tenant.company, f"{settings.dlq_subject.replace('.', '_')}_worker_consumer"
+    spec = partial(_consumer, tenant, len(settings.tenants))
     return (
-        ConsumerSpec(
+        spec(
             "realtime",
-            tenant,
-            config.realtime_stream,
-            config.realtime_durable + tenant.company,
-            config.realtime_consumer + tenant.company,
-            tuple(tenant.subject(base) for base in config.realtime_subjects),
-            config.realtime_ack_wait,
-            config.max_ack_pending,
-            config.realtime_batch_size,
+            settings.realtime_stream,
+            (settings.realtime_durable + company, settings.realtime_consumer + company),
+            settings.realtime_subjects,
+            settings.realtime_ack_wait,
+            settings.realtime_batch_size,
         ),
-        ConsumerSpec(
+        spec(
             "historical",
-            tenant,
-            config.historical_stream,
-            config.historical_durable + tenant.company,
-            config.historical_consumer + tenant.company,
-            tuple(tenant.subject(base) for base in config.historical_subjects),
-            config.historical_ack_wait,
-            config.max_ack_pending,
-            config.historical_batch_size,
+            settings.historical_stream,
+            (settings.historical_durable + company, settings.historical_consumer + company),
+            settings.historical_subjects,
+            settings.historical_ack_wait,
+            settings.historical_batch_size,
         ),
-        ConsumerSpec(
+        spec(
             "dlq",
-            tenant,
-            config.dlq_stream,
-            f"{shared_dlq}_{tenant.company}",
-            shared_dlq,
-            (tenant.subject(config.dlq_subject),),
-            config.dlq_ack_wait,
-            config.dlq_max_ack_pending,
-            config.dlq_batch_size,
+            settings.dlq_stream,
+            (f"{shared_dlq}_{company}", shared_dlq),
+            (settings.dlq_subject,),
+            settings.dlq_ack_wait,
+            settings.dlq_batch_size,
+            settings.dlq_max_ack_pending,
         ),
+    )
+
+
+def _consumer(
+    tenant: Tenant,
+    tenants: int,
+    consumer_type: ConsumerType,
+    stream: str,
+    durables: tuple[str, str],
+    bases: Iterable[str],
+    ack_wait: float,
+    batch_size: int,
+    max_ack_pending: int = -1,
+) -> ConsumerSpec:
+    return ConsumerSpec(
+        consumer_type,
+        tenant,
+        stream,
+        *durables,
+        tuple(map(tenant.subject, bases)),
+        ack_wait,
+        max_ack_pending,
+        batch_share(batch_size, tenants),
+        byte_share(consumer_type, tenants),
     )
 
 

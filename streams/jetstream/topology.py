@@ -11,23 +11,24 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from events.subjects import Tenant
+from streams.config.settings import Settings
 from streams.jetstream.changes import EXISTS, TopologyChange, TopologyError, look_up, refused
 from streams.jetstream.consumer_changes import plan_consumer
-from streams.jetstream.specs import StreamSpec, TopologyConfig, consumers, streams
+from streams.jetstream.specs import StreamSpec, consumers, streams
 from streams.jetstream.stream_changes import compare_stream, describe
 from streams.jetstream.stream_reader import Api, ApiError
 
 logger = logging.getLogger(__name__)
 
 
-async def description(api: Api, config: TopologyConfig) -> list[str]:
+async def description(api: Api, settings: Settings) -> list[str]:
     """Our streams on the server, a line each. Raises `TopologyError` and `BrokerError`."""
-    return [describe(spec.name, await look_up(api, "stream", spec.name)) for spec in streams(config)]
+    return [describe(spec.name, await look_up(api, "stream", spec.name)) for spec in streams(settings)]
 
 
 async def plan(
     api: Api,
-    config: TopologyConfig,
+    settings: Settings,
     tenants: Iterable[Tenant],
     nodes: int = 1,
 ) -> list[TopologyChange]:
@@ -38,12 +39,12 @@ async def plan(
     consumer_changes: list[TopologyChange] = []
     missing: Counter[str] = Counter()
     for tenant in tenants:
-        for consumer in consumers(config, tenant):
+        for consumer in consumers(settings, tenant):
             changes = await plan_consumer(api, consumer)
             missing[consumer.stream] += sum(change.action in ("create", "take_over") for change in changes)
             consumer_changes += changes
     stream_changes: list[TopologyChange] = []
-    for stream in streams(config, nodes):
+    for stream in streams(settings, nodes):
         found = await look_up(api, "stream", stream.name)
         stream_changes += compare_stream(stream, found, missing[stream.name])
     return stream_changes + consumer_changes
@@ -71,15 +72,15 @@ async def plan_stream(api: Api, spec: StreamSpec) -> list[TopologyChange]:
     return compare_stream(spec, await look_up(api, "stream", spec.name))
 
 
-async def drop_old(api: Api, config: TopologyConfig, tenants: Iterable[Tenant]) -> list[TopologyChange]:
+async def drop_old(api: Api, settings: Settings, tenants: Iterable[Tenant]) -> list[TopologyChange]:
     """Delete the old durables of the tenants whose successors exist; the shared one of the DLQ stays.
 
     Raises `TopologyError` if a successor is missing, and `BrokerError`.
     """
     changes = []
     for tenant in tenants:
-        for spec in consumers(config, tenant):
-            if spec.role == "dlq" or spec.predecessor == spec.durable:
+        for spec in consumers(settings, tenant):
+            if spec.consumer_type == "dlq" or spec.predecessor == spec.durable:
                 continue
             if await look_up(api, "consumer", spec.stream, spec.predecessor) is None:
                 continue

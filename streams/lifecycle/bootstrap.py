@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from events.subjects import Tenant
@@ -29,24 +30,21 @@ SCHEMAS_AT_ONCE: Final = 4
 _MISCONFIGURED: Final = {"28000", "28P01", "3D000"}
 
 
+@dataclass(eq=False)
 class Bootstrap:
     """The steps of the start; each can be repeated."""
 
-    def __init__(
-        self,
-        *,
-        settings: Settings,
-        database: Database,
-        broker: Broker,
-        tables: Callable[[Tenant], TenantTables],
-    ) -> None:
-        self._settings = settings
-        self._database = database
-        self._broker = broker
+    settings: Settings
+    database: Database
+    broker: Broker
+    tables: Mapping[Tenant, TenantTables]
+
+    def __post_init__(self) -> None:
         # Each holds a connection; the pool has to have some left for the companies that are served already.
-        self._at_once = asyncio.Semaphore(max(1, min(SCHEMAS_AT_ONCE, settings.postgres_pool_size // 2)))
+        self._at_once = asyncio.Semaphore(max(1, min(SCHEMAS_AT_ONCE, self.settings.postgres_pool_size // 2)))
+        # A build takes connections beside the pool, and may take hours: it holds up no company that needs none.
+        self._builds = asyncio.Semaphore(SCHEMAS_AT_ONCE)
         self._misconfigured: set[Tenant] = set()
-        self._tables = tables
 
     def steps(self) -> list[StartupStep]:
         """What all companies share, in the order in which it is run."""
@@ -61,14 +59,14 @@ class Bootstrap:
         logger.info(
             "starting version %s in environment %s for %s",
             VERSION,
-            self._settings.environment,
-            ", ".join(tenant.company for tenant in self._settings.tenants),
+            self.settings.environment,
+            ", ".join(tenant.company for tenant in self.settings.tenants),
         )
 
     async def open_database(self) -> None:
         """Connect. Raises `Fatal` for a wrong password or an unknown database."""
         try:
-            await self._database.open()
+            await self.database.open()
         except StorageError as error:
             if error.sqlstate in _MISCONFIGURED:
                 raise Fatal(f"POSTGRES_DSN: {error}") from error
@@ -77,14 +75,14 @@ class Bootstrap:
 
     async def _warn_of_loss(self) -> None:
         try:
-            for warning in await durability_warnings(self._database):
+            for warning in await durability_warnings(self.database):
                 logger.warning("%s", warning)
         except StorageError as error:
             logger.info("PostgreSQL does not show its standbys: %s", error)
 
     async def migrate(self) -> None:
         """Make or adopt every tenant's schema. Raises `Fatal` and `StorageError`."""
-        for tenant in self._settings.tenants:
+        for tenant in self.settings.tenants:
             await self.schema(tenant)
 
     async def schema(self, tenant: Tenant) -> None:
@@ -93,37 +91,46 @@ class Bootstrap:
         Raises `StorageError` with the schema's name, and `Fatal` where the settings are wrong: it holds another
         spelling of the company, or no company has a schema that can be used as it is.
         """
-        async with self._at_once:
-            try:
-                await self._migrate(tenant)
-            except migrations.SchemaProblem as error:
-                self._misconfigured.add(tenant)
-                if len(self._misconfigured) == len(self._settings.tenants):
-                    raise Fatal(str(error)) from error
-                raise
-            except StorageError as error:
-                raise StorageError(f"schema {tenant.schema}: {error}", error.sqlstate) from error
+        try:
+            await self._migrate(tenant)
+            async with self._at_once:
+                await self._prepare(tenant)
+        except migrations.SchemaProblem as error:
+            self._misconfigured.add(tenant)
+            if len(self._misconfigured) == len(self.settings.tenants):
+                raise Fatal(str(error)) from error
+            raise
+        except StorageError as error:
+            raise StorageError(f"schema {tenant.schema}: {error}", error.sqlstate) from error
         self._misconfigured.discard(tenant)
 
     async def _migrate(self, tenant: Tenant) -> None:
-        auto = self._settings.postgres_auto_migrate
-        applied = await migrations.migrate(self._database, tenant.schema, auto_migrate=auto)
+        applied = await migrations.migrate(
+            self.database,
+            tenant.schema,
+            auto_migrate=self.settings.postgres_auto_migrate,
+            at_once=self._at_once,
+            builds=self._builds,
+        )
         for name in applied:
             logger.info("migration %s applied", name, extra={"company_id": tenant.company})
-        other = await migrations.foreign_company(self._database, tenant.schema, tenant.company)
+
+    async def _prepare(self, tenant: Tenant) -> None:
+        """Look at what is in the schema, and publish its tables."""
+        other = await migrations.foreign_company(self.database, tenant.schema, tenant.company)
         if other is not None:
             raise Fatal(
                 f"COMPANY_ID {tenant.company!r}: schema {tenant.schema} holds rows of {other!r}, "
                 "which differs only in case"
             )
-        complete = await message_keys_complete(self._database, tenant.schema)
-        self._tables(tenant).messages.keys_complete = complete
-        if auto:
+        complete = await message_keys_complete(self.database, tenant.schema)
+        self.tables[tenant].messages.keys_complete = complete
+        if self.settings.postgres_auto_migrate:
             await self._publish(tenant)
 
     async def _publish(self, tenant: Tenant) -> None:
         try:
-            await publish_changes(self._database, tenant.schema)
+            await publish_changes(self.database, tenant.schema)
         except StorageError as error:
             # A server without logical WAL, or without the rights, must still work.
             logger.warning("publication daisi_pub: %s", error, extra={"company_id": tenant.company})
@@ -131,6 +138,6 @@ class Bootstrap:
     async def connect(self) -> None:
         """Wait for NATS. Raises `Fatal` if it is too old or has no JetStream."""
         try:
-            await self._broker.wait_connected()
+            await self.broker.wait_connected()
         except Unusable as error:
             raise Fatal(str(error)) from error

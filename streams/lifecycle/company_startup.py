@@ -5,29 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from events.subjects import Tenant
 from streams.jetstream.specs import ConsumerSpec
+from streams.lifecycle.conditions import WaitReasons
 from streams.lifecycle.retrying import until_done
 
 # Seconds after which the start goes on without what has neither succeeded nor failed yet.
 PATIENCE: Final = 10.0
 # Seconds that a stream lets the ones before it go first.
 IN_ORDER: Final = 1.0
-
-
-class StartConditions(Protocol):
-    """Where it is reported what is not served, and why."""
-
-    def unserved(self, part: str, reason: str) -> None:
-        """This part waits."""
-        ...
-
-    def served(self, part: str) -> None:
-        """This part is there."""
-        ...
 
 
 class _Part:
@@ -40,37 +30,27 @@ class _Part:
         self.reason = ""
 
 
+@dataclass(kw_only=True, eq=False)
 class CompanyStartup:
     """Starts every company's sources, in any order.
 
-    * `stream` makes or extends a stream, `schema` a company's schema, `consumer` a consumer: repeated until they
-      return. If one raises `Fatal`, `run` does.
-    * `start_source` is called once for each consumer.
-    * `companies` lists those whose schema is there; `on_company` is called when one joins.
+    What makes a stream, schema or consumer is called again until it returns. If it raises `Fatal`, `run` does.
     """
 
-    def __init__(
-        self,
-        *,
-        specs: Sequence[ConsumerSpec],
-        stream: Callable[[str], Awaitable[None]],
-        schema: Callable[[Tenant], Awaitable[None]],
-        consumer: Callable[[ConsumerSpec], Awaitable[None]],
-        start_source: Callable[[ConsumerSpec], Awaitable[None]],
-        on_company: Callable[[], None],
-        conditions: StartConditions,
-    ) -> None:
-        self._specs = specs
-        self._stream = stream
-        self._schema = schema
-        self._consumer = consumer
-        self._start_source = start_source
-        self._conditions = conditions
+    specs: Sequence[ConsumerSpec]
+    stream: Callable[[str], Awaitable[None]]  # makes or extends it
+    schema: Callable[[Tenant], Awaitable[None]]  # makes or extends a company's
+    consumer: Callable[[ConsumerSpec], Awaitable[None]]
+    start_source: Callable[[ConsumerSpec], Awaitable[None]]  # called once for each consumer
+    on_company: Callable[[], None]  # called when one joins `companies`
+    unserved: WaitReasons
+    companies: list[Tenant] = field(default_factory=list, init=False)  # those whose schema is there
+
+    def __post_init__(self) -> None:
+        specs = self.specs
         self._streams = {spec.stream: _Part(f"stream {spec.stream}") for spec in specs}
         self._schemas = {spec.tenant: _Part(f"company {spec.tenant.company}") for spec in specs}
-        self._consumers = {spec: _Part(f"{spec.role} {spec.tenant.company}") for spec in specs}
-        self._on_company = on_company
-        self.companies: list[Tenant] = []
+        self._consumers = {spec: _Part(spec.name) for spec in specs}
 
     def is_served(self, spec: ConsumerSpec) -> bool:
         """Whether this consumer's source runs."""
@@ -81,11 +61,11 @@ class CompanyStartup:
         async with asyncio.TaskGroup() as tasks:
             earlier: _Part | None = None
             for name, part in self._streams.items():
-                tasks.create_task(self._make_in_order(part, earlier, partial(self._stream, name)))
+                tasks.create_task(self._make_in_order(part, earlier, partial(self.stream, name)))
                 earlier = part
             for tenant in self._schemas:
                 tasks.create_task(self._make_schema(tenant))
-            for spec in self._specs:
+            for spec in self.specs:
                 tasks.create_task(self._make_consumer(spec))
 
     async def tried(self) -> None:
@@ -97,7 +77,7 @@ class CompanyStartup:
         except TimeoutError:
             for part in self._consumers.values():
                 if not part.tried.is_set():
-                    self._conditions.unserved(part.name, part.reason or "not started yet")
+                    self.unserved.begin(part.name, part.reason or "not started yet")
 
     async def _make_in_order(
         self, part: _Part, earlier: _Part | None, run: Callable[[], Awaitable[None]]
@@ -111,9 +91,9 @@ class CompanyStartup:
 
     async def _make_schema(self, tenant: Tenant) -> None:
         part = self._schemas[tenant]
-        await self._make(part, partial(self._schema, tenant))
+        await self._make(part, partial(self.schema, tenant))
         self.companies.append(tenant)
-        self._on_company()
+        self.on_company()
 
     async def _make_consumer(self, spec: ConsumerSpec) -> None:
         part = self._consumers[spec]
@@ -122,7 +102,7 @@ class CompanyStartup:
             if not needed.done.is_set():
                 self._waits(part, f"waits for {needed.name}")
                 await needed.done.wait()
-        await self._make(part, partial(self._consumer, spec), partial(self._start_source, spec))
+        await self._make(part, partial(self.consumer, spec), partial(self.start_source, spec))
 
     async def _make(
         self,
@@ -135,11 +115,11 @@ class CompanyStartup:
             await then()
         part.done.set()
         part.tried.set()
-        self._conditions.served(part.name)
+        self.unserved.end(part.name)
 
     def _waits(self, part: _Part, reason: str) -> None:
         # The name is reported beside it.
         reason = reason.removeprefix(f"{part.name}: ")
         part.reason = reason
         part.tried.set()
-        self._conditions.unserved(part.name, reason)
+        self.unserved.begin(part.name, reason)

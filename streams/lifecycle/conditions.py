@@ -2,13 +2,59 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
-from streams.lifecycle.wait_reasons import WaitReasons
+logger = logging.getLogger(__name__)
 
 # Waits for PostgreSQL, by the first word of their names.
 _FOR_DATABASE: Final = ("storing ", "onboarding ")
+# Names that a summary spells out.
+NAMED: Final = 3
+# Reasons of one wait that are remembered as logged: some texts hold numbers that differ each time.
+REMEMBERED: Final = 20
+
+
+@dataclass(slots=True)
+class _Wait:
+    reason: str
+    logged: set[str] = field(default_factory=set)
+
+
+class WaitReasons:
+    """The waits of one kind, by name. `begun` and `ended` are the log lines, with `{name}` and `{reason}`."""
+
+    def __init__(self, begun: str, ended: str) -> None:
+        self._begun = begun
+        self._ended = ended
+        self._waits: dict[str, _Wait] = {}
+
+    def begin(self, name: str, reason: str) -> None:
+        """This one waits for this reason; logged once for each reason, until it ends."""
+        wait = self._waits.setdefault(name, _Wait(reason))
+        wait.reason = reason
+        if reason not in wait.logged and len(wait.logged) < REMEMBERED:
+            wait.logged.add(reason)
+            logger.warning("%s", self._begun.format(name=name, reason=reason))
+
+    def end(self, name: str) -> None:
+        """This one waits no longer; of no effect if it did not wait."""
+        if self._waits.pop(name, None) is not None:
+            logger.info("%s", self._ended.format(name=name))
+
+    def all(self, exclude: tuple[str, ...] = ()) -> Mapping[str, str]:
+        """Reason by name, without the names that begin with one of `exclude`."""
+        return {name: wait.reason for name, wait in self._waits.items() if not name.startswith(exclude)}
+
+    def summary(self, prefixes: tuple[str, ...]) -> str | None:
+        """One line about the waits whose names begin with one of `prefixes`; None without any."""
+        names: dict[str, list[str]] = {}
+        for name, wait in self._waits.items():
+            if name.startswith(prefixes):
+                names.setdefault(wait.reason, []).append(name)
+        return "; ".join(f"{reason} ({_some(waiting)})" for reason, waiting in names.items()) or None
 
 
 class Conditions:
@@ -20,58 +66,30 @@ class Conditions:
     def __init__(self) -> None:
         # The step of the start that is not done yet, or "stopping"; empty while the worker runs.
         self.phase = "starting"
-        self._unserved = WaitReasons("waiting: {name}: {reason}", "no longer waiting: {name}")
-        self._paused = WaitReasons("{name} waits: {reason}", "{name} works again")
-        self._unanswered = WaitReasons("{name}: {reason}", "{name} is there again")
-
-    def starting(self, step: str) -> None:
-        """This step of the start is not done yet."""
-        self.phase = step
-
-    def started(self) -> None:
-        """What all companies share is there; some of them may still wait."""
-        self.phase = ""
-
-    def stopping(self) -> None:
-        """The worker takes no new events."""
-        self.phase = "stopping"
-
-    def unserved(self, part: str, reason: str) -> None:
-        """This part of the start waits, while the rest of the worker runs."""
-        self._unserved.begin(part, reason)
-
-    def served(self, part: str) -> None:
-        """This part of the start is done."""
-        self._unserved.end(part)
+        # Parts of the start that wait while the rest of the worker runs.
+        self.unserved = WaitReasons("waiting: {name}: {reason}", "no longer waiting: {name}")
+        # Processing that waits, by activity and company: `storing KopiNusa`.
+        self.pauses = WaitReasons("{name} waits: {reason}", "{name} works again")
+        # Sources whose requests are not answered.
+        self.unanswered = WaitReasons("{name}: {reason}", "{name} is there again")
 
     def paused(self, waiter: str, reason: str) -> None:
-        """Processing waits; `waiter` names activity and company: `storing KopiNusa`."""
-        self._paused.begin(waiter, reason)
+        """Processing waits."""
+        self.pauses.begin(waiter, reason)
 
     def resumed(self, waiter: str) -> None:
         """Processing continues."""
-        self._paused.end(waiter)
-
-    def unanswered(self, source: str, reason: str) -> None:
-        """Why the requests of this source are not answered."""
-        self._unanswered.begin(source, reason)
-
-    def answered(self, source: str) -> None:
-        """The requests of this source are answered again."""
-        self._unanswered.end(source)
+        self.pauses.end(waiter)
 
     def waits(self) -> Mapping[str, str]:
         """Reason by name of what waits, without the waits for PostgreSQL."""
-        return {**self._unserved.all(), **self._paused.all(exclude=_FOR_DATABASE)}
+        return {**self.unserved.all(), **self.pauses.all(exclude=_FOR_DATABASE)}
 
     def database_waits(self) -> str | None:
         """One line about what waits for PostgreSQL."""
-        return self._paused.summary(_FOR_DATABASE)
+        return self.pauses.summary(_FOR_DATABASE)
 
-    def pauses(self) -> Mapping[str, str]:
-        """Reason by name of all paused processing."""
-        return self._paused.all()
 
-    def unanswered_sources(self) -> Mapping[str, str]:
-        """Reason by name of the sources whose requests are not answered."""
-        return self._unanswered.all()
+def _some(names: list[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
 
 from events.errors import BrokerError
 from events.subjects import Tenant
-from streams.jetstream.consumer_state import ConsumerStates, oldest_age, read_lag
-from streams.jetstream.specs import ConsumerSpec, TopologyConfig, consumers
+from streams.jetstream.consumer_state import ConsumerStates, oldest_age
+from streams.jetstream.incarnation import Incarnation, compare_streams
+from streams.jetstream.specs import ConsumerSpec
 from streams.jetstream.stream_reader import Api
 from streams.lifecycle.scheduler import PeriodicTask
 from streams.lifecycle.schema_upkeep import LOOK_EVERY, CompanyTask
+from streams.monitoring.metrics import Metrics
 from tables.connection.pool import Database
 from tables.errors import QueryTimeout, SerializationFailure, StorageError, Unavailable
 from tables.schema import indexes
@@ -21,6 +23,8 @@ from tables.schema.key_backfill import fill_message_keys
 from tables.schema.partitions import ensure_partitions, months_ahead
 from tables.schema.publication import publish_changes
 from tables.tenant import TenantTables
+
+Item = TypeVar("Item")
 
 # Seconds between two runs.
 PARTITIONS_EVERY: Final = 3600.0
@@ -32,65 +36,22 @@ GAUGES_EVERY: Final = 5.0
 _OF_ONE_COMPANY: Final = ("22", "42", "3F")
 
 
-class GaugeMeter(Protocol):
-    """The gauges; None removes a value."""
-
-    def lag(self, company: str, consumer: str, pending: int | None, unacknowledged: int | None) -> None:
-        """Messages of a consumer that are not settled."""
-        ...
-
-    def dlq_state(self, company: str, messages: int | None, oldest_age: float | None) -> None:
-        """Dead letters waiting, and the age of the oldest in seconds."""
-        ...
-
-    def exhausted(self, company: str, unresolved: int | None, newest: float | None) -> None:
-        """Exhausted events nobody has resolved, and the Unix time of the newest one (0 for none)."""
-        ...
-
-    def partitions(self, company: str, months_ahead: int | None) -> None:
-        """Months after this one that have a partition."""
-        ...
-
-
-class _Reading(NamedTuple):
-    """Something to do for one company, and what to do if it fails."""
-
-    run: Callable[[], Awaitable[object]]
-    failed: Callable[[], None] = lambda: None
-
-
+@dataclass(kw_only=True, eq=False)
 class PeriodicTasks:
-    """Makes the periodic tasks for all tenants of a worker.
+    """Makes the periodic tasks for all tenants of a worker."""
 
-    `tenants` may grow: a company joins when its schema is there. `served` says whether a consumer is there.
-    """
-
-    def __init__(
-        self,
-        *,
-        database: Database,
-        tenants: Sequence[Tenant],
-        tables: Callable[[Tenant], TenantTables],
-        api: Api,
-        config: TopologyConfig,
-        meter: GaugeMeter,
-        consumer_states: ConsumerStates,
-        post_scan: Callable[[Tenant], Awaitable[int]],
-        served: Callable[[ConsumerSpec], bool] = lambda _: True,
-        publish: bool = False,
-    ) -> None:
-        """`publish`: the tenants' tables are to be in the publication."""
-        self._database = database
-        self._tenants = tenants
-        self._tables = tables
-        self._api = api
-        self._config = config
-        self._meter = meter
-        self._consumer_states = consumer_states
-        self._post_scan = post_scan
-        self._served = served
-        self._publishes = publish
-        self._published: set[Tenant] = set()
+    database: Database
+    tenants: Sequence[Tenant]  # may grow: a company joins when its schema is there
+    tables: Callable[[Tenant], TenantTables]
+    api: Api
+    specs: Sequence[ConsumerSpec]
+    incarnations: Sequence[Incarnation]
+    served: Callable[[ConsumerSpec], bool]  # whether a consumer is there
+    metrics: Metrics
+    consumer_states: ConsumerStates
+    post_scan: Callable[[Tenant], Awaitable[int]]
+    publish: bool  # whether the tables are to be in the publication
+    _published: set[Tenant] = field(default_factory=set, init=False)
 
     def all(self) -> list[PeriodicTask]:
         """Every task with its interval."""
@@ -99,6 +60,7 @@ class PeriodicTasks:
             PeriodicTask("post-scan sync", POST_SCAN_EVERY, self.sync_contacts),
             PeriodicTask("lag gauges", GAUGES_EVERY, self.measure_lag),
             PeriodicTask("gauges of the tables", GAUGES_EVERY, self.measure_tables),
+            PeriodicTask("incarnations of streams", GAUGES_EVERY, self.compare_streams),
         ]
 
     def _upkeep(self) -> list[PeriodicTask]:
@@ -109,14 +71,14 @@ class PeriodicTasks:
             ("indexes of adopted tables", INDEXES_EVERY, self.build_indexes),
         ]
         return [
-            PeriodicTask(name, LOOK_EVERY, CompanyTask(name, self._tenants, every, run).run_due)
+            PeriodicTask(name, LOOK_EVERY, CompanyTask(name, self.tenants, every, run).run_due)
             for name, every, run in tasks
         ]
 
     async def make_partitions(self, tenant: Tenant) -> bool:
         """The months ahead, and what the start could not publish."""
-        await ensure_partitions(self._database, tenant.schema, _today())
-        if self._publishes and tenant not in self._published:
+        await ensure_partitions(self.database, tenant.schema, _today())
+        if self.publish and tenant not in self._published:
             await self._publish(tenant)
             self._published.add(tenant)
         return False
@@ -124,7 +86,7 @@ class PeriodicTasks:
     async def _publish(self, tenant: Tenant) -> None:
         """Once: a lock is waited for; a missing right was logged at the start."""
         try:
-            await publish_changes(self._database, tenant.schema)
+            await publish_changes(self.database, tenant.schema)
         except (QueryTimeout, SerializationFailure, Unavailable) as error:
             if error.sqlstate is None or not error.sqlstate.startswith("42"):
                 raise
@@ -133,83 +95,85 @@ class PeriodicTasks:
 
     async def fill_keys(self, tenant: Tenant) -> bool:
         """One page of the keys that adopted rows lack; True while there are more."""
-        complete = await fill_message_keys(self._database, tenant.schema)
-        self._tables(tenant).messages.keys_complete = complete
+        complete = await fill_message_keys(self.database, tenant.schema)
+        self.tables(tenant).messages.keys_complete = complete
         return not complete
 
     async def build_indexes(self, tenant: Tenant) -> bool:
         """The indexes of adopted tables with rows, while others write."""
-        await indexes.build(self._database, tenant.schema)
+        await indexes.build(self.database, tenant.schema)
         return False
 
     async def sync_contacts(self) -> bool:
         """Sync the contacts of accounts whose import has ended."""
-        await _run_all(
-            [_Reading(partial(self._post_scan, tenant)) for tenant in self._tenants],
-            is_outage=_is_server_outage,
-        )
+        await _for_each(self.tenants, self.post_scan, lambda _: None, is_outage=_is_server_outage)
+        return False
+
+    async def compare_streams(self) -> bool:
+        """Have sources doubt the incarnation of a stream that was made anew. Raises `BrokerError`."""
+        await compare_streams(self.api, self.incarnations)
         return False
 
     async def measure_lag(self) -> bool:
         """Read every consumer's position."""
-        readings = [
-            _Reading(partial(self._read_lag, tenant, spec), partial(self._clear_lag, tenant, spec))
-            for tenant in self._tenants
-            for spec in consumers(self._config, tenant)
-            if self._served(spec)
-        ]
-        await _run_all(readings, is_outage=lambda error: isinstance(error, BrokerError))
+        served = filter(self.served, self.specs)
+        await _for_each(
+            served, self._read_lag, self._clear_lag, is_outage=lambda error: isinstance(error, BrokerError)
+        )
         return False
 
     async def measure_tables(self) -> bool:
         """Count the unresolved exhausted events, and check whether the next months have their partitions."""
-        readings = [
-            _Reading(partial(self._read_tables, tenant), partial(self._clear_tables, tenant))
-            for tenant in self._tenants
-        ]
-        await _run_all(readings, is_outage=_is_server_outage)
+        await _for_each(self.tenants, self._read_tables, self._clear_tables, is_outage=_is_server_outage)
         return False
 
-    async def _read_lag(self, tenant: Tenant, spec: ConsumerSpec) -> None:
-        lag = await read_lag(self._api, spec.stream, spec.durable, self._consumer_states)
-        self._meter.lag(tenant.company, spec.role, lag.pending, lag.ack_pending)
-        if spec.role == "dlq":
-            age = await oldest_age(self._api, spec.stream, spec.durable, spec.subjects[0])
-            self._meter.dlq_state(tenant.company, lag.pending + lag.ack_pending, age)
-
-    def _clear_lag(self, tenant: Tenant, spec: ConsumerSpec) -> None:
-        self._meter.lag(tenant.company, spec.role, None, None)
-        if spec.role == "dlq":
-            self._meter.dlq_state(tenant.company, None, None)
-
-    async def _read_tables(self, tenant: Tenant) -> None:
-        tables = self._tables(tenant)
-        newest = await tables.newest_exhausted()
-        unresolved = await tables.unresolved()
-        self._meter.exhausted(tenant.company, unresolved, newest.timestamp() if newest else 0.0)
-        ahead = await months_ahead(self._database, tenant.schema, _today())
-        self._meter.partitions(tenant.company, ahead)
+    async def _read_lag(self, spec: ConsumerSpec) -> None:
+        company = spec.tenant.company
+        state = await self.consumer_states.read(self.api, spec.stream, spec.durable)
+        self.metrics.lag(company, spec.consumer_type, state.num_pending, state.num_ack_pending)
+        if spec.consumer_type == "dlq":
+            age = await oldest_age(self.api, spec.stream, spec.durable, spec.subjects[0])
+            self.metrics.dlq_state(company, state.num_pending + state.num_ack_pending, age)
 
     # No number is better than an old one that looks fresh.
+    def _clear_lag(self, spec: ConsumerSpec) -> None:
+        self.metrics.lag(spec.tenant.company, spec.consumer_type, None, None)
+        if spec.consumer_type == "dlq":
+            self.metrics.dlq_state(spec.tenant.company, None, None)
+
+    async def _read_tables(self, tenant: Tenant) -> None:
+        tables = self.tables(tenant)
+        newest = await tables.newest_exhausted()
+        unresolved = await tables.unresolved()
+        self.metrics.exhausted(tenant.company, unresolved, newest.timestamp() if newest else 0.0)
+        ahead = await months_ahead(self.database, tenant.schema, _today())
+        self.metrics.partitions(tenant.company, ahead)
+
     def _clear_tables(self, tenant: Tenant) -> None:
-        self._meter.exhausted(tenant.company, None, None)
-        self._meter.partitions(tenant.company, None)
+        self.metrics.exhausted(tenant.company, None, None)
+        self.metrics.partitions(tenant.company, None)
 
 
-async def _run_all(tasks: Sequence[_Reading], *, is_outage: Callable[[Exception], bool]) -> None:
-    """Run each; one that fails keeps no other from running, except in an outage of the server.
+async def _for_each(
+    items: Iterable[Item],
+    run: Callable[[Item], Awaitable[object]],
+    failed: Callable[[Item], None],
+    *,
+    is_outage: Callable[[Exception], bool],
+) -> None:
+    """Run for each; one that fails keeps no other from running, except in an outage of the server.
 
     Raises the last failure.
     """
     problem: Exception | None = None
-    for task in tasks:
+    for item in items:
         if problem is None or not is_outage(problem):
             try:
-                await task.run()
+                await run(item)
                 continue
             except Exception as error:
                 problem = error
-        task.failed()
+        failed(item)
     if problem is not None:
         raise problem
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from events.delivery import SourceStatus
@@ -18,47 +19,38 @@ REFUSED_SILENCE: Final = 3.0
 NO_PROGRESS: Final = 60.0
 
 
+@dataclass(eq=False)
 class Readiness:
     """Collects reasons not to be ready; an empty answer means ready."""
 
-    def __init__(
-        self,
-        *,
-        conditions: Conditions,
-        outages: Outages,
-        watchdog: Watchdog,
-        sources: Sequence[SourceStatus],
-        dead_agents: Callable[[], Sequence[str]],
-    ) -> None:
-        """`sources` are the started ones; it may grow."""
-        self._conditions = conditions
-        self._outages = outages
-        self._watchdog = watchdog
-        self._sources = sources
-        self._dead_agents = dead_agents
+    conditions: Conditions
+    outages: Outages
+    watchdog: Watchdog
+    sources: Sequence[SourceStatus]  # the started ones; may grow
+    running_agents: Callable[[], Mapping[str, bool]]  # whether each runs, by name
 
     async def reasons(self) -> Mapping[str, str]:
         """Why the worker is not ready, by part; empty when it is."""
         found: dict[str, str] = {}
-        if phase := self._conditions.phase:
+        if phase := self.conditions.phase:
             found["worker"] = phase
-        found.update(await self._outages.problems())
-        if dead := self._dead_agents():
+        found.update(await self.outages.problems())
+        if dead := [name for name, runs in self.running_agents().items() if not runs]:
             found["agents"] = f"not running: {', '.join(dead)}"
-        found.update(self._conditions.waits())
-        if not self._conditions.phase:
-            found.update(self._watchdog.problems())
+        found.update(self.conditions.waits())
+        if not self.conditions.phase:
+            found.update(self.watchdog.problems())
             found.update(self._source_problems(time.monotonic()))
         return found
 
     def _source_problems(self, now: float) -> Mapping[str, str]:
         found = {}
-        unanswered = self._conditions.unanswered_sources()
-        for source in self._sources:
+        unanswered = self.conditions.unanswered.all()
+        for source in self.sources:
             reason = unanswered.get(source.name)
             silence = FETCH_SILENCE if reason is None else REFUSED_SILENCE
-            if now - source.last_fetch > silence and not source.held:
+            if now - source.last_fetch > silence and not source.in_flight:
                 found[source.name] = reason or "no pull request was answered lately"
-            elif source.held and now - source.last_progress > NO_PROGRESS:
-                found[source.name] = f"{source.held} deliveries under way, none finished lately"
+            elif source.in_flight and now - source.last_progress > NO_PROGRESS:
+                found[source.name] = f"{source.in_flight} deliveries under way, none finished lately"
         return found

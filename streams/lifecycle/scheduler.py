@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from mode import Service
@@ -66,12 +67,6 @@ class Scheduler(Service):
                 logger.warning("%s failed, trying again later: %s", task.name, error)
                 more = False
             if not more:
-                await _wait(changed, task.interval)
-
-
-async def _wait(changed: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await changed.wait()
-    except TimeoutError:
-        return
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(task.interval):
+                        await changed.wait()

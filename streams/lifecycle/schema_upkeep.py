@@ -29,27 +29,20 @@ class _Plan:
     backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_DELAY, LONGEST_DELAY))
 
 
+@dataclass(eq=False)
 class CompanyTask:
     """One task for every company, each `every` seconds; after a failure with a back-off."""
 
-    def __init__(
-        self,
-        name: str,
-        tenants: Sequence[Tenant],
-        every: float,
-        run: Callable[[Tenant], Awaitable[bool]],
-    ) -> None:
-        """`tenants` may grow; `run` returns whether there is more to do at once."""
-        self._name = name
-        self._tenants = tenants
-        self._every = every
-        self._run = run
-        self._plans: dict[Tenant, _Plan] = {}
+    name: str
+    tenants: Sequence[Tenant]  # may grow
+    every: float
+    run: Callable[[Tenant], Awaitable[bool]]  # returns whether there is more to do at once
+    _plans: dict[Tenant, _Plan] = field(default_factory=dict, init=False)
 
     async def run_due(self) -> bool:
         """Run it for the companies for which it is due; returns whether there is more to do at once."""
         more = False
-        for tenant in self._tenants:
+        for tenant in self.tenants:
             plan = self._plans.setdefault(tenant, _Plan())
             if time.monotonic() >= plan.due:
                 more = await self._run_once(tenant, plan) or more
@@ -57,14 +50,14 @@ class CompanyTask:
 
     async def _run_once(self, tenant: Tenant, plan: _Plan) -> bool:
         try:
-            more = await self._run(tenant)
+            more = await self.run(tenant)
         except StorageError as error:
             pause = plan.backoff.next()
             logger.warning(
-                "%s: %s; again in %.0f s", self._name, error, pause, extra={"company_id": tenant.company}
+                "%s: %s; again in %.0f s", self.name, error, pause, extra={"company_id": tenant.company}
             )
             plan.due = time.monotonic() + pause
             return False
         plan.backoff.reset()
-        plan.due = 0.0 if more else time.monotonic() + self._every
+        plan.due = 0.0 if more else time.monotonic() + self.every
         return more

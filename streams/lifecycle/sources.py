@@ -20,12 +20,11 @@ from streams.jetstream.specs import ConsumerSpec
 class Sources(Service):
     """Makes consumers, starts sources, and listens for messages that reach the limit of a consumer.
 
-    `started_sources` lists the sources that were started, also while they begin.
+    `active` lists the sources that were started, also while they begin.
     """
 
     def __init__(
         self,
-        *,
         broker: Broker,
         reconciler: Reconciler,
         sources: Mapping[ConsumerSpec, PullSource],
@@ -36,7 +35,7 @@ class Sources(Service):
         self._reconciler = reconciler
         self._sources = sources
         self._on_max_deliveries = on_max_deliveries
-        self.started_sources: list[PullSource] = []
+        self.active: list[PullSource] = []
 
     async def make_consumer(self, spec: ConsumerSpec) -> None:
         """Make or correct a consumer. Raises `TopologyError` and `BrokerError`."""
@@ -61,9 +60,9 @@ class Sources(Service):
     async def start_source(self, spec: ConsumerSpec) -> None:
         """Start the consumer's source."""
         # First: a stop that comes meanwhile has to drain it.
-        self.started_sources.append(self._sources[spec])
+        self.active.append(self._sources[spec])
         await self.add_runtime_dependency(self._sources[spec])
 
     async def drain(self) -> None:
         """Drain all sources at once: one after the other they would need the sum of their times."""
-        await asyncio.gather(*(source.stop() for source in self.started_sources if source.started))
+        await asyncio.gather(*(source.stop() for source in self.active if source.started))

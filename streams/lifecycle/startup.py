@@ -11,10 +11,9 @@ from typing import Final, NamedTuple
 from mode import Service
 
 from streams.lifecycle.company_startup import CompanyStartup
-from streams.lifecycle.conditions import Conditions
+from streams.lifecycle.conditions import Conditions, WaitReasons
 from streams.lifecycle.retrying import Fatal, until_done
 from streams.lifecycle.sources import Sources
-from streams.lifecycle.wait_reasons import WaitReasons
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +31,7 @@ class StartupStep(NamedTuple):
 class Startup(Service):
     """Runs the steps in order, each until it succeeds, then all companies; at a stop it drains the sources.
 
-    The start runs in the background, so that `/health` and `/ready` answer meanwhile. `ready` is set when every company
-    is served or known to wait.
+    The start runs in the background, so that `/health` and `/ready` answer meanwhile.
     """
 
     def __init__(
@@ -43,7 +41,6 @@ class Startup(Service):
         companies: CompanyStartup,
         sources: Sources,
         conditions: Conditions,
-        ready: asyncio.Event,
         fail: Callable[[str], None],
         on_drained: Callable[[], Awaitable[None]],
     ) -> None:
@@ -52,7 +49,7 @@ class Startup(Service):
         self._companies = companies
         self._sources = sources
         self._conditions = conditions
-        self._ready = ready
+        self.ready = asyncio.Event()  # every company is served or known to wait
         self._fail = fail
         self._on_drained = on_drained
         self._waits = WaitReasons("waiting: {name}: {reason}", "no longer waiting: {name}")
@@ -66,7 +63,7 @@ class Startup(Service):
 
     async def on_stop(self) -> None:
         """Cancel the start, and drain the sources."""
-        self._conditions.stopping()
+        self._conditions.phase = "stopping"
         if self._beginning is not None:
             self._beginning.cancel()
             await asyncio.wait({self._beginning}, timeout=CANCEL_SECONDS)
@@ -83,19 +80,19 @@ class Startup(Service):
 
     async def _begin(self) -> None:
         for step in self._steps:
-            self._conditions.starting(step.name)
+            self._conditions.phase = step.name
             await until_done(step.run, partial(self._waiting, step))
             self._waits.end(step.name)
-        self._conditions.starting("companies")
+        self._conditions.phase = "companies"
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._companies.run())
             await self._companies.tried()
-            self._conditions.started()
-            self._ready.set()
+            self._conditions.phase = ""
+            self.ready.set()
         logger.info("consumers are running")
 
     def _waiting(self, step: StartupStep, reason: str) -> None:
-        self._conditions.starting(f"{step.name}: {reason}")
+        self._conditions.phase = f"{step.name}: {reason}"
         self._waits.begin(step.name, reason)
 
 

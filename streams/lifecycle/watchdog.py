@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from events.delivery import SourceStatus
 from streams.jetstream.consumer_state import ConsumerStates
-from tables.queries import Observer
-
-logger = logging.getLogger(__name__)
 
 # Seconds between two looks.
 LOOK_EVERY: Final = 5.0
@@ -20,22 +17,6 @@ LOOK_EVERY: Final = 5.0
 SUSPICIOUS: Final = 60.0
 # A consumer state that is older, in seconds, is not used.
 STALE: Final = 20.0
-
-
-class Activity:
-    """How many operations the database did for each company."""
-
-    def __init__(self) -> None:
-        self.operations: Counter[str] = Counter()
-
-    def observer(self, company: str, following: Observer) -> Observer:
-        """Counts the operations of a company, and passes them on to the `following` observer."""
-
-        def observe(operation: str, entity: str, seconds: float, succeeded: bool) -> None:
-            following(operation, entity, seconds, succeeded)
-            self.operations[company] += succeeded
-
-        return observe
 
 
 class _Progress(NamedTuple):
@@ -46,6 +27,7 @@ class _Progress(NamedTuple):
     since: float
 
 
+@dataclass(kw_only=True, eq=False)
 class Watchdog:
     """Ends the worker when a source has events, both servers answer, and there is no progress for `limit` seconds.
 
@@ -53,36 +35,25 @@ class Watchdog:
     is settled only at its end. A known outage is waited out; the time begins anew after it. `limit` 0: never.
     """
 
-    def __init__(
-        self,
-        *,
-        sources: Sequence[SourceStatus],
-        consumer_states: ConsumerStates,
-        activity: Activity,
-        limit: float,
-        outage: Callable[[], Awaitable[str | None]],
-        fail: Callable[[str], None],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._sources = sources
-        self._consumer_states = consumer_states
-        self._activity = activity
-        self._limit = limit
-        self._outage = outage
-        self._fail = fail
-        self._clock = clock
-        self._progress: dict[str, _Progress] = {}
+    sources: Sequence[SourceStatus]
+    consumer_states: ConsumerStates
+    operations: Counter[str]  # that succeeded in the database, by company
+    limit: float
+    outage: Callable[[], Awaitable[str | None]]
+    fail: Callable[[str], None]
+    clock: Callable[[], float] = time.monotonic
+    _progress: dict[str, _Progress] = field(default_factory=dict, init=False)
 
     async def look(self) -> bool:
         """Compare with the last look; run as a periodic task."""
-        if await self._outage():
+        if await self.outage():
             self._progress.clear()
             return False
-        for source in self._sources:
+        for source in self.sources:
             self._compare(source)
         for name, (seconds, backlog) in self._idle().items():
-            if 0 < self._limit <= seconds:
-                self._fail(f"{name}: {backlog}, and no progress for {seconds:.0f} s")
+            if 0 < self.limit <= seconds:
+                self.fail(f"{name}: {backlog}, and no progress for {seconds:.0f} s")
         return False
 
     def problems(self) -> Mapping[str, str]:
@@ -90,29 +61,29 @@ class Watchdog:
         return {
             name: f"{backlog}, no progress for {seconds:.0f} s"
             for name, (seconds, backlog) in self._idle().items()
-            if seconds >= (min(self._limit, SUSPICIOUS) or SUSPICIOUS)
+            if seconds >= (min(self.limit, SUSPICIOUS) or SUSPICIOUS)
         }
 
     def _compare(self, source: SourceStatus) -> None:
-        counters = source.progress_count, self._activity.operations[source.tenant.company]
+        counters = source.progress_count, self.operations[source.tenant.company]
         before = self._progress.get(source.name)
         if before is None or before[:2] != counters or not self._backlog(source):
-            self._progress[source.name] = _Progress(*counters, self._clock())
+            self._progress[source.name] = _Progress(*counters, self.clock())
 
     def _idle(self) -> dict[str, tuple[float, str]]:
         """Seconds without progress, and what there is to process, by source."""
-        now = self._clock()
+        now = self.clock()
         return {
             source.name: (now - before.since, backlog)
-            for source in self._sources
+            for source in self.sources
             if (before := self._progress.get(source.name)) and (backlog := self._backlog(source))
         }
 
     def _backlog(self, source: SourceStatus) -> str:
         """What a source has to process, as text; empty for nothing or not known."""
-        if source.held:
-            return f"{source.held} deliveries under way"
-        state = self._consumer_states.of(source.stream, source.durable)
-        if state is None or state.closed or self._clock() - state.noted > STALE:
+        if source.in_flight:
+            return f"{source.in_flight} deliveries under way"
+        state = self.consumer_states.of(source.stream, source.durable)
+        if state is None or state.closed or self.clock() - state.noted > STALE:
             return ""
         return f"{state.num_pending} events waiting" if state.num_pending else ""

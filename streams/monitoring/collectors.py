@@ -26,6 +26,7 @@ TASK_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 # Powers of about two, up to the largest batch that is pulled.
 BATCH_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
+_PREFIX: Final = "message_event_service_event"
 _EVENT: Final = ("event_type", "company_id", "consumer_type")
 _COMPANY: Final = ("company_id",)
 _CONSUMER: Final = ("company_id", "consumer_type")
@@ -48,11 +49,14 @@ class Collectors:
         self.registry = CollectorRegistry()
         self.declared: list[Declaration] = []
         self._declare_events()
-        self._declare_dead_letters()
+        self._declare_outcomes()
+        self._declare_dead_letter_source()
+        self._declare_replays()
         self._declare_database()
         self._declare_onboarding()
         self._declare_sources()
-        self._declare_gauges()
+        self._declare_consumer_gauges()
+        self._declare_table_gauges()
         self._gauge("daisi_build_info", "Version of the processor.", ("version",)).labels(version).set(1)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -77,52 +81,53 @@ class Collectors:
         self.declared.append(Declaration(name, kind, labels, f"{text} {detail}".rstrip()))
 
     def _declare_events(self) -> None:
-        prefix = "message_event_service_event"
         self.events_received = self._counter(
-            f"{prefix}s_received_total",
+            f"{_PREFIX}s_received_total",
             "Deliveries taken from JetStream.",
             _EVENT,
             "Redeliveries included; counted before they are handled.",
         )
         self.events_processed = self._counter(
-            f"{prefix}s_processed_total",
+            f"{_PREFIX}s_processed_total",
             "Events stored and acknowledged.",
             _EVENT,
             "Normal: close to number 1.",
         )
         self.events_failed = self._counter(
-            f"{prefix}s_failed_total",
+            f"{_PREFIX}s_failed_total",
             "Deliveries that did not succeed.",
             _EVENT,
             "Retried later, or dead-lettered. Normal: rises a little, as updates ahead of their rows are retried.",
         )
         self.events_with_agent = self._counter(
-            f"{prefix}_with_agent_received_total",
+            f"{_PREFIX}_with_agent_received_total",
             "Deliveries whose payload names an agent.",
             ("event_type", "company_id", "agent_id", "jid"),
         )
+
+    def _declare_outcomes(self) -> None:
         self.processing = self._histogram(
-            f"{prefix}_processing_duration_seconds",
+            f"{_PREFIX}_processing_duration_seconds",
             "Time from arrival to ack or nak.",
             _EVENT,
             PROCESSING_BUCKETS,
             "Or term; onboarding included.",
         )
         self.routing = self._histogram(
-            f"{prefix}_routing_duration_seconds",
+            f"{_PREFIX}_routing_duration_seconds",
             "Time spent in the event's handler.",
             _EVENT,
             ROUTING_BUCKETS,
             "Decoding plus the batch's time in the database.",
         )
         self.actions = self._counter(
-            f"{prefix}_processing_actions_total",
+            f"{_PREFIX}_processing_actions_total",
             "What was done with each delivery, and why.",
             (*_EVENT, "action", "error_type"),
             "Normal: mostly `ack_success`.",
         )
 
-    def _declare_dead_letters(self) -> None:
+    def _declare_dead_letter_source(self) -> None:
         self.dlq_pull_requests = self._counter(
             "dlq_fetch_requests_total",
             "Pull requests sent to the DLQ stream.",
@@ -143,6 +148,8 @@ class Collectors:
             "Replays in progress.",
             detail="At most `NATS_DLQWORKERS`. Normal: 0.",
         )
+
+    def _declare_replays(self) -> None:
         self.dlq_submitted = self._counter(
             "dlq_tasks_submitted_total", "Envelopes handed to DLQ workers.", _COMPANY
         )
@@ -228,7 +235,7 @@ class Collectors:
         )
         self.reconnects = self._counter("daisi_nats_reconnects_total", "Reconnections to NATS.")
 
-    def _declare_gauges(self) -> None:
+    def _declare_consumer_gauges(self) -> None:
         self.pending = self._gauge(
             "daisi_consumer_pending_messages",
             "Messages the consumer has not delivered yet.",
@@ -250,6 +257,8 @@ class Collectors:
             _COMPANY,
             "About; 0 without any. At the stream's max age (`NATS_DLQMAXAGEDAYS`) it is lost.",
         )
+
+    def _declare_table_gauges(self) -> None:
         self.exhausted = self._gauge(
             "daisi_exhausted_events", "Rows of exhausted_events that are not resolved.", _COMPANY
         )

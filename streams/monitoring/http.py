@@ -134,14 +134,11 @@ def register(
     app.page("/health", base=_AnyMethod, name="health")(health)
     app.page("/ready", name="ready")(ready)
     if metrics is not None:
-        _register_metrics(app, metrics)
 
+        async def page(_: View, __: Any) -> Any:
+            return web.Response(body=await metrics.page(), headers={"Content-Type": CONTENT_TYPE})
 
-def _register_metrics(app: faust.App, metrics: Metrics) -> None:
-    async def page(_: View, __: Any) -> Any:
-        return web.Response(body=await metrics.page(), headers={"Content-Type": CONTENT_TYPE})
-
-    app.page("/metrics", name="metrics")(page)
+        app.page("/metrics", name="metrics")(page)
 
 
 async def reasons_of(readiness: Callable[[], Awaitable[Mapping[str, str]]]) -> Mapping[str, str]:

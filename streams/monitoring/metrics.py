@@ -8,6 +8,7 @@ PostgreSQL, which are absent while they cannot be read.
 from __future__ import annotations
 
 import asyncio
+import collections
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -38,26 +39,23 @@ class Metrics:
     """
 
     def __init__(self, companies: Sequence[str], *, jid_limit: int = 1000, version: str) -> None:
-        self._collectors = Collectors(version)
+        self.collectors = Collectors(version)  # the status page reads them without a scrape
+        # Operations of the database that succeeded, by company.
+        self.operations = collections.Counter[str]()
         self._received: dict[tuple[str, str], Counter] = {}
         self._outcomes: dict[tuple[str, str, str, str], _Outcome] = {}
-        self._agents = AgentSeries(self._collectors.events_with_agent, jid_limit=jid_limit)
+        self._agents = AgentSeries(self.collectors.events_with_agent, jid_limit=jid_limit)
         self._watched: list[tuple[Gauge, Callable[[], int]]] = []
         self._reasons: Callable[[], Awaitable[Mapping[str, str]]] | None = None
         self._scrape = asyncio.Lock()
         for part in PARTS:
-            self._collectors.ready.labels(part)
+            self.collectors.ready.labels(part)
         for company in companies:
             self._create_series(company or "unknown")
 
-    @property
-    def collectors(self) -> Collectors:
-        """The collectors, for the status page, which reads them without a scrape."""
-        return self._collectors
-
     def _create_series(self, company: str) -> None:
         """Create every series of a company that can occur."""
-        on = self._collectors
+        on = self.collectors
         for event_type in EVENT_TYPES:
             labels = _event_labels(company, event_type)
             self._received[company, event_type] = on.events_received.labels(*labels)
@@ -83,7 +81,7 @@ class Metrics:
         """Deliveries arrived, redeliveries included."""
         counter = self._received.get((company, event_type))
         if counter is None:
-            counter = self._collectors.events_received.labels(*_event_labels(company, event_type))
+            counter = self.collectors.events_received.labels(*_event_labels(company, event_type))
             self._received[company, event_type] = counter
         counter.inc(count)
 
@@ -110,7 +108,7 @@ class Metrics:
         outcome.routing(routing_seconds)
 
     def _outcome(self, company: str, event_type: str, action: str, error_type: str) -> _Outcome:
-        on, labels = self._collectors, _event_labels(company, event_type)
+        on, labels = self.collectors, _event_labels(company, event_type)
         # Both are created, whichever this outcome counts in.
         processed, failed = on.events_processed.labels(*labels), on.events_failed.labels(*labels)
         outcome = _Outcome(
@@ -125,120 +123,115 @@ class Metrics:
     def stuck(self, company: str, event_type: str, action: str) -> None:
         """A dead letter could not be built or published yet; its event is settled later."""
         error_type = "unknown" if action == "nak_dlq_marshal_fail" else "nats"
-        self._collectors.actions.labels(*_event_labels(company, event_type), action, error_type).inc()
+        self.collectors.actions.labels(*_event_labels(company, event_type), action, error_type).inc()
 
     def watch_dlq(self, queue_length: Callable[[], int], active: Callable[[], int]) -> None:
         """Read these at each scrape; several queues are added up."""
-        self._watched += [(self._collectors.dlq_queue, queue_length), (self._collectors.dlq_active, active)]
-
-    def dlq_pull_requested(self) -> None:
-        """A pull request was sent to the dead-letter stream."""
-        self._collectors.dlq_pull_requests.inc()
-
-    def dlq_pull_failed(self) -> None:
-        """A pull request to the dead-letter stream failed; an empty answer is no failure."""
-        self._collectors.dlq_pull_errors.inc()
+        self._watched += [(self.collectors.dlq_queue, queue_length), (self.collectors.dlq_active, active)]
 
     def dlq_submitted(self, company: str) -> None:
         """An envelope was handed to a DLQ worker."""
-        self._collectors.dlq_submitted.labels(company).inc()
+        self.collectors.dlq_submitted.labels(company).inc()
 
     def dlq_finished(self, company: str, seconds: float) -> None:
         """An envelope was handled, whatever the outcome."""
-        self._collectors.dlq_duration.labels(company).observe(seconds)
+        self.collectors.dlq_duration.labels(company).observe(seconds)
 
     def dlq_retried(self, company: str) -> None:
         """A replay failed; its envelope is delivered again after a delay."""
-        self._collectors.dlq_retries.labels(company).inc()
+        self.collectors.dlq_retries.labels(company).inc()
 
     def dlq_acked(self, company: str) -> None:
         """An envelope was replayed and acknowledged."""
-        self._collectors.dlq_acks.labels(company).inc()
+        self.collectors.dlq_acks.labels(company).inc()
 
     def dlq_ack_failed(self, company: str) -> None:
         """An envelope was terminated, or an ack or nak failed; goes with `dlq_dropped` for a dropped one."""
-        self._collectors.dlq_failures.labels(company).inc()
+        self.collectors.dlq_failures.labels(company).inc()
 
     def dlq_dropped(self, company: str) -> None:
         """An event was parked in `exhausted_events` and terminated."""
-        self._collectors.dlq_dropped.labels(company).inc()
+        self.collectors.dlq_dropped.labels(company).inc()
 
     def watch_onboarding(self, queue_length: Callable[[], int]) -> None:
         """Read this at each scrape; several queues are added up."""
-        self._watched.append((self._collectors.onboarding_queue, queue_length))
+        self._watched.append((self.collectors.onboarding_queue, queue_length))
 
     def onboarding_submitted(self, company: str, count: int = 1) -> None:
         """Tasks were offered to the pool."""
-        self._collectors.onboarding_submitted.labels(company).inc(count)
+        self.collectors.onboarding_submitted.labels(company).inc(count)
 
     def onboarding_ended(self, company: str, status: str, seconds: float) -> None:
         """A task ended; `status` is one of `ONBOARDING_STATUSES`."""
-        self._collectors.onboarding_processed.labels(company, status).inc()
-        self._collectors.onboarding_duration.labels(company).observe(seconds)
+        self.collectors.onboarding_processed.labels(company, status).inc()
+        self.collectors.onboarding_duration.labels(company).observe(seconds)
 
     def database_observer(self, company: str) -> Callable[[str, str, float, bool], None]:
         """A callback for after each database operation: its name, entity, seconds, and whether it succeeded."""
 
         def observe(operation: str, entity: str, seconds: float, succeeded: bool) -> None:
             status = "success" if succeeded else "error"
-            self._collectors.database.labels(operation, entity, company or "unknown", status).observe(seconds)
+            self.collectors.database.labels(operation, entity, company or "unknown", status).observe(seconds)
+            self.operations[company] += succeeded
 
         return observe
 
-    def batch_received(self, company: str, consumer: str, messages: int) -> None:
-        """A batch of deliveries arrived; `consumer` is realtime, historical or dlq."""
-        self._collectors.batches.labels(company, consumer).observe(messages)
+    def pull_requested(self, _company: str, consumer_type: str) -> None:
+        """A pull request was sent."""
+        if consumer_type == "dlq":
+            self.collectors.dlq_pull_requests.inc()
 
-    def pull_failed(self, company: str, consumer: str) -> None:
-        """A pull request failed, or the consumer is gone."""
-        self._collectors.source_errors.labels(company, consumer).inc()
+    def pull_failed(self, company: str, consumer_type: str) -> None:
+        """A pull request failed, or the consumer is gone; an empty answer is no failure."""
+        self.collectors.source_errors.labels(company, consumer_type).inc()
+        if consumer_type == "dlq":
+            self.collectors.dlq_pull_errors.inc()
 
-    def store_time_stepped_back(self, company: str, consumer: str, seconds: float) -> None:
+    def batch_received(self, company: str, consumer_type: str, size: int) -> None:
+        """A batch of deliveries arrived."""
+        self.collectors.batches.labels(company, consumer_type).observe(size)
+
+    def store_time_stepped_back(self, company: str, consumer_type: str, seconds: float) -> None:
         """An event has a store time so much earlier than one of a lower sequence."""
-        self._collectors.store_time_steps_back.labels(company, consumer).inc()
-        self._collectors.store_time_step_back_seconds.labels(company, consumer).inc(seconds)
+        self.collectors.store_time_steps_back.labels(company, consumer_type).inc()
+        self.collectors.store_time_step_back_seconds.labels(company, consumer_type).inc(seconds)
 
     def reconnected(self) -> None:
         """The connection to NATS was lost and is back."""
-        self._collectors.reconnects.inc()
+        self.collectors.reconnects.inc()
 
     def lag(self, company: str, consumer: str, pending: int | None, unacknowledged: int | None) -> None:
         """A consumer's pending and unacknowledged messages; None where unknown, which removes the series."""
-        _set(self._collectors.pending, (company, consumer), pending)
-        _set(self._collectors.unacknowledged, (company, consumer), unacknowledged)
+        _set(self.collectors.pending, (company, consumer), pending)
+        _set(self.collectors.unacknowledged, (company, consumer), unacknowledged)
 
     def dlq_state(self, company: str, messages: int | None, oldest_age: float | None) -> None:
         """Envelopes neither replayed nor parked, and the age of the oldest in seconds (0 for none)."""
-        _set(self._collectors.dlq_messages, (company,), messages)
-        _set(self._collectors.dlq_age, (company,), oldest_age)
+        _set(self.collectors.dlq_messages, (company,), messages)
+        _set(self.collectors.dlq_age, (company,), oldest_age)
 
     def exhausted(self, company: str, unresolved: int | None, newest: float | None) -> None:
         """Unresolved rows of exhausted_events, and the Unix time of the newest row (0 for none)."""
-        _set(self._collectors.exhausted, (company,), unresolved)
-        _set(self._collectors.exhausted_newest, (company,), newest)
+        _set(self.collectors.exhausted, (company,), unresolved)
+        _set(self.collectors.exhausted_newest, (company,), newest)
 
     def partitions(self, company: str, months_ahead: int | None) -> None:
         """Months after this one that have their partition; None where unknown."""
-        _set(self._collectors.months_ahead, (company,), months_ahead)
+        _set(self.collectors.months_ahead, (company,), months_ahead)
 
     def watch_readiness(self, reasons: Callable[[], Awaitable[Mapping[str, str]]]) -> None:
         """Ask this for each page: why the worker is not ready, by part."""
         self._reasons = reasons
 
-    def render(self) -> bytes:
-        """The page in text format 0.0.4."""
-        self._read_watched()
-        return generate_latest(self._collectors.registry)
-
     async def page(self) -> bytes:
-        """Like `render`, but in a thread: with many tenants it takes long enough to delay events.
+        """The page in text format 0.0.4; made in a thread: with many tenants it takes long enough to delay events.
 
         Queue lengths are read before, in the thread of the event loop. One page is made at a time.
         """
         async with self._scrape:
             await self._read_readiness()
             self._read_watched()
-            return await asyncio.to_thread(generate_latest, self._collectors.registry)
+            return await asyncio.to_thread(generate_latest, self.collectors.registry)
 
     async def _read_readiness(self) -> None:
         if self._reasons is None:
@@ -250,7 +243,7 @@ class Metrics:
             names = {"worker"}
         broken = {name if name in PARTS else "sources" for name in names}
         for part in PARTS:
-            self._collectors.ready.labels(part).set(part not in broken)
+            self.collectors.ready.labels(part).set(part not in broken)
 
     def _read_watched(self) -> None:
         totals: dict[Gauge, int] = {}

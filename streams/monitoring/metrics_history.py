@@ -28,29 +28,19 @@ Collect = Callable[[], Iterable[Metric]]
 class Snapshot(NamedTuple):
     """Counters over all companies at one moment; `at` in `time.monotonic()` seconds.
 
-    `processing` is the histogram of processing times, cumulative over its buckets.
+    `counts` are those of `COUNTS`, `processing` is the histogram of processing times, cumulative over its buckets.
     """
 
     at: float
-    received: float
-    processed: float
-    failed: float
-    dead_lettered: float
-    processing: tuple[float, ...]
+    counts: Sequence[float]
+    processing: Sequence[float]
 
 
 COUNTS: Final = ("received", "processed", "failed", "dead_lettered")
 
 
-class SourceTotals(NamedTuple):
-    """Batches and messages that a source has received since the start."""
-
-    batches: float
-    messages: float
-
-
-class SourceRates(NamedTuple):
-    """Batches and messages that a source receives, a second."""
+class Received(NamedTuple):
+    """Batches and messages that a source has received: in all, or a second."""
 
     batches: float
     messages: float
@@ -84,10 +74,10 @@ class _CompanySeries:
     def processing(self) -> list[float]:
         return _sums(_buckets(collect) for collect in self._processing)
 
-    def sources(self) -> Iterator[tuple[tuple[str, str], SourceTotals]]:
+    def sources(self) -> Iterator[tuple[tuple[str, str], Received]]:
         for source, collect in self._batches.items():
             values = dict(_values(collect))
-            yield source, SourceTotals(_ending(values, "_count"), _ending(values, "_sum"))
+            yield source, Received(_ending(values, "_count"), _ending(values, "_sum"))
 
 
 class MetricsHistory:
@@ -108,7 +98,7 @@ class MetricsHistory:
         self._companies = [_CompanySeries(collectors, company) for company in companies]
         self._snapshots: deque[Snapshot] = deque(maxlen=int(HISTORY_SECONDS / SNAPSHOT_EVERY) + 1)
         # By company and consumer.
-        self._sources: deque[tuple[float, dict[tuple[str, str], SourceTotals]]] = deque(
+        self._sources: deque[tuple[float, dict[tuple[str, str], Received]]] = deque(
             maxlen=int(RATE_WINDOW / SNAPSHOT_EVERY) + 1
         )
 
@@ -122,14 +112,13 @@ class MetricsHistory:
         at = self._clock()
         counts = [0.0] * len(COUNTS)
         processing = [0.0] * (len(PROCESSING_BUCKETS) + 1)
-        sources: dict[tuple[str, str], SourceTotals] = {}
+        sources: dict[tuple[str, str], Received] = {}
         for company in self._companies:
             counts = _sums((counts, company.counts()))
             processing = _sums((processing, company.processing()))
             sources.update(company.sources())
             await asyncio.sleep(0)
-        received, processed, failed, dead_lettered = counts
-        self._snapshots.append(Snapshot(at, received, processed, failed, dead_lettered, tuple(processing)))
+        self._snapshots.append(Snapshot(at, counts, processing))
         self._sources.append((at, sources))
         return False
 
@@ -145,14 +134,14 @@ class MetricsHistory:
             start = snapshot if snapshot is not newest else start
         return start, newest
 
-    def source_rates(self, company: str, consumer: str) -> SourceRates | None:
+    def source_rates(self, company: str, consumer: str) -> Received | None:
         """Batches and messages a second of a source in the last minute; None before the second snapshot."""
         if len(self._sources) < 2:
             return None
         (since, old), (until, new) = self._sources[0], self._sources[-1]
         before, after = old[company, consumer], new[company, consumer]
         span = until - since
-        return SourceRates((after.batches - before.batches) / span, (after.messages - before.messages) / span)
+        return Received((after.batches - before.batches) / span, (after.messages - before.messages) / span)
 
     def intervals(self) -> Iterator[tuple[Snapshot, Snapshot]]:
         """Each two neighbouring snapshots, oldest first."""
@@ -162,7 +151,8 @@ class MetricsHistory:
 def rates(older: Snapshot, newer: Snapshot) -> dict[str, float]:
     """Each counter's increase a second between two snapshots."""
     span = newer.at - older.at
-    return {name: (getattr(newer, name) - getattr(older, name)) / span for name in COUNTS}
+    pairs = zip(older.counts, newer.counts, strict=True)
+    return {name: (after - before) / span for name, (before, after) in zip(COUNTS, pairs, strict=True)}
 
 
 def percentile(share: float, older: Snapshot, newer: Snapshot) -> float | None:

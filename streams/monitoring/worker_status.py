@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from prometheus_client import Counter, Gauge
@@ -25,31 +26,23 @@ CACHE_SECONDS: Final = 1.0
 _STOPPING: Final = "stopping"
 
 
+@dataclass(kw_only=True, eq=False)
 class WorkerStatus:
     """Builds the document, at most once in `CACHE_SECONDS`."""
 
-    def __init__(
-        self,
-        *,
-        version: str,
-        companies: Sequence[str],
-        sources: Sequence[SourceStatus],
-        agents: Callable[[], Mapping[str, bool]],
-        readiness: Callable[[], Awaitable[Mapping[str, str]]],
-        collectors: Collectors,
-        history: MetricsHistory,
-    ) -> None:
-        """`agents`: whether each agent runs, by name."""
-        self._version = version
-        self._companies = companies
-        self._sources = sources
-        self._agents = agents
-        self._readiness = readiness
-        self._collectors = collectors
-        self._history = history
-        self._started = time.monotonic()
-        self._building = asyncio.Lock()
-        self._cached = (-CACHE_SECONDS, b"")
+    version: str
+    companies: Sequence[str]
+    sources: Sequence[SourceStatus]
+    agents: Callable[[], Mapping[str, bool]]  # whether each runs, by name
+    readiness: Callable[[], Awaitable[Mapping[str, str]]]
+    collectors: Collectors
+    history: MetricsHistory = field(init=False)
+    _started: float = field(default_factory=time.monotonic, init=False)
+    _building: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _cached: tuple[float, bytes] = field(default=(float("-inf"), b""), init=False)
+
+    def __post_init__(self) -> None:
+        self.history = MetricsHistory(self.collectors, self.companies)
 
     async def body(self) -> bytes:
         """The document as JSON."""
@@ -60,19 +53,19 @@ class WorkerStatus:
             return self._cached[1]
 
     async def _document(self) -> dict[str, Any]:
-        reasons = await reasons_of(self._readiness)
+        reasons = await reasons_of(self.readiness)
         now = time.monotonic()
         return {
-            "version": self._version,
+            "version": self.version,
             "time": round(time.time(), 3),
             "uptime": round(now - self._started, 1),
             "state": _state(reasons),
             "reasons": dict(reasons),
             "connections": {
-                "nats": {"problem": reasons.get("nats"), "reconnects": _total(self._collectors.reconnects)},
+                "nats": {"problem": reasons.get("nats"), "reconnects": _total(self.collectors.reconnects)},
                 "postgres": {"problem": reasons.get("postgres")},
             },
-            "agents": [{"name": name, "running": runs} for name, runs in self._agents().items()],
+            "agents": [{"name": name, "running": runs} for name, runs in self.agents().items()],
             "sources": self._source_rows(reasons, now),
             "dead_letters": self._dead_letter_rows(),
             "events": self._event_rates(),
@@ -80,19 +73,19 @@ class WorkerStatus:
         }
 
     def _source_rows(self, reasons: Mapping[str, str], now: float) -> list[dict[str, Any]]:
-        pending = _values(self._collectors.pending)
-        unacknowledged = _values(self._collectors.unacknowledged)
+        pending = _values(self.collectors.pending)
+        unacknowledged = _values(self.collectors.unacknowledged)
         rows = []
-        for source in self._sources:
-            labels = (source.tenant.company, source.role)
-            received = self._history.source_rates(*labels)
+        for source in self.sources:
+            labels = (source.tenant.company, source.consumer_type)
+            received = self.history.source_rates(*labels)
             rows.append(
                 {
                     "company": source.tenant.company,
-                    "consumer": source.role,
+                    "consumer": source.consumer_type,
                     "pending": pending.get(labels),
                     "unacknowledged": unacknowledged.get(labels),
-                    "held": source.held,
+                    "held": source.in_flight,
                     "batches": received and round(received.batches, 3),
                     "messages": received and round(received.messages, 3),
                     "fetched": round(now - source.last_fetch, 1) if source.alive else None,
@@ -102,8 +95,8 @@ class WorkerStatus:
         return rows
 
     def _dead_letter_rows(self) -> list[dict[str, Any]]:
-        waiting, ages = _values(self._collectors.dlq_messages), _values(self._collectors.dlq_age)
-        exhausted = _values(self._collectors.exhausted)
+        waiting, ages = _values(self.collectors.dlq_messages), _values(self.collectors.dlq_age)
+        exhausted = _values(self.collectors.exhausted)
         return [
             {
                 "company": company,
@@ -111,16 +104,16 @@ class WorkerStatus:
                 "oldest": ages.get((company,)),
                 "exhausted": exhausted.get((company,)),
             }
-            for company in self._companies
+            for company in self.companies
         ]
 
     def _event_rates(self) -> dict[str, Any]:
         """Totals since the start; rates and processing times of the last minute."""
-        latest, window = self._history.latest, self._history.window()
+        latest, window = self.history.latest, self.history.window()
         current = rates(*window) if window else {}
         found: dict[str, Any] = {
-            name: {"total": latest and getattr(latest, name), "rate": _rounded(current.get(name))}
-            for name in COUNTS
+            name: {"total": latest and latest.counts[at], "rate": _rounded(current.get(name))}
+            for at, name in enumerate(COUNTS)
         }
         found["p50"] = _rounded(window and percentile(0.5, *window))
         found["p95"] = _rounded(window and percentile(0.95, *window))
@@ -129,7 +122,7 @@ class WorkerStatus:
     def _history_columns(self, now: float) -> dict[str, list[float | None]]:
         """Columns of equal length, oldest first; `ago` in seconds."""
         columns: dict[str, list[float | None]] = {name: [] for name in ("ago", *COUNTS, "p50", "p95")}
-        for older, newer in self._history.intervals():
+        for older, newer in self.history.intervals():
             columns["ago"].append(round(now - newer.at, 1))
             for name, rate in rates(older, newer).items():
                 columns[name].append(_rounded(rate))

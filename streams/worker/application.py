@@ -93,14 +93,16 @@ class EventsApp(faust.App):
     BootStrategy = Boot
 
     def __init__(
-        self,
-        *args: Any,
-        shutdown: Shutdown,
-        connections: Sequence[ServiceT],
-        **options: Any,
+        self, name: str, *, shutdown: Shutdown, connections: Sequence[ServiceT], **options: Any
     ) -> None:
-        """`args` and `options` are Faust's."""
-        super().__init__(*args, **options)
+        """`options` are Faust's."""
+        super().__init__(
+            name,
+            broker="kafka://none.invalid",  # never connected: Faust requires a broker's name
+            Worker=EventsWorker,
+            agent_supervisor="mode.supervisors.CrashingSupervisor",
+            **options,
+        )
         self.shutdown = shutdown
         self.connections = connections
         self.services: list[ServiceT] = []
@@ -130,9 +132,9 @@ class EventsApp(faust.App):
                 logger.error("%s did not stop in order", child.label, exc_info=error)
         self.shutdown.stopping = ""
 
-    def dead_agents(self) -> list[str]:
-        """The names of agents that do not read their channel."""
-        return [name for name, agent in self.agents.items() if not _reads(agent)]
+    def running_agents(self) -> dict[str, bool]:
+        """Whether each agent reads its channel, by name."""
+        return {name: _reads(agent) for name, agent in self.agents.items()}
 
 
 def use_fast_loop() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import re
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds of trying before an error names who holds the lock; the caller tries again.
 _TRIED_FOR: Final = 3.0
+_UNLIMITED: Final = nullcontext()
 
 # Made by auto-migrate only; without it they have to exist.
 SHARED_TABLES: Final = ("agents", "chats", "contacts", "exhausted_events", "onboarding_log")
@@ -53,29 +55,41 @@ def _migrations() -> tuple[_Migration, ...]:
 
 
 async def migrate(
-    database: Database, schema: str, *, auto_migrate: bool = True, today: datetime.date | None = None
+    database: Database,
+    schema: str,
+    *,
+    auto_migrate: bool = True,
+    today: datetime.date | None = None,
+    at_once: AbstractAsyncContextManager[object] = _UNLIMITED,
+    builds: AbstractAsyncContextManager[object] = _UNLIMITED,
 ) -> list[str]:
     """Make or extend the tenant's schema; returns the names of the migrations applied.
 
     Replicas that start together do it once. Tables of the existing service are taken over as they are; indexes that
     writes need are built on them before this returns, while others write. `today` (default: the UTC day) decides
     which partitions are made; a partition that cannot be made now is left to `ensure_partitions`, since the default
-    partition takes the rows. No lock that others need is waited for longer than a moment. Raises `SchemaProblem` that
+    partition takes the rows. `at_once` limits how many schemas are looked at at a time, `builds` how many have indexes
+    built. No lock that others need is waited for longer than a moment. Raises `SchemaProblem` that
     names the tables or columns that are missing, `QueryTimeout` that names who holds the lock in the way, otherwise
     `StorageError`; the next call goes on.
     """
     extend = partial(_extend, schema=schema, auto_migrate=auto_migrate)
-    applied = await briefly(database, schema, "migration", extend, within=_TRIED_FOR)
-    await indexes.build(database, schema, required=True)
-    try:
-        await partitions.make_partitions(
-            database, schema, today or datetime.datetime.now(datetime.UTC).date()
-        )
-    except StorageError as error:
-        logger.warning("partitions of %s are made later: %s", schema, error)
-    async with database.connection() as connection:
-        await _require_tables(connection, schema)
-        await _require_columns(connection, schema)
+    async with at_once:
+        applied = await briefly(database, schema, "migration", extend, within=_TRIED_FOR)
+        wanted = await indexes.wanted(database, schema, required=True)
+    if wanted:
+        async with builds:
+            await indexes.build(database, schema, required=True)
+    async with at_once:
+        try:
+            await partitions.make_partitions(
+                database, schema, today or datetime.datetime.now(datetime.UTC).date()
+            )
+        except StorageError as error:
+            logger.warning("partitions of %s are made later: %s", schema, error)
+        async with database.connection() as connection:
+            await _require_tables(connection, schema)
+            await _require_columns(connection, schema)
     return applied
 
 

@@ -22,6 +22,7 @@ from tables.connection.pool import Database
 from tables.schema.migrations import migrate
 from testkit.servers import Servers, embedded_servers
 from tests.bench.events import KEYS, Load
+from tests.reconcile import default_settings
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -138,7 +139,7 @@ class Environment:
 
     async def purge(self, *, letters: bool = False) -> None:
         """Empty all streams. Raises `BenchError` if there are dead letters, unless `letters` may be there."""
-        topology = specs.TopologyConfig()
+        topology = default_settings()
         found = (await self.js.stream_info(topology.dlq_stream)).state.messages
         for stream in (*(spec.name for spec in specs.streams(topology)), BARE_STREAM):
             await self.js.purge_stream(stream)
@@ -174,7 +175,7 @@ async def environment() -> AsyncIterator[Environment]:
         made = Environment(servers, client, admin)
         try:
             await _age(admin)
-            for spec in specs.streams(specs.TopologyConfig()):
+            for spec in specs.streams(default_settings()):
                 await _create(client, f"STREAM.CREATE.{spec.name}", spec.config())
             bare = specs.StreamSpec(BARE_STREAM, (f"{BARE_PREFIX}>",), 0)
             await _create(client, f"STREAM.CREATE.{BARE_STREAM}", bare.config())

@@ -20,6 +20,7 @@ from testkit import process_guard
 from testkit.worker import ROOT, Worker, WorkerError
 from tests.bench.bare import durable
 from tests.bench.environment import BARE_PREFIX, BARE_STREAM, BenchError, Environment, Place
+from tests.reconcile import default_settings
 
 _POLL: Final = 0.05
 # Without any progress for so long, something is broken. Longer than an ack wait.
@@ -99,8 +100,8 @@ def under_test(process: Worker, place: Place) -> SystemUnderTest:
     """A worker as what is measured."""
     found: dict[ConsumerType, list[tuple[str, str]]] = {"realtime": [], "historical": [], "dlq": []}
     for tenant in place.tenants:
-        for spec in specs.consumers(specs.TopologyConfig(), tenant):
-            found[spec.role].append((spec.stream, spec.durable))
+        for spec in specs.consumers(default_settings(), tenant):
+            found[spec.consumer_type].append((spec.stream, spec.durable))
     return SystemUnderTest("worker", process.process.pid, "", place.schemas, found)
 
 

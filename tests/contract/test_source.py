@@ -14,11 +14,10 @@ from nats.aio.client import Client
 from events.delivery import Delivery
 from events.subjects import Tenant
 from streams.jetstream.broker import Broker
-from streams.jetstream.consumer_state import Lag, read_lag
-from streams.jetstream.pull_source import EXPIRES, PullSource
-from streams.jetstream.specs import TopologyConfig
+from streams.jetstream.pull_requests import EXPIRES
+from streams.jetstream.pull_source import PullSource
 from tests.contract.memory_source import MemoryLog, MemorySource
-from tests.reconcile import reconcile
+from tests.reconcile import Lag, default_settings, read_lag, reconcile
 from tests.sources import PATIENCE, SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 # For the tests in which it has to pass. In all others what is held on a busy machine must not come again.
@@ -54,7 +53,7 @@ class JetStreamRig:
     def __init__(self, url: str, tenant: Tenant, ack_wait: float) -> None:
         self._url = url
         self._tenant = tenant
-        self._config = TopologyConfig(realtime_ack_wait=ack_wait)
+        self._config = default_settings(realtime_ack_wait=ack_wait)
         self._stack = AsyncExitStack()
         self._brokers: dict[Stoppable, Broker] = {}
         self._sources: list[PullSource] = []

@@ -11,7 +11,6 @@ from typing import Any, Final
 import nats
 import psutil
 
-from streams.jetstream.specs import TopologyConfig
 from streams.jetstream.specs import streams as specified
 from testkit.evidence import Evidence
 from testkit.nats_cluster import NatsCluster, NatsNode
@@ -25,6 +24,7 @@ from tests.acceptance.site import DLQ_STREAM, REALTIME_STREAM
 from tests.faults.clock import BEHIND, restore_store_times
 from tests.faults.environment import Database, Environment
 from tests.faults.fault import Fault
+from tests.reconcile import default_settings
 from tests.slow_clock import SlowClock
 
 _API: Final = 5.0
@@ -129,7 +129,7 @@ class ClusterEnvironment(Environment):
 
     async def set_replicas(self, count: int) -> None:
         """Change the replicas of all streams."""
-        for spec in specified(TopologyConfig()):
+        for spec in specified(default_settings()):
             config = (await self.api(f"STREAM.INFO.{spec.name}"))["config"]
             answer = await self.api(f"STREAM.UPDATE.{spec.name}", {**config, "num_replicas": count})
             assert "error" not in answer, answer["error"]
@@ -160,7 +160,7 @@ class ClusterEnvironment(Environment):
         return _urls(list(self._ways.values()))
 
     async def _prepare(self) -> None:
-        for spec in specified(TopologyConfig()):
+        for spec in specified(default_settings()):
             config = {**spec.config(), "num_replicas": self.fault.replicas}
             await self.until(f"{spec.name} is made", lambda: self._made(spec.name, config), 30)  # noqa: B023
 

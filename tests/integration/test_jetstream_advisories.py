@@ -12,12 +12,11 @@ from events.delivery import Delivery
 from events.subjects import Tenant
 from streams.jetstream.broker import Broker
 from streams.jetstream.max_deliveries import MaxDeliveriesListener
-from streams.jetstream.specs import TopologyConfig
 from testkit.servers import NatsServer
-from tests.reconcile import reconcile
+from tests.reconcile import default_settings, reconcile
 from tests.sources import PATIENCE, SUBJECT, Reader, connected, pull_source
 
-CONFIG = TopologyConfig(realtime_ack_wait=0.5)
+CONFIG = default_settings(realtime_ack_wait=0.5)
 ACME = Tenant("Acme")
 
 

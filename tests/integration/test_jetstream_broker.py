@@ -157,9 +157,10 @@ async def test_a_message_over_the_limit_of_the_stream_is_too_large(
     await js.delete_stream(company)
 
 
-async def test_publishing_without_a_server_fails_in_its_time() -> None:
+async def test_publishing_without_a_server_fails_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.jetstream.broker.REQUEST_SECONDS", 0.3)
     with NatsServer() as server:
-        async with connected(server.url, publish_timeout=0.3) as broker:
+        async with connected(server.url) as broker:
             server.kill()
             with pytest.raises(BrokerError):
                 await broker.publish("v1.dlq.X", b"body", {})

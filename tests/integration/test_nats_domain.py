@@ -13,15 +13,13 @@ import pytest
 from events.delivery import Delivery
 from events.subjects import Tenant
 from streams.jetstream.broker import Broker
-from streams.jetstream.consumer_state import read_lag
 from streams.jetstream.max_deliveries import MaxDeliveriesListener
-from streams.jetstream.specs import TopologyConfig
 from testkit.servers import NatsServer
 from tests.nats_servers import domain_pair
-from tests.reconcile import reconcile
+from tests.reconcile import default_settings, read_lag, reconcile
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
-CONFIG = TopologyConfig(realtime_ack_wait=1)
+CONFIG = default_settings(realtime_ack_wait=1)
 
 
 @dataclass(frozen=True)

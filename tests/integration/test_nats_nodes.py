@@ -19,15 +19,15 @@ from events.subjects import Tenant
 from streams.jetstream.broker import Broker, Unusable
 from streams.jetstream.changes import TopologyError
 from streams.jetstream.nodes import AVOID_SECONDS, Nodes
-from streams.jetstream.specs import TopologyConfig, streams
+from streams.jetstream.specs import streams
 from streams.jetstream.stream_reader import ApiError
 from testkit.proxy import Proxy
 from testkit.servers import NatsServer, free_port
 from tests.nats_servers import rights
-from tests.reconcile import reconcile
+from tests.reconcile import default_settings, reconcile
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
-CONFIG = TopologyConfig()
+CONFIG = default_settings()
 QUICK = {"check_every": 0.3, "leave_after": 2.0}
 WITHOUT = "accounts {{ A {{ jetstream: {}, users: [ {{ user: a, password: a }} ] }} }}"
 

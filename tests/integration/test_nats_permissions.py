@@ -17,16 +17,14 @@ from events.errors import BrokerError
 from events.subjects import Tenant
 from streams.jetstream.broker import Broker
 from streams.jetstream.changes import TopologyError
-from streams.jetstream.consumer_state import read_lag
 from streams.jetstream.max_deliveries import MaxDeliveriesListener
 from streams.jetstream.pull_source import PullSource
-from streams.jetstream.specs import TopologyConfig
 from testkit.servers import NatsServer
 from tests.nats_servers import rights
-from tests.reconcile import reconcile
+from tests.reconcile import default_settings, read_lag, reconcile
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
-CONFIG = TopologyConfig(realtime_ack_wait=1)
+CONFIG = default_settings(realtime_ack_wait=1)
 NEXT = "$JS.API.CONSUMER.MSG.NEXT.>"
 
 
@@ -349,4 +347,4 @@ async def test_a_limit_of_subscriptions_is_told_and_waited_out_without_a_restart
 
 
 async def _all_pull(sources: list[PullSource]) -> bool:
-    return all(source._requests for source in sources)
+    return all(source._requests._sent for source in sources)

@@ -13,13 +13,12 @@ import pytest
 
 from events.subjects import Tenant
 from streams.jetstream.broker import Broker
-from streams.jetstream.pull_limits import PullLimits, Status
-from streams.jetstream.specs import TopologyConfig
+from streams.jetstream.pull_requests import PullRequestLimits, Status
 from testkit.servers import NatsServer
-from tests.reconcile import reconcile
+from tests.reconcile import default_settings, reconcile
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
-CONFIG = TopologyConfig()
+CONFIG = default_settings()
 
 
 @pytest.fixture
@@ -164,7 +163,7 @@ async def test_replicas_share_the_only_request_that_may_wait(
 
 
 def test_a_refusal_that_names_no_smaller_limit_is_no_limit() -> None:
-    limits = PullLimits("durable", batch=10, batch_bytes=1000, expires=1)
+    limits = PullRequestLimits("durable", batch=10, batch_bytes=1000, expires=1)
     for text in (
         "MaxRequestBatch of 10",
         "MaxRequestBatch of 0",

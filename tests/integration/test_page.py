@@ -20,7 +20,6 @@ from aiohttp.test_utils import TestServer
 from events.subjects import ConsumerType, Tenant
 from streams.monitoring import http, status_page, worker_status
 from streams.monitoring.metrics import Metrics
-from streams.monitoring.metrics_history import MetricsHistory
 from streams.monitoring.worker_status import WorkerStatus
 from tests.sources import StubSource
 
@@ -33,8 +32,7 @@ class Worker:
 
     def __init__(self, *companies: str) -> None:
         self.metrics = Metrics(companies, version="1.2.3")
-        self.history = MetricsHistory(self.metrics.collectors, companies)
-        self.sources = [StubSource(Tenant(each), role, held=3) for each in companies for role in ROLES]
+        self.sources = [StubSource(Tenant(each), role, in_flight=3) for each in companies for role in ROLES]
         self.reasons: dict[str, str] = {}
         self.agents = {"routing": True, "dlq": True, "onboarding": True}
         self.asked = 0
@@ -45,8 +43,8 @@ class Worker:
             agents=lambda: self.agents,
             readiness=self.readiness,
             collectors=self.metrics.collectors,
-            history=self.history,
         )
+        self.history = self.status.history
 
     async def readiness(self) -> Mapping[str, str]:
         self.asked += 1

@@ -31,7 +31,7 @@ async def _refusing(stream: dict[str, Any], settings: str = "") -> AsyncIterator
                 await js.publish("v1.dlq.X", b"x" * 10_000)
         except nats.js.errors.APIError:
             pass
-        broker = Broker(urls=[server.url], name="test", publish_timeout=1.0)
+        broker = Broker(urls=[server.url], name="test")
         await broker.start()
         await broker.wait_connected()
         yield broker

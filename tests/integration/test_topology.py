@@ -17,13 +17,13 @@ from streams.jetstream import topology
 from streams.jetstream.broker import Broker
 from streams.jetstream.changes import TopologyChange, TopologyError
 from streams.jetstream.consumer_changes import plan_consumer
-from streams.jetstream.consumer_state import ConsumerStates, has_delivery_limit, oldest_age, read_lag
-from streams.jetstream.specs import ConsumerSpec, TopologyConfig, consumers
+from streams.jetstream.consumer_state import ConsumerStates, has_delivery_limit, oldest_age
+from streams.jetstream.specs import ConsumerSpec, consumers
 from testkit.servers import NatsServer
-from tests.reconcile import reconcile
+from tests.reconcile import default_settings, read_lag, reconcile
 from tests.sources import Reader, ack_all, connected, eventually, pull_source
 
-CONFIG = TopologyConfig()
+CONFIG = default_settings()
 ACME = Tenant("Acme")
 OTHER = Tenant("Other")
 UPSERT = ACME.subject("v1.messages.upsert")
@@ -377,7 +377,7 @@ async def _noted(broker: Broker, js: JetStreamContext, count: int, settled: int)
     for message in (*messages[:settled], messages[settled + 1]):
         await message.ack_sync()
     consumer_states = ConsumerStates()
-    await read_lag(broker, "wa_events_stream", "wa_realtime_Acme", consumer_states)
+    await consumer_states.read(broker, "wa_events_stream", "wa_realtime_Acme")
     return consumer_states
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -209,7 +210,7 @@ def test_missing_metric_never_scales_up() -> None:
 
 
 def test_lag_is_that_of_the_namespace_with_all_its_companies() -> None:
-    exposed = Metrics([COMPANY], jid_limit=0, version=VERSION).render().decode()
+    exposed = asyncio.run(Metrics([COMPANY], jid_limit=0, version=VERSION).page()).decode()
     metrics = set(re.findall(r"\bdaisi_\w+", query()))
     assert metrics == {"daisi_consumer_pending_messages", "daisi_consumer_unacknowledged_messages"}
     assert all(f"# TYPE {name} gauge" in exposed for name in metrics)

@@ -7,9 +7,9 @@ from typing import Final
 import asyncpg
 
 from events.subjects import Tenant
-from streams.jetstream import specs
 from testkit.account import RENAMED
 from tests.bench.environment import Environment
+from tests.reconcile import default_settings
 
 # Rows and different keys: one lost and one doubled row would go unseen in the number of rows alone.
 _COUNTS: Final = {
@@ -35,7 +35,7 @@ async def contacts(dsn: str, tenant: Tenant) -> int:
 
 async def counts(env: Environment, dsn: str, tenant: Tenant) -> dict[str, int]:
     """Everything that `tests.soak.traffic.Traffic.expected` names."""
-    letters = await env.js.stream_info(specs.TopologyConfig().dlq_stream)
+    letters = await env.js.stream_info(default_settings().dlq_stream)
     return {**await _ask(dsn, tenant, *_COUNTS), "dead letters": letters.state.messages}
 
 

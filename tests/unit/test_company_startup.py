@@ -9,12 +9,14 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from events.subjects import Tenant
-from streams.jetstream.specs import ConsumerSpec, TopologyConfig, consumers
+from streams.jetstream.specs import ConsumerSpec, consumers
 from streams.lifecycle.company_startup import CompanyStartup
+from streams.lifecycle.conditions import WaitReasons
 from streams.lifecycle.retrying import Fatal
+from tests.reconcile import default_settings
 from tests.unit.fakes import until
 
-CONFIG = TopologyConfig()
+CONFIG = default_settings()
 ONE, TWO = Tenant("One"), Tenant("Two")
 SPECS = [spec for tenant in (ONE, TWO) for spec in consumers(CONFIG, tenant)]
 
@@ -25,19 +27,6 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streams.lifecycle.retrying.LONGEST_WAIT", 0.002)
 
 
-class Conditions:
-    """Keeps what waits."""
-
-    def __init__(self) -> None:
-        self.waits: dict[str, str] = {}
-
-    def unserved(self, part: str, reason: str) -> None:
-        self.waits[part] = reason
-
-    def served(self, part: str) -> None:
-        self.waits.pop(part, None)
-
-
 class Server:
     """Does what it is asked for, but for what is in `refuses` or `hangs`."""
 
@@ -46,7 +35,7 @@ class Server:
         self.hangs: set[str] = set()
         self.sources: list[str] = []
         self.joined = 0
-        self.conditions = Conditions()
+        self.unserved = WaitReasons("{name} waits: {reason}", "{name} is there")
         self.startup = CompanyStartup(
             specs=SPECS,
             stream=self._answer,
@@ -54,7 +43,7 @@ class Server:
             consumer=lambda spec: self._answer(spec.durable),
             start_source=self._start_source,
             on_company=self._join,
-            conditions=self.conditions,
+            unserved=self.unserved,
         )
 
     async def _answer(self, name: str) -> None:
@@ -64,7 +53,7 @@ class Server:
             raise self.refuses[name]
 
     async def _start_source(self, spec: ConsumerSpec) -> None:
-        self.sources.append(f"{spec.role} {spec.tenant.company}")
+        self.sources.append(spec.name)
 
     def _join(self) -> None:
         self.joined += 1
@@ -86,7 +75,7 @@ async def test_everything_is_served_and_nothing_waits() -> None:
     server = Server()
     await server.startup.run()
     assert len(server.sources) == len(SPECS)
-    assert server.conditions.waits == {}
+    assert server.unserved.all() == {}
     assert server.startup.companies == [ONE, TWO]
 
 
@@ -97,7 +86,7 @@ async def test_a_refused_stream_holds_up_only_the_consumers_on_it() -> None:
     async with running(server) as task:
         await server.startup.tried()
         await until(lambda: len(server.sources) == 4)
-        assert server.conditions.waits == {
+        assert server.unserved.all() == {
             "stream dlq_stream": "no room",
             "dlq One": "waits for stream dlq_stream",
             "dlq Two": "waits for stream dlq_stream",
@@ -105,7 +94,7 @@ async def test_a_refused_stream_holds_up_only_the_consumers_on_it() -> None:
         server.refuses.clear()
         await task
     assert len(server.sources) == len(SPECS)
-    assert server.conditions.waits == {}
+    assert server.unserved.all() == {}
 
 
 @pytest.mark.rule("RUN-6")
@@ -115,7 +104,7 @@ async def test_a_refused_schema_holds_up_only_its_company_which_joins_later() ->
     async with running(server) as task:
         await server.startup.tried()
         await until(lambda: len(server.sources) == 3)
-        assert server.conditions.waits["company Two"] == "permission denied"
+        assert server.unserved.all()["company Two"] == "permission denied"
         assert server.startup.companies == [ONE]
         assert server.joined == 1
         server.refuses.clear()
@@ -130,7 +119,7 @@ async def test_a_refused_consumer_holds_up_nothing_else() -> None:
     async with running(server):
         await server.startup.tried()
         await until(lambda: len(server.sources) == 5)
-        assert server.conditions.waits == {"realtime Two": "too many"}
+        assert server.unserved.all() == {"realtime Two": "too many"}
         assert [spec.durable for spec in SPECS if not server.startup.is_served(spec)] == ["wa_realtime_Two"]
 
 
@@ -144,7 +133,7 @@ async def test_what_neither_works_nor_fails_is_not_waited_for_by_the_others(
         await server.startup.tried()
         await until(lambda: len(server.sources) == 3)
         waiting = {"realtime One", "historical One", "dlq One"}
-        assert server.conditions.waits == dict.fromkeys(waiting, "not started yet")
+        assert server.unserved.all() == dict.fromkeys(waiting, "not started yet")
 
 
 async def test_a_wrong_setting_ends_the_start_of_all() -> None:

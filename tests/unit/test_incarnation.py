@@ -8,7 +8,7 @@ import pytest
 
 from events.errors import BrokerError
 from streams.jetstream.in_flight import InFlight
-from streams.jetstream.incarnation import Incarnation, IncarnationWatch
+from streams.jetstream.incarnation import Incarnation, compare_streams
 from streams.jetstream.store_clock import StoreClock
 from streams.jetstream.stream_reader import ApiError
 
@@ -166,25 +166,24 @@ async def test_a_doubt_that_comes_while_the_server_is_asked_is_not_forgotten(arr
 
 async def test_the_watch_asks_once_a_stream_and_tells_the_sources_of_it(arrivals: Arrivals) -> None:
     other = Arrivals()
-    watch = IncarnationWatch(arrivals.api, [arrivals.incarnation, other.incarnation])
+    incarnations = [arrivals.incarnation, other.incarnation]
     for each in (arrivals, other):
         await each.batch((1, 1, 10))
     arrivals.api.asked.clear()
-    assert await watch.look() is False
+    await compare_streams(arrivals.api, incarnations)
     assert arrivals.api.asked == ["STREAM.INFO.s"]
     assert await arrivals.batch((2, 2, 20)) == [FIRST_NS]
     assert len(arrivals.api.asked) == 1
 
     arrivals.api.created = other.api.created = SECOND
-    await watch.look()
+    await compare_streams(arrivals.api, incarnations)
     assert await arrivals.batch((3, 3, 30)) == await other.batch((3, 3, 30)) == [SECOND_NS]
 
 
 async def test_the_watch_ends_a_pause_once_the_server_answers(arrivals: Arrivals) -> None:
     arrivals.api.failure = ApiError(10059, "stream not found")
-    watch = IncarnationWatch(arrivals.api, [arrivals.incarnation])
     assert await arrivals.batch((1, 1, 10)) == [0]
-    assert await watch.look() is False
+    await compare_streams(arrivals.api, [arrivals.incarnation])
     arrivals.api.failure = None
-    await watch.look()
+    await compare_streams(arrivals.api, [arrivals.incarnation])
     assert await arrivals.batch((2, 2, 20)) == [FIRST_NS]

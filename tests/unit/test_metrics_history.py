@@ -12,8 +12,8 @@ from streams.monitoring.metrics_history import (
     HISTORY_SECONDS,
     SNAPSHOT_EVERY,
     MetricsHistory,
+    Received,
     Snapshot,
-    SourceRates,
     percentile,
     rates,
 )
@@ -54,7 +54,7 @@ def snapshot(**processing: int) -> Snapshot:
     for name, count in processing.items():
         for bucket in range(int(name[1:]), len(counts)):
             counts[bucket] += count
-    return Snapshot(0.0, 0.0, 0.0, 0.0, 0.0, tuple(counts))
+    return Snapshot(0.0, (), counts)
 
 
 async def test_counts_are_added_over_companies_and_event_types() -> None:
@@ -68,7 +68,7 @@ async def test_counts_are_added_over_companies_and_event_types() -> None:
     await recorder.after()
     latest = recorder.history.latest
     assert latest is not None
-    assert latest[1:5] == (7, 3, 4, 3)
+    assert latest.counts == [7, 3, 4, 3]
     assert latest.processing[0] == latest.processing[-1] == 7
 
 
@@ -104,9 +104,9 @@ async def test_what_each_source_received_is_kept_apart() -> None:
     recorder.metrics.batch_received("KopiNusa01", "realtime", 30)
     recorder.metrics.batch_received("WarungSari", "dlq", 5)
     await recorder.after(10)
-    assert recorder.history.source_rates("KopiNusa01", "realtime") == SourceRates(0.2, 10)
-    assert recorder.history.source_rates("WarungSari", "dlq") == SourceRates(0.1, 0.5)
-    assert recorder.history.source_rates("WarungSari", "realtime") == SourceRates(0, 0)
+    assert recorder.history.source_rates("KopiNusa01", "realtime") == Received(0.2, 10)
+    assert recorder.history.source_rates("WarungSari", "dlq") == Received(0.1, 0.5)
+    assert recorder.history.source_rates("WarungSari", "realtime") == Received(0, 0)
 
 
 async def test_no_more_is_kept_than_fifteen_minutes() -> None:

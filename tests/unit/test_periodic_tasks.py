@@ -12,11 +12,12 @@ import pytest
 from events.errors import BrokerError
 from events.subjects import Tenant
 from streams.jetstream.consumer_state import ConsumerStates
-from streams.jetstream.specs import TopologyConfig
+from streams.jetstream.specs import consumers
 from streams.jetstream.stream_reader import ApiError
 from streams.lifecycle.periodic_tasks import PeriodicTasks
 from streams.monitoring.metrics import Metrics
 from tables.errors import DatabaseError, StorageError, Unavailable
+from tests.reconcile import default_settings
 from tests.unit.test_metrics import label_values, value
 
 COMPANIES = ("KopiNusa", "TehNusa")
@@ -72,15 +73,19 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Site:
 
     monkeypatch.setattr("streams.lifecycle.periodic_tasks.months_ahead", ahead)
     metrics, api, tables = Metrics(COMPANIES, version="1"), FakeApi(), FakeTables()
+    settings, tenants = default_settings(), [Tenant(company) for company in COMPANIES]
     tasks = PeriodicTasks(
         database=cast(Any, None),
-        tenants=[Tenant(company) for company in COMPANIES],
+        tenants=tenants,
         tables=lambda tenant: cast(Any, tables),
         api=api,
-        config=TopologyConfig(),
-        meter=metrics,
+        specs=[spec for tenant in tenants for spec in consumers(settings, tenant)],
+        incarnations=(),
+        served=lambda _: True,
+        metrics=metrics,
         consumer_states=ConsumerStates(),
         post_scan=cast(Any, None),
+        publish=False,
     )
     return Site(periodic_tasks=tasks, metrics=metrics, api=api, tables=tables)
 
@@ -92,7 +97,7 @@ def consumers_shown(metrics: Metrics) -> set[str]:
 async def test_a_missing_consumer_hides_no_other_consumers_figures(site: Site) -> None:
     await site.periodic_tasks.measure_lag()
     assert consumers_shown(site.metrics) == {"realtime", "historical", "dlq"}
-    site.api.missing = [TopologyConfig().realtime_stream]
+    site.api.missing = [default_settings().realtime_stream]
     with pytest.raises(ApiError):
         await site.periodic_tasks.measure_lag()
     assert consumers_shown(site.metrics) == {"historical", "dlq"}
@@ -160,7 +165,7 @@ async def test_contacts_of_one_company_that_cannot_be_synced_keep_no_others_from
         synced.append(tenant.company)
         return 1
 
-    site.periodic_tasks._post_scan = sync
+    site.periodic_tasks.post_scan = sync
     with pytest.raises(type(trouble)):
         await site.periodic_tasks.sync_contacts()
     assert synced == ([COMPANIES[1]] if served else [])

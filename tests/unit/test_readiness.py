@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from streams.jetstream.broker import Broker
 from streams.jetstream.consumer_state import ConsumerStates
 from streams.lifecycle.conditions import Conditions
 from streams.lifecycle.outages import Outages
 from streams.lifecycle.readiness import FETCH_SILENCE, NO_PROGRESS, REFUSED_SILENCE, Readiness
-from streams.lifecycle.watchdog import Activity, Watchdog
+from streams.lifecycle.watchdog import Watchdog
 from tables.errors import Unavailable
 from tests.sources import StubSource
 
@@ -33,12 +37,11 @@ class Worker:
         dead_agents: Sequence[str] = (),
     ) -> None:
         self.conditions = Conditions()
-        self.problem = problem
-        self.outages = Outages(conditions=self.conditions, broker=self, ping_database=ping)
+        self.outages = Outages(self.conditions, cast(Broker, SimpleNamespace(problem=problem)), ping)
         watchdog = Watchdog(
             sources=sources,
             consumer_states=ConsumerStates(),
-            activity=Activity(),
+            operations=Counter(),
             limit=0.0,
             outage=self.outages.current,
             fail=pytest.fail,
@@ -48,9 +51,9 @@ class Worker:
             outages=self.outages,
             watchdog=watchdog,
             sources=sources,
-            dead_agents=lambda: dead_agents,
+            running_agents=lambda: dict.fromkeys(dead_agents, False),
         )
-        self.conditions.started()
+        self.conditions.phase = ""
 
     async def reasons(self) -> Mapping[str, str]:
         return await self.readiness.reasons()
@@ -62,25 +65,25 @@ def seconds_ago(seconds: float) -> float:
 
 @pytest.mark.rule("RUN-2")
 async def test_a_worker_with_everything_in_place_is_ready() -> None:
-    assert await Worker(StubSource(held=5)).reasons() == {}
+    assert await Worker(StubSource(in_flight=5)).reasons() == {}
 
 
 async def test_a_worker_that_only_just_started_is_not_ready() -> None:
     worker = Worker(problem="not connected yet")
-    worker.conditions.starting("NATS")
+    worker.conditions.phase = "NATS"
     assert set(await worker.reasons()) >= {"worker", "nats"}
 
 
 @pytest.mark.rule("RUN-2")
 async def test_a_source_that_makes_no_progress_while_work_is_pending_is_not_ready() -> None:
-    stuck = StubSource(held=3, last_progress=seconds_ago(NO_PROGRESS + 1))
+    stuck = StubSource(in_flight=3, last_progress=seconds_ago(NO_PROGRESS + 1))
     [(name, reason)] = (await Worker(stuck).reasons()).items()
     assert name == stuck.name
     assert "3" in reason
 
 
 async def test_a_source_without_work_needs_no_progress() -> None:
-    assert await Worker(StubSource(held=0, last_progress=seconds_ago(NO_PROGRESS + 1))).reasons() == {}
+    assert await Worker(StubSource(in_flight=0, last_progress=seconds_ago(NO_PROGRESS + 1))).reasons() == {}
 
 
 async def test_a_source_whose_requests_are_not_answered_is_not_ready() -> None:
@@ -90,7 +93,7 @@ async def test_a_source_whose_requests_are_not_answered_is_not_ready() -> None:
 
 
 async def test_a_source_that_waits_for_its_agent_need_not_fetch() -> None:
-    assert await Worker(StubSource(held=5, last_fetch=seconds_ago(FETCH_SILENCE + 1))).reasons() == {}
+    assert await Worker(StubSource(in_flight=5, last_fetch=seconds_ago(FETCH_SILENCE + 1))).reasons() == {}
 
 
 @pytest.mark.rule("RUN-2")
@@ -180,7 +183,7 @@ async def test_each_waiter_has_a_reason_of_its_own_and_ends_no_others() -> None:
 
 async def test_a_worker_that_stops_is_not_ready() -> None:
     worker = Worker()
-    worker.conditions.stopping()
+    worker.conditions.phase = "stopping"
     assert list(await worker.reasons()) == ["worker"]
 
 
@@ -242,10 +245,10 @@ async def test_many_companies_that_wait_for_one_thing_are_one_short_line() -> No
 
 async def test_a_company_that_is_not_served_yet_is_no_outage_for_those_that_are() -> None:
     worker = Worker()
-    worker.conditions.unserved("realtime Two", "too many consumers")
+    worker.conditions.unserved.begin("realtime Two", "too many consumers")
     assert await worker.reasons() == {"realtime Two": "too many consumers"}
     assert await worker.outages.current() is None
-    worker.conditions.served("realtime Two")
+    worker.conditions.unserved.end("realtime Two")
     assert await worker.reasons() == {}
 
 
@@ -253,7 +256,7 @@ async def test_a_source_whose_consumer_is_refused_says_so_without_the_long_silen
     silent = StubSource(last_fetch=seconds_ago(REFUSED_SILENCE + 1))
     worker = Worker(silent)
     assert await worker.reasons() == {}
-    worker.conditions.unanswered(silent.name, "maximum consumers limit reached")
+    worker.conditions.unanswered.begin(silent.name, "maximum consumers limit reached")
     assert await worker.reasons() == {silent.name: "maximum consumers limit reached"}
     silent.last_fetch = time.monotonic()
     assert await worker.reasons() == {}

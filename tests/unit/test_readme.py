@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import re
 from pathlib import Path
@@ -46,7 +47,7 @@ _VARIABLE: Final = (
 @pytest.fixture(scope="module")
 def families() -> dict[str, str]:
     """Name and type of everything on a page of metrics."""
-    page = Metrics(["KopiNusa01"], version="1").render().decode()
+    page = asyncio.run(Metrics(["KopiNusa01"], version="1").page()).decode()
     return dict(re.findall(r"^# TYPE (\w+) (\w+)$", page, re.MULTILINE))
 
 

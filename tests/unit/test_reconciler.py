@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from events.errors import BrokerError
 from events.subjects import Tenant
+from streams.jetstream.broker import Broker
 from streams.jetstream.changes import TopologyError
 from streams.jetstream.consumer_state import ConsumerStates
 from streams.jetstream.reconciler import Reconciler
-from streams.jetstream.specs import TopologyConfig, consumers
+from streams.jetstream.specs import consumers
 from streams.jetstream.stream_reader import ApiError
+from tests.reconcile import default_settings
 
-CONFIG = TopologyConfig()
-SPECS = consumers(CONFIG, Tenant("Kopi"))
+SETTINGS = default_settings()
+SPECS = consumers(SETTINGS, Tenant("Kopi"))
 
 
 class Server:
@@ -53,23 +55,8 @@ class Server:
         return {}
 
 
-class Told:
-    """Keeps why sources get no answer."""
-
-    def __init__(self) -> None:
-        self.reasons: dict[str, str] = {}
-
-    def unanswered(self, source: str, reason: str) -> None:
-        self.reasons[source] = reason
-
-    def answered(self, source: str) -> None:
-        self.reasons.pop(source, None)
-
-
-def reconciler(server: Server, readiness: Told | None = None) -> Reconciler:
-    return Reconciler(
-        api=server, config=CONFIG, consumer_states=ConsumerStates(), readiness=readiness or Told()
-    )
+def reconciler(server: Server, consumer_states: ConsumerStates | None = None) -> Reconciler:
+    return Reconciler(cast(Broker, server), SETTINGS, consumer_states or ConsumerStates())
 
 
 async def test_streams_and_consumers_are_made_one_at_a_time() -> None:
@@ -77,7 +64,7 @@ async def test_streams_and_consumers_are_made_one_at_a_time() -> None:
     streams = reconciler(server)
     await asyncio.gather(*(streams.stream(spec.stream) for spec in SPECS))
     assert (len(server.there), server.most) == (3, 1)
-    others = [consumers(CONFIG, Tenant(name))[0] for name in ("A", "B", "C")]
+    others = [consumers(SETTINGS, Tenant(name))[0] for name in ("A", "B", "C")]
     await asyncio.gather(*(streams.consumer(spec) for spec in others))
     assert (len(server.there), server.most) == (6, 1)
 
@@ -86,12 +73,12 @@ async def test_streams_and_consumers_are_made_one_at_a_time() -> None:
 async def test_what_gives_no_answer_holds_up_no_other(kind: str) -> None:
     server = Server()
     made = reconciler(server)
-    silent, other = (consumers(CONFIG, Tenant(name))[0] for name in ("A", "B"))
+    silent, other = (consumers(SETTINGS, Tenant(name))[0] for name in ("A", "B"))
     server.silent = {silent.stream, f"{silent.stream}.{silent.durable}"}
     first = asyncio.create_task(made.stream(silent.stream) if kind == "stream" else made.consumer(silent))
     await asyncio.sleep(0)
     async with asyncio.timeout(5):
-        await (made.stream(CONFIG.dlq_stream) if kind == "stream" else made.consumer(other))
+        await (made.stream(SETTINGS.dlq_stream) if kind == "stream" else made.consumer(other))
     first.cancel()
     await asyncio.wait({first})
     assert len(server.there) == 1
@@ -100,24 +87,21 @@ async def test_what_gives_no_answer_holds_up_no_other(kind: str) -> None:
 async def test_what_is_left_as_it_is_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     server = Server()
     streams = reconciler(server)
-    await streams.stream(CONFIG.dlq_stream)
-    server.there[CONFIG.dlq_stream] = {**server.there[CONFIG.dlq_stream], "persist_mode": "async"}
+    await streams.stream(SETTINGS.dlq_stream)
+    server.there[SETTINGS.dlq_stream] = {**server.there[SETTINGS.dlq_stream], "persist_mode": "async"}
     for _ in range(3):
-        await streams.stream(CONFIG.dlq_stream)
+        await streams.stream(SETTINGS.dlq_stream)
     assert len([record for record in caplog.records if "persist_mode" in record.message]) == 1
 
 
-async def test_a_consumer_that_cannot_be_restored_is_told_and_not_raised() -> None:
-    server, told = Server(), Told()
+async def test_a_consumer_is_restored_with_its_stream_once_the_server_takes_them() -> None:
+    server = Server()
     server.refuses = ApiError(10026, "maximum consumers limit reached")
     with pytest.raises(TopologyError, match="10026"):
-        await reconciler(server).stream(CONFIG.realtime_stream)
-    await reconciler(server, told).restore(SPECS[0])
-    assert "10026" in told.reasons["realtime Kopi"]
+        await reconciler(server).restore(SPECS[0])
     server.refuses = None
-    await reconciler(server, told).restore(SPECS[0])
-    assert told.reasons == {}
-    assert {CONFIG.realtime_stream, f"{CONFIG.realtime_stream}.wa_realtime_Kopi"} <= set(server.there)
+    await reconciler(server).restore(SPECS[0])
+    assert set(server.there) == {SETTINGS.realtime_stream, f"{SETTINGS.realtime_stream}.wa_realtime_Kopi"}
 
 
 @pytest.mark.parametrize(
@@ -140,8 +124,7 @@ async def test_a_consumer_is_not_made_from_the_start_because_nobody_says_where_i
                 raise failure
             return await super().api(subject, body)
 
-    server, told = Silent(), Told()
-    reconciler = Reconciler(api=server, config=CONFIG, consumer_states=consumer_states, readiness=told)
-    await reconciler.restore(spec)
+    server = Silent()
+    with pytest.raises((TopologyError, BrokerError)):
+        await reconciler(server, consumer_states).restore(spec)
     assert not any(spec.durable in name for name in server.there)
-    assert list(told.reasons) == ["realtime Kopi"]

@@ -10,7 +10,8 @@ import pytest
 
 from events.subjects import Tenant
 from streams.config.settings import variables
-from streams.jetstream.specs import TopologyConfig, consumers
+from streams.jetstream.specs import consumers
+from tests.reconcile import default_settings
 from tools import sizing
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "performance.md"
@@ -60,7 +61,7 @@ def test_batches_share_the_core_with_the_events() -> None:
 
 
 def test_the_numbers_of_the_page_are_those_of_the_processor() -> None:
-    defaults, topology = {each.name: each.default for each in variables()}, TopologyConfig()
+    defaults, topology = {each.name: each.default for each in variables()}, default_settings()
     text = PAGE.read_text()
     realtime, historical = defaults["NATS_REALTIME_BATCHSIZE"], defaults["NATS_HISTORICAL_BATCHSIZE"]
     dead_letters = defaults["NATS_DLQBATCHSIZE"]

@@ -11,10 +11,11 @@ from events.errors import BrokerError
 from events.subjects import Tenant
 from streams.jetstream.broker import Broker
 from streams.jetstream.reconciler import Reconciler
-from streams.jetstream.specs import ConsumerSpec, TopologyConfig, consumers
+from streams.jetstream.specs import ConsumerSpec, consumers
 from streams.lifecycle.sources import Sources
+from tests.reconcile import default_settings
 
-SPEC = consumers(TopologyConfig(), Tenant("Kopi"))[0]
+SPEC = consumers(default_settings(), Tenant("Kopi"))[0]
 
 
 class Server:

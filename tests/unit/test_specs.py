@@ -6,16 +6,9 @@ import pytest
 
 from events.subjects import Tenant
 from streams.jetstream.in_flight import parse_reply
-from streams.jetstream.specs import (
-    MAX_BYTES_OF_WORKER,
-    TopologyConfig,
-    batch_share,
-    byte_share,
-    consumers,
-    covers,
-    streams,
-)
+from streams.jetstream.specs import MAX_BYTES_OF_WORKER, batch_share, byte_share, consumers, covers, streams
 from streams.jetstream.stream_reader import nanoseconds
+from tests.reconcile import default_settings
 
 
 @pytest.mark.parametrize(
@@ -40,7 +33,7 @@ def test_a_pattern_covers_what_it_matches_completely(pattern: str, subject: str,
 
 
 def test_names_and_subjects_follow_the_settings() -> None:
-    config = TopologyConfig(
+    config = default_settings(
         realtime_stream="r", realtime_subjects=("x.y",), dlq_subject="site.dead", realtime_durable="pull_"
     )
     realtime, historical, dlq = consumers(config, Tenant("Acme"))
@@ -53,7 +46,7 @@ def test_names_and_subjects_follow_the_settings() -> None:
 
 
 def test_no_age_is_no_limit() -> None:
-    assert streams(TopologyConfig(dlq_max_age_days=0))[2].config()["max_age"] == 0
+    assert streams(default_settings(dlq_max_age_days=0))[2].config()["max_age"] == 0
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from streams.jetstream.changes import refused
-from streams.jetstream.specs import StreamSpec, TopologyConfig, replicas, streams
+from streams.jetstream.specs import StreamSpec, replicas, streams
 from streams.jetstream.stream_changes import compare_stream, consumer_limit, describe, durability_warnings
 from streams.jetstream.stream_reader import ApiError
+from tests.reconcile import default_settings
 
 SPEC = StreamSpec("events", ("v1.a.*", "v1.b.*"), 0, replicas=3, max_consumers=10_000)
 
@@ -108,7 +109,7 @@ def test_a_stream_is_described_by_what_decides_over_durability_and_room() -> Non
 def test_streams_get_three_copies_where_there_are_three_nodes_unless_told_otherwise() -> None:
     assert [replicas(0, nodes) for nodes in (1, 2, 3, 5)] == [1, 1, 3, 3]
     assert [replicas(wanted, 1) for wanted in (1, 3, 5)] == [1, 3, 5]
-    assert {stream.replicas for stream in streams(TopologyConfig(stream_replicas=5), 3)} == {5}
+    assert {stream.replicas for stream in streams(default_settings(stream_replicas=5), 3)} == {5}
 
 
 @pytest.mark.parametrize(
@@ -146,5 +147,5 @@ def test_what_a_stream_cannot_keep_is_named_with_what_to_do(
 
 
 def test_the_streams_that_we_make_have_no_such_weakness() -> None:
-    for stream in streams(TopologyConfig()):
+    for stream in streams(default_settings()):
         assert list(durability_warnings(stream.config())) == []

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from streams.jetstream.consumer_state import ConsumerStates
-from streams.lifecycle.watchdog import STALE, SUSPICIOUS, Activity, Watchdog
+from streams.lifecycle.watchdog import STALE, SUSPICIOUS, Watchdog
+from streams.monitoring.metrics import Metrics
 from tests.sources import StubSource
 
 LIMIT = 300.0
@@ -20,13 +21,13 @@ class Rig:
         self.now = 1000.0
         self.source = StubSource()
         self.consumer_states = ConsumerStates(clock=lambda: self.now)
-        self.activity = Activity()
+        self.metrics = Metrics(["KopiNusa", "TehNusa"], version="1")
         self.away: str | None = None
         self.failures: list[str] = []
         self.watchdog = Watchdog(
             sources=[self.source],
             consumer_states=self.consumer_states,
-            activity=self.activity,
+            operations=self.metrics.operations,
             limit=limit,
             outage=self._outage,
             fail=self.failures.append,
@@ -57,7 +58,7 @@ def rig() -> Rig:
 
 
 async def test_deliveries_that_nobody_settles_end_the_worker(rig: Rig) -> None:
-    rig.source.held = 3
+    rig.source.in_flight = 3
     await rig.wait(SUSPICIOUS + 10)
     assert "3 deliveries under way, no progress" in rig.watchdog.problems()[rig.source.name]
     assert not rig.failures
@@ -77,7 +78,7 @@ async def test_a_source_without_work_may_rest_for_ever(rig: Rig) -> None:
 
 
 async def test_a_source_that_moves_is_at_work(rig: Rig) -> None:
-    rig.source.held = 3
+    rig.source.in_flight = 3
     for _ in range(10):
         rig.source.progress_count += 1
         await rig.wait(LIMIT / 2)
@@ -85,8 +86,8 @@ async def test_a_source_that_moves_is_at_work(rig: Rig) -> None:
 
 
 async def test_a_batch_whose_rows_are_still_being_written_is_at_work(rig: Rig) -> None:
-    rig.source.held = 1
-    observe = rig.activity.observer("KopiNusa", lambda *_: None)
+    rig.source.in_flight = 1
+    observe = rig.metrics.database_observer("KopiNusa")
     for _ in range(10):
         observe("UpsertMessage", "Message", 0.1, True)
         await rig.wait(LIMIT / 2)
@@ -94,17 +95,17 @@ async def test_a_batch_whose_rows_are_still_being_written_is_at_work(rig: Rig) -
 
 
 async def test_operations_that_fail_and_those_of_another_company_are_no_progress(rig: Rig) -> None:
-    rig.source.held = 1
+    rig.source.in_flight = 1
     for _ in range(4):
-        rig.activity.observer("KopiNusa", lambda *_: None)("UpsertMessage", "Message", 0.1, False)
-        rig.activity.observer("TehNusa", lambda *_: None)("UpsertMessage", "Message", 0.1, True)
+        rig.metrics.database_observer("KopiNusa")("UpsertMessage", "Message", 0.1, False)
+        rig.metrics.database_observer("TehNusa")("UpsertMessage", "Message", 0.1, True)
         await rig.wait(LIMIT / 2)
     assert rig.failures
 
 
 @pytest.mark.rule("RUN-10")
 async def test_a_known_outage_is_waited_out_and_the_time_begins_anew_after_it(rig: Rig) -> None:
-    rig.source.held = 3
+    rig.source.in_flight = 3
     await rig.wait(LIMIT - 50)
     rig.away = "postgres: no server answers"
     await rig.wait(10 * LIMIT)
@@ -133,7 +134,7 @@ async def test_an_old_figure_says_nothing_of_the_present(rig: Rig) -> None:
 
 async def test_without_a_limit_it_only_tells() -> None:
     rig = Rig(limit=0)
-    rig.source.held = 3
+    rig.source.in_flight = 3
     await rig.wait(3 * LIMIT)
     assert rig.watchdog.problems()
     assert not rig.failures

@@ -3,7 +3,7 @@
 (() => {
   const EVERY = 2000, PATIENCE = 10000, SILENCE = 5, SPANS = [300, 900], WIDTH = 300, HEIGHT = 100;
   const PARTS = { nats: "NATS", postgres: "PostgreSQL", worker: "Worker", agents: "Agents", readiness: "Readiness" };
-  const VERDICTS = { ready: "Ready", not_ready: "Not ready", starting: "Starting", stopping: "Stopping" };
+  const STATES = { ready: "Ready", not_ready: "Not ready", starting: "Starting", stopping: "Stopping" };
   const CHARTS = [
     { id: "received", title: "Received", lines: ["received"], unit: "/s", total: "in total" },
     { id: "processed", title: "Processed", lines: ["processed"], unit: "/s", total: "in total" },
@@ -115,13 +115,13 @@
       element("span", {}), element("small", {})));
     const top = element("span", { class: "top" });
     const note = element("p", { class: "mean" });
-    const figures = chart.total ? [values[0], note] : [
+    const headings = chart.total ? [values[0], note] : [
       element("div", { class: "pair" }, ...chart.lines.map((name, i) => element("div", {}, values[i],
         element("p", { class: "mean" }, element("i", { class: i ? "key second" : "key" }), NAMES[name])))),
       element("p", { class: "mean" }, "to acknowledgement, estimated")];
     const start = element("span", {});
     const box = element("div", { class: chart.total ? "tile" : "tile wide", id: chart.id },
-      element("div", {}, element("h3", {}, chart.title), ...figures),
+      element("div", {}, element("h3", {}, chart.title), ...headings),
       element("div", { class: "plot" }, element("div", { class: "chart" }, top, svg),
         element("div", { class: "axis" }, start, element("span", {}, "now"))));
     byId("tiles").append(box);
@@ -226,12 +226,12 @@
   function showDead(rows) {
     const ages = rows.map((row) => row.oldest).filter((value) => value !== null);
     const oldest = ages.length ? Math.max(...ages) : null;
-    const figures = { waiting: sum(rows, "waiting"), oldest, exhausted: sum(rows, "exhausted") };
-    for (const [id, value] of Object.entries(figures)) {
-      write(byId(id).children[1], id === "oldest" ? (figures.waiting === 0 ? "none" : age(value)) : brief(value));
+    const totals = { waiting: sum(rows, "waiting"), oldest, exhausted: sum(rows, "exhausted") };
+    for (const [id, value] of Object.entries(totals)) {
+      write(byId(id).children[1], id === "oldest" ? (totals.waiting === 0 ? "none" : age(value)) : brief(value));
       byId(id).className = value && id !== "oldest" ? "care" : "";
     }
-    // One company's figures are the totals, and companies without dead letters would hide those with.
+    // One company's rows are the totals, and companies without dead letters would hide those with.
     const listed = rows.length < 2 ? [] : rows.filter((row) => row.waiting || row.exhausted);
     byId("dead").hidden = !listed.length;
     table("dead", listed, (row) => [
@@ -280,10 +280,10 @@
     });
   }
 
-  function state(name, verdict) {
+  function state(name, text) {
     document.documentElement.dataset.state = name;
-    write(byId("verdict"), verdict);
-    document.title = `${verdict} · WhatsApp events processor`;
+    write(byId("state"), text);
+    document.title = `${text} · WhatsApp events processor`;
     const colour = { ready: "%2317693a", not_ready: "%23b3191f", lost: "%23b3191f" }[name] || "%238a5200";
     const shape = name === "ready" ? "<circle cx='8' cy='8' r='7' fill='C'/>" : "<rect x='1' y='1' width='14' height='14' fill='C'/>";
     byId("icon").href = `data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>${shape.replace("C", colour)}</svg>`;
@@ -291,7 +291,7 @@
 
   function show(status) {
     const names = [...new Set(status.sources.map((source) => source.company))];
-    state(status.state, VERDICTS[status.state]);
+    state(status.state, STATES[status.state]);
     write(byId("companies"), names.length > 3 ? `${names.slice(0, 2).join(", ")} and ${names.length - 2} more companies` : names.join(", "));
     write(byId("version"), status.version);
     write(byId("uptime"), age(status.uptime));
@@ -319,7 +319,7 @@
       answered = Date.now();
       show(last);
     } catch (error) {
-      console.warn("no figures:", error);
+      console.warn("no status:", error);
       showLoss();
     }
     timer = setTimeout(refresh, EVERY);
