@@ -19,19 +19,14 @@ from agents.dead_letter_replay import DeadLetterReplayer
 from agents.event_writer import EventWriter
 from agents.history_throttle import HistoryThrottle
 from agents.onboarding import Onboarding, OnboardingJob
-from agents.retry_policy import RetryPolicy
 from agents.routing import Routing
 from agents.settlement import DeadLetterSettlement, Settlement
 from events.delivery import Batch, MessageMetadata
 from events.subjects import ConsumerType, Tenant, consumer_type
 from tables.connection.pool import Database
 from tables.tenant import TenantTables
+from tests.unit.fakes import LIMITS
 
-RETRY_POLICIES: Final[dict[ConsumerType, RetryPolicy]] = {
-    "realtime": RetryPolicy(5, 1.0, 30.0),
-    "historical": RetryPolicy(3, 2.0, 60.0),
-    "dlq": RetryPolicy(10, 300.0, 300.0),
-}
 _Item = TypeVar("_Item")
 PATIENCE: Final = 60.0  # seconds
 WORKERS: Final = 8
@@ -156,11 +151,11 @@ class Replica:
             writer=writer,
             settlement=settlement,
             onboarding=onboarding,
-            policies=RETRY_POLICIES,
+            policies=LIMITS,
             throttle=throttle,
             meter=meter,
         )
-        policy = RETRY_POLICIES["dlq"]
+        policy = LIMITS["dlq"]
         self.dlq = DeadLetterReplayer(
             writer=writer,
             onboarding=onboarding,
@@ -187,7 +182,7 @@ class Replica:
         batches: dict[ConsumerType, list[Delivery]] = {"realtime": [], "historical": []}
         for message in messages:
             role = consumer_type(message.subject.rpartition(".")[0])
-            attempt = RETRY_POLICIES[role].max_deliver if last_try else 0
+            attempt = LIMITS[role].max_deliver if last_try else 0
             batches[role].append(message.deliver(attempt, unaware=self.unaware))
         for kind, deliveries in batches.items():
             if deliveries:
