@@ -173,8 +173,9 @@ def _without_the_gone(claim: Claim, evidence: Evidence) -> tuple[list[Published]
         if one.version in claim.doubtful and all(traces.place(fact)[0] == MISSING for fact in facts([one])):
             gone.add(one.version)
     there = [one for one in published if one.version not in gone]
-    problems = len(_report(claim, there, evidence).problems)
-    for doubted in [one for one in there if one.version in claim.doubtful]:
+    doubtful = [one for one in there if one.version in claim.doubtful]
+    problems = len(_report(claim, there, evidence).problems) if doubtful else 0
+    for doubted in doubtful:
         if not problems:
             break
         without = [one for one in there if one is not doubted]
