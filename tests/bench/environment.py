@@ -3,7 +3,6 @@ a line wants."""
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -116,10 +115,8 @@ class Environment:
         """JetStream."""
         return self.client.jetstream()
 
-    async def place(
-        self, name: str, *, companies: int = 1, partitions: int | None = None, stored: int = 0
-    ) -> Place:
-        """A new database; partitions None: as many as the processor makes by itself."""
+    async def place(self, name: str, *, companies: int = 1, partitions: int = 0, stored: int = 0) -> Place:
+        """A new database, with more partitions than the processor makes by itself if so many are wanted."""
         tenants = tuple(Tenant(f"Bench{name}{number:02}") for number in range(1, companies + 1))
         database = f"bench_{name.lower()}"
         await self._admin.execute(f'CREATE DATABASE "{database}"')
@@ -144,20 +141,6 @@ class Environment:
             await self.js.purge_stream(stream)
         if found and not letters:
             raise BenchError(f"{found} events became dead letters")
-
-    async def consumer(self, stream: str, durable: str, subject: str) -> None:
-        """See to a consumer without limits. Raises `BenchError`."""
-        config = {
-            "durable_name": durable,
-            "filter_subject": subject,
-            "ack_policy": "explicit",
-            "max_ack_pending": -1,
-        }
-        await _create(
-            self.client,
-            f"CONSUMER.DURABLE.CREATE.{stream}.{durable}",
-            {"stream_name": stream, "config": config},
-        )
 
     async def close(self) -> None:
         """Close what was opened."""
@@ -222,10 +205,8 @@ async def _migrate(dsn: str, schemas: Sequence[str]) -> None:
         await database.close()
 
 
-async def _partition(connection: Connection, schema: str, wanted: int | None) -> None:
+async def _partition(connection: Connection, schema: str, wanted: int) -> None:
     """Add months before the first one until there are `wanted` partitions."""
-    if wanted is None:
-        return
     children = await connection.fetch(
         "SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid"
         " WHERE i.inhparent = $1::regclass AND c.relname ~ '^messages_y[0-9]{4}m[0-9]{2}$' ORDER BY 1",
@@ -240,7 +221,6 @@ async def _partition(connection: Connection, schema: str, wanted: int | None) ->
             f" FOR VALUES FROM ('{start}') TO ('{end}')"
         )
         end = start
-        await asyncio.sleep(0)
 
 
 async def _store(connection: Connection, tenant: Tenant, count: int) -> None:
