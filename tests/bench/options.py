@@ -62,9 +62,7 @@ def options(arguments: Sequence[str]) -> Options:
         epilog=f"Lines: {', '.join(LINES)}. Without any choice all are measured.",
     )
     choice: dict[str, Any] = {"dest": "groups", "default": []}
-    parser.add_argument(
-        "--lines", type=_lines, action="append", metavar="A,B", help="only these", **choice
-    )
+    parser.add_argument("--lines", type=_lines, action="append", metavar="A,B", help="only these", **choice)
     for section, lines in SECTIONS.items():
         only = f"only {', '.join(lines)}"
         parser.add_argument(f"--{section}", action="append_const", const=lines, help=only, **choice)
