@@ -44,7 +44,7 @@ class Launch:
             companies,
             nats_url=self._servers[0] if nats_url is None else nats_url,
             postgres_dsn=self._servers[1] if postgres_dsn is None else postgres_dsn,
-            log=self._folder / f"worker{len(self.made)}.log",
+            log=self._folder / f"{'-'.join(companies[:1])}-{len(self.made)}.log",
             **{**also, **settings},
         )
         self.made.append(worker)
@@ -53,14 +53,27 @@ class Launch:
             worker.wait_ready()
         return worker
 
+    def logged_errors(self) -> list[str]:
+        """What they logged as an error: somebody met something unexpected."""
+        return [
+            f"the worker logged: {str(said.get('msg'))[:150]} ({worker.log})"
+            for worker in self.made
+            for said in worker.lines()
+            if said.get("level") in ("error", "critical")
+        ]
+
+    def kill_all(self) -> None:
+        """End whatever still runs."""
+        for worker in self.made:
+            worker.kill()
+
 
 @pytest.fixture
 def launch(tmp_path: Path, nats_url: str, postgres_dsn: str) -> Iterator[Launch]:
     """Starts workers that end with the test."""
     launch = Launch(tmp_path, nats_url, postgres_dsn)
     yield launch
-    for worker in launch.made:
-        worker.kill()
+    launch.kill_all()
 
 
 @pytest.fixture(scope="module")

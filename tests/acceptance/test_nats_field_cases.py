@@ -15,7 +15,7 @@ from testkit.worker import Worker, command, environment
 from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import comes_true
 from tests.nats_jwt import Realm
-from tests.nats_servers import domain_pair, rights
+from tests.nats_servers import domain_pair, reload, rights
 from tests.sources import connected
 
 EVENTS = 98
@@ -38,7 +38,7 @@ async def test_denied_acks_make_no_event_a_dead_letter_however_long(
         worker = launch(company, nats_url=server.at("worker:w"), also=SOON)
         observer = await nats.connect(server.at("tests:t"))
         async with visited(company, observer, postgres_dsn) as site:
-            server.reload(rights(without=["ack"]))
+            reload(server, rights(without=["ack"]))
             for number in range(EVENTS):
                 await site.publish("v1.messages.upsert", builders.message(message_id=f"m{number}"))
             await asyncio.to_thread(worker.wait_page, "/ready", 503)
@@ -48,7 +48,7 @@ async def test_denied_acks_make_no_event_a_dead_letter_however_long(
             assert await site.letters() == 0
             assert worker.page("/ready")[0] == 503
 
-            server.reload(rights())
+            reload(server, rights())
             await site.settled()
             await site.holds("messages", EVENTS)
             assert await site.letters() == 0
@@ -68,7 +68,7 @@ async def test_a_worker_that_starts_with_denied_acks_touches_no_event(
             await site.publish("v1.messages.upsert", builders.message())
             await asyncio.sleep(2)
             assert await site.deliveries() == 0
-            server.reload(rights())
+            reload(server, rights())
             await site.holds("messages", 1)
             await asyncio.to_thread(worker.wait_ready)
         await observer.close()
@@ -86,7 +86,7 @@ async def test_rights_that_the_start_misses_are_named_by_ready_by_topology_and_i
         shown = await asyncio.to_thread(command, "topology", "--apply", env=env)
         assert shown.returncode == 1
         assert missing in shown.stderr
-        server.reload(rights())
+        reload(server, rights())
         await asyncio.to_thread(worker.wait_ready)
 
 
@@ -95,14 +95,14 @@ async def test_dead_letters_that_may_not_be_published_are_named_and_kept(
 ) -> None:
     with NatsServer(settings=rights()) as server:
         worker = launch(company, nats_url=server.at("worker:w"))
-        server.reload(rights(without=["dlq"]))
+        reload(server, rights(without=["dlq"]))
         observer = await nats.connect(server.at("tests:t"))
         async with visited(company, observer, postgres_dsn) as site:
             await site.publish("v1.chats.upsert", builders.chat(chat_id=""))
             await comes_true(
                 lambda: f'Permissions Violation for Publish to "v1.dlq.{company}"' in problem(worker)
             )
-            server.reload(rights())
+            reload(server, rights())
             await asyncio.to_thread(worker.wait_ready)
             await comes_true(lambda: worker.scrape().value("daisi_ready") >= 1)
             await site.settled()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -24,6 +22,7 @@ from testkit.servers import NatsServer
 from testkit.worker import Worker, command, environment
 from tests.acceptance.conftest import Launch, visited
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, Site, comes_to, comes_true
+from tests.nats_servers import reload
 
 SUBJECTS = [f"{base}.*" for base in REALTIME]
 
@@ -32,13 +31,6 @@ def account(max_streams: int) -> str:
     """A server whose only account may have so many streams."""
     limits = f"max_streams: {max_streams}"
     return f'accounts {{ A {{ jetstream {{ {limits} }}, users: [{{user: "a", password: "b"}}] }} }}'
-
-
-def reconfigure(server: NatsServer, settings: str) -> None:
-    """Let a running server take other settings."""
-    server._settings = settings
-    server._configure()
-    os.kill(server.pid, signal.SIGHUP)
 
 
 @pytest.fixture
@@ -148,7 +140,7 @@ async def test_a_refused_stream_is_waited_for_and_the_others_are_served(
             await stores(site)
             await comes_true(lambda: set(details(worker)) == {part, f"dlq {company}"})
             assert len(logged(worker, part, "max_streams")) == 1
-            reconfigure(server, account(3))
+            reload(server, account(3))
             await wait_ready(worker)
         assert any(line["msg"] == "consumers are running" for line in worker.lines())
         await client.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +47,7 @@ class Results:
 
     def add(self, name: str, seed: int, outcome: Outcome, *, short: bool) -> Record:
         """Put a run on record."""
-        record = {"class": name, "seed": seed, "short": short, **outcome.record()}
+        record = {"class": name, "seed": seed, "short": short, **asdict(outcome)}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(f"{json.dumps(record)}\n")
         self._records.append(record)

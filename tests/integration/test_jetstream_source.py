@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 
 import nats
 import pytest
@@ -18,10 +19,9 @@ from streams.jetstream.changes import TopologyError
 from streams.jetstream.consumer_state import read_lag
 from streams.jetstream.pull_source import EXPIRES, PullSource
 from streams.jetstream.specs import TopologyConfig
-from streams.jetstream.stream_reader import nanoseconds
+from streams.jetstream.stream_reader import ApiError, nanoseconds
 from testkit.servers import NatsServer
-from tests.reconcile import reconcile
-from tests.sources import PATIENCE, SUBJECT, Reader, ack_all, connected, eventually, pull_source
+from tests.sources import PATIENCE, SUBJECT, Reader, ack_all, connected, eventually, pull_source, reconcile
 
 # What is held on a busy machine must not come again, but for the test in which it has to.
 CONFIG = TopologyConfig(realtime_ack_wait=60)
@@ -411,8 +411,13 @@ async def made_at(broker: Broker) -> int:
 async def make_anew(broker: Broker, tenant: Tenant, **changes: object) -> int:
     """Delete the stream and make it again, as somebody else might; when it was made."""
     old = (await broker.api(f"STREAM.INFO.{CONFIG.realtime_stream}"))["config"]
-    await broker.api(f"STREAM.DELETE.{CONFIG.realtime_stream}")
-    await broker.api(f"STREAM.CREATE.{CONFIG.realtime_stream}", {**old, **changes})
+    made = False
+    while not made:
+        await broker.api(f"STREAM.DELETE.{CONFIG.realtime_stream}")
+        # A source that runs may have made it again before us, with other settings.
+        with suppress(ApiError):
+            await broker.api(f"STREAM.CREATE.{CONFIG.realtime_stream}", {**old, **changes})
+            made = True
     await reconcile(broker, CONFIG, [tenant])
     return await made_at(broker)
 

@@ -24,8 +24,7 @@ from streams.jetstream.stream_reader import ApiError
 from testkit.proxy import Proxy
 from testkit.servers import NatsServer, free_port
 from tests.nats_servers import rights
-from tests.reconcile import reconcile
-from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
+from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source, reconcile
 
 CONFIG = TopologyConfig()
 QUICK = {"check_every": 0.3, "leave_after": 2.0}

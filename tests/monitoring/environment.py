@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +16,13 @@ from typing import Final
 import asyncpg
 import nats
 
-from events import envelope
-from events.envelope import Envelope
 from events.subjects import Tenant
 from testkit import builders
 from testkit.publisher import Confirmed, Publisher
 from testkit.servers import free_port
 from testkit.traffic import Traffic, merged
-from testkit.worker import ROOT, Scrape, Worker
+from testkit.worker import ROOT, Scrape
+from tests.acceptance.conftest import Launch
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, Site, comes_to
 from tests.monitoring.dashboards import LOAD_TEST
 from tests.monitoring.prometheus import Prometheus
@@ -106,10 +104,9 @@ def set_up(nats_url: str, postgres_dsn: str, folder: Path) -> Iterator[Environme
     # Before anything is started for nothing.
     required("prometheus")
     with ExitStack() as stack:
-        workers = [
-            _worker(stack, companies, nats_url, postgres_dsn, folder / f"{number}.log", settings)
-            for number, (companies, settings) in enumerate([((A,), _SOON), ((B, LOADED), {})])
-        ]
+        launch = Launch(folder, nats_url, postgres_dsn)
+        stack.callback(launch.kill_all)
+        workers = [launch(A, also=_PATIENT | _SOON), launch(B, LOADED, also=_PATIENT)]
         port = free_port()
         jobs = {f"tenant_app_{'AB'[number]}": [_address(one.port)] for number, one in enumerate(workers)}
         prometheus = stack.enter_context(
@@ -142,21 +139,6 @@ def set_up(nats_url: str, postgres_dsn: str, folder: Path) -> Iterator[Environme
 
 def _address(port: int) -> str:
     return f"127.0.0.1:{port}"
-
-
-def _worker(
-    stack: ExitStack,
-    companies: Sequence[str],
-    nats_url: str,
-    postgres_dsn: str,
-    log: Path,
-    settings: dict[str, str],
-) -> Worker:
-    worker = Worker(companies, nats_url=nats_url, postgres_dsn=postgres_dsn, log=log, **_PATIENT, **settings)
-    stack.callback(worker.kill)
-    worker.start()
-    worker.wait_ready()
-    return worker
 
 
 @contextmanager
@@ -239,19 +221,17 @@ async def _refuse_in_database(site: Site, known: Facts) -> None:
 
 async def _cure(site: Site, known: Facts) -> None:
     """A dead letter whose replay works, as after a fault that was removed."""
-    payload = site.of_us(builders.message(message_id="cured", from_phone="6281777000111"))
-    letter = Envelope(
+    letter = builders.envelope(
+        site.of_us(builders.message(message_id="cured", from_phone="6281777000111")),
         source_subject=site.tenant.subject("v1.messages.upsert"),
         company=site.company,
-        original_payload=json.dumps(payload).encode(),
         error="retryable: it was down",
         error_type="retryable",
         retry_count=5,
-        max_retry=5,
-        ts=None,
-        event_version=None,
+        event_version=builders.ABSENT,
+        ts=builders.ABSENT,
     )
-    await site.js.publish(site.tenant.subject("v1.dlq"), envelope.encode(letter))
+    await site.publish("v1.dlq", letter)
     known.onboarded += 1
     known.cured += 1
 

@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -192,9 +192,11 @@ class Replica:
     async def on_max_deliveries(self, messages: Iterable[Message]) -> None:
         """Turn messages into dead letters, as when they killed their worker each time."""
         deliveries = [message.deliver(unaware=self.unaware) for message in messages]
-        await _all(
-            self.routing.on_max_deliveries(self.tenant, consumer_type(it.subject.rpartition(".")[0]), it)
-            for it in deliveries
+        await asyncio.gather(
+            *(
+                self.routing.on_max_deliveries(self.tenant, consumer_type(it.subject.rpartition(".")[0]), it)
+                for it in deliveries
+            )
         )
         await _settle(deliveries)
 
@@ -207,7 +209,7 @@ class Replica:
             async with slots:
                 await self.dlq.handle(self.tenant, delivery)
 
-        await _all(handle(delivery) for delivery in deliveries)
+        await asyncio.gather(*map(handle, deliveries))
         await _settle(deliveries)
 
 
@@ -219,10 +221,6 @@ async def _items(queue: asyncio.Queue[_Item]) -> AsyncIterator[_Item]:
 async def _drive(agent: AsyncIterator[object]) -> None:
     async for _ in agent:
         pass
-
-
-async def _all(work: Iterable[Awaitable[None]]) -> None:
-    await asyncio.gather(*work)
 
 
 async def _settle(deliveries: list[Delivery]) -> None:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from events import envelope
 from streams.jetstream.stream_reader import nanoseconds
+from testkit import builders
 from testkit.oracle import Published, Version, expected, facts
 from testkit.publisher import Ledger, Publisher
 from testkit.traffic import MESSAGE_ID_HEADER, NUMBER_HEADER, Publication
@@ -164,22 +165,21 @@ class Publishing:
     def _letter(self, letter: Letter, version: Version) -> Publication:
         event = letter.publication
         stream = stream_of(event.event_type)
-        body = {
-            "source_subject": self._site.tenant.subject(event.event_type),
-            "company": self._site.company,
-            "original_payload": json.loads(event.body),
-            "error": "retryable: gave up",
-            "error_type": "retryable",
-            "retry_count": letter.retried,
-            "max_retry": 5,
-            # As this release writes it, or the one before.
-            "event_version": f"{version.ns}-{version.sequence}"
-            + self._chance.choice((f"-{self._made[stream]}", "")),
-            "ts": envelope.now(),
-        }
+        # As this release writes it, or the one before.
+        incarnation = self._chance.choice((f"-{self._made[stream]}", ""))
+        body = builders.envelope(
+            json.loads(event.body),
+            source_subject=self._site.tenant.subject(event.event_type),
+            company=self._site.company,
+            error="retryable: gave up",
+            error_type="retryable",
+            retry_count=letter.retried,
+            event_version=f"{version.ns}-{version.sequence}{incarnation}",
+            ts=envelope.now(),
+        )
         headers = {"Original-Nats-Msg-Id": f"msg-{version.sequence}"}
         # As from a worker that was killed before its ack: the letter of the one after it is then no second one.
         if self._chance.random() < 0.5:
             headers[MESSAGE_ID_HEADER] = f"{stream}-{version.sequence}-{version.ns}"
         subject = self._site.tenant.subject("v1.dlq")
-        return event._replace(subject=subject, body=json.dumps(body).encode(), headers=headers)
+        return event._replace(subject=subject, body=builders.body(body), headers=headers)

@@ -32,6 +32,7 @@ from tables.schema.migrations import migrate
 from testkit.evidence import backlog, gather_rows
 from testkit.oracle import Published, expected, facts
 from testkit.servers import PostgresServer
+from tests.acceptance.conftest import Launch
 from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, Site, comes_to
 from tests.conftest import _administer
 from tests.properties.conftest import SOAK, cases, takes_long
@@ -103,14 +104,15 @@ async def _play(servers: Servers, drawn: Sequence[World], seed: int) -> Counter[
     built = [Builder(world, base, tenant.company) for world in drawn]
     async with _site(servers, tenant) as (dsn, site):
         await _adopt(dsn, tenant, built)
-        pair = WorkerPair(tenant.company, servers.nats_url, dsn, servers.folder)
+        launch = Launch(servers.folder, servers.nats_url, dsn)
         try:
+            pair = WorkerPair(tenant.company, launch)
             await pair.ready()
             figures = await _Case(site, pair, built, seed).play()
             await pair.stop()
         finally:
-            pair.close()
-        logged_errors = list(pair.logged_errors())
+            launch.kill_all()
+        logged_errors = launch.logged_errors()
         assert not logged_errors, logged_errors[:5]
     return figures
 

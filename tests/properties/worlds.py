@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from hypothesis import strategies as st
 
+from events.subjects import HISTORICAL, REALTIME
 from testkit.items import HISTORY, Payload, good, refused
 from testkit.oracle import NS, Published, Version
 from testkit.traffic import Publication
@@ -38,18 +39,7 @@ FAMILIES: Final[Kinds] = {
         "v1.history.contacts",
     ),
     "agents": ("v1.connection.update",),
-    "everything": (
-        "v1.connection.update",
-        "v1.chats.upsert",
-        "v1.chats.update",
-        "v1.messages.upsert",
-        "v1.messages.update",
-        "v1.contacts.upsert",
-        "v1.contacts.update",
-        "v1.history.chats",
-        "v1.history.messages",
-        "v1.history.contacts",
-    ),
+    "everything": (*REALTIME, *HISTORICAL),
 }
 
 
