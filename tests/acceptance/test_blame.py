@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import time
@@ -44,16 +45,14 @@ def _event(event_type: str, number: int) -> builders.Payload:
 
 
 async def _tells(worker: Worker, text: str, within: float = 30.0) -> None:
-    """Wait until /ready is 503, and says this."""
+    """Wait until /ready is 503 and says this: both in one answer, for it may change from one try to the next."""
     deadline = time.monotonic() + within
-    while text not in (told := await asyncio.to_thread(_told, worker)):
-        assert time.monotonic() < deadline, told
+    while True:
+        status, body = await asyncio.to_thread(worker.page, "/ready")
+        if status == 503 and text in json.loads(body)["details"].get("postgres", ""):
+            return
+        assert time.monotonic() < deadline, body
         await asyncio.sleep(0.05)
-    assert worker.page("/ready")[0] == 503
-
-
-def _told(worker: Worker) -> str:
-    return str(worker.ready()["details"].get("postgres", ""))
 
 
 async def _blames_nobody(site: Site) -> None:

@@ -10,8 +10,9 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from streams.worker.application import use_fast_loop
 from tests.bench import fairness, growth, matrix, report
 from tests.bench import options as command_line
 from tests.bench.environment import environment
@@ -30,8 +31,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            lines, runs = runner.run(_measure(options))
+        use_fast_loop()
+        lines, runs = asyncio.run(_measure(options))
     except KeyboardInterrupt:
         return 130
     print(report.table(lines))
@@ -51,15 +52,6 @@ async def _measure(options: Options) -> tuple[list[Line], dict[str, Runs]]:
                     lines += await measure(section)
                     runs[name] = section.runs
     return lines, runs
-
-
-def _loop_factory() -> Any:
-    """The faster event loop for publishing, where it is installed; the systems have their own."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 def _interrupt(_number: int, _frame: object) -> None:

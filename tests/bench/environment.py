@@ -6,9 +6,9 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 import nats
@@ -101,14 +101,14 @@ class Place:
         )
 
 
+@dataclass(frozen=True, slots=True)
 class Environment:
-    """Running servers and a connection to each."""
+    """Running servers and a connection to each; what is opened later is closed with `stack`."""
 
-    def __init__(self, servers: Servers, client: Client, admin: Connection) -> None:
-        self.servers = servers
-        self.client = client
-        self._admin = admin
-        self._open: list[Connection] = []
+    servers: Servers
+    client: Client
+    admin: Connection
+    stack: AsyncExitStack
 
     @property
     def js(self) -> JetStreamContext:
@@ -119,12 +119,12 @@ class Environment:
         """A new database, with more partitions than the processor makes by itself if so many are wanted."""
         tenants = tuple(Tenant(f"Bench{name}{number:02}") for number in range(1, companies + 1))
         database = f"bench_{name.lower()}"
-        await self._admin.execute(f'CREATE DATABASE "{database}"')
+        await self.admin.execute(f'CREATE DATABASE "{database}"')
         dsn = self.servers.postgres.dsn_of(database)
         schemas = [tenant.schema for tenant in tenants]
         await _migrate(dsn, schemas)
         connection = await _connect(dsn)
-        self._open.append(connection)
+        self.stack.push_async_callback(connection.close)
         for schema in schemas:
             await _partition(connection, schema, partitions)
         if stored:
@@ -142,30 +142,21 @@ class Environment:
         if found and not letters:
             raise BenchError(f"{found} events became dead letters")
 
-    async def close(self) -> None:
-        """Close what was opened."""
-        for connection in self._open:
-            await connection.close()
-
 
 @asynccontextmanager
 async def environment() -> AsyncIterator[Environment]:
     """Fresh servers, PostgreSQL with fsync and commit timestamps, and the streams."""
     with embedded_servers(fsync=True) as servers:
-        client = await nats.connect(servers.nats.url)
-        admin = await _connect(servers.postgres.dsn)
-        made = Environment(servers, client, admin)
-        try:
+        async with AsyncExitStack() as stack:
+            client = await nats.connect(servers.nats.url)
+            stack.push_async_callback(client.close)
+            admin = await _connect(servers.postgres.dsn)
+            stack.push_async_callback(admin.close)
             await _age(admin)
-            for spec in specs.streams(specs.TopologyConfig()):
-                await _create(client, f"STREAM.CREATE.{spec.name}", spec.config())
             bare = specs.StreamSpec(BARE_STREAM, (f"{BARE_PREFIX}>",), 0)
-            await _create(client, f"STREAM.CREATE.{BARE_STREAM}", bare.config())
-            yield made
-        finally:
-            await made.close()
-            await admin.close()
-            await client.close()
+            for spec in (*specs.streams(specs.TopologyConfig()), bare):
+                await _create(client, spec)
+            yield Environment(servers, client, admin, stack)
 
 
 async def _age(admin: Connection) -> None:
@@ -185,10 +176,11 @@ async def _age(admin: Connection) -> None:
     await admin.execute("CHECKPOINT", timeout=_STEP_PATIENCE)
 
 
-async def _create(client: Client, what: str, config: dict[str, Any]) -> None:
-    answer = json.loads((await client.request(f"$JS.API.{what}", json.dumps(config).encode(), 5)).data)
+async def _create(client: Client, spec: specs.StreamSpec) -> None:
+    subject, body = f"$JS.API.STREAM.CREATE.{spec.name}", json.dumps(spec.config()).encode()
+    answer = json.loads((await client.request(subject, body, 5)).data)
     if "error" in answer:
-        raise BenchError(f"{what}: {answer['error']['description']}")
+        raise BenchError(f"{spec.name}: {answer['error']['description']}")
 
 
 async def _connect(dsn: str) -> Connection:

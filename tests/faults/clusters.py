@@ -122,7 +122,7 @@ class ClusterEnvironment(Environment):
     async def set_replicas(self, count: int) -> None:
         """Change the replicas of all streams."""
         for spec in specified(TopologyConfig()):
-            await self.change_stream(spec.name, num_replicas=count)
+            await self.change_stream(spec.name, {"num_replicas": count})
 
     async def server_of_letters(self) -> NatsServer:
         """The leader of the dead-letter stream, which the load has left."""

@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -171,10 +171,10 @@ class Environment:
         reply: dict[str, Any] = json.loads(answer.data)
         return reply
 
-    async def change_stream(self, name: str, **changes: object) -> dict[str, Any]:
+    async def change_stream(self, stream: str, changes: Mapping[str, object]) -> dict[str, Any]:
         """Change the configuration of a stream; what it was. Raises `nats.errors.Error`."""
-        before: dict[str, Any] = (await self.api(f"STREAM.INFO.{name}"))["config"]
-        answer = await self.api(f"STREAM.UPDATE.{name}", {**before, **changes}, 2 * _API)
+        before: dict[str, Any] = (await self.api(f"STREAM.INFO.{stream}"))["config"]
+        answer = await self.api(f"STREAM.UPDATE.{stream}", {**before, **changes}, 2 * _API)
         assert "error" not in answer, answer["error"]
         return before
 

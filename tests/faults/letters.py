@@ -64,16 +64,16 @@ async def _taken(env: Environment) -> bool:
 async def _full(env: Environment) -> AsyncIterator[None]:
     await env.js.publish(PROBE, b"")
     stored = (await env.js.stream_info(DLQ_STREAM)).state.messages
-    before = await env.change_stream(DLQ_STREAM, discard="new", max_msgs=stored)
+    before = await env.change_stream(DLQ_STREAM, {"discard": "new", "max_msgs": stored})
     yield
-    await env.change_stream(DLQ_STREAM, **before)
+    await env.change_stream(DLQ_STREAM, before)
 
 
 @asynccontextmanager
 async def _unknown(env: Environment) -> AsyncIterator[None]:
-    before = await env.change_stream(DLQ_STREAM, subjects=["elsewhere"])
+    before = await env.change_stream(DLQ_STREAM, {"subjects": ["elsewhere"]})
     yield
-    await env.change_stream(DLQ_STREAM, **before)
+    await env.change_stream(DLQ_STREAM, before)
 
 
 @asynccontextmanager

@@ -105,9 +105,9 @@ async def test_what_the_hub_gives_up_is_handed_over_at_the_leaf(
     await publish(pair.hub, tenant, b"hopeless")
     (delivery,) = await reader.take(1)
     await delivery.nak()
-    given_up = await asyncio.wait_for(got.get(), PATIENCE)
-    assert given_up.data == b"hopeless"
-    await given_up.ack()
+    lost = await asyncio.wait_for(got.get(), PATIENCE)
+    assert lost.data == b"hopeless"
+    await lost.ack()
     await source.stop()
     await watch.stop()
 
