@@ -51,7 +51,7 @@ class Facts:
     """What a company's traffic must have come to. Known from what was published, and from NATS and PostgreSQL."""
 
     stored: Counter[str] = field(default_factory=Counter)
-    given_up: Counter[str] = field(default_factory=Counter)
+    dead_lettered: Counter[str] = field(default_factory=Counter)
     deliveries: int = 0
     letters: int = 0
     onboarded: int = 0
@@ -74,7 +74,7 @@ class Facts:
     @property
     def too_large(self) -> int:
         """Events that went straight to exhausted_events, because NATS would not take their dead letter."""
-        return sum(self.given_up.values()) - self.letters
+        return sum(self.dead_lettered.values()) - self.letters
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,7 @@ async def _traffic(nats_url: str, postgres_dsn: str) -> dict[str, Facts]:
                 continue
             known = facts[publication.subject.rpartition(".")[2]]
             bad = any(item.refused for item in publication.items)
-            (known.given_up if bad else known.stored)[publication.event_type] += 1
+            (known.dead_lettered if bad else known.stored)[publication.event_type] += 1
             if publication.event_type == "v1.messages.upsert":
                 known.onboarded += bool(publication.items[0].onboards)
         await _refuse_in_database(sites[0], facts[A])
@@ -216,7 +216,7 @@ async def _refuse_in_database(site: Site, known: Facts) -> None:
     await site.publish(
         "v1.messages.upsert", builders.message(message_id="refused", message_text="refuse me", from_phone="")
     )
-    known.given_up["v1.messages.upsert"] += 1
+    known.dead_lettered["v1.messages.upsert"] += 1
 
 
 async def _cure(site: Site, known: Facts) -> None:

@@ -26,7 +26,7 @@ _LONGEST_PAUSE: Final = 0.05
 _BURSTS: Final = (1, 3, 10, 40, 120)
 
 
-class Letter(NamedTuple):
+class DeadLetter(NamedTuple):
     """A dead letter of what was published before; it was retried so many times in vain."""
 
     publication: Publication
@@ -44,7 +44,7 @@ class Script:
 
     def __init__(self, worlds: Iterable[Builder], elsewhere: str, chance: random.Random) -> None:
         """`elsewhere`: the company of events of which only dead letters come to a worker."""
-        self.rounds: list[list[Publication | Letter]] = [[] for _ in range(ROUNDS)]
+        self.rounds: list[list[Publication | DeadLetter]] = [[] for _ in range(ROUNDS)]
         self._elsewhere = elsewhere
         self._chance = chance
         self._numbers = itertools.count()
@@ -65,7 +65,7 @@ class Script:
     @property
     def letters(self) -> int:
         """How many dead letters there are."""
-        return sum(isinstance(part, Letter) for turn in self.rounds for part in turn)
+        return sum(isinstance(part, DeadLetter) for turn in self.rounds for part in turn)
 
     def is_lost(self, publication: Publication) -> bool:
         """Whether only dead letters of it come to a worker."""
@@ -103,7 +103,7 @@ class Script:
             if arrival.letter:
                 assert source is not None
                 retried = self._chance.choice(_RETRIED) if hopeless else 0
-                self.rounds[arrival.round].append(Letter(source, retried))
+                self.rounds[arrival.round].append(DeadLetter(source, retried))
 
     def _publication(self, built: Built, turn: int, subject: str) -> Publication:
         number = next(self._numbers)
@@ -157,12 +157,12 @@ class Publishing:
         await self._publisher.close()
         await self._ledger.close()
 
-    async def _publish(self, part: Publication | Letter) -> None:
-        if isinstance(part, Letter):
+    async def _publish(self, part: Publication | DeadLetter) -> None:
+        if isinstance(part, DeadLetter):
             part = self._letter(part, await self._ledger.version(part.publication))
         await self._publisher.send(part)
 
-    def _letter(self, letter: Letter, version: Version) -> Publication:
+    def _letter(self, letter: DeadLetter, version: Version) -> Publication:
         event = letter.publication
         stream = stream_of(event.event_type)
         # As this release writes it, or the one before.

@@ -34,10 +34,10 @@ from tables.errors import (
 from tables.last_writer_wins import EventStamp, Version
 from tables.onboarding import Outcome, Pair
 from testkit import builders
-from tests.unit.fakes import LIMITS, FakeDelivery
+from tests.unit.fakes import RETRY_POLICIES, FakeDelivery
 
 TENANT = Tenant(builders.COMPANY)
-POLICY = LIMITS["realtime"]
+POLICY = RETRY_POLICIES["realtime"]
 Results = list[EventError | None]
 
 

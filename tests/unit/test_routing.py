@@ -25,7 +25,7 @@ from tables.mutations import ChatRow, Mutation, WriteRejection
 from testkit import builders
 from testkit.builders import AGENT, COMPANY, JID
 from tests.unit.fakes import (
-    LIMITS,
+    RETRY_POLICIES,
     TENANT,
     FakeDelivery,
     FakePublisher,
@@ -98,7 +98,7 @@ class Pipeline:
             ),
             settlement=settlement,
             onboarding=self.onboarding,
-            policies=LIMITS,
+            policies=RETRY_POLICIES,
             throttle=self.throttle,
             meter=self.meter,
         )

@@ -22,7 +22,7 @@ from events.subjects import Tenant
 from tables.errors import Unavailable
 from testkit import builders
 from tests.unit.fakes import (
-    LIMITS,
+    RETRY_POLICIES,
     STORED_NS,
     TENANT,
     FakeDelivery,
@@ -33,7 +33,7 @@ from tests.unit.fakes import (
     until,
 )
 
-REALTIME = LIMITS["realtime"]
+REALTIME = RETRY_POLICIES["realtime"]
 INVALID = errors.Invalid("validation failed: jid is required")
 UNKNOWN = errors.UnknownSubject()
 
