@@ -14,7 +14,7 @@ from events.subjects import HISTORICAL
 from testkit.proxy import Proxy
 from testkit.servers import Server
 from testkit.worker import Worker
-from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
+from tests.acceptance.company_probe import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
 from tests.faults.compare import deliveries
 from tests.faults.environment import MOST_CONNECTIONS, Environment
 from tests.faults.fault import Fault, Injection

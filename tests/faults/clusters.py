@@ -20,7 +20,7 @@ from testkit.postgres_pair import PostgresPair
 from testkit.proxy import Proxy
 from testkit.servers import NatsServer, ServerError
 from testkit.worker import Worker
-from tests.acceptance.site import DLQ_STREAM, REALTIME_STREAM
+from tests.acceptance.company_probe import DLQ_STREAM, REALTIME_STREAM
 from tests.faults.environment import Database, Environment
 from tests.faults.fault import Fault
 from tests.slow_clock import SlowClock

@@ -16,7 +16,7 @@ from testkit.accounting import EXHAUSTED, MISSING, STORED, WAITING, Accounting, 
 from testkit.differences import Problem
 from testkit.evidence import Evidence, gather
 from testkit.oracle import Published, Version, by_age, facts
-from tests.acceptance.site import HISTORY_STREAM, REALTIME_STREAM
+from tests.acceptance.company_probe import HISTORY_STREAM, REALTIME_STREAM
 
 _SHOWN: Final = 10
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import nats
 
-from tests.acceptance.site import DLQ_STREAM
+from tests.acceptance.company_probe import DLQ_STREAM
 from tests.faults.clusters import ClusterEnvironment
 from tests.faults.environment import EVERYBODY, Environment
 

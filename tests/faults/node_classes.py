@@ -10,7 +10,7 @@ from typing import Final
 import nats
 
 from testkit.nats_cluster import NatsNode
-from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
+from tests.acceptance.company_probe import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
 from tests.faults.clusters import ClusterEnvironment
 from tests.faults.fault import Fault
 from tests.faults.letters import BAD, PROBE, dead_letters_refused_in_a_cluster

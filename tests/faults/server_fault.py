@@ -16,7 +16,7 @@ import nats
 from events.subjects import HISTORICAL
 from testkit.publisher import Confirmed
 from testkit.traffic import NUMBER_HEADER
-from tests.acceptance.site import HISTORY_STREAM, REALTIME_STREAM
+from tests.acceptance.company_probe import HISTORY_STREAM, REALTIME_STREAM
 from tests.faults.clusters import ClusterEnvironment
 
 # Replicas apply what the leader confirmed a moment later: what differs for this long does not move any more.

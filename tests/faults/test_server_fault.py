@@ -11,7 +11,7 @@ from typing import Any
 from testkit.differences import Problem
 from testkit.oracle import Version
 from testkit.proxy import Proxy
-from tests.acceptance.site import REALTIME_STREAM
+from tests.acceptance.company_probe import REALTIME_STREAM
 from tests.faults.__main__ import missing
 from tests.faults.catalogue import FAULTS, of_kind
 from tests.faults.compare import Outcome

@@ -15,7 +15,7 @@ from testkit import builders
 from testkit.oracle import Published, Version, expected, facts
 from testkit.publisher import Ledger, Publisher
 from testkit.traffic import MESSAGE_ID_HEADER, NUMBER_HEADER, Publication
-from tests.acceptance.site import HISTORY_STREAM, REALTIME_STREAM, Site, stream_of
+from tests.acceptance.company_probe import HISTORY_STREAM, REALTIME_STREAM, CompanyProbe, stream_of
 from tests.properties.outcome import Adopted
 from tests.properties.worlds import ROUNDS, Builder, Built
 
@@ -114,13 +114,13 @@ class Script:
 
 
 class Publishing:
-    """Publishes a script for the company of a site; dead letters once their events have their versions."""
+    """Publishes a script for the company of a probe; dead letters once their events have their versions."""
 
-    def __init__(self, site: Site, chance: random.Random) -> None:
-        self._site = site
+    def __init__(self, probe: CompanyProbe, chance: random.Random) -> None:
+        self._probe = probe
         self._chance = chance
-        self._publisher = Publisher(site.nc, tries=5)
-        self._ledger = Ledger(site.js)
+        self._publisher = Publisher(probe.nc, tries=5)
+        self._ledger = Ledger(probe.js)
         self._made: dict[str, int] = {}
 
     async def follow(self, *companies: str) -> None:
@@ -129,7 +129,7 @@ class Publishing:
         for company in companies:
             await self._ledger.follow(company)
         for stream in (REALTIME_STREAM, HISTORY_STREAM):
-            answer = json.loads((await self._site.nc.request(f"$JS.API.STREAM.INFO.{stream}")).data)
+            answer = json.loads((await self._probe.nc.request(f"$JS.API.STREAM.INFO.{stream}")).data)
             self._made[stream] = nanoseconds(answer["created"])
 
     async def run(self, script: Script) -> AsyncIterator[float]:
@@ -169,8 +169,8 @@ class Publishing:
         incarnation = self._chance.choice((f"-{self._made[stream]}", ""))
         body = builders.envelope(
             json.loads(event.body),
-            source_subject=self._site.tenant.subject(event.event_type),
-            company=self._site.company,
+            source_subject=self._probe.tenant.subject(event.event_type),
+            company=self._probe.company,
             error="retryable: gave up",
             error_type="retryable",
             retry_count=letter.retried,
@@ -181,5 +181,5 @@ class Publishing:
         # As from a worker that was killed before its ack: the letter of the one after it is then no second one.
         if self._chance.random() < 0.5:
             headers[MESSAGE_ID_HEADER] = f"{stream}-{version.sequence}-{version.ns}"
-        subject = self._site.tenant.subject("v1.dlq")
+        subject = self._probe.tenant.subject("v1.dlq")
         return event._replace(subject=subject, body=builders.body(body), headers=headers)

@@ -12,7 +12,7 @@ from typing import Final
 
 from testkit.publisher import Confirmed, Ledger
 from testkit.worker import Worker
-from tests.acceptance.site import comes_to
+from tests.acceptance.company_probe import comes_to
 from tests.bench import usage
 from tests.bench.environment import Environment, Place, environment
 from tests.bench.publishing import EventPublisher, flood, publisher, steadily
