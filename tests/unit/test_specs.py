@@ -41,15 +41,15 @@ def test_a_pattern_covers_what_it_matches_completely(pattern: str, subject: str,
 
 def test_names_and_subjects_follow_the_settings() -> None:
     config = TopologyConfig(
-        realtime_stream="r", realtime_subjects=("x.y",), dlq_subject="probe.dead", realtime_durable="pull_"
+        realtime_stream="r", realtime_subjects=("x.y",), dlq_subject="site.dead", realtime_durable="pull_"
     )
     realtime, historical, dlq = consumers(config, Tenant("Acme"))
     assert (realtime.stream, realtime.durable, realtime.predecessor) == ("r", "pull_Acme", "wa_listener_Acme")
     assert realtime.subjects == ("x.y.Acme",)
     assert (historical.durable, historical.predecessor) == ("wa_history_Acme", "wa_history_listener_Acme")
     assert (dlq.durable, dlq.predecessor) == ("site_dead_worker_consumer_Acme", "site_dead_worker_consumer")
-    assert dlq.subjects == ("probe.dead.Acme",)
-    assert [stream.subjects for stream in streams(config)][::2] == [("x.y.*",), ("probe.dead.>",)]
+    assert dlq.subjects == ("site.dead.Acme",)
+    assert [stream.subjects for stream in streams(config)][::2] == [("x.y.*",), ("site.dead.>",)]
 
 
 def test_no_age_is_no_limit() -> None:
