@@ -135,7 +135,7 @@ async def test_a_proxy_that_rewrites_loses_nothing_of_what_comes_in_pieces() -> 
 
 def test_a_campaign_goes_on_with_the_runs_that_are_not_on_record(tmp_path: Path) -> None:
     path = tmp_path / "faults.jsonl"
-    Results(path).add("leader frozen", 1, Outcome(), short=False)
+    Results(path, short=False).add("leader frozen", 1, Outcome())
     wanted = ["leader frozen", "worker's node cut off for 120 s", "nats killed"]
     options = argparse.Namespace(results=path, classes=wanted, runs=None, seed=1, short=False)
     runs = list(missing(options))
