@@ -45,7 +45,9 @@ EVERYBODY: Final = "authorization { users: [ { user: any, password: any } ] }\nn
 MOST_CONNECTIONS: Final = 40
 SETTINGS_OF_POSTGRES: Final = {"max_connections": str(MOST_CONNECTIONS)}
 _PATIENCE: Final = 60.0
+# Seconds for an answer of the JetStream API.
 _API: Final = 5.0
+# So many messages stored show that events flow again.
 _MORE: Final = 20
 Database = PostgresServer | PostgresPair  # one server, or whichever of two is the primary
 
