@@ -1,11 +1,11 @@
-"""What tests of sources share: a broker, our streams, a reader in place of an agent, counters in place of metrics."""
+"""What tests of sources share: a reader in place of an agent, and counters in place of metrics."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +13,9 @@ from typing import Any
 from events.delivery import Batch, Delivery
 from events.subjects import ConsumerType, Tenant
 from streams.jetstream.broker import Broker
-from streams.jetstream.changes import TopologyChange
 from streams.jetstream.pull_source import PullSource
 from streams.jetstream.specs import TopologyConfig
-from streams.jetstream.stream_reader import Api
-from streams.jetstream.topology import apply, plan
+from tests.reconcile import reconcile
 
 SUBJECT = "v1.messages.upsert"
 # Seconds for what has to happen, however busy the machine is: no test is about how fast it does.
@@ -122,13 +120,6 @@ async def connected(*urls: str, **more: Any) -> AsyncIterator[Broker]:
         yield broker
     finally:
         await broker.stop()
-
-
-async def reconcile(api: Api, config: TopologyConfig, tenants: Iterable[Tenant]) -> list[TopologyChange]:
-    """Plan and apply our streams and consumers on the server of a test; what was planned."""
-    changes = await plan(api, config, tenants)
-    await apply(api, changes)
-    return changes
 
 
 def pull_source(

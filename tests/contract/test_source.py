@@ -16,7 +16,8 @@ from streams.jetstream.broker import Broker
 from streams.jetstream.consumer_state import Lag, read_lag
 from streams.jetstream.pull_source import EXPIRES, PullSource
 from streams.jetstream.specs import TopologyConfig
-from tests.sources import PATIENCE, SUBJECT, Reader, ack_all, connected, eventually, pull_source, reconcile
+from tests.reconcile import reconcile
+from tests.sources import PATIENCE, SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 # For the tests in which it has to pass. In all others what is held on a busy machine must not come again.
 ACK_WAIT = 1.0

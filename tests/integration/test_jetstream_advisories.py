@@ -14,7 +14,8 @@ from streams.jetstream.broker import Broker
 from streams.jetstream.max_deliveries import MaxDeliveriesListener
 from streams.jetstream.specs import TopologyConfig
 from testkit.servers import NatsServer
-from tests.sources import PATIENCE, SUBJECT, Reader, connected, pull_source, reconcile
+from tests.reconcile import reconcile
+from tests.sources import PATIENCE, SUBJECT, Reader, connected, pull_source
 
 CONFIG = TopologyConfig(realtime_ack_wait=0.5)
 ACME = Tenant("Acme")

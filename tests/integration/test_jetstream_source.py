@@ -21,7 +21,8 @@ from streams.jetstream.pull_source import EXPIRES, PullSource
 from streams.jetstream.specs import TopologyConfig
 from streams.jetstream.stream_reader import ApiError, nanoseconds
 from testkit.servers import NatsServer
-from tests.sources import PATIENCE, SUBJECT, Reader, ack_all, connected, eventually, pull_source, reconcile
+from tests.reconcile import reconcile
+from tests.sources import PATIENCE, SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 # What is held on a busy machine must not come again, but for the test in which it has to.
 CONFIG = TopologyConfig(realtime_ack_wait=60)

@@ -18,7 +18,8 @@ from streams.jetstream.max_deliveries import MaxDeliveriesListener
 from streams.jetstream.specs import TopologyConfig
 from testkit.servers import NatsServer
 from tests.nats_servers import domain_pair
-from tests.sources import PATIENCE, SUBJECT, Reader, ack_all, connected, eventually, pull_source, reconcile
+from tests.reconcile import reconcile
+from tests.sources import PATIENCE, SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = TopologyConfig(realtime_ack_wait=1)
 

@@ -24,7 +24,8 @@ from streams.jetstream.stream_reader import ApiError
 from testkit.proxy import Proxy
 from testkit.servers import NatsServer, free_port
 from tests.nats_servers import rights
-from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source, reconcile
+from tests.reconcile import reconcile
+from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = TopologyConfig()
 QUICK = {"check_every": 0.3, "leave_after": 2.0}

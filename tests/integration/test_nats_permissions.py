@@ -23,7 +23,8 @@ from streams.jetstream.pull_source import PullSource
 from streams.jetstream.specs import TopologyConfig
 from testkit.servers import NatsServer
 from tests.nats_servers import reload, rights
-from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source, reconcile
+from tests.reconcile import reconcile
+from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = TopologyConfig(realtime_ack_wait=1)
 NEXT = "$JS.API.CONSUMER.MSG.NEXT.>"

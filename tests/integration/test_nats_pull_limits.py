@@ -16,7 +16,8 @@ from streams.jetstream.broker import Broker
 from streams.jetstream.pull_limits import PullLimits, Status
 from streams.jetstream.specs import TopologyConfig
 from testkit.servers import NatsServer
-from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source, reconcile
+from tests.reconcile import reconcile
+from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = TopologyConfig()
 

@@ -20,7 +20,8 @@ from streams.jetstream.consumer_changes import plan_consumer
 from streams.jetstream.consumer_state import ConsumerStates, has_delivery_limit, oldest_age, read_lag
 from streams.jetstream.specs import ConsumerSpec, TopologyConfig, consumers
 from testkit.servers import NatsServer
-from tests.sources import Reader, ack_all, connected, eventually, pull_source, reconcile
+from tests.reconcile import reconcile
+from tests.sources import Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = TopologyConfig()
 ACME = Tenant("Acme")

@@ -25,7 +25,7 @@ from events.delivery import Batch, MessageMetadata
 from events.subjects import ConsumerType, Tenant, consumer_type
 from tables.connection.pool import Database
 from tables.tenant import TenantTables
-from tests.unit.fakes import RETRY_POLICIES
+from tests.unit.fakes import LIMITS
 
 _Item = TypeVar("_Item")
 PATIENCE: Final = 60.0  # seconds
@@ -151,11 +151,11 @@ class Replica:
             writer=writer,
             settlement=settlement,
             onboarding=onboarding,
-            policies=RETRY_POLICIES,
+            policies=LIMITS,
             throttle=throttle,
             meter=meter,
         )
-        policy = RETRY_POLICIES["dlq"]
+        policy = LIMITS["dlq"]
         self.dlq = DeadLetterReplayer(
             writer=writer,
             onboarding=onboarding,
@@ -182,7 +182,7 @@ class Replica:
         batches: dict[ConsumerType, list[Delivery]] = {"realtime": [], "historical": []}
         for message in messages:
             role = consumer_type(message.subject.rpartition(".")[0])
-            attempt = RETRY_POLICIES[role].max_deliver if last_try else 0
+            attempt = LIMITS[role].max_deliver if last_try else 0
             batches[role].append(message.deliver(attempt, unaware=self.unaware))
         for kind, deliveries in batches.items():
             if deliveries:

@@ -26,7 +26,7 @@ from testkit import builders
 
 TENANT = Tenant(builders.COMPANY)
 STORED_NS = 1_795_500_200_000_000_000
-RETRY_POLICIES: dict[ConsumerType, RetryPolicy] = {
+LIMITS: dict[ConsumerType, RetryPolicy] = {
     "realtime": RetryPolicy(5, 1.0, 30.0),
     "historical": RetryPolicy(3, 2.0, 60.0),
     "dlq": RetryPolicy(10, 300.0, 300.0),
@@ -179,10 +179,10 @@ class FakeTables:
         await asyncio.sleep(0)
         if self.troubles:
             raise self.troubles.pop(0)
-        rejections = list(self.judge(changes)) if self.judge else []
+        refusals = list(self.judge(changes)) if self.judge else []
         self.writes.append(list(changes))
         self.bulks.append(bulk)
-        return rejections
+        return refusals
 
     @property
     def probe(self) -> FakeTables:

@@ -76,9 +76,9 @@ def refs(changes: Iterable[Mutation]) -> list[int]:
     return [change.ref for change in changes]
 
 
-def blaming(error: Exception, *poison: int) -> Any:
+def blaming(error: Exception, *guilty: int) -> Any:
     def judge(changes: Sequence[Mutation]) -> Iterable[WriteRejection]:
-        if set(refs(changes)) & set(poison):
+        if set(refs(changes)) & set(guilty):
             raise error
         return ()
 
@@ -104,23 +104,21 @@ async def test_a_batch_without_trouble_is_one_write() -> None:
         (KeyError("a fault of ours"), errors.UnexpectedError),
     ],
 )
-@pytest.mark.parametrize("poison", [(0,), (6,), (3, 4), (0, 1, 2, 3, 4, 5, 6)])
+@pytest.mark.parametrize("guilty", [(0,), (6,), (3, 4), (0, 1, 2, 3, 4, 5, 6)])
 async def test_only_the_guilty_are_blamed_and_all_others_stored_in_order(
-    trouble: Exception, kind: type[errors.EventError], poison: tuple[int, ...]
+    trouble: Exception, kind: type[errors.EventError], guilty: tuple[int, ...]
 ) -> None:
-    tables, given = FakeTables(judge=blaming(trouble, *poison)), pending(7)
+    tables, given = FakeTables(judge=blaming(trouble, *guilty)), pending(7)
     await store(tables, given)
-    assert [type(write.error) for write in given] == [
-        kind if ref in poison else type(None) for ref in range(7)
-    ]
-    assert refs(tables.stored) == [ref for ref in range(7) if ref not in poison]
+    assert [type(unit.error) for unit in given] == [kind if ref in guilty else type(None) for ref in range(7)]
+    assert refs(tables.stored) == [ref for ref in range(7) if ref not in guilty]
 
 
 @pytest.mark.parametrize("outage", [1, 7])
 async def test_an_outage_is_waited_for_and_is_nobodys_error(outage: int) -> None:
     tables, given = FakeTables(*[db.Unavailable("gone", "57P03")] * outage), pending(3)
     health = await store(tables, given)
-    assert [write.error for write in given] == [None] * 3
+    assert [unit.error for unit in given] == [None] * 3
     assert [refs(write) for write in tables.writes] == [[0, 1, 2]]
     assert health.count() == {"paused": outage, "resumed": 1}
 
@@ -129,7 +127,7 @@ async def test_a_deadlock_is_tried_again_without_blame() -> None:
     tables, given = FakeTables(*[db.SerializationFailure("x", "40P01")] * 3), pending(3)
     health = await store(tables, given)
     assert [refs(write) for write in tables.writes] == [[0, 1, 2]]
-    assert [write.error for write in given] == [None] * 3
+    assert [unit.error for unit in given] == [None] * 3
     assert health.calls == []
 
 
@@ -151,7 +149,7 @@ async def test_two_time_outs_of_one_event_are_forgiven() -> None:
 async def test_a_batch_that_times_out_is_divided_until_the_slow_event_is_alone() -> None:
     tables, given = FakeTables(judge=blaming(db.QueryTimeout("slow", "55P03"), 2)), pending(4)
     await store(tables, given)
-    assert [type(write.error) for write in given] == [type(None), type(None), errors.TimedOut, type(None)]
+    assert [type(unit.error) for unit in given] == [type(None), type(None), errors.TimedOut, type(None)]
     assert refs(tables.stored) == [0, 1, 3]
 
 
@@ -206,7 +204,7 @@ async def test_an_event_is_not_blamed_while_no_probe_is_stored(trouble: Exceptio
     # The answer of a probe counts for a while: only then another one is asked.
     fixture.writer.backoff = lambda: _Passing(fixture.clock)
     await fixture.store(given)
-    assert [write.error for write in given] == [None] * 4
+    assert [unit.error for unit in given] == [None] * 4
     assert refs(tables.stored) == [0, 1, 2, 3]
     assert fixture.health.count()["paused"] >= 4
     assert fixture.health.calls[-1] == ("resumed", WAITER)
@@ -293,7 +291,7 @@ async def test_a_batch_that_times_out_is_not_bisected_while_no_probe_is_stored()
     fixture.writer.backoff = lambda: _Passing(fixture.clock)
     await fixture.store(given)
     assert [refs(write) for write in tables.writes] == [list(range(8))]
-    assert [write.error for write in given] == [None] * 8
+    assert [unit.error for unit in given] == [None] * 8
 
 
 WRONG = db.DataError("SQLSTATE 22P02: x", "22P02")
@@ -303,8 +301,8 @@ WRONG = db.DataError("SQLSTATE 22P02: x", "22P02")
 async def test_several_different_events_refused_in_a_row_open_the_breaker_and_one_stored_closes_it() -> None:
     tables = FakeTables(judge=blaming(WRONG, *range(IN_A_ROW + 3)))
     fixture, given = Fixture(tables), pending(IN_A_ROW + 3)
-    for write in given[:IN_A_ROW]:
-        await fixture.store([write])
+    for unit in given[:IN_A_ROW]:
+        await fixture.store([unit])
     assert fixture.health.calls == []
     assert fixture.clock.slept == []
 
@@ -321,7 +319,7 @@ async def test_several_different_events_refused_in_a_row_open_the_breaker_and_on
     await fixture.store([PendingWrite(given[0].mutation._replace(ref=99))])
     await fixture.store([given[IN_A_ROW + 2]])
     assert fixture.clock.slept == [1.0, 2.0]
-    assert all(isinstance(write.error, errors.Rejected) for write in given)
+    assert all(isinstance(unit.error, errors.Rejected) for unit in given)
 
 
 @pytest.mark.rule("DBE-5")
@@ -339,7 +337,7 @@ async def test_the_breaker_lets_the_other_events_of_a_batch_go_first() -> None:
     fixture = Fixture(FakeTables(judge=blaming(WRONG, *range(sound))))
     await fixture.store(given)
     assert fixture.clock.slept == []
-    assert [write.error is None for write in given] == [ref == sound for ref in range(IN_A_ROW + 3)]
+    assert [unit.error is None for unit in given] == [ref == sound for ref in range(IN_A_ROW + 3)]
 
 
 async def test_one_event_that_is_refused_again_and_again_does_not_open_the_breaker() -> None:
@@ -365,8 +363,8 @@ async def test_events_that_are_not_found_never_open_the_breaker() -> None:
         return [WriteRejection(change.ref, "not_found") for change in changes]
 
     fixture = Fixture(FakeTables(judge=judge))
-    for write in pending(3 * IN_A_ROW):
-        await fixture.store([write])
+    for unit in pending(3 * IN_A_ROW):
+        await fixture.store([unit])
     assert fixture.health.calls == []
 
 

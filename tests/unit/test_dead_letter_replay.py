@@ -26,7 +26,7 @@ from tables.tenant import TenantTables
 from testkit import builders
 from testkit.builders import ABSENT, COMPANY
 from tests.unit.fakes import (
-    RETRY_POLICIES,
+    LIMITS,
     TENANT,
     FakeDelivery,
     FakeTables,
@@ -54,7 +54,7 @@ class FakeOnboarding:
         self.tasks: list[OnboardingTask] = []
 
     async def replay(self, task: OnboardingTask, policy: RetryPolicy) -> errors.EventError | None:
-        assert policy == RETRY_POLICIES["dlq"]
+        assert policy == LIMITS["dlq"]
         self.tasks.append(task)
         return self.result
 
@@ -77,8 +77,8 @@ class Replayer:
                 tables=of, writer=BatchWriter("storing", RecordingMeter()), throttle=HistoryThrottle()
             ),
             onboarding=cast(Onboarding, self.onboarding),
-            settlement=DeadLetterSettlement(tables=of, policy=RETRY_POLICIES["dlq"], meter=self.meter),
-            policy=RETRY_POLICIES["dlq"],
+            settlement=DeadLetterSettlement(tables=of, policy=LIMITS["dlq"], meter=self.meter),
+            policy=LIMITS["dlq"],
             workers=3,
             meter=self.meter,
         )

@@ -34,10 +34,10 @@ from tables.errors import (
 from tables.last_writer_wins import EventStamp, Version
 from tables.onboarding import Outcome, Pair
 from testkit import builders
-from tests.unit.fakes import RETRY_POLICIES, FakeDelivery
+from tests.unit.fakes import LIMITS, FakeDelivery
 
 TENANT = Tenant(builders.COMPANY)
-POLICY = RETRY_POLICIES["realtime"]
+POLICY = LIMITS["realtime"]
 Results = list[EventError | None]
 
 
@@ -85,14 +85,14 @@ class Meter:
         self.seconds.append(seconds)
 
 
-class NoBackoff(Backoff):
+class NoPauses(Backoff):
     """Waits for nothing, and counts how often."""
 
     def __init__(self) -> None:
         super().__init__()
         self.waits = 0
 
-    def __call__(self) -> NoBackoff:
+    def __call__(self) -> NoPauses:
         return self
 
     async def wait(self) -> None:
@@ -130,7 +130,7 @@ class Agent:
     def __init__(self, **settings: object) -> None:
         self.tables = Tables()
         self.meter = Meter()
-        self.backoff = NoBackoff()
+        self.pauses = NoPauses()
         self.channel: asyncio.Queue[OnboardingJob] = asyncio.Queue()
         self.handled = 0
         self.health = Health()
@@ -138,7 +138,7 @@ class Agent:
         self.onboarding = Onboarding(
             tables=lambda _: self.tables,
             probe=lambda _: self.tables,
-            writer=BatchWriter("onboarding", self.health, backoff=self.backoff),
+            writer=BatchWriter("onboarding", self.health, backoff=self.pauses),
             settlement=self.settlement,  # type: ignore[arg-type]
             meter=self.meter,
             send=self.channel.put,
@@ -361,14 +361,14 @@ class TestOutages:
         async with agent.running():
             assert await agent.do(task(1), task(2, "62812")) == [None, None]
         assert agent.meter.ended == {"success_created": 2}
-        assert agent.backoff.waits >= 18
+        assert agent.pauses.waits >= 18
 
     async def test_a_job_that_waits_for_the_database_can_be_cancelled(self) -> None:
         agent = Agent()
         agent.tables.trouble = refuses("62811", Unavailable("down"))
         async with agent.running():
             outcome = await agent.submit(task())
-            await until(lambda: agent.backoff.waits > 3)
+            await until(lambda: agent.pauses.waits > 3)
             assert agent.health.state == f"onboarding {TENANT.company}: down"
         assert not outcome.done()
         assert agent.onboarding.waiting == 0
@@ -529,7 +529,7 @@ async def test_no_company_waits_for_the_onboarding_of_another_whose_tables_are_r
     agent.onboarding._tables = lambda tenant: broken if tenant == TENANT else agent.tables
     async with agent.running():
         never = await agent.submit(task(1))
-        while not agent.backoff.waits:
+        while not agent.pauses.waits:
             await asyncio.sleep(0)
         assert await agent.do(task(2, tenant=other)) == [None]
     assert not never.done()

@@ -22,7 +22,7 @@ from events.subjects import Tenant
 from tables.errors import Unavailable
 from testkit import builders
 from tests.unit.fakes import (
-    RETRY_POLICIES,
+    LIMITS,
     STORED_NS,
     TENANT,
     FakeDelivery,
@@ -33,7 +33,7 @@ from tests.unit.fakes import (
     until,
 )
 
-REALTIME = RETRY_POLICIES["realtime"]
+REALTIME = LIMITS["realtime"]
 INVALID = errors.Invalid("validation failed: jid is required")
 UNKNOWN = errors.UnknownSubject()
 
