@@ -55,5 +55,6 @@ def reload(server: NatsServer, settings: str) -> None:
 
 def _loaded(server: NatsServer) -> str:
     """When it took its configuration."""
-    with urllib.request.urlopen(f"{server.monitoring_url}/varz", timeout=_PATIENCE) as answer:
+    url = f"http://127.0.0.1:{server.monitoring_port}/varz"
+    with urllib.request.urlopen(url, timeout=_PATIENCE) as answer:
         return str(json.load(answer)["config_load_time"])
