@@ -1,11 +1,16 @@
-"""Configurations of NATS: users with limited rights, and JetStream domains."""
+"""Configurations of NATS: users with limited rights, JetStream domains, and how a running server takes another one."""
 
 from __future__ import annotations
 
+import json
+import time
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from testkit.servers import free_port
+from testkit.servers import NatsServer, free_port
+
+_PATIENCE = 30.0
 
 # What the worker needs (docs/security.md), by the short names that tests use.
 RIGHTS = {
@@ -36,3 +41,20 @@ def rights(*, denied: Sequence[str] = (), inbox: str = "_INBOX.>", without: Sequ
         {{ user: "worker", password: "w", permissions: {{
             publish: {{ allow: [ {allowed} ], deny: [ {refused} ] }}, subscribe: [ {subscribe} ] }} }},
         {{ user: "tests", password: "t" }} ] }}"""
+
+
+def reload(server: NatsServer, settings: str) -> None:
+    """Change the further lines of a server's configuration while it runs; returns when it has taken them."""
+    before = _loaded(server)
+    server.reload(settings)
+    deadline = time.monotonic() + _PATIENCE
+    while _loaded(server) == before:
+        assert time.monotonic() < deadline, "the server does not take its new configuration"
+        time.sleep(0.01)
+
+
+def _loaded(server: NatsServer) -> str:
+    """When it took its configuration."""
+    url = f"http://127.0.0.1:{server.monitoring_port}/varz"
+    with urllib.request.urlopen(url, timeout=_PATIENCE) as answer:
+        return str(json.load(answer)["config_load_time"])

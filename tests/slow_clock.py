@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from typing import Final
+
+from testkit.oracle import Version
 
 # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<deliveries>.<sequence>.<consumer sequence>.<store time>.<pending>
 _REPLY: Final = r"(\$JS\.ACK\.(?:[^. ]+\.[^. ]+\.)?%s\.[^. ]+\.\d+\.\d+\.\d+\.)(\d{19})(?=\.\d+)"
@@ -23,6 +26,12 @@ class SlowClock:
     def set_back(self, since: int | None = None) -> None:
         """Be behind for everything that is stored from this moment on (ns since 1970; None: now), redeliveries too."""
         self.since = time.time_ns() if since is None else since
+
+    def told(self, stored: Version) -> Version:
+        """The version that a worker is told, of an event that was stored with this one."""
+        if self.since is None or stored.ns < self.since:
+            return stored
+        return replace(stored, ns=stored.ns - self.behind)
 
     def rewrite(self, data: bytes) -> bytes:
         """Lines of the server with the store times of this clock; the length stays. For `testkit.proxy.Proxy`."""

@@ -15,7 +15,7 @@ from nats.aio.client import Client
 
 from events.subjects import Tenant
 from testkit.worker import Worker
-from tests.acceptance.site import Site
+from tests.acceptance.company_probe import CompanyProbe
 
 # One after the other for the tests of a module; more of them only cost the shared worker its start.
 _COMPANIES = 8
@@ -44,7 +44,7 @@ class Launch:
             companies,
             nats_url=self._servers[0] if nats_url is None else nats_url,
             postgres_dsn=self._servers[1] if postgres_dsn is None else postgres_dsn,
-            log=self._folder / f"worker{len(self.made)}.log",
+            log=self._folder / f"{'-'.join(companies[:1])}-{len(self.made)}.log",
             **{**also, **settings},
         )
         self.made.append(worker)
@@ -53,14 +53,27 @@ class Launch:
             worker.wait_ready()
         return worker
 
+    def logged_errors(self) -> list[str]:
+        """What they logged as an error: somebody met something unexpected."""
+        return [
+            f"the worker logged: {str(said.get('msg'))[:150]} ({worker.log})"
+            for worker in self.made
+            for said in worker.lines()
+            if said.get("level") in ("error", "critical")
+        ]
+
+    def kill_all(self) -> None:
+        """End whatever still runs."""
+        for worker in self.made:
+            worker.kill()
+
 
 @pytest.fixture
 def launch(tmp_path: Path, nats_url: str, postgres_dsn: str) -> Iterator[Launch]:
     """Starts workers that end with the test."""
     launch = Launch(tmp_path, nats_url, postgres_dsn)
     yield launch
-    for worker in launch.made:
-        worker.kill()
+    launch.kill_all()
 
 
 @pytest.fixture(scope="module")
@@ -117,13 +130,13 @@ def sharing(
 
 
 @asynccontextmanager
-async def visited(company: str, nc: Client, dsn: str) -> AsyncIterator[Site]:
+async def visited(company: str, nc: Client, dsn: str) -> AsyncIterator[CompanyProbe]:
     """A company, with a connection of its own to its database."""
     database = await asyncpg.connect(dsn)
     try:
         for kind in ("json", "jsonb"):
             await database.set_type_codec(kind, encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
-        yield Site(Tenant(company), nc, database)
+        yield CompanyProbe(Tenant(company), nc, database)
     finally:
         # Its server may be frozen or gone: then there is nobody to say good-bye to.
         with suppress(Exception):
@@ -131,21 +144,21 @@ async def visited(company: str, nc: Client, dsn: str) -> AsyncIterator[Site]:
 
 
 @pytest.fixture
-async def site(company: str, nc: Client, postgres_dsn: str) -> AsyncIterator[Site]:
+async def probe(company: str, nc: Client, postgres_dsn: str) -> AsyncIterator[CompanyProbe]:
     """The test's own company; no worker serves it unless the test launches one."""
-    async with visited(company, nc, postgres_dsn) as site:
-        yield site
+    async with visited(company, nc, postgres_dsn) as probe:
+        yield probe
 
 
 @pytest.fixture
-async def served(sharing: Shared, nc: Client, postgres_dsn: str) -> AsyncIterator[Site]:
+async def served(sharing: Shared, nc: Client, postgres_dsn: str) -> AsyncIterator[CompanyProbe]:
     """A company of the module's shared worker."""
-    async with visited(sharing.company(), nc, postgres_dsn) as site:
-        yield site
+    async with visited(sharing.company(), nc, postgres_dsn) as probe:
+        yield probe
 
 
 @pytest.fixture
-def shared(sharing: Shared, served: Site) -> Worker:
+def shared(sharing: Shared, served: CompanyProbe) -> Worker:
     """The worker that serves `served`, and others beside it."""
     assert sharing.worker is not None
     assert served.company in sharing.worker.companies

@@ -11,48 +11,48 @@ from nats.aio.client import Client
 
 from testkit import builders
 from testkit.worker import Worker
+from tests.acceptance.company_probe import DLQ_STREAM, CompanyProbe, comes_to, stream_of
 from tests.acceptance.conftest import Shared, visited
-from tests.acceptance.site import DLQ_STREAM, Site, comes_to, stream_of
 
 _MESSAGES = "v1.messages.upsert"
 _DEEP = b"[" * 20_000 + b"]" * 20_000
 
 
 @pytest.fixture
-async def served(sharing: Shared, nc: Client, postgres_dsn: str) -> AsyncIterator[Site]:
+async def served(sharing: Shared, nc: Client, postgres_dsn: str) -> AsyncIterator[CompanyProbe]:
     """One company for all tests, emptied after each: nothing is counted here, and making schemas takes long."""
-    async with visited(sharing.any_company(), nc, postgres_dsn) as site:
-        yield site
+    async with visited(sharing.any_company(), nc, postgres_dsn) as probe:
+        yield probe
         tables = "messages message_keys chats chat_steps contacts onboarding_log agents exhausted_events"
-        await site.execute(f"TRUNCATE {', '.join(f'{{schema}}.{table}' for table in tables.split())}")
-        await site.js.purge_stream(DLQ_STREAM, subject=site.tenant.subject("v1.dlq"))
+        await probe.execute(f"TRUNCATE {', '.join(f'{{schema}}.{table}' for table in tables.split())}")
+        await probe.js.purge_stream(DLQ_STREAM, subject=probe.tenant.subject("v1.dlq"))
 
 
-def _body(site: Site, **changes: Any) -> bytes:
-    return builders.body(site.of_us(builders.message(**changes)))
+def _body(probe: CompanyProbe, **changes: Any) -> bytes:
+    return builders.body(probe.of_us(builders.message(**changes)))
 
 
-def _spliced(site: Site, name: str, raw: bytes) -> bytes:
+def _spliced(probe: CompanyProbe, name: str, raw: bytes) -> bytes:
     """A message in which one field has this very text as its value."""
-    return _body(site, **{name: "<here>"}).replace(b'"<here>"', raw)
+    return _body(probe, **{name: "<here>"}).replace(b'"<here>"', raw)
 
 
-async def _goes_on(worker: Worker, site: Site) -> None:
+async def _goes_on(worker: Worker, probe: CompanyProbe) -> None:
     """The worker lives, is ready, never restarted an agent, and stores the next event."""
-    await site.publish("v1.connection.update", builders.connection())
-    await site.holds("agents", 1)
+    await probe.publish("v1.connection.update", builders.connection())
+    await probe.holds("agents", 1)
     assert worker.running
     assert worker.ready()["status"] == "READY"
     told = [line for line in worker.lines() if "estart" in line["msg"] or line.get("stacktrace")]
     assert not told
 
 
-async def _dead_letter(site: Site, event_type: str) -> dict[str, Any]:
-    await comes_to(1, site.letters)
-    await site.settled(stream_of(event_type))
-    letter = await site.letter()
-    assert letter["source_subject"] == site.tenant.subject(event_type)
-    assert letter["company"] == site.company
+async def _dead_letter(probe: CompanyProbe, event_type: str) -> dict[str, Any]:
+    await comes_to(1, probe.letters)
+    await probe.settled(stream_of(event_type))
+    letter = await probe.letter()
+    assert letter["source_subject"] == probe.tenant.subject(event_type)
+    assert letter["company"] == probe.company
     return letter
 
 
@@ -73,7 +73,7 @@ async def _dead_letter(site: Site, event_type: str) -> dict[str, Any]:
     ],
 )
 async def test_what_is_no_json_object_is_an_unmarshal_dead_letter_with_its_text(
-    shared: Worker, served: Site, event_type: str, body: bytes
+    shared: Worker, served: CompanyProbe, event_type: str, body: bytes
 ) -> None:
     await served.publish(event_type, body)
     letter = await _dead_letter(served, event_type)
@@ -105,7 +105,7 @@ async def test_what_is_no_json_object_is_an_unmarshal_dead_letter_with_its_text(
     ],
 )
 async def test_a_field_of_the_wrong_kind_is_a_dead_letter_whose_reason_names_it(
-    shared: Worker, served: Site, changes: dict[str, Any], field: str
+    shared: Worker, served: CompanyProbe, changes: dict[str, Any], field: str
 ) -> None:
     await served.publish(_MESSAGES, builders.message(**changes))
     letter = await _dead_letter(served, _MESSAGES)
@@ -132,7 +132,7 @@ async def test_a_field_of_the_wrong_kind_is_a_dead_letter_whose_reason_names_it(
     ],
 )
 async def test_a_bad_field_of_any_event_type_is_named(
-    shared: Worker, served: Site, event_type: str, payload: Any, field: str
+    shared: Worker, served: CompanyProbe, event_type: str, payload: Any, field: str
 ) -> None:
     await served.publish(event_type, payload)
     assert field in (await _dead_letter(served, event_type))["error"]
@@ -140,7 +140,7 @@ async def test_a_bad_field_of_any_event_type_is_named(
 
 
 @pytest.mark.rule("PAY-9")
-async def test_nul_is_removed_and_the_event_stored(shared: Worker, served: Site) -> None:
+async def test_nul_is_removed_and_the_event_stored(shared: Worker, served: CompanyProbe) -> None:
     """In texts, and nested in values and keys."""
     await served.publish(
         _MESSAGES, builders.message(message_text="a\0b", message_obj={"k\0ey": [{"deep\0er": "x\0y"}]})
@@ -155,7 +155,7 @@ async def test_nul_is_removed_and_the_event_stored(shared: Worker, served: Site)
 
 @pytest.mark.rule("PAY-9")
 async def test_lone_surrogates_and_bad_utf_8_are_replaced_and_the_event_stored(
-    shared: Worker, served: Site
+    shared: Worker, served: CompanyProbe
 ) -> None:
     await served.publish(_MESSAGES, _spliced(served, "message_text", rb'"a\ud800b"'))
     await served.publish("v1.chats.upsert", _chat_body(served, b'"a\xffb"'))
@@ -166,12 +166,12 @@ async def test_lone_surrogates_and_bad_utf_8_are_replaced_and_the_event_stored(
     await _goes_on(shared, served)
 
 
-def _chat_body(site: Site, name: bytes) -> bytes:
-    return builders.body(site.of_us(builders.chat(push_name="<here>"))).replace(b'"<here>"', name)
+def _chat_body(probe: CompanyProbe, name: bytes) -> bytes:
+    return builders.body(probe.of_us(builders.chat(push_name="<here>"))).replace(b'"<here>"', name)
 
 
 @pytest.mark.rule("PAY-10")
-async def test_numbers_beyond_a_double_are_kept_exactly(shared: Worker, served: Site) -> None:
+async def test_numbers_beyond_a_double_are_kept_exactly(shared: Worker, served: CompanyProbe) -> None:
     await served.publish(_MESSAGES, builders.message(message_obj={"n": 12345678901234567890123}))
     await served.holds("messages", 1)
     text = await served.value("SELECT message_obj->>'n' FROM {schema}.messages")
@@ -181,7 +181,7 @@ async def test_numbers_beyond_a_double_are_kept_exactly(shared: Worker, served: 
 
 @pytest.mark.parametrize("number", [b"1e400000", b"-1e400000"])
 async def test_a_number_that_no_column_holds_is_a_database_dead_letter(
-    shared: Worker, served: Site, number: bytes
+    shared: Worker, served: CompanyProbe, number: bytes
 ) -> None:
     await served.publish(_MESSAGES, _spliced(served, "message_obj", b'{"n": ' + number + b"}"))
     letter = await _dead_letter(served, _MESSAGES)
@@ -191,7 +191,7 @@ async def test_a_number_that_no_column_holds_is_a_database_dead_letter(
 
 @pytest.mark.parametrize("event_type", [_MESSAGES, "v1.history.messages"])
 async def test_twenty_thousand_levels_of_nesting_are_a_dead_letter(
-    shared: Worker, served: Site, event_type: str
+    shared: Worker, served: CompanyProbe, event_type: str
 ) -> None:
     body = _spliced(served, "message_obj", b'{"x": ' + _DEEP + b"}")
     await served.publish(event_type, body if event_type == _MESSAGES else b'{"messages": [' + body + b"]}")
@@ -200,7 +200,7 @@ async def test_twenty_thousand_levels_of_nesting_are_a_dead_letter(
     await _goes_on(shared, served)
 
 
-async def test_a_body_of_the_servers_limit_is_stored(shared: Worker, served: Site) -> None:
+async def test_a_body_of_the_servers_limit_is_stored(shared: Worker, served: CompanyProbe) -> None:
     event = served.of_us(builders.message(message_text=""))
     event["message_text"] = "x" * (served.nc.max_payload - len(builders.body(event)))
     await served.publish(_MESSAGES, event)
@@ -212,7 +212,9 @@ async def test_a_body_of_the_servers_limit_is_stored(shared: Worker, served: Sit
 
 
 @pytest.mark.rule("OUT-9")
-async def test_a_bad_body_of_the_servers_limit_is_an_exhausted_row(shared: Worker, served: Site) -> None:
+async def test_a_bad_body_of_the_servers_limit_is_an_exhausted_row(
+    shared: Worker, served: CompanyProbe
+) -> None:
     """Also when it is no JSON, so that its text only gets longer."""
     await served.publish(_MESSAGES, b'{"' * (served.nc.max_payload // 2))
     await served.holds("exhausted_events", 1)
@@ -224,7 +226,9 @@ async def test_a_bad_body_of_the_servers_limit_is_an_exhausted_row(shared: Worke
 
 
 @pytest.mark.rule("OUT-4")
-async def test_fifty_bad_events_do_not_hold_up_the_good_one_behind_them(shared: Worker, served: Site) -> None:
+async def test_fifty_bad_events_do_not_hold_up_the_good_one_behind_them(
+    shared: Worker, served: CompanyProbe
+) -> None:
     for number in range(50):
         await served.publish(_MESSAGES, b"{" if number % 2 else builders.message(flow=""))
     await _goes_on(shared, served)
@@ -232,7 +236,7 @@ async def test_fifty_bad_events_do_not_hold_up_the_good_one_behind_them(shared: 
 
 
 @pytest.mark.rule("OUT-1")
-async def test_every_bad_event_ends_where_an_operator_finds_it(shared: Worker, served: Site) -> None:
+async def test_every_bad_event_ends_where_an_operator_finds_it(shared: Worker, served: CompanyProbe) -> None:
     """Whole way: what stays broken is an exhausted row after its last try; nothing is left open."""
     del shared
     await served.publish(

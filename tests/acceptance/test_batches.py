@@ -9,8 +9,8 @@ import pytest
 from nats.aio.client import Client
 
 from testkit import builders
+from tests.acceptance.company_probe import HISTORY_STREAM, REALTIME_STREAM, CompanyProbe
 from tests.acceptance.conftest import Launch, visited
-from tests.acceptance.site import HISTORY_STREAM, REALTIME_STREAM, Site
 
 _EVENTS = 20
 # Both are upper bounds of the metric's buckets.
@@ -19,23 +19,23 @@ _HISTORICAL = 2
 
 
 @pytest.mark.rule("CON-8")
-async def test_no_batch_is_larger_than_its_setting_says(launch: Launch, site: Site) -> None:
-    launch(site.company).stop()  # it made the streams
+async def test_no_batch_is_larger_than_its_setting_says(launch: Launch, probe: CompanyProbe) -> None:
+    launch(probe.company).stop()  # it made the streams
     chats = [builders.chat(chat_id=f"C{number}") for number in range(_EVENTS)]
-    await site.publish_many("v1.chats.upsert", chats)
-    await site.publish_many("v1.history.chats", [builders.history_chats(chat) for chat in chats])
+    await probe.publish_many("v1.chats.upsert", chats)
+    await probe.publish_many("v1.history.chats", [builders.history_chats(chat) for chat in chats])
 
     worker = launch(
-        site.company,
+        probe.company,
         NATS_REALTIME_BATCHSIZE=str(_REALTIME),
         NATS_HISTORICAL_BATCHSIZE=str(_HISTORICAL),
     )
-    await site.settled(REALTIME_STREAM)
-    await site.settled(HISTORY_STREAM)
+    await probe.settled(REALTIME_STREAM)
+    await probe.settled(HISTORY_STREAM)
 
     metrics = worker.scrape()
     for consumer, size in (("realtime", _REALTIME), ("historical", _HISTORICAL)):
-        labels = {"company_id": site.company, "consumer_type": consumer}
+        labels = {"company_id": probe.company, "consumer_type": consumer}
         batches = metrics.value("daisi_source_batch_messages_count", **labels)
         within = metrics.value("daisi_source_batch_messages_bucket", **labels, le=f"{size:.1f}")
         assert metrics.value("daisi_source_batch_messages_sum", **labels) == _EVENTS
@@ -52,14 +52,14 @@ async def test_a_backlog_of_large_events_of_many_companies_does_not_cut_the_work
         builders.chat(chat_id=f"C{number}", last_message={"text": "x" * 250_000}) for number in range(40)
     ]
     async with AsyncExitStack() as stack:
-        sites = [await stack.enter_async_context(visited(name, nc, postgres_dsn)) for name in companies]
-        for site in sites:
-            await site.publish_many("v1.chats.upsert", large)
+        probes = [await stack.enter_async_context(visited(name, nc, postgres_dsn)) for name in companies]
+        for probe in probes:
+            await probe.publish_many("v1.chats.upsert", large)
 
         worker = launch(*companies)
-        for site in sites:
-            await site.settled()
+        for probe in probes:
+            await probe.settled()
 
-        assert [await site.deliveries() for site in sites] == [len(large)] * len(sites)
-        assert [await site.count("chats") for site in sites] == [len(large)] * len(sites)
+        assert [await probe.deliveries() for probe in probes] == [len(large)] * len(probes)
+        assert [await probe.count("chats") for probe in probes] == [len(large)] * len(probes)
     assert not [line for line in worker.lines() if "is lost" in line["msg"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import time
@@ -17,8 +18,8 @@ from testkit import builders
 from testkit.proxy import Proxy
 from testkit.servers import NatsServer, PostgresServer
 from testkit.worker import Worker
+from tests.acceptance.company_probe import CompanyProbe, comes_true
 from tests.acceptance.conftest import Launch, visited
-from tests.acceptance.site import Site, comes_true
 
 _COUNT: Final = 20
 _MESSAGES: Final = "v1.messages.upsert"
@@ -44,21 +45,19 @@ def _event(event_type: str, number: int) -> builders.Payload:
 
 
 async def _tells(worker: Worker, text: str, within: float = 30.0) -> None:
-    """Wait until /ready is 503, and says this."""
+    """Wait until /ready is 503 and says this: both in one answer, for it may change from one try to the next."""
     deadline = time.monotonic() + within
-    while text not in (told := await asyncio.to_thread(_told, worker)):
-        assert time.monotonic() < deadline, told
+    while True:
+        status, body = await asyncio.to_thread(worker.page, "/ready")
+        if status == 503 and text in json.loads(body)["details"].get("postgres", ""):
+            return
+        assert time.monotonic() < deadline, body
         await asyncio.sleep(0.05)
-    assert worker.page("/ready")[0] == 503
 
 
-def _told(worker: Worker) -> str:
-    return str(worker.ready()["details"].get("postgres", ""))
-
-
-async def _blames_nobody(site: Site) -> None:
-    assert await site.letters() == 0
-    assert await site.count("exhausted_events") == 0
+async def _blames_nobody(probe: CompanyProbe) -> None:
+    assert await probe.letters() == 0
+    assert await probe.count("exhausted_events") == 0
 
 
 class Fault(NamedTuple):
@@ -134,7 +133,7 @@ _FAULTS: Final = {
 @pytest.mark.rule("DBE-2")
 @pytest.mark.parametrize("fault", _FAULTS.values(), ids=_FAULTS)
 async def test_what_is_refused_to_everybody_is_an_outage_and_makes_no_dead_letter(
-    shared: Worker, served: Site, fault: Fault
+    shared: Worker, served: CompanyProbe, fault: Fault
 ) -> None:
     await served.execute(fault.breaks)
     await served.publish_many(
@@ -153,7 +152,7 @@ async def test_what_is_refused_to_everybody_is_an_outage_and_makes_no_dead_lette
 
 @pytest.mark.parametrize("sqlstate", ["P0001", "54000", "22000"])
 async def test_an_onboarding_that_is_refused_to_everybody_is_an_outage(
-    shared: Worker, served: Site, sqlstate: str
+    shared: Worker, served: CompanyProbe, sqlstate: str
 ) -> None:
     breaks, mends = _trigger("onboarding_log", sqlstate, "no log today")
     await served.execute(breaks)
@@ -170,7 +169,7 @@ async def test_an_onboarding_that_is_refused_to_everybody_is_an_outage(
 
 
 async def test_one_event_that_is_refused_among_many_is_a_dead_letter_at_once(
-    shared: Worker, served: Site
+    shared: Worker, served: CompanyProbe
 ) -> None:
     """And none of its neighbours waits for it: no probe is refused, so nothing pauses."""
     bad = builders.body(served.of_us(builders.message(flow="OUT", message_obj={"n": 0})))
@@ -185,7 +184,7 @@ async def test_one_event_that_is_refused_among_many_is_a_dead_letter_at_once(
 
 
 async def test_a_bad_event_is_given_up_where_the_operators_constraints_take_no_test_row(
-    shared: Worker, served: Site
+    shared: Worker, served: CompanyProbe
 ) -> None:
     """Refused for different reasons: the test row clears nobody, and the stream is not held up for ever."""
     await served.execute("ALTER TABLE {schema}.chats ADD CHECK (chat_id LIKE 'C%' OR chat_id LIKE 'bad%')")
@@ -198,7 +197,7 @@ async def test_a_bad_event_is_given_up_where_the_operators_constraints_take_no_t
 
 
 async def test_an_event_of_an_unknown_agent_is_given_up_where_a_foreign_key_asks_for_agents(
-    shared: Worker, served: Site
+    shared: Worker, served: CompanyProbe
 ) -> None:
     await served.publish("v1.connection.update", builders.connection(agent_id="known"))
     await served.holds("agents", 1)
@@ -214,7 +213,7 @@ async def test_an_event_of_an_unknown_agent_is_given_up_where_a_foreign_key_asks
 
 @pytest.mark.rule("DBE-5")
 async def test_many_different_events_refused_in_a_row_do_not_empty_the_stream_into_dead_letters(
-    shared: Worker, served: Site
+    shared: Worker, served: CompanyProbe
 ) -> None:
     """What passes our checks and is refused one after the other is a wrong deployment: it goes slowly, and is told."""
     await served.trip("chats", "NEW.chat_id LIKE 'bad%'", "22001")
@@ -229,24 +228,24 @@ async def test_many_different_events_refused_in_a_row_do_not_empty_the_stream_in
 
 @pytest.mark.parametrize("sqlstate", ["XX000", "22023"])
 async def test_a_connection_that_is_refused_is_an_outage_whatever_the_code(
-    launch: Launch, site: Site, postgres_server: PostgresServer, sqlstate: str
+    launch: Launch, probe: CompanyProbe, postgres_server: PostgresServer, sqlstate: str
 ) -> None:
     async with Proxy(postgres_server.port) as way:
         dsn = postgres_server.dsn.replace(str(postgres_server.port), str(way.port))
         # The proxy is of this loop, which must not be blocked.
-        worker = launch(site.company, postgres_dsn=dsn, ready=False, NATS_REALTIME_NAKBASEDELAY="10ms")
+        worker = launch(probe.company, postgres_dsn=dsn, ready=False, NATS_REALTIME_NAKBASEDELAY="10ms")
         await comes_true(lambda: worker.page("/ready")[0] == 200)
         way.refuse(sqlstate, "no room at the inn")
-        await site.publish_many(_MESSAGES, [_event(_MESSAGES, number) for number in range(_COUNT)])
+        await probe.publish_many(_MESSAGES, [_event(_MESSAGES, number) for number in range(_COUNT)])
         await _tells(worker, f"cannot connect: SQLSTATE {sqlstate}: no room at the inn")
         # Each try of the worker's is a new connection.
         await comes_true(lambda: way.refused > 10)
-        await _blames_nobody(site)
+        await _blames_nobody(probe)
         way.heal()
-        await site.settled()
-        await site.holds("messages", _COUNT)
-        await _blames_nobody(site)
-        assert await site.deliveries() == _COUNT
+        await probe.settled()
+        await probe.holds("messages", _COUNT)
+        await _blames_nobody(probe)
+        assert await probe.deliveries() == _COUNT
 
 
 # Events and housekeeping may use up so many before the server refuses.
@@ -311,27 +310,27 @@ class WornServer(PostgresServer):
 
 
 @pytest.fixture
-async def worn(company: str) -> AsyncIterator[tuple[Site, NatsServer, WornServer]]:
+async def worn(company: str) -> AsyncIterator[tuple[CompanyProbe, NatsServer, WornServer]]:
     """The test's company on servers of its own."""
     with NatsServer() as broker, WornServer() as postgres:
         client = await nats.connect(broker.url)
         await postgres.wear_out()
-        async with visited(company, client, postgres.dsn) as site:
-            yield site, broker, postgres
+        async with visited(company, client, postgres.dsn) as probe:
+            yield probe, broker, postgres
         await client.close()
 
 
 async def test_a_server_that_refuses_writes_for_fear_of_wraparound_makes_no_dead_letter(
-    launch: Launch, worn: tuple[Site, NatsServer, WornServer]
+    launch: Launch, worn: tuple[CompanyProbe, NatsServer, WornServer]
 ) -> None:
-    site, broker, postgres = worn
+    probe, broker, postgres = worn
     quick = {"NATS_REALTIME_NAKBASEDELAY": "10ms"}
-    worker = launch(site.company, nats_url=broker.url, postgres_dsn=postgres.dsn, also=quick)
+    worker = launch(probe.company, nats_url=broker.url, postgres_dsn=postgres.dsn, also=quick)
     await postgres.use_up()
-    await site.publish_many(_MESSAGES, [_event(_MESSAGES, number) for number in range(_COUNT)])
+    await probe.publish_many(_MESSAGES, [_event(_MESSAGES, number) for number in range(_COUNT)])
     await _tells(worker, "wraparound")
-    assert await site.letters() == 0
+    assert await probe.letters() == 0
     await postgres.rescue()
-    await site.settled(within=60)
-    await site.holds("messages", _COUNT)
-    await _blames_nobody(site)
+    await probe.settled(within=60)
+    await probe.holds("messages", _COUNT)
+    await _blames_nobody(probe)

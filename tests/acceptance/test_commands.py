@@ -13,8 +13,8 @@ from nats.js.errors import NotFoundError
 from streams.version import VERSION
 from testkit.servers import NatsServer, free_port
 from testkit.worker import command, environment
+from tests.acceptance.company_probe import CompanyProbe
 from tests.acceptance.conftest import visited
-from tests.acceptance.site import Site
 
 Run = Callable[..., CompletedProcess[str]]
 
@@ -34,12 +34,12 @@ def test_version_says_the_version(run: Run) -> None:
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, VERSION, "")
 
 
-async def test_migrate_makes_the_schema_and_may_be_repeated(run: Run, site: Site) -> None:
+async def test_migrate_makes_the_schema_and_may_be_repeated(run: Run, probe: CompanyProbe) -> None:
     for _ in range(2):
         done = run("migrate")
         assert done.returncode == 0, done.stderr
-        assert site.tenant.schema in done.stdout
-    assert await site.count("messages") == 0
+        assert probe.tenant.schema in done.stdout
+    assert await probe.count("messages") == 0
 
 
 async def test_migrate_without_a_database_ends_with_one_line(company: str, nats_url: str) -> None:
@@ -54,7 +54,7 @@ async def test_topology_only_shows_until_it_is_told_to_apply(
 ) -> None:
     with NatsServer() as server:
         client = await nats.connect(server.url)
-        async with visited(company, client, postgres_dsn) as site:
+        async with visited(company, client, postgres_dsn) as probe:
             shown = run("topology", nats_url=server.url)
             assert shown.returncode == 0, shown.stderr
             for name in (
@@ -65,27 +65,27 @@ async def test_topology_only_shows_until_it_is_told_to_apply(
             ):
                 assert name in shown.stdout
             with pytest.raises(NotFoundError):
-                await site.js.stream_info("wa_events_stream")
+                await probe.js.stream_info("wa_events_stream")
 
             applied = run("topology", "--apply", nats_url=server.url)
             assert applied.returncode == 0, applied.stderr
-            assert (await site.consumer()).config.durable_name == f"wa_realtime_{company}"
+            assert (await probe.consumer()).config.durable_name == f"wa_realtime_{company}"
             assert "nothing to change" in run("topology", nats_url=server.url).stdout
         await client.close()
 
 
-async def test_topology_drops_the_old_durables_only_when_told_to(run: Run, site: Site) -> None:
+async def test_topology_drops_the_old_durables_only_when_told_to(run: Run, probe: CompanyProbe) -> None:
     run("topology", "--apply")
     old = ConsumerConfig(
-        durable_name=f"wa_listener_{site.company}",
-        deliver_subject=site.nc.new_inbox(),
-        filter_subject=site.tenant.subject("v1.chats.upsert"),
+        durable_name=f"wa_listener_{probe.company}",
+        deliver_subject=probe.nc.new_inbox(),
+        filter_subject=probe.tenant.subject("v1.chats.upsert"),
     )
-    await site.js.add_consumer("wa_events_stream", old)
+    await probe.js.add_consumer("wa_events_stream", old)
     assert run("topology", "--apply").returncode == 0
-    assert await site.js.consumer_info("wa_events_stream", f"wa_listener_{site.company}")
+    assert await probe.js.consumer_info("wa_events_stream", f"wa_listener_{probe.company}")
     dropped = run("topology", "--drop-old")
     assert dropped.returncode == 0, dropped.stderr
-    assert f"wa_listener_{site.company}" in dropped.stdout
+    assert f"wa_listener_{probe.company}" in dropped.stdout
     with pytest.raises(NotFoundError):
-        await site.js.consumer_info("wa_events_stream", f"wa_listener_{site.company}")
+        await probe.js.consumer_info("wa_events_stream", f"wa_listener_{probe.company}")

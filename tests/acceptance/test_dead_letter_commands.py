@@ -12,7 +12,7 @@ import pytest
 from testkit import builders
 from testkit.servers import NatsServer, free_port
 from testkit.worker import Worker, command, environment
-from tests.acceptance.site import DLQ_STREAM, Site, comes_to, comes_true
+from tests.acceptance.company_probe import DLQ_STREAM, CompanyProbe, comes_to, comes_true
 
 Run = Callable[..., CompletedProcess[str]]
 
@@ -28,7 +28,7 @@ def settings() -> dict[str, str]:
 
 
 @pytest.fixture
-def run(shared: Worker, served: Site, nats_url: str, postgres_dsn: str) -> Run:
+def run(shared: Worker, served: CompanyProbe, nats_url: str, postgres_dsn: str) -> Run:
     """Runs a command for the test's company, or for `companies`."""
 
     def run(
@@ -39,38 +39,40 @@ def run(shared: Worker, served: Site, nats_url: str, postgres_dsn: str) -> Run:
     return run
 
 
-async def _give_up(site: Site, **changes: Any) -> int:
+async def _give_up(probe: CompanyProbe, **changes: Any) -> int:
     """Have the worker give up an update of a message that is not there; the row's id."""
-    before = await site.count("exhausted_events")
-    payload = site.of_us(changes.pop("payload", builders.message_update()))
+    before = await probe.count("exhausted_events")
+    payload = probe.of_us(changes.pop("payload", builders.message_update()))
     given = {
-        "company": site.company,
-        "source_subject": site.tenant.subject("v1.messages.update"),
+        "company": probe.company,
+        "source_subject": probe.tenant.subject("v1.messages.update"),
         "retry_count": 5,
         "event_version": OLD,
     }
-    await site.publish("v1.dlq", builders.envelope(payload, **{**given, **changes}))
-    await site.holds("exhausted_events", before + 1)
-    await site.settled(DLQ_STREAM)
-    return int(await site.value("SELECT max(id) FROM {schema}.exhausted_events"))
+    await probe.publish("v1.dlq", builders.envelope(payload, **{**given, **changes}))
+    await probe.holds("exhausted_events", before + 1)
+    await probe.settled(DLQ_STREAM)
+    return int(await probe.value("SELECT max(id) FROM {schema}.exhausted_events"))
 
 
-async def _row(site: Site, row: int) -> dict[str, Any]:
-    [found] = [one for one in await site.rows("exhausted_events") if one["id"] == row]
+async def _row(probe: CompanyProbe, row: int) -> dict[str, Any]:
+    [found] = [one for one in await probe.rows("exhausted_events") if one["id"] == row]
     return found
 
 
-async def _store(site: Site, *, error: str = "boom", hours: float = 0, resolved: bool = False) -> int:
+async def _store(
+    probe: CompanyProbe, *, error: str = "boom", hours: float = 0, resolved: bool = False
+) -> int:
     """A row as the worker writes it; `hours` old. Its payloads say `secret`."""
-    letter = builders.envelope({"text": "secret"}, source_subject=site.tenant.subject("v1.chats.upsert"))
+    letter = builders.envelope({"text": "secret"}, source_subject=probe.tenant.subject("v1.chats.upsert"))
     return int(
-        await site.value(
+        await probe.value(
             """INSERT INTO {schema}.exhausted_events (created_at, company_id, source_subject, last_error,
                 retry_count, dlq_payload, original_payload, resolved, notes)
             VALUES (now() - make_interval(secs => $1), $2, $3, $4, 5, $5, $6, $7, '') RETURNING id""",
             hours * 3600,
-            site.company,
-            site.tenant.subject("v1.chats.upsert"),
+            probe.company,
+            probe.tenant.subject("v1.chats.upsert"),
             error,
             letter,
             letter["original_payload"],
@@ -93,7 +95,7 @@ def _refused(done: CompletedProcess[str]) -> str:
 
 
 @pytest.mark.rule("PRK-7")
-async def test_the_list_shows_what_waits_newest_first_and_no_payload(run: Run, served: Site) -> None:
+async def test_the_list_shows_what_waits_newest_first_and_no_payload(run: Run, served: CompanyProbe) -> None:
     old = await _store(served, hours=3)
     new = await _store(served, error="fatal: validation\nfailed\x1b[31m " + "x" * 300)
     await _store(served, resolved=True)
@@ -111,7 +113,9 @@ async def test_the_list_shows_what_waits_newest_first_and_no_payload(run: Run, s
 
 
 @pytest.mark.rule("PRK-7")
-async def test_the_list_is_chosen_by_error_age_and_state_and_has_a_limit(run: Run, served: Site) -> None:
+async def test_the_list_is_chosen_by_error_age_and_state_and_has_a_limit(
+    run: Run, served: CompanyProbe
+) -> None:
     old = await _store(served, error="fatal: Message to update not found", hours=50)
     new = await _store(served, error="fatal: validation failed: jid", hours=1)
     done = await _store(served, resolved=True, hours=2)
@@ -127,7 +131,7 @@ async def test_the_list_is_chosen_by_error_age_and_state_and_has_a_limit(run: Ru
     assert run("exhausted", "--error", "nobody has this").stdout == "none\n"
 
 
-async def test_a_program_can_read_the_list_and_a_row(run: Run, served: Site) -> None:
+async def test_a_program_can_read_the_list_and_a_row(run: Run, served: CompanyProbe) -> None:
     row = await _store(served)
 
     [listed] = json.loads(run("--json", "exhausted").stdout)
@@ -137,7 +141,7 @@ async def test_a_program_can_read_the_list_and_a_row(run: Run, served: Site) -> 
     assert shown["original_payload"] == {"text": "secret"}
 
 
-async def test_a_row_is_shown_whole_and_its_payloads_only_when_asked(run: Run, served: Site) -> None:
+async def test_a_row_is_shown_whole_and_its_payloads_only_when_asked(run: Run, served: CompanyProbe) -> None:
     row = await _store(served)
 
     shown = run("exhausted-show", str(row))
@@ -152,7 +156,7 @@ async def test_a_row_is_shown_whole_and_its_payloads_only_when_asked(run: Run, s
 
 @pytest.mark.rule("PRK-3")
 async def test_a_replay_is_stored_once_its_cause_is_gone_and_the_row_says_by_whom(
-    run: Run, served: Site
+    run: Run, served: CompanyProbe
 ) -> None:
     row = await _give_up(served)
     await served.publish("v1.messages.upsert", builders.message(status=builders.ABSENT))
@@ -170,7 +174,7 @@ async def test_a_replay_is_stored_once_its_cause_is_gone_and_the_row_says_by_who
     assert found["notes"].startswith("replayed by Sari W at 20")
 
 
-async def test_a_replay_never_overwrites_what_is_newer(run: Run, served: Site) -> None:
+async def test_a_replay_never_overwrites_what_is_newer(run: Run, served: CompanyProbe) -> None:
     row = await _give_up(served)
     await served.publish("v1.messages.upsert", builders.message(status="played"))
     await served.holds("messages", 1)
@@ -184,7 +188,7 @@ async def test_a_replay_never_overwrites_what_is_newer(run: Run, served: Site) -
 
 @pytest.mark.rule("PRK-4")
 async def test_a_second_replay_within_the_duplicate_window_is_called_a_duplicate(
-    run: Run, served: Site
+    run: Run, served: CompanyProbe
 ) -> None:
     row = await _give_up(served)
     await served.publish("v1.messages.upsert", builders.message())
@@ -202,7 +206,7 @@ async def test_a_second_replay_within_the_duplicate_window_is_called_a_duplicate
 
 
 @pytest.mark.rule("PRK-4")
-async def test_a_row_whose_replay_is_a_duplicate_stays_open(run: Run, served: Site) -> None:
+async def test_a_row_whose_replay_is_a_duplicate_stays_open(run: Run, served: CompanyProbe) -> None:
     """Its confirmation was lost: what was published then may still fail."""
     row = await _store(served)
     await served.publish("v1.dlq", b"{}", Nats_Msg_Id=f"exhausted-{served.company}-{row}-5")
@@ -216,7 +220,7 @@ async def test_a_row_whose_replay_is_a_duplicate_stays_open(run: Run, served: Si
 @pytest.mark.rule("PRK-5")
 @pytest.mark.parametrize("version", [OLD, builders.ABSENT], ids=["versioned", "of the existing service"])
 async def test_a_replay_that_fails_again_opens_its_row_which_can_be_replayed_again(
-    run: Run, shared: Worker, served: Site, version: object
+    run: Run, shared: Worker, served: CompanyProbe, version: object
 ) -> None:
     row = await _give_up(served, event_version=version)
     await served.execute("UPDATE {schema}.exhausted_events SET created_at = '2025-03-04', last_error = 'old'")
@@ -242,7 +246,7 @@ async def test_a_replay_that_fails_again_opens_its_row_which_can_be_replayed_aga
     assert run("exhausted-replay", str(row)).returncode == 0
 
 
-async def test_a_replay_that_fails_at_once_is_not_forgotten(run: Run, served: Site) -> None:
+async def test_a_replay_that_fails_at_once_is_not_forgotten(run: Run, served: CompanyProbe) -> None:
     """The worker gives it up while the command has yet to resolve the row."""
     row = await _give_up(served, company="Somebody")
 
@@ -254,7 +258,7 @@ async def test_a_replay_that_fails_at_once_is_not_forgotten(run: Run, served: Si
 
 
 async def test_all_replays_what_the_filters_choose_and_nothing_that_is_resolved(
-    run: Run, served: Site
+    run: Run, served: CompanyProbe
 ) -> None:
     chosen = [await _store(served, error=f"wanted {number}") for number in range(3)]
     await _store(served, error="other")
@@ -272,7 +276,7 @@ async def test_all_replays_what_the_filters_choose_and_nothing_that_is_resolved(
 
 
 @pytest.mark.rule("PRK-3")
-async def test_replays_keep_to_the_rate(run: Run, served: Site) -> None:
+async def test_replays_keep_to_the_rate(run: Run, served: CompanyProbe) -> None:
     """A replay of many must not flood the workers."""
     rows = [str(await _store(served)) for _ in range(6)]
     assert run("exhausted-replay", *rows, "--rate", "5").returncode == 0
@@ -287,17 +291,17 @@ async def test_replays_keep_to_the_rate(run: Run, served: Site) -> None:
     assert max(times) - min(times) > 0.5
 
 
-async def _letters(site: Site) -> list[int]:
+async def _letters(probe: CompanyProbe) -> list[int]:
     """Sequences of our dead letters, the oldest first."""
     found: list[int] = []
-    while len(found) < await site.letters():
+    while len(found) < await probe.letters():
         after = found[-1] + 1 if found else 1
-        message = await site.js.get_msg(DLQ_STREAM, after, subject=site.tenant.subject("v1.dlq"), next=True)
+        message = await probe.js.get_msg(DLQ_STREAM, after, subject=probe.tenant.subject("v1.dlq"), next=True)
         found.append(message.seq or 0)
     return found
 
 
-async def test_what_jsonb_did_not_take_is_replayed_from_its_text(run: Run, served: Site) -> None:
+async def test_what_jsonb_did_not_take_is_replayed_from_its_text(run: Run, served: CompanyProbe) -> None:
     payload = builders.body(served.of_us(builders.chat()))[:-1] + b', "more": 1e999999}'
     letter = builders.body(
         builders.envelope(
@@ -314,7 +318,7 @@ async def test_what_jsonb_did_not_take_is_replayed_from_its_text(run: Run, serve
     await served.holds("chats", 1)
 
 
-async def test_what_is_no_envelope_is_left_open_with_a_reason(run: Run, served: Site) -> None:
+async def test_what_is_no_envelope_is_left_open_with_a_reason(run: Run, served: CompanyProbe) -> None:
     await served.publish("v1.dlq", b"no envelope")
     await served.holds("exhausted_events", 1)
     [row] = await served.rows("exhausted_events")
@@ -325,7 +329,9 @@ async def test_what_is_no_envelope_is_left_open_with_a_reason(run: Run, served: 
 
 
 @pytest.mark.rule("PRK-6")
-async def test_a_discard_needs_a_reason_and_a_yes_and_changes_nothing_without(run: Run, served: Site) -> None:
+async def test_a_discard_needs_a_reason_and_a_yes_and_changes_nothing_without(
+    run: Run, served: CompanyProbe
+) -> None:
     row = await _store(served)
     before = await _row(served, row)
 
@@ -337,7 +343,7 @@ async def test_a_discard_needs_a_reason_and_a_yes_and_changes_nothing_without(ru
 
 
 @pytest.mark.rule("PRK-6")
-async def test_a_discarded_row_stays_with_who_when_and_why(run: Run, served: Site) -> None:
+async def test_a_discarded_row_stays_with_who_when_and_why(run: Run, served: CompanyProbe) -> None:
     row = await _store(served)
 
     done = run("exhausted-discard", str(row), "--reason", "sent by\na test", "--yes", "--by", "Sari")
@@ -383,7 +389,9 @@ async def test_what_is_no_number_is_a_usage_error(run: Run) -> None:
     assert "'x' is not a valid integer" in done.stderr
 
 
-async def test_ids_of_several_companies_need_the_company(run: Run, served: Site, sharing: Any) -> None:
+async def test_ids_of_several_companies_need_the_company(
+    run: Run, served: CompanyProbe, sharing: Any
+) -> None:
     row = await _store(served)
     other = next(company for company in sharing.worker.companies if company != served.company)
     both = (served.company, other)
@@ -396,7 +404,7 @@ async def test_ids_of_several_companies_need_the_company(run: Run, served: Site,
 
 
 @pytest.mark.rule("PRK-3")
-async def test_without_a_confirmation_the_row_stays_open(run: Run, served: Site) -> None:
+async def test_without_a_confirmation_the_row_stays_open(run: Run, served: CompanyProbe) -> None:
     """A server without the dead-letter stream, and one that is not there."""
     row = await _store(served)
     with NatsServer() as server:
@@ -415,7 +423,9 @@ def test_without_a_database_there_is_one_line(nats_url: str) -> None:
     assert _refused(done).startswith("POSTGRES_DSN: ")
 
 
-async def test_a_dead_update_holds_up_no_other_of_its_chat_and_is_listed(run: Run, served: Site) -> None:
+async def test_a_dead_update_holds_up_no_other_of_its_chat_and_is_listed(
+    run: Run, served: CompanyProbe
+) -> None:
     await served.publish("v1.chats.upsert", builders.chat())
     await served.publish("v1.chats.update", builders.chat_update(unread_count="many"))
     await served.publish("v1.chats.update", builders.chat_update(unread_count=7))

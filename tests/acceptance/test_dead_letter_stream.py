@@ -16,8 +16,15 @@ from nats.js.api import DiscardPolicy, StreamConfig
 from testkit import builders
 from testkit.servers import NatsServer
 from testkit.worker import Worker
+from tests.acceptance.company_probe import (
+    DLQ_STREAM,
+    HISTORY_STREAM,
+    REALTIME_STREAM,
+    CompanyProbe,
+    comes_to,
+    comes_true,
+)
 from tests.acceptance.conftest import Launch, visited
-from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, Site, comes_to, comes_true
 
 _ACK_WAIT = 1.0
 _QUICK = {
@@ -41,11 +48,11 @@ def _url(broker: NatsServer) -> str:
 
 
 @asynccontextmanager
-async def _opened(company: str, broker: NatsServer, dsn: str) -> AsyncIterator[Site]:
+async def _opened(company: str, broker: NatsServer, dsn: str) -> AsyncIterator[CompanyProbe]:
     client = await nats.connect(_url(broker), max_reconnect_attempts=-1, reconnect_time_wait=0.1)
     try:
-        async with visited(company, client, dsn) as site:
-            yield site
+        async with visited(company, client, dsn) as probe:
+            yield probe
     finally:
         await client.close()
 
@@ -55,17 +62,17 @@ class Full:
 
     reason = "maximum bytes exceeded"
 
-    def __init__(self, site: Site, _: NatsServer) -> None:
-        self._site = site
+    def __init__(self, probe: CompanyProbe, _: NatsServer) -> None:
+        self._probe = probe
         self._config: StreamConfig | None = None
 
     async def refuse(self) -> None:
-        self._config = (await self._site.js.stream_info(DLQ_STREAM)).config
+        self._config = (await self._probe.js.stream_info(DLQ_STREAM)).config
         full = {**vars(self._config), "max_bytes": 1, "discard": DiscardPolicy.NEW}
-        await self._site.js.update_stream(StreamConfig(**full))
+        await self._probe.js.update_stream(StreamConfig(**full))
 
     async def take(self) -> None:
-        await self._site.js.update_stream(StreamConfig(**{**vars(self._config), "max_bytes": -1}))
+        await self._probe.js.update_stream(StreamConfig(**{**vars(self._config), "max_bytes": -1}))
 
 
 class Elsewhere(Full):
@@ -74,18 +81,20 @@ class Elsewhere(Full):
     reason = "no stream has this subject"
 
     async def refuse(self) -> None:
-        self._config = (await self._site.js.stream_info(DLQ_STREAM)).config
-        await self._site.js.update_stream(StreamConfig(**{**vars(self._config), "subjects": ["elsewhere.>"]}))
+        self._config = (await self._probe.js.stream_info(DLQ_STREAM)).config
+        await self._probe.js.update_stream(
+            StreamConfig(**{**vars(self._config), "subjects": ["elsewhere.>"]})
+        )
 
     async def take(self) -> None:
-        await self._site.js.update_stream(self._config)
+        await self._probe.js.update_stream(self._config)
 
 
 class Remade(Full):
     """A stream that is full, then deleted, and made anew."""
 
     async def take(self) -> None:
-        await self._site.js.delete_stream(DLQ_STREAM)
+        await self._probe.js.delete_stream(DLQ_STREAM)
 
 
 class Denied(Full):
@@ -93,8 +102,8 @@ class Denied(Full):
 
     reason = "NATS"
 
-    def __init__(self, site: Site, broker: NatsServer) -> None:
-        super().__init__(site, broker)
+    def __init__(self, probe: CompanyProbe, broker: NatsServer) -> None:
+        super().__init__(probe, broker)
         self._broker = broker
 
     async def refuse(self) -> None:
@@ -106,14 +115,14 @@ class Denied(Full):
     async def _restart(self, denied: str) -> None:
         self._broker._settings = _DENIED.format(denied)
         await asyncio.to_thread(self._broker.restart)
-        await comes_true(lambda: self._site.nc.is_connected)
+        await comes_true(lambda: self._probe.nc.is_connected)
 
 
 class Frozen(Full):
     """A stream that is full, on a server that is frozen for longer than the ack wait."""
 
-    def __init__(self, site: Site, broker: NatsServer) -> None:
-        super().__init__(site, broker)
+    def __init__(self, probe: CompanyProbe, broker: NatsServer) -> None:
+        super().__init__(probe, broker)
         self._broker = broker
 
     async def take(self) -> None:
@@ -123,37 +132,37 @@ class Frozen(Full):
         await super().take()
 
 
-async def _published(site: Site) -> list[str]:
+async def _published(probe: CompanyProbe) -> list[str]:
     """Bad items among good ones, and bad events: the chats that must be in a letter, one each."""
     batches = []
     for number in range(_ROUNDS):
         bad = [builders.chat(chat_id=f"H{number}-{item}", jid="") for item in range(3)]
         good = [builders.chat(chat_id=f"G{number}-{item}", jid=f"{number}{item}@c.us") for item in range(3)]
         batches.append(builders.history_chats(*bad, *good))
-    await site.publish_many("v1.history.chats", batches)
+    await probe.publish_many("v1.history.chats", batches)
     events = [builders.chat(chat_id=f"R{number}", jid="") for number in range(_ROUNDS)]
-    await site.publish_many("v1.chats.upsert", events)
+    await probe.publish_many("v1.chats.upsert", events)
     history = [f"H{number}-{item}" for number in range(_ROUNDS) for item in range(3)]
     return [*history, *(f"R{number}" for number in range(_ROUNDS))]
 
 
-async def _carried(site: Site) -> Counter[str]:
+async def _carried(probe: CompanyProbe) -> Counter[str]:
     """The chats in our dead letters, and in how many letters each is."""
     found: Counter[str] = Counter()
-    state = (await site.js.stream_info(DLQ_STREAM)).state
+    state = (await probe.js.stream_info(DLQ_STREAM)).state
     for sequence in range(max(state.first_seq, 1), state.last_seq + 1):
-        payload: Any = json.loads((await site.js.get_msg(DLQ_STREAM, sequence)).data or b"")[
+        payload: Any = json.loads((await probe.js.get_msg(DLQ_STREAM, sequence)).data or b"")[
             "original_payload"
         ]
         found.update(item["chat_id"] for item in payload.get("chats", [payload]))
     return found
 
 
-async def _each_in_one_letter(site: Site, chats: list[str]) -> None:
+async def _each_in_one_letter(probe: CompanyProbe, chats: list[str]) -> None:
     for stream in (HISTORY_STREAM, REALTIME_STREAM):
-        await site.settled(stream)
-    assert await _carried(site) == Counter(chats)
-    assert await site.count("chats") == 3 * _ROUNDS
+        await probe.settled(stream)
+    assert await _carried(probe) == Counter(chats)
+    assert await probe.count("chats") == 3 * _ROUNDS
 
 
 def _reason(worker: Worker, company: str) -> str:
@@ -176,12 +185,12 @@ async def _all_wait(worker: Worker, count: int) -> None:
 async def test_events_given_up_while_the_dead_letter_stream_takes_nothing_are_each_in_one_letter(
     launch: Launch, company: str, broker: NatsServer, postgres_dsn: str, refusal: type[Full]
 ) -> None:
-    async with _opened(company, broker, postgres_dsn) as site:
+    async with _opened(company, broker, postgres_dsn) as probe:
         worker = launch(company, nats_url=_url(broker), postgres_dsn=postgres_dsn, also=_QUICK)
-        stream = refusal(site, broker)
+        stream = refusal(probe, broker)
         await stream.refuse()
         await comes_true(lambda: worker.page("/ready")[0] == 200)
-        chats = await _published(site)
+        chats = await _published(probe)
         await _all_wait(worker, 2 * _ROUNDS)
         assert worker.page("/ready")[0] == 503
         reason = _reason(worker, company)
@@ -190,7 +199,7 @@ async def test_events_given_up_while_the_dead_letter_stream_takes_nothing_are_ea
         await asyncio.sleep(1.5 * _ACK_WAIT)
 
         await stream.take()
-        await _each_in_one_letter(site, chats)
+        await _each_in_one_letter(probe, chats)
         await comes_to(200, lambda: asyncio.to_thread(lambda: worker.page("/ready")[0]))
         told = [line["msg"] for line in worker.lines() if f"dead letters {company} w" in line["msg"]]
         assert len(told) <= 4, "the log says when it begins, when the reason changes, and when it ends"
@@ -200,31 +209,31 @@ async def test_events_given_up_while_the_dead_letter_stream_takes_nothing_are_ea
 async def test_events_whose_letters_wait_when_the_worker_stops_are_in_letters_of_the_next_one(
     launch: Launch, company: str, broker: NatsServer, postgres_dsn: str
 ) -> None:
-    async with _opened(company, broker, postgres_dsn) as site:
+    async with _opened(company, broker, postgres_dsn) as probe:
         quick = {**_QUICK, "STOP_TIMEOUT": "5s"}
         worker = launch(company, nats_url=_url(broker), postgres_dsn=postgres_dsn, also=quick)
-        stream = Full(site, broker)
+        stream = Full(probe, broker)
         await stream.refuse()
-        chats = await _published(site)
+        chats = await _published(probe)
         await _all_wait(worker, 2 * _ROUNDS)
         assert await asyncio.to_thread(worker.stop) == 0
         await stream.take()
-        assert await _carried(site) == Counter()
+        assert await _carried(probe) == Counter()
         launch(company, nats_url=_url(broker), postgres_dsn=postgres_dsn, also=quick)
-        await _each_in_one_letter(site, chats)
+        await _each_in_one_letter(probe, chats)
 
 
 async def test_more_events_than_may_wait_for_the_dead_letter_stream_are_each_in_one_letter(
     launch: Launch, company: str, broker: NatsServer, postgres_dsn: str
 ) -> None:
     """Routing waits at the limit, with a history batch behind it, and goes on when there is room."""
-    async with _opened(company, broker, postgres_dsn) as site:
+    async with _opened(company, broker, postgres_dsn) as probe:
         worker = launch(company, nats_url=_url(broker), postgres_dsn=postgres_dsn, also=_QUICK)
-        stream = Full(site, broker)
+        stream = Full(probe, broker)
         await stream.refuse()
         many = [f"C{number}" for number in range(1200)]
-        await site.publish_many("v1.chats.upsert", [builders.chat(chat_id=chat, jid="") for chat in many])
+        await probe.publish_many("v1.chats.upsert", [builders.chat(chat_id=chat, jid="") for chat in many])
         await _all_wait(worker, 1000)
-        chats = await _published(site)
+        chats = await _published(probe)
         await stream.take()
-        await _each_in_one_letter(site, [*many, *chats])
+        await _each_in_one_letter(probe, [*many, *chats])

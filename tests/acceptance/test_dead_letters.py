@@ -9,8 +9,8 @@ import pytest
 
 from testkit import builders
 from testkit.worker import Worker
+from tests.acceptance.company_probe import DLQ_STREAM, CompanyProbe, comes_to, comes_true
 from tests.acceptance.conftest import Launch
-from tests.acceptance.site import DLQ_STREAM, Site, comes_to, comes_true
 
 _DELAYS = {
     "NATS_DLQBASEDELAYMINUTES": "0.001",
@@ -24,15 +24,19 @@ def settings() -> dict[str, str]:
     return _DELAYS
 
 
-def _envelope(site: Site, payload: Any = builders.ABSENT, **changes: Any) -> builders.Payload:
+def _envelope(probe: CompanyProbe, payload: Any = builders.ABSENT, **changes: Any) -> builders.Payload:
     """A dead letter of this company."""
-    given = {"company": site.company, "source_subject": site.tenant.subject("v1.messages.update"), **changes}
+    given = {
+        "company": probe.company,
+        "source_subject": probe.tenant.subject("v1.messages.update"),
+        **changes,
+    }
     if payload is builders.ABSENT:
         payload = builders.message_update()
-    return builders.envelope(site.of_us(payload), **given)
+    return builders.envelope(probe.of_us(payload), **given)
 
 
-async def _counts(worker: Worker, site: Site, **expected: int) -> None:
+async def _counts(worker: Worker, probe: CompanyProbe, **expected: int) -> None:
     """Wait until the counters of dead letters say so; those that are not named are 0."""
 
     async def found() -> dict[str, int]:
@@ -45,40 +49,40 @@ async def _counts(worker: Worker, site: Site, **expected: int) -> None:
             "failed": "dlq_acks_failure_total",
             "dropped": "dlq_tasks_dropped_total",
         }
-        return {short: int(scrape.value(name, company_id=site.company)) for short, name in names.items()}
+        return {short: int(scrape.value(name, company_id=probe.company)) for short, name in names.items()}
 
     zero = dict.fromkeys(("submitted", "timed", "retried", "acked", "failed", "dropped"), 0)
     await comes_to(zero | expected, found)
 
 
-async def _exhausted(site: Site) -> dict[str, Any]:
+async def _exhausted(probe: CompanyProbe) -> dict[str, Any]:
     """The only row, once it is there and the dead letter is ended."""
-    await site.holds("exhausted_events", 1)
-    await site.settled(DLQ_STREAM)
-    [row] = await site.rows("exhausted_events")
+    await probe.holds("exhausted_events", 1)
+    await probe.settled(DLQ_STREAM)
+    [row] = await probe.rows("exhausted_events")
     assert (row["resolved"], row["resolved_at"], row["notes"]) == (False, None, "")
     return row
 
 
 @pytest.mark.rule("DLQ-5")
-async def test_a_replay_succeeds_once_the_cause_is_gone(launch: Launch, site: Site) -> None:
+async def test_a_replay_succeeds_once_the_cause_is_gone(launch: Launch, probe: CompanyProbe) -> None:
     """The update waits as a dead letter for its message, which comes later."""
     seconds = {"NATS_DLQBASEDELAYMINUTES": "0.03", "NATS_DLQMAXDELAYMINUTES": "0.1"}
-    worker = launch(site.company, also=_DELAYS | seconds)
-    await site.publish("v1.messages.update", builders.message_update())
+    worker = launch(probe.company, also=_DELAYS | seconds)
+    await probe.publish("v1.messages.update", builders.message_update())
     retries = "dlq_task_retries_total"
-    await comes_true(lambda: worker.scrape().value(retries, company_id=site.company) >= 1)
-    await site.publish("v1.messages.upsert", builders.message(status=builders.ABSENT))
-    await comes_to("read", lambda: site.value("SELECT status FROM {schema}.messages"))
-    await site.settled(DLQ_STREAM)
-    assert await site.count("exhausted_events") == 0
-    await comes_true(lambda: worker.scrape().value("dlq_acks_success_total", company_id=site.company) == 1)
+    await comes_true(lambda: worker.scrape().value(retries, company_id=probe.company) >= 1)
+    await probe.publish("v1.messages.upsert", builders.message(status=builders.ABSENT))
+    await comes_to("read", lambda: probe.value("SELECT status FROM {schema}.messages"))
+    await probe.settled(DLQ_STREAM)
+    assert await probe.count("exhausted_events") == 0
+    await comes_true(lambda: worker.scrape().value("dlq_acks_success_total", company_id=probe.company) == 1)
     scrape = worker.scrape()
-    assert scrape.value("dlq_tasks_dropped_total", company_id=site.company) == 0
+    assert scrape.value("dlq_tasks_dropped_total", company_id=probe.company) == 0
 
 
 @pytest.mark.rule("DLQ-13")
-async def test_a_replayed_row_tells_where_it_comes_from(shared: Worker, served: Site) -> None:
+async def test_a_replayed_row_tells_where_it_comes_from(shared: Worker, served: CompanyProbe) -> None:
     """Stream and consumer of the dead letters, subject and id of the event; onboarded like a live one."""
     subject = served.tenant.subject("v1.messages.upsert")
     letter = _envelope(served, builders.message(), source_subject=subject)
@@ -98,7 +102,7 @@ async def test_a_replayed_row_tells_where_it_comes_from(shared: Worker, served: 
 @pytest.mark.rule("DLQ-7")
 @pytest.mark.parametrize(("retry_count", "tries"), [(1, 5), (3, 3), (5, 1), (9, 1)])
 async def test_an_envelope_is_exhausted_by_exactly_the_try_that_the_limit_says(
-    shared: Worker, served: Site, retry_count: int, tries: int
+    shared: Worker, served: CompanyProbe, retry_count: int, tries: int
 ) -> None:
     """k = retry_count + d - 1 >= 5 (DLQ-7)."""
     published = await served.publish("v1.dlq", _envelope(served, retry_count=retry_count))
@@ -117,17 +121,21 @@ async def test_an_envelope_is_exhausted_by_exactly_the_try_that_the_limit_says(
 
 
 @pytest.mark.rule("DLQ-7")
-async def test_the_last_delivery_that_is_allowed_exhausts_an_envelope(launch: Launch, site: Site) -> None:
+async def test_the_last_delivery_that_is_allowed_exhausts_an_envelope(
+    launch: Launch, probe: CompanyProbe
+) -> None:
     """D = NATS_DLQMAXDELIVER."""
-    worker = launch(site.company, also=_DELAYS, NATS_DLQMAXDELIVER="2")
-    await site.publish("v1.dlq", _envelope(site))
-    row = await _exhausted(site)
+    worker = launch(probe.company, also=_DELAYS, NATS_DLQMAXDELIVER="2")
+    await probe.publish("v1.dlq", _envelope(probe))
+    row = await _exhausted(probe)
     assert row["retry_count"] == 2
-    await _counts(worker, site, submitted=2, timed=2, retried=1, failed=1, dropped=1)
+    await _counts(worker, probe, submitted=2, timed=2, retried=1, failed=1, dropped=1)
 
 
 @pytest.mark.rule("DLQ-7")
-async def test_a_fatal_event_ends_in_one_exhausted_row_with_the_reason(shared: Worker, served: Site) -> None:
+async def test_a_fatal_event_ends_in_one_exhausted_row_with_the_reason(
+    shared: Worker, served: CompanyProbe
+) -> None:
     """Five tries in all, from the stream of events to the table."""
     await served.publish("v1.chats.upsert", b'{"chat_id": "c1", oops')
     row = await _exhausted(served)
@@ -141,7 +149,7 @@ async def test_a_fatal_event_ends_in_one_exhausted_row_with_the_reason(shared: W
 
 @pytest.mark.rule("DLQ-11")
 async def test_an_envelope_of_another_company_is_stored_and_never_replayed(
-    shared: Worker, served: Site, sharing: Any
+    shared: Worker, served: CompanyProbe, sharing: Any
 ) -> None:
     stranger = next(company for company in sharing.worker.companies if company != served.company)
     letter = _envelope(
@@ -160,7 +168,7 @@ async def test_an_envelope_of_another_company_is_stored_and_never_replayed(
 
 
 @pytest.mark.rule("DLQ-11")
-async def test_an_envelope_without_a_company_is_ours(shared: Worker, served: Site) -> None:
+async def test_an_envelope_without_a_company_is_ours(shared: Worker, served: CompanyProbe) -> None:
     subject = served.tenant.subject("v1.chats.upsert")
     await served.publish("v1.dlq", _envelope(served, builders.chat(), company="", source_subject=subject))
     await served.holds("chats", 1)
@@ -182,7 +190,7 @@ async def test_an_envelope_without_a_company_is_ours(shared: Worker, served: Sit
     ],
 )
 async def test_what_is_no_envelope_is_stored_as_text_and_ended(
-    shared: Worker, served: Site, body: bytes
+    shared: Worker, served: CompanyProbe, body: bytes
 ) -> None:
     await served.publish("v1.dlq", body)
     row = await _exhausted(served)
@@ -196,7 +204,7 @@ async def test_what_is_no_envelope_is_stored_as_text_and_ended(
 @pytest.mark.rule("DLQ-10")
 @pytest.mark.parametrize("subject", ["", "v999.chats.upsert.Somebody", "v1.dlq.Somebody"])
 async def test_an_envelope_of_unknown_subject_is_stored_and_ended(
-    shared: Worker, served: Site, subject: str
+    shared: Worker, served: CompanyProbe, subject: str
 ) -> None:
     await served.publish("v1.dlq", _envelope(served, source_subject=subject))
     row = await _exhausted(served)
@@ -207,7 +215,7 @@ async def test_an_envelope_of_unknown_subject_is_stored_and_ended(
 
 @pytest.mark.rule("PRK-1")
 async def test_nul_in_an_envelope_does_not_keep_its_row_from_being_stored(
-    shared: Worker, served: Site
+    shared: Worker, served: CompanyProbe
 ) -> None:
     letter = _envelope(served, builders.message_update(status="re\0ad"), error="bad\0error", retry_count=5)
     await served.publish("v1.dlq", letter)
@@ -218,7 +226,7 @@ async def test_nul_in_an_envelope_does_not_keep_its_row_from_being_stored(
 
 @pytest.mark.rule("DLQ-8")
 async def test_a_row_that_cannot_be_saved_puts_the_envelope_off_until_it_can(
-    shared: Worker, served: Site
+    shared: Worker, served: CompanyProbe
 ) -> None:
     await served.trip("exhausted_events", "true", "P0001")
     await served.publish("v1.dlq", _envelope(served, retry_count=5))
@@ -231,14 +239,23 @@ async def test_a_row_that_cannot_be_saved_puts_the_envelope_off_until_it_can(
 
 
 @pytest.mark.rule("DLQ-14")
-async def test_thousands_that_wait_for_their_delay_do_not_stop_a_new_one(launch: Launch, site: Site) -> None:
-    worker = launch(site.company)  # with the usual five minutes
-    await site.publish_many(
+async def test_thousands_that_wait_for_their_delay_do_not_stop_a_new_one(
+    launch: Launch, probe: CompanyProbe
+) -> None:
+    worker = launch(probe.company)  # with the usual five minutes
+    await probe.publish_many(
         "v1.dlq",
-        [_envelope(site, builders.message_update(message_id=f"M{number}")) for number in range(1000)],
+        [_envelope(probe, builders.message_update(message_id=f"M{number}")) for number in range(1000)],
     )
-    await comes_true(lambda: worker.scrape().value("dlq_task_retries_total", company_id=site.company) == 1000)
-    subject = site.tenant.subject("v1.chats.upsert")
-    await site.publish("v1.dlq", _envelope(site, builders.chat(), source_subject=subject))
-    await site.holds("chats", 1)
-    assert (await site.consumer(DLQ_STREAM)).num_ack_pending == 1000
+    await comes_true(
+        lambda: worker.scrape().value("dlq_task_retries_total", company_id=probe.company) == 1000
+    )
+    subject = probe.tenant.subject("v1.chats.upsert")
+    await probe.publish("v1.dlq", _envelope(probe, builders.chat(), source_subject=subject))
+    await probe.holds("chats", 1)
+
+    async def waiting() -> int | None:
+        return (await probe.consumer(DLQ_STREAM)).num_ack_pending
+
+    # The server hears of the new one's ack a moment after it is stored.
+    await comes_to(1000, waiting)

@@ -9,7 +9,7 @@ import pytest
 
 from testkit import builders
 from testkit.worker import Worker
-from tests.acceptance.site import PATIENCE, Site, comes_to, stream_of
+from tests.acceptance.company_probe import PATIENCE, CompanyProbe, comes_to, stream_of
 
 _TODAY_OF_SENDING = datetime.datetime.fromtimestamp(builders.SENT_AT, datetime.UTC).date()
 _METADATA = {
@@ -84,14 +84,14 @@ _AGENT = {
 }
 
 
-async def _row(site: Site, table: str) -> dict[str, Any]:
+async def _row(probe: CompanyProbe, table: str) -> dict[str, Any]:
     """The only row of the table, without what differs from run to run; that is checked here."""
-    [row] = await site.rows(table)
+    [row] = await probe.rows(table)
     metadata = row.pop("last_metadata")
     assert set(metadata) >= _METADATA
-    assert metadata["message_subject"].endswith(f".{site.company}")
+    assert metadata["message_subject"].endswith(f".{probe.company}")
     assert metadata["processed_at"].endswith("Z")
-    assert row.pop("company_id") == site.company
+    assert row.pop("company_id") == probe.company
     assert row.pop("id")
     created, updated = row.pop("created_at"), row.pop("updated_at", None)
     assert abs((datetime.datetime.now(datetime.UTC) - created).total_seconds()) < PATIENCE
@@ -99,16 +99,16 @@ async def _row(site: Site, table: str) -> dict[str, Any]:
     return row
 
 
-async def _publish(site: Site, event_type: str, **changes: Any) -> int:
+async def _publish(probe: CompanyProbe, event_type: str, **changes: Any) -> int:
     """Publish the builder's event and wait until it is settled; its stream sequence."""
-    published = await site.publish(event_type, builders.BUILDERS[event_type](**changes))
-    await site.settled(stream_of(event_type))
+    published = await probe.publish(event_type, builders.BUILDERS[event_type](**changes))
+    await probe.settled(stream_of(event_type))
     return published.seq
 
 
-async def _counted(worker: Worker, site: Site, event_type: str, count: int = 1) -> None:
+async def _counted(worker: Worker, probe: CompanyProbe, event_type: str, count: int = 1) -> None:
     """Wait until the deliveries are counted: received, processed, timed and acknowledged."""
-    labels = {"event_type": event_type, "company_id": site.company, "consumer_type": _kind(event_type)}
+    labels = {"event_type": event_type, "company_id": probe.company, "consumer_type": _kind(event_type)}
     prefix = "message_event_service_event"
 
     async def counts() -> list[float]:
@@ -133,7 +133,7 @@ def _kind(event_type: str) -> str:
 
 @pytest.mark.rule("MSG-1")
 async def test_messages_upsert_stores_the_message_and_onboards_its_sender(
-    shared: Worker, served: Site
+    shared: Worker, served: CompanyProbe
 ) -> None:
     await _publish(served, "v1.messages.upsert")
     assert await _row(served, "messages") == _MESSAGE
@@ -155,16 +155,16 @@ async def test_messages_upsert_stores_the_message_and_onboards_its_sender(
     assert onboarded == {"success_created": 1, "success_exists": 0, "error_db": 0, "error_other": 0}
 
 
-async def _onboarding(worker: Worker, site: Site) -> dict[str, float]:
+async def _onboarding(worker: Worker, probe: CompanyProbe) -> dict[str, float]:
     scrape = worker.scrape()
     return {
-        status: scrape.value("onboarding_tasks_processed_total", company_id=site.company, status=status)
+        status: scrape.value("onboarding_tasks_processed_total", company_id=probe.company, status=status)
         for status in ("success_created", "success_exists", "error_db", "error_other")
     }
 
 
 @pytest.mark.rule("MSG-5")
-async def test_messages_update_changes_the_named_columns_only(shared: Worker, served: Site) -> None:
+async def test_messages_update_changes_the_named_columns_only(shared: Worker, served: CompanyProbe) -> None:
     await _publish(served, "v1.messages.upsert")
     update = {"edited_message_obj": {"text": "Masih?"}, "is_deleted": True, "message_url": "https://a.id/1"}
     await _publish(served, "v1.messages.update", **update)
@@ -173,7 +173,7 @@ async def test_messages_update_changes_the_named_columns_only(shared: Worker, se
 
 
 @pytest.mark.rule("CHT-1")
-async def test_chats_upsert_and_update_store_the_chat(shared: Worker, served: Site) -> None:
+async def test_chats_upsert_and_update_store_the_chat(shared: Worker, served: CompanyProbe) -> None:
     await _publish(served, "v1.chats.upsert")
     assert await _row(served, "chats") == _CHAT
     await _publish(served, "v1.chats.update")
@@ -186,7 +186,7 @@ async def test_chats_upsert_and_update_store_the_chat(shared: Worker, served: Si
     await _counted(shared, served, "v1.chats.update")
 
 
-async def test_contacts_upsert_and_update_store_the_contact(shared: Worker, served: Site) -> None:
+async def test_contacts_upsert_and_update_store_the_contact(shared: Worker, served: CompanyProbe) -> None:
     await _publish(served, "v1.contacts.upsert")
     assert await _row(served, "contacts") == _CONTACT
     await _publish(served, "v1.contacts.update")
@@ -197,7 +197,9 @@ async def test_contacts_upsert_and_update_store_the_contact(shared: Worker, serv
 
 
 @pytest.mark.rule("AGT-1")
-async def test_connection_update_stores_the_agent_with_its_phone_number(shared: Worker, served: Site) -> None:
+async def test_connection_update_stores_the_agent_with_its_phone_number(
+    shared: Worker, served: CompanyProbe
+) -> None:
     """The phone number of the account included."""
     await _publish(served, "v1.connection.update")
     assert await _row(served, "agents") == _AGENT
@@ -209,7 +211,7 @@ async def test_connection_update_stores_the_agent_with_its_phone_number(shared: 
 
 
 @pytest.mark.rule("HIS-5")
-async def test_history_messages_are_stored_and_not_onboarded(shared: Worker, served: Site) -> None:
+async def test_history_messages_are_stored_and_not_onboarded(shared: Worker, served: CompanyProbe) -> None:
     await _publish(served, "v1.history.messages")
     incoming, outgoing = await served.rows("messages", "message_id")
     assert (incoming["message_id"], outgoing["message_id"]) == ("H1", "H2")
@@ -222,7 +224,7 @@ async def test_history_messages_are_stored_and_not_onboarded(shared: Worker, ser
 
 
 @pytest.mark.rule("CHT-1")
-async def test_history_chats_are_stored(shared: Worker, served: Site) -> None:
+async def test_history_chats_are_stored(shared: Worker, served: CompanyProbe) -> None:
     await _publish(served, "v1.history.chats")
     single, group = await served.rows("chats", "is_group")
     assert {name: single[name] for name in _CHAT} == _CHAT
@@ -230,14 +232,14 @@ async def test_history_chats_are_stored(shared: Worker, served: Site) -> None:
     await _counted(shared, served, "v1.history.chats")
 
 
-async def test_history_contacts_are_stored_with_an_id(shared: Worker, served: Site) -> None:
+async def test_history_contacts_are_stored_with_an_id(shared: Worker, served: CompanyProbe) -> None:
     await _publish(served, "v1.history.contacts")
     assert await _row(served, "contacts") == _CONTACT
     await _counted(shared, served, "v1.history.contacts")
 
 
 @pytest.mark.rule("ROW-2")
-async def test_history_contacts_that_repeat_touch_updated_at_and_metadata(served: Site) -> None:
+async def test_history_contacts_that_repeat_touch_updated_at_and_metadata(served: CompanyProbe) -> None:
     await _publish(served, "v1.history.contacts")
     [before] = await served.rows("contacts")
     await _publish(served, "v1.history.contacts")
@@ -248,7 +250,7 @@ async def test_history_contacts_that_repeat_touch_updated_at_and_metadata(served
 
 
 @pytest.mark.rule("SUB-7", "ROW-1")
-async def test_rows_tell_which_delivery_they_come_from(served: Site) -> None:
+async def test_rows_tell_which_delivery_they_come_from(served: CompanyProbe) -> None:
     published = await served.publish("v1.chats.upsert", builders.chat(), Nats_Msg_Id="wamid-1")
     await served.settled()
     [row] = await served.rows("chats")

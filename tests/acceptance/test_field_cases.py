@@ -6,7 +6,7 @@ import pytest
 
 from testkit import builders
 from testkit.builders import ABSENT
-from tests.acceptance.site import Site
+from tests.acceptance.company_probe import CompanyProbe
 
 LID = "98765432101234"
 LINKED = f"{LID}@lid"
@@ -16,7 +16,7 @@ EVENT = "v1.messages.upsert"
 
 @pytest.mark.rule("ROW-3")
 @pytest.mark.parametrize("first", ["stub", "content"])
-async def test_a_stub_never_erases_the_content_of_its_message(served: Site, first: str) -> None:
+async def test_a_stub_never_erases_the_content_of_its_message(served: CompanyProbe, first: str) -> None:
     """What could not be decrypted comes without content, and later or earlier with it."""
     content = builders.message()
     empty = {"message_text": ABSENT, "message_url": ABSENT, "status": ABSENT, "key": ABSENT}
@@ -32,7 +32,7 @@ async def test_a_stub_never_erases_the_content_of_its_message(served: Site, firs
     assert row["status"] == "delivered"
 
 
-async def test_a_placeholder_gives_way_to_the_content_that_comes_later(served: Site) -> None:
+async def test_a_placeholder_gives_way_to_the_content_that_comes_later(served: CompanyProbe) -> None:
     await served.publish(
         EVENT, builders.message(message_type="unavailable", message_obj=ABSENT, message_text=ABSENT)
     )
@@ -46,7 +46,7 @@ async def test_a_placeholder_gives_way_to_the_content_that_comes_later(served: S
     assert row["message_obj"] == builders.message()["message_obj"]
 
 
-async def test_what_is_appended_after_a_disconnect_is_stored_and_onboarded_once(served: Site) -> None:
+async def test_what_is_appended_after_a_disconnect_is_stored_and_onboarded_once(served: CompanyProbe) -> None:
     """The gateway's flag makes no difference, and the same message by both ways is one."""
     for flag in ("append", "notify", "append"):
         await served.publish(EVENT, builders.message(type=flag, upsertType=flag))
@@ -57,7 +57,9 @@ async def test_what_is_appended_after_a_disconnect_is_stored_and_onboarded_once(
 
 
 @pytest.mark.rule("MSG-6")
-async def test_any_type_of_message_is_stored_under_its_own_id_and_touches_no_other(served: Site) -> None:
+async def test_any_type_of_message_is_stored_under_its_own_id_and_touches_no_other(
+    served: CompanyProbe,
+) -> None:
     """Edits as encrypted blobs, albums, reactions taken back, polls, and what is yet to come."""
     await served.publish(EVENT, builders.message())
     types = {
@@ -86,7 +88,9 @@ async def test_any_type_of_message_is_stored_under_its_own_id_and_touches_no_oth
     assert await served.letters() == 0
 
 
-async def test_a_linked_id_without_a_number_makes_no_contact_and_one_with_a_number_does(served: Site) -> None:
+async def test_a_linked_id_without_a_number_makes_no_contact_and_one_with_a_number_does(
+    served: CompanyProbe,
+) -> None:
     """And the row keeps what was received."""
     key = {"id": "L1", "fromMe": False, "remoteJid": LINKED}
     await served.publish(EVENT, builders.message(message_id="L1", jid=LINKED, from_phone=LID, key=key))
@@ -106,7 +110,7 @@ async def test_a_linked_id_without_a_number_makes_no_contact_and_one_with_a_numb
 
 
 @pytest.mark.rule("ONB-3")
-async def test_a_sender_with_and_without_its_device_is_one_contact(served: Site) -> None:
+async def test_a_sender_with_and_without_its_device_is_one_contact(served: CompanyProbe) -> None:
     phone = builders.PHONE
     senders = (phone, f"{phone}:67", f"{phone}:67@s.whatsapp.net", NUMBER)
     for number, sender in enumerate(senders):
@@ -122,7 +126,7 @@ async def test_a_sender_with_and_without_its_device_is_one_contact(served: Site)
     assert {row["jid"] for row in await served.rows("messages")} == {f"{phone}:67@s.whatsapp.net"}
 
 
-async def test_a_status_before_its_message_is_not_lost(served: Site) -> None:
+async def test_a_status_before_its_message_is_not_lost(served: CompanyProbe) -> None:
     """It waits for its row. Of two, the one that was published later counts."""
     await served.publish("v1.messages.update", builders.message_update(status="read"))
     await served.publish(EVENT, builders.message(status=ABSENT))
@@ -135,7 +139,7 @@ async def test_a_status_before_its_message_is_not_lost(served: Site) -> None:
 
 
 @pytest.mark.rule("CHT-2")
-async def test_unread_counts_as_gateways_write_them(served: Site) -> None:
+async def test_unread_counts_as_gateways_write_them(served: CompanyProbe) -> None:
     """Three steps are three; null, 0 and -1 are all read."""
     await served.publish("v1.chats.upsert", builders.chat(unread_count=0))
     for _ in range(3):
@@ -151,7 +155,7 @@ async def test_unread_counts_as_gateways_write_them(served: Site) -> None:
 
 @pytest.mark.rule("ROW-3", "CTC-3")
 @pytest.mark.parametrize("name", ["", None, ABSENT])
-async def test_an_empty_name_never_replaces_a_name(served: Site, name: object) -> None:
+async def test_an_empty_name_never_replaces_a_name(served: CompanyProbe, name: object) -> None:
     await served.publish("v1.chats.upsert", builders.chat())
     await served.publish("v1.contacts.upsert", builders.contact())
     await served.publish("v1.chats.upsert", builders.chat(push_name=name))
@@ -163,7 +167,7 @@ async def test_an_empty_name_never_replaces_a_name(served: Site, name: object) -
 
 
 @pytest.mark.rule("PAY-10")
-async def test_media_of_900_kb_inside_a_message_is_stored_as_it_is(served: Site) -> None:
+async def test_media_of_900_kb_inside_a_message_is_stored_as_it_is(served: CompanyProbe) -> None:
     media = {"imageMessage": {"jpegThumbnail": "A" * 900_000}}
     await served.publish(EVENT, builders.message(message_obj=media))
     await served.settled()
@@ -173,7 +177,7 @@ async def test_media_of_900_kb_inside_a_message_is_stored_as_it_is(served: Site)
 
 @pytest.mark.parametrize("group", [False, True], ids=["chat", "group"])
 async def test_the_number_is_onboarded_where_the_linked_id_stands_beside_it(
-    served: Site, group: bool
+    served: CompanyProbe, group: bool
 ) -> None:
     """The gateway gives the linked id as the sender's phone, and the number as the chat's or participant's address."""
     linked, number = "145900000000010", "6281200000010"

@@ -22,7 +22,7 @@ from events.subjects import HISTORICAL, REALTIME
 from testkit.server import free_port
 from testkit.servers import NatsServer
 from testkit.worker import ROOT, Scrape, Worker
-from tests.acceptance.site import HISTORY_STREAM, REALTIME_STREAM, Site, comes_to
+from tests.acceptance.company_probe import HISTORY_STREAM, REALTIME_STREAM, CompanyProbe, comes_to
 
 DEADLINE = 60.0
 
@@ -98,7 +98,9 @@ async def make_streams(url: str, **settings: object) -> None:
     await client.close()
 
 
-async def test_the_worker_stores_what_was_confirmed(served: Site, shared: Worker, nats_url: str) -> None:
+async def test_the_worker_stores_what_was_confirmed(
+    served: CompanyProbe, shared: Worker, nats_url: str
+) -> None:
     code, output = await asyncio.to_thread(
         load, nats_url, "--companies", served.company, "--events", "1500", "--rate", "0"
     )
@@ -116,7 +118,9 @@ async def test_the_worker_stores_what_was_confirmed(served: Site, shared: Worker
         assert await served.count(table) > 0
 
 
-async def test_the_events_carry_an_id_and_their_company(served: Site, shared: Worker, nats_url: str) -> None:
+async def test_the_events_carry_an_id_and_their_company(
+    served: CompanyProbe, shared: Worker, nats_url: str
+) -> None:
     await asyncio.to_thread(
         load, nats_url, "--companies", served.company, "--events", "1", "--mix", "chats.upsert=1"
     )
@@ -126,7 +130,9 @@ async def test_the_events_carry_an_id_and_their_company(served: Site, shared: Wo
     assert re.fullmatch(rf"load-\w+-{served.company}-1", message.headers["Nats-Msg-Id"])
 
 
-async def test_invalid_events_become_dead_letters(served: Site, shared: Worker, nats_url: str) -> None:
+async def test_invalid_events_become_dead_letters(
+    served: CompanyProbe, shared: Worker, nats_url: str
+) -> None:
     arguments = ("--companies", served.company, "--events", "40", "--invalid", "1", "--rate", "0")
     code, output = await asyncio.to_thread(load, nats_url, *arguments)
     assert code == 0, output
@@ -134,7 +140,7 @@ async def test_invalid_events_become_dead_letters(served: Site, shared: Worker, 
 
 
 async def test_the_same_seed_again_is_not_dropped_as_a_repeat(
-    served: Site, shared: Worker, nats_url: str
+    served: CompanyProbe, shared: Worker, nats_url: str
 ) -> None:
     arguments = ("--companies", served.company, "--events", "20", "--seed", "5", "--rate", "0")
     for _ in range(2):

@@ -11,8 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from testkit import builders
+from tests.acceptance.company_probe import CompanyProbe
 from tests.acceptance.conftest import Launch
-from tests.acceptance.site import Site
 from tests.unit.documented_metrics import (
     DOCUMENTED,
     HISTORICAL,
@@ -146,18 +146,20 @@ def test_what_dashboards_say_of_the_process_is_there(launch: Launch, company: st
 
 
 @pytest.mark.rule("MET-6")
-async def test_metric_4_names_agent_and_jid_and_its_jids_are_capped(launch: Launch, site: Site) -> None:
-    worker = launch(site.company, METRICS_JID_LIMIT="3")
+async def test_metric_4_names_agent_and_jid_and_its_jids_are_capped(
+    launch: Launch, probe: CompanyProbe
+) -> None:
+    worker = launch(probe.company, METRICS_JID_LIMIT="3")
     for number in range(8):
-        await site.publish(
+        await probe.publish(
             "v1.chats.upsert", builders.chat(chat_id=f"c{number}", jid=f"62811{number}@s.whatsapp.net")
         )
-    await site.publish("v1.contacts.upsert", builders.contact())
-    await site.settled()
+    await probe.publish("v1.contacts.upsert", builders.contact())
+    await probe.settled()
     found = {
         (labels["event_type"], labels["agent_id"], labels["jid"]): value
         for key, value in _samples(worker.scrape().text)[_WITH_AGENT].items()
-        if (labels := dict(key))["company_id"] == site.company
+        if (labels := dict(key))["company_id"] == probe.company
     }
     chats = {jid: value for (event_type, _, jid), value in found.items() if event_type == "v1.chats.upsert"}
     assert chats == {**{f"62811{number}@s.whatsapp.net": 1.0 for number in range(3)}, "other": 5.0}

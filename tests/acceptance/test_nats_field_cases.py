@@ -12,10 +12,10 @@ import pytest
 from testkit import builders
 from testkit.servers import NatsServer
 from testkit.worker import Worker, command, environment
+from tests.acceptance.company_probe import comes_true
 from tests.acceptance.conftest import Launch, visited
-from tests.acceptance.site import comes_true
 from tests.nats_jwt import Realm
-from tests.nats_servers import domain_pair, rights
+from tests.nats_servers import domain_pair, reload, rights
 from tests.sources import connected
 
 EVENTS = 98
@@ -37,21 +37,21 @@ async def test_denied_acks_make_no_event_a_dead_letter_however_long(
     with NatsServer(settings=rights()) as server:
         worker = launch(company, nats_url=server.at("worker:w"), also=SOON)
         observer = await nats.connect(server.at("tests:t"))
-        async with visited(company, observer, postgres_dsn) as site:
-            server.reload(rights(without=["ack"]))
+        async with visited(company, observer, postgres_dsn) as probe:
+            reload(server, rights(without=["ack"]))
             for number in range(EVENTS):
-                await site.publish("v1.messages.upsert", builders.message(message_id=f"m{number}"))
+                await probe.publish("v1.messages.upsert", builders.message(message_id=f"m{number}"))
             await asyncio.to_thread(worker.wait_page, "/ready", 503)
             await comes_true(lambda: 'Permissions Violation for Publish to "$JS.ACK.' in problem(worker))
             # More than all deliveries of an event that is never acknowledged would take.
             await asyncio.sleep(6)
-            assert await site.letters() == 0
+            assert await probe.letters() == 0
             assert worker.page("/ready")[0] == 503
 
-            server.reload(rights())
-            await site.settled()
-            await site.holds("messages", EVENTS)
-            assert await site.letters() == 0
+            reload(server, rights())
+            await probe.settled()
+            await probe.holds("messages", EVENTS)
+            assert await probe.letters() == 0
             await asyncio.to_thread(worker.wait_ready)
         await observer.close()
 
@@ -64,12 +64,12 @@ async def test_a_worker_that_starts_with_denied_acks_touches_no_event(
         worker = launch(company, ready=False, nats_url=server.at("worker:w"), also=SOON)
         await comes_true(lambda: 'Permissions Violation for Publish to "$JS.ACK.' in problem(worker))
         observer = await nats.connect(server.at("tests:t"))
-        async with visited(company, observer, postgres_dsn) as site:
-            await site.publish("v1.messages.upsert", builders.message())
+        async with visited(company, observer, postgres_dsn) as probe:
+            await probe.publish("v1.messages.upsert", builders.message())
             await asyncio.sleep(2)
-            assert await site.deliveries() == 0
-            server.reload(rights())
-            await site.holds("messages", 1)
+            assert await probe.deliveries() == 0
+            reload(server, rights())
+            await probe.holds("messages", 1)
             await asyncio.to_thread(worker.wait_ready)
         await observer.close()
 
@@ -87,7 +87,7 @@ async def test_rights_that_the_start_misses_are_named_by_ready_by_topology_and_i
         shown = await asyncio.to_thread(command, "topology", "--apply", env=env)
         assert shown.returncode == 1
         assert missing in shown.stderr
-        server.reload(rights())
+        reload(server, rights())
         await asyncio.to_thread(worker.wait_ready)
 
 
@@ -96,18 +96,18 @@ async def test_dead_letters_that_may_not_be_published_are_named_and_kept(
 ) -> None:
     with NatsServer(settings=rights()) as server:
         worker = launch(company, nats_url=server.at("worker:w"))
-        server.reload(rights(without=["dlq"]))
+        reload(server, rights(without=["dlq"]))
         observer = await nats.connect(server.at("tests:t"))
-        async with visited(company, observer, postgres_dsn) as site:
-            await site.publish("v1.chats.upsert", builders.chat(chat_id=""))
+        async with visited(company, observer, postgres_dsn) as probe:
+            await probe.publish("v1.chats.upsert", builders.chat(chat_id=""))
             await comes_true(
                 lambda: f'Permissions Violation for Publish to "v1.dlq.{company}"' in problem(worker)
             )
-            server.reload(rights())
+            reload(server, rights())
             await asyncio.to_thread(worker.wait_ready)
             await comes_true(lambda: worker.scrape().value("daisi_ready") >= 1)
-            await site.settled()
-            assert await site.letters() == 1
+            await probe.settled()
+            assert await probe.letters() == 1
         await observer.close()
 
 
@@ -145,12 +145,12 @@ async def test_a_worker_at_a_leaf_node_serves_the_domain_of_the_hub(
             NATS_DLQMAXDELAYMINUTES="0.001",
         )
         gateway = await nats.connect(hub.url)
-        async with visited(company, gateway, postgres_dsn) as site:
-            await site.publish("v1.messages.upsert", builders.message())
-            await site.publish("v1.chats.upsert", builders.chat(chat_id=""))
-            await site.holds("messages", 1)
-            await site.holds("exhausted_events", 1)
-            await site.settled()
+        async with visited(company, gateway, postgres_dsn) as probe:
+            await probe.publish("v1.messages.upsert", builders.message())
+            await probe.publish("v1.chats.upsert", builders.chat(chat_id=""))
+            await probe.holds("messages", 1)
+            await probe.holds("exhausted_events", 1)
+            await probe.settled()
         await gateway.close()
         async with connected(leaf.url) as broker:
             assert not (await broker.api("STREAM.NAMES"))["streams"]

@@ -6,12 +6,12 @@ import pytest
 
 from testkit import builders
 from testkit.worker import Worker
-from tests.acceptance.site import Site, comes_to
+from tests.acceptance.company_probe import CompanyProbe, comes_to
 
 _MESSAGES = "v1.messages.upsert"
 
 
-async def _onboarding(worker: Worker, site: Site, expected: dict[str, int]) -> None:
+async def _onboarding(worker: Worker, probe: CompanyProbe, expected: dict[str, int]) -> None:
     """Wait until the tasks ended so, and each was offered and timed."""
 
     async def found() -> dict[str, int]:
@@ -22,7 +22,7 @@ async def _onboarding(worker: Worker, site: Site, expected: dict[str, int]) -> N
             for status in statuses
             if (
                 count := scrape.value(
-                    "onboarding_tasks_processed_total", company_id=site.company, status=status
+                    "onboarding_tasks_processed_total", company_id=probe.company, status=status
                 )
             )
         }
@@ -32,7 +32,7 @@ async def _onboarding(worker: Worker, site: Site, expected: dict[str, int]) -> N
     async def around() -> list[float]:
         scrape = worker.scrape()
         names = ("tasks_submitted_total", "processing_duration_seconds_count")
-        counted = [scrape.value(f"onboarding_{name}", company_id=site.company) for name in names]
+        counted = [scrape.value(f"onboarding_{name}", company_id=probe.company) for name in names]
         return [*counted, scrape.value("onboarding_queue_length")]
 
     total = sum(expected.values())
@@ -41,7 +41,7 @@ async def _onboarding(worker: Worker, site: Site, expected: dict[str, int]) -> N
 
 @pytest.mark.rule("ONB-13")
 async def test_a_new_sender_is_success_created_and_a_known_one_success_exists(
-    shared: Worker, served: Site
+    shared: Worker, served: CompanyProbe
 ) -> None:
     for number in range(3):
         await served.publish(_MESSAGES, builders.message(message_id=f"M{number}"))
@@ -50,7 +50,7 @@ async def test_a_new_sender_is_success_created_and_a_known_one_success_exists(
 
 
 @pytest.mark.rule("ONB-13")
-async def test_a_contact_that_an_event_made_is_success_exists(shared: Worker, served: Site) -> None:
+async def test_a_contact_that_an_event_made_is_success_exists(shared: Worker, served: CompanyProbe) -> None:
     await served.publish("v1.contacts.upsert", builders.contact())
     await served.settled()
     await served.publish(_MESSAGES, builders.message())
@@ -60,7 +60,7 @@ async def test_a_contact_that_an_event_made_is_success_exists(shared: Worker, se
 
 @pytest.mark.rule("ONB-14")
 async def test_a_contact_that_the_database_refuses_is_error_db_and_a_dead_letter(
-    shared: Worker, served: Site
+    shared: Worker, served: CompanyProbe
 ) -> None:
     await served.trip("contacts", "NEW.phone_number = '62899'", "22001")
     await served.publish(_MESSAGES, builders.message(message_id="bad", from_phone="62899"))
@@ -72,7 +72,7 @@ async def test_a_contact_that_the_database_refuses_is_error_db_and_a_dead_letter
 
 @pytest.mark.rule("ONB-15")
 async def test_a_phone_of_which_nothing_is_left_is_error_other_and_the_message_is_stored(
-    shared: Worker, served: Site
+    shared: Worker, served: CompanyProbe
 ) -> None:
     await served.publish(_MESSAGES, builders.message(from_phone="+ ()"))
     await _onboarding(shared, served, {"error_other": 1})
@@ -81,7 +81,9 @@ async def test_a_phone_of_which_nothing_is_left_is_error_other_and_the_message_i
 
 
 @pytest.mark.rule("ONB-10")
-async def test_onboarding_that_changes_a_contact_touches_updated_at_and_metadata(served: Site) -> None:
+async def test_onboarding_that_changes_a_contact_touches_updated_at_and_metadata(
+    served: CompanyProbe,
+) -> None:
     await served.publish("v1.contacts.upsert", builders.contact())
     await served.settled()
     [before] = await served.rows("contacts")
@@ -98,7 +100,7 @@ async def test_onboarding_that_changes_a_contact_touches_updated_at_and_metadata
 
 @pytest.mark.rule("ONB-1")
 async def test_outgoing_messages_broadcasts_and_newsletters_are_not_onboarded(
-    shared: Worker, served: Site
+    shared: Worker, served: CompanyProbe
 ) -> None:
     for number, changes in enumerate(
         (

@@ -14,19 +14,19 @@ from nats.errors import Error
 from testkit import builders
 from testkit.servers import NatsServer, PostgresServer
 from testkit.worker import Worker
+from tests.acceptance.company_probe import HISTORY_STREAM, CompanyProbe, comes_to, comes_true
 from tests.acceptance.conftest import Launch, visited
-from tests.acceptance.site import HISTORY_STREAM, Site, comes_to, comes_true
 
 _COUNT = 600
 
 
 @pytest.fixture
-async def servers(company: str) -> AsyncIterator[tuple[Site, NatsServer, PostgresServer]]:
+async def servers(company: str) -> AsyncIterator[tuple[CompanyProbe, NatsServer, PostgresServer]]:
     """The test's company on servers of its own."""
     with NatsServer() as broker, PostgresServer() as postgres:
         client = await nats.connect(broker.url, max_reconnect_attempts=-1, reconnect_time_wait=0.1)
-        async with visited(company, client, postgres.dsn) as site:
-            yield site, broker, postgres
+        async with visited(company, client, postgres.dsn) as probe:
+            yield probe, broker, postgres
         await client.close()
 
 
@@ -35,12 +35,12 @@ def _message(number: int) -> builders.Payload:
     return builders.message(message_id=f"M{number}", from_phone=phone, chat_id=f"a_{phone}")
 
 
-async def _publish(site: Site, numbers: range) -> None:
+async def _publish(probe: CompanyProbe, numbers: range) -> None:
     """One after the other, each until the server confirms it; the id keeps a repeat from counting twice."""
     for number in numbers:
         while True:
             try:
-                await site.publish("v1.messages.upsert", _message(number), Nats_Msg_Id=f"M{number}")
+                await probe.publish("v1.messages.upsert", _message(number), Nats_Msg_Id=f"M{number}")
                 break
             except (Error, TimeoutError, OSError):
                 await asyncio.sleep(0.05)
@@ -53,29 +53,29 @@ def _has_processed(worker: Worker, count: int) -> bool:
 
 async def _all_stored(company: str, client: Client, dsn: str) -> None:
     # The visit's own connection to the database did not survive.
-    async with visited(company, client, dsn) as site:
-        await site.holds("messages", _COUNT)
-        await site.settled()
-        assert await site.count("contacts") == await site.count("onboarding_log") == _COUNT
-        assert await site.letters() == 0
-        assert await site.count("exhausted_events") == 0
+    async with visited(company, client, dsn) as probe:
+        await probe.holds("messages", _COUNT)
+        await probe.settled()
+        assert await probe.count("contacts") == await probe.count("onboarding_log") == _COUNT
+        assert await probe.letters() == 0
+        assert await probe.count("exhausted_events") == 0
 
 
 @pytest.mark.rule("OUT-12")
 @pytest.mark.parametrize("how", ["stop", "kill", "pause"])
 async def test_an_outage_of_postgresql_under_load_makes_no_dead_letter_and_loses_nothing(
-    launch: Launch, servers: tuple[Site, NatsServer, PostgresServer], how: str
+    launch: Launch, servers: tuple[CompanyProbe, NatsServer, PostgresServer], how: str
 ) -> None:
-    site, broker, postgres = servers
-    worker = launch(site.company, nats_url=broker.url, postgres_dsn=postgres.dsn)
-    load = asyncio.create_task(_publish(site, range(_COUNT)))
+    probe, broker, postgres = servers
+    worker = launch(probe.company, nats_url=broker.url, postgres_dsn=postgres.dsn)
+    load = asyncio.create_task(_publish(probe, range(_COUNT)))
     await comes_true(partial(_has_processed, worker, 50))
     await asyncio.to_thread(getattr(postgres, how))
     worker.wait_page("/ready", 503)
     assert "postgres" in worker.ready()["details"]
     await load
     await asyncio.to_thread(postgres.resume if how == "pause" else postgres.start)
-    await _all_stored(site.company, site.nc, postgres.dsn)
+    await _all_stored(probe.company, probe.nc, postgres.dsn)
     worker.wait_ready()
     # Counted once it is acknowledged.
     await comes_true(partial(_has_processed, worker, _COUNT - 1))
@@ -85,14 +85,14 @@ async def test_an_outage_of_postgresql_under_load_makes_no_dead_letter_and_loses
 
 
 async def test_the_server_is_killed_and_comes_back_and_the_worker_goes_on(
-    launch: Launch, servers: tuple[Site, NatsServer, PostgresServer]
+    launch: Launch, servers: tuple[CompanyProbe, NatsServer, PostgresServer]
 ) -> None:
-    site, broker, postgres = servers
+    probe, broker, postgres = servers
     # Acks that the crash swallowed are made up for after the ack wait.
     short = {"NATS_REALTIME_ACKWAIT": "3s"}
-    worker = launch(site.company, nats_url=broker.url, postgres_dsn=postgres.dsn, also=short)
+    worker = launch(probe.company, nats_url=broker.url, postgres_dsn=postgres.dsn, also=short)
     pid = worker.process.pid
-    load = asyncio.create_task(_publish(site, range(_COUNT)))
+    load = asyncio.create_task(_publish(probe, range(_COUNT)))
     for enough in (50, 200):
         await comes_true(partial(_has_processed, worker, enough))
         await asyncio.to_thread(broker.kill)
@@ -101,7 +101,7 @@ async def test_the_server_is_killed_and_comes_back_and_the_worker_goes_on(
         await asyncio.to_thread(broker.start)
         worker.wait_ready()
     await load
-    await _all_stored(site.company, site.nc, postgres.dsn)
+    await _all_stored(probe.company, probe.nc, postgres.dsn)
     assert worker.running
     assert worker.process.pid == pid
     await comes_true(lambda: worker.scrape().value("daisi_nats_reconnects_total") == 2)
@@ -109,36 +109,36 @@ async def test_the_server_is_killed_and_comes_back_and_the_worker_goes_on(
 
 @pytest.mark.rule("CON-2")
 async def test_a_deleted_consumer_is_made_again_and_the_worker_goes_on(
-    launch: Launch, servers: tuple[Site, NatsServer, PostgresServer]
+    launch: Launch, servers: tuple[CompanyProbe, NatsServer, PostgresServer]
 ) -> None:
-    site, broker, postgres = servers
-    launch(site.company, nats_url=broker.url, postgres_dsn=postgres.dsn)
+    probe, broker, postgres = servers
+    launch(probe.company, nats_url=broker.url, postgres_dsn=postgres.dsn)
     for stream, durable in (
-        ("wa_events_stream", f"wa_realtime_{site.company}"),
-        ("wa_history_events_stream", f"wa_history_{site.company}"),
+        ("wa_events_stream", f"wa_realtime_{probe.company}"),
+        ("wa_history_events_stream", f"wa_history_{probe.company}"),
     ):
-        await site.js.delete_consumer(stream, durable)
-    await site.publish("v1.chats.upsert", builders.chat(chat_id="live"))
-    await site.publish("v1.history.chats", builders.history_chats(builders.chat(chat_id="past")))
-    await site.holds("chats", 2)
-    await site.settled()
-    await site.settled(HISTORY_STREAM)
+        await probe.js.delete_consumer(stream, durable)
+    await probe.publish("v1.chats.upsert", builders.chat(chat_id="live"))
+    await probe.publish("v1.history.chats", builders.history_chats(builders.chat(chat_id="past")))
+    await probe.holds("chats", 2)
+    await probe.settled()
+    await probe.settled(HISTORY_STREAM)
 
 
 @pytest.mark.rule("ROW-5")
 async def test_an_update_that_changes_nothing_leaves_no_lock_behind(
-    launch: Launch, servers: tuple[Site, NatsServer, PostgresServer]
+    launch: Launch, servers: tuple[CompanyProbe, NatsServer, PostgresServer]
 ) -> None:
     """The next one of its chat is stored."""
-    site, broker, postgres = servers
-    launch(site.company, nats_url=broker.url, postgres_dsn=postgres.dsn)
-    await site.publish("v1.chats.upsert", builders.chat(unread_count=0, last_message=builders.ABSENT))
+    probe, broker, postgres = servers
+    launch(probe.company, nats_url=broker.url, postgres_dsn=postgres.dsn)
+    await probe.publish("v1.chats.upsert", builders.chat(unread_count=0, last_message=builders.ABSENT))
     nothing = {"chat_id": builders.CHAT, "agent_id": builders.AGENT, "company_id": builders.COMPANY}
     for _ in range(100):
-        await site.publish("v1.chats.update", nothing)
-    await site.publish("v1.chats.update", builders.chat_update(unread_count=7))
-    await comes_to(7, lambda: site.value("SELECT unread_count FROM {schema}.chats"))
-    await site.settled()
+        await probe.publish("v1.chats.update", nothing)
+    await probe.publish("v1.chats.update", builders.chat_update(unread_count=7))
+    await comes_to(7, lambda: probe.value("SELECT unread_count FROM {schema}.chats"))
+    await probe.settled()
     idle = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
-    assert await site.value(idle) == 0
-    assert await site.letters() == 0
+    assert await probe.value(idle) == 0
+    assert await probe.letters() == 0

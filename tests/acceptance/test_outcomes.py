@@ -16,8 +16,8 @@ from nats.js.api import DiscardPolicy, StreamConfig
 from testkit import builders
 from testkit.servers import NatsServer
 from testkit.worker import Worker, command, environment
+from tests.acceptance.company_probe import HISTORY_STREAM, CompanyProbe, comes_to, comes_true, stream_of
 from tests.acceptance.conftest import Launch, visited
-from tests.acceptance.site import HISTORY_STREAM, Site, comes_to, comes_true, stream_of
 
 _ACTIONS = "message_event_service_event_processing_actions_total"
 _MESSAGES = "v1.messages.upsert"
@@ -30,7 +30,9 @@ def settings() -> dict[str, str]:
     return _QUICK
 
 
-async def _ends(worker: Worker, site: Site, event_type: str, expected: dict[tuple[str, str], int]) -> None:
+async def _ends(
+    worker: Worker, probe: CompanyProbe, event_type: str, expected: dict[tuple[str, str], int]
+) -> None:
     """Wait until the deliveries of a type ended exactly so: (action, error_type) -> how many."""
 
     async def found() -> dict[tuple[str, str], int]:
@@ -38,7 +40,7 @@ async def _ends(worker: Worker, site: Site, event_type: str, expected: dict[tupl
         counted = {}
         for (name, pairs), value in scrape.series().items():
             labels = dict(pairs)
-            ours = labels.get("company_id") == site.company and labels.get("event_type") == event_type
+            ours = labels.get("company_id") == probe.company and labels.get("event_type") == event_type
             if name == _ACTIONS and ours and value:
                 counted[labels["action"], labels["error_type"]] = int(value)
         return counted
@@ -48,27 +50,31 @@ async def _ends(worker: Worker, site: Site, event_type: str, expected: dict[tupl
     # Repeating a failed publish is no failure of its own.
     failed -= sum(count for (action, _), count in expected.items() if action.startswith("nak_dlq_"))
     scrape = worker.scrape()
-    labels = {"event_type": event_type, "company_id": site.company}
+    labels = {"event_type": event_type, "company_id": probe.company}
     prefix = "message_event_service_events"
     assert scrape.value(f"{prefix}_failed_total", **labels) == failed
     assert scrape.value(f"{prefix}_processed_total", **labels) == expected.get(("ack_success", "none"), 0)
 
 
-async def _fail_times(site: Site, times: int, sqlstate: str) -> None:
+async def _fail_times(probe: CompanyProbe, times: int, sqlstate: str) -> None:
     """Let the next writes of one chat fail so many times; other chats are stored."""
-    await site.execute("CREATE SEQUENCE {schema}.tries")
-    tries = f"nextval('{site.tenant.schema}.tries') <= {times}"
-    await site.trip("chats", f"NEW.chat_id = '{builders.CHAT}' AND {tries}", sqlstate)
+    await probe.execute("CREATE SEQUENCE {schema}.tries")
+    tries = f"nextval('{probe.tenant.schema}.tries') <= {times}"
+    await probe.trip("chats", f"NEW.chat_id = '{builders.CHAT}' AND {tries}", sqlstate)
 
 
 @pytest.mark.rule("OUT-2")
-async def test_a_stored_event_is_ack_success_with_error_type_none(shared: Worker, served: Site) -> None:
+async def test_a_stored_event_is_ack_success_with_error_type_none(
+    shared: Worker, served: CompanyProbe
+) -> None:
     await served.publish("v1.chats.upsert", builders.chat())
     await _ends(shared, served, "v1.chats.upsert", {("ack_success", "none"): 1})
 
 
 @pytest.mark.rule("OUT-15")
-async def test_malformed_json_is_an_unmarshal_dead_letter_at_once(shared: Worker, served: Site) -> None:
+async def test_malformed_json_is_an_unmarshal_dead_letter_at_once(
+    shared: Worker, served: CompanyProbe
+) -> None:
     await served.publish(_MESSAGES, b'{"message_id": ')
     await _ends(shared, served, _MESSAGES, {("dlq_published_ack_success", "unmarshal"): 1})
     letter = await served.letter()
@@ -77,7 +83,9 @@ async def test_malformed_json_is_an_unmarshal_dead_letter_at_once(shared: Worker
 
 
 @pytest.mark.rule("OUT-16", "OUT-4")
-async def test_an_invalid_field_is_a_validation_dead_letter_at_once(shared: Worker, served: Site) -> None:
+async def test_an_invalid_field_is_a_validation_dead_letter_at_once(
+    shared: Worker, served: CompanyProbe
+) -> None:
     await served.publish(_MESSAGES, builders.message(flow="SIDEWAYS", chat_id=""))
     await _ends(shared, served, _MESSAGES, {("dlq_published_ack_success", "validation"): 1})
     error = (await served.letter())["error"]
@@ -88,7 +96,7 @@ async def test_an_invalid_field_is_a_validation_dead_letter_at_once(shared: Work
 
 @pytest.mark.rule("OUT-16")
 async def test_a_company_that_is_not_the_subjects_is_a_validation_dead_letter(
-    shared: Worker, served: Site
+    shared: Worker, served: CompanyProbe
 ) -> None:
     await served.publish("v1.contacts.upsert", builders.contact(company_id="Somebody"))
     await _ends(shared, served, "v1.contacts.upsert", {("dlq_published_ack_success", "validation"): 1})
@@ -97,7 +105,7 @@ async def test_a_company_that_is_not_the_subjects_is_a_validation_dead_letter(
 
 @pytest.mark.rule("DBE-3")
 async def test_data_that_the_database_refuses_is_a_database_dead_letter_at_once(
-    shared: Worker, served: Site
+    shared: Worker, served: CompanyProbe
 ) -> None:
     """Class 22: a number beyond what jsonb holds."""
     body = builders.body(served.of_us(builders.message(message_obj={"n": 0}))).replace(
@@ -110,7 +118,7 @@ async def test_data_that_the_database_refuses_is_a_database_dead_letter_at_once(
 
 @pytest.mark.rule("DBE-3")
 @pytest.mark.parametrize("sqlstate", ["23505", "23503", "23502", "23514", "22001", "22P02"])
-async def test_these_sqlstates_are_fatal(shared: Worker, served: Site, sqlstate: str) -> None:
+async def test_these_sqlstates_are_fatal(shared: Worker, served: CompanyProbe, sqlstate: str) -> None:
     await served.trip("chats", "NEW.chat_id = 'bad'", sqlstate)
     await served.publish("v1.chats.upsert", builders.chat(chat_id="bad"))
     await served.publish("v1.chats.upsert", builders.chat(chat_id="good"))
@@ -127,7 +135,7 @@ async def test_these_sqlstates_are_fatal(shared: Worker, served: Site, sqlstate:
 
 @pytest.mark.rule("OUT-3")
 async def test_another_database_error_is_retried_with_delays_then_a_retryable_dead_letter(
-    shared: Worker, served: Site
+    shared: Worker, served: CompanyProbe
 ) -> None:
     """M = 5: four delayed naks, the fifth delivery is the dead letter; its neighbours are stored meanwhile."""
     await served.trip("messages", "NEW.message_id = 'bad'", "P0001")
@@ -149,7 +157,9 @@ async def test_another_database_error_is_retried_with_delays_then_a_retryable_de
 
 
 @pytest.mark.rule("OUT-3")
-async def test_a_database_error_that_passes_is_retried_and_stored(shared: Worker, served: Site) -> None:
+async def test_a_database_error_that_passes_is_retried_and_stored(
+    shared: Worker, served: CompanyProbe
+) -> None:
     await _fail_times(served, 2, "P0001")
     await served.publish("v1.chats.upsert", builders.chat())
     await served.holds("chats", 1)
@@ -159,7 +169,9 @@ async def test_a_database_error_that_passes_is_retried_and_stored(shared: Worker
 
 
 @pytest.mark.rule("OUT-3")
-async def test_a_history_batch_is_given_up_at_its_third_delivery(shared: Worker, served: Site) -> None:
+async def test_a_history_batch_is_given_up_at_its_third_delivery(
+    shared: Worker, served: CompanyProbe
+) -> None:
     await served.trip("chats", f"NEW.chat_id = '{builders.CHAT}'", "P0001")
     await served.publish("v1.history.chats", builders.history_chats())
     await _ends(
@@ -173,7 +185,7 @@ async def test_a_history_batch_is_given_up_at_its_third_delivery(shared: Worker,
 
 
 @pytest.mark.rule("DBE-4")
-async def test_a_time_out_of_one_event_is_retryable(shared: Worker, served: Site) -> None:
+async def test_a_time_out_of_one_event_is_retryable(shared: Worker, served: CompanyProbe) -> None:
     """55P03 is what a lock time-out raises; raised by hand it does not take half a minute."""
     await served.trip("chats", "NEW.chat_id = 'slow'", "55P03")
     await served.publish("v1.chats.upsert", builders.chat(chat_id="slow"))
@@ -188,7 +200,7 @@ async def test_a_time_out_of_one_event_is_retryable(shared: Worker, served: Site
 
 @pytest.mark.rule("OUT-11")
 async def test_a_row_to_update_that_is_not_there_is_waited_for_then_a_dead_letter(
-    shared: Worker, served: Site
+    shared: Worker, served: CompanyProbe
 ) -> None:
     """Its envelope starts at retry_count 1."""
     await served.publish("v1.messages.update", builders.message_update())
@@ -203,7 +215,7 @@ async def test_a_row_to_update_that_is_not_there_is_waited_for_then_a_dead_lette
 
 
 @pytest.mark.rule("OUT-12")
-async def test_a_broken_connection_is_nobodys_failure(shared: Worker, served: Site) -> None:
+async def test_a_broken_connection_is_nobodys_failure(shared: Worker, served: CompanyProbe) -> None:
     """Class 57: the batch is kept and stored, and nothing is counted as failed."""
     await served.trip("chats", "true", "57P01")
     await served.publish("v1.chats.upsert", builders.chat())
@@ -215,7 +227,7 @@ async def test_a_broken_connection_is_nobodys_failure(shared: Worker, served: Si
 
 @pytest.mark.rule("OUT-12")
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01", "08006", "53300", "25006"])
-async def test_these_sqlstates_are_waited_out(shared: Worker, served: Site, sqlstate: str) -> None:
+async def test_these_sqlstates_are_waited_out(shared: Worker, served: CompanyProbe, sqlstate: str) -> None:
     await _fail_times(served, 3, sqlstate)
     await served.publish("v1.chats.upsert", builders.chat())
     await served.holds("chats", 1)
@@ -225,7 +237,7 @@ async def test_these_sqlstates_are_waited_out(shared: Worker, served: Site, sqls
 
 @pytest.mark.rule("OUT-9")
 async def test_an_event_whose_envelope_does_not_fit_is_nack_fatal_and_an_exhausted_row(
-    shared: Worker, served: Site
+    shared: Worker, served: CompanyProbe
 ) -> None:
     limit = served.nc.max_payload
     event = served.of_us(builders.message(flow="SIDEWAYS", message_text=""))
@@ -242,37 +254,37 @@ async def test_an_event_whose_envelope_does_not_fit_is_nack_fatal_and_an_exhaust
 
 @pytest.mark.rule("OUT-10")
 async def test_an_event_that_seems_to_kill_its_worker_is_an_unknown_dead_letter(
-    launch: Launch, site: Site, nats_url: str, postgres_dsn: str
+    launch: Launch, probe: CompanyProbe, nats_url: str, postgres_dsn: str
 ) -> None:
     """After more than 2M deliveries without an outcome it is given up unhandled."""
-    env = environment([site.company], nats_url, postgres_dsn)
+    env = environment([probe.company], nats_url, postgres_dsn)
     assert command("topology", "--apply", env=env).returncode == 0
-    await site.publish("v1.chats.upsert", builders.chat())
-    durable = f"wa_realtime_{site.company}"
-    pulled = await site.js.pull_subscribe_bind(durable, stream=stream_of("v1.chats.upsert"))
+    await probe.publish("v1.chats.upsert", builders.chat())
+    durable = f"wa_realtime_{probe.company}"
+    pulled = await probe.js.pull_subscribe_bind(durable, stream=stream_of("v1.chats.upsert"))
     for _ in range(2):
         [message] = await pulled.fetch(1)
         await message.nak()
-    await site.nc.flush()
-    worker = launch(site.company, NATS_REALTIME_MAXDELIVER="1")
-    await _ends(worker, site, "v1.chats.upsert", {("dlq_published_ack_success", "unknown"): 1})
+    await probe.nc.flush()
+    worker = launch(probe.company, NATS_REALTIME_MAXDELIVER="1")
+    await _ends(worker, probe, "v1.chats.upsert", {("dlq_published_ack_success", "unknown"): 1})
     # Its replay does not kill this worker.
-    await site.holds("chats", 1)
+    await probe.holds("chats", 1)
 
 
 @pytest.fixture
-async def strained(company: str, postgres_dsn: str) -> AsyncIterator[Site]:
+async def strained(company: str, postgres_dsn: str) -> AsyncIterator[CompanyProbe]:
     """The test's company on a NATS of its own, whose dead-letter stream can be filled up."""
     with NatsServer() as server:
         client = await nats.connect(server.url)
-        async with visited(company, client, postgres_dsn) as site:
-            yield site
+        async with visited(company, client, postgres_dsn) as probe:
+            yield probe
         await client.close()
 
 
 @pytest.mark.rule("OUT-5")
 async def test_a_dead_letter_that_cannot_be_published_is_kept_and_nothing_is_lost(
-    launch: Launch, strained: Site
+    launch: Launch, strained: CompanyProbe
 ) -> None:
     """`nak_dlq_publish_fail` with `nats`; other events go on meanwhile."""
     url = strained.nc.connected_url
@@ -286,7 +298,12 @@ async def test_a_dead_letter_that_cannot_be_published_is_kept_and_nothing_is_los
     await _ends(worker, strained, "v1.chats.upsert", {("nak_dlq_publish_fail", "nats"): 1})
     await strained.publish("v1.chats.upsert", builders.chat())
     await strained.holds("chats", 1)
-    assert (await strained.consumer()).num_ack_pending == 1
+
+    async def unacknowledged() -> int | None:
+        return (await strained.consumer()).num_ack_pending
+
+    # The server hears of the ack of the stored one a moment after it is stored.
+    await comes_to(1, unacknowledged)
 
     await strained.js.update_stream(StreamConfig(**{**vars(config), "max_bytes": -1}))
     await strained.settled()
@@ -305,7 +322,7 @@ async def test_a_dead_letter_that_cannot_be_published_is_kept_and_nothing_is_los
 
 @pytest.mark.rule("HIS-1")
 async def test_one_bad_item_of_a_history_batch_does_not_hold_back_the_good_ones(
-    shared: Worker, served: Site
+    shared: Worker, served: CompanyProbe
 ) -> None:
     batch = builders.history_messages(
         builders.message(message_id="H1", status="sent"),

@@ -16,8 +16,8 @@ from testkit.pooler import IGNORED, KEEPS_PREPARED, Pooler, version
 from testkit.postgres_pair import STANDBY, PostgresNode
 from testkit.servers import PostgresServer
 from testkit.worker import Worker, command, environment
+from tests.acceptance.company_probe import CompanyProbe, comes_true
 from tests.acceptance.conftest import Launch, visited
-from tests.acceptance.site import Site, comes_true
 from tests.programs import required
 
 _COUNT = 200
@@ -36,9 +36,9 @@ def _message(number: int) -> builders.Payload:
     return builders.message(message_id=f"M{number}", from_phone=phone, chat_id=f"a_{phone}")
 
 
-async def _publish(site: Site, numbers: range) -> None:
+async def _publish(probe: CompanyProbe, numbers: range) -> None:
     for number in numbers:
-        await site.publish("v1.messages.upsert", _message(number))
+        await probe.publish("v1.messages.upsert", _message(number))
         await asyncio.sleep(0.01)
 
 
@@ -47,21 +47,21 @@ def _has_processed(worker: Worker, count: int) -> bool:
 
 
 async def test_the_first_host_hangs_the_second_is_promoted_and_events_flow_again(
-    launch: Launch, site: Site, cluster: tuple[PostgresNode, PostgresNode]
+    launch: Launch, probe: CompanyProbe, cluster: tuple[PostgresNode, PostgresNode]
 ) -> None:
     primary, standby = cluster
     dsn = (
         f"postgresql://postgres@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/postgres?connect_timeout=2"
     )
-    worker = launch(site.company, postgres_dsn=dsn)
-    load = asyncio.create_task(_publish(site, range(_COUNT)))
+    worker = launch(probe.company, postgres_dsn=dsn)
+    load = asyncio.create_task(_publish(probe, range(_COUNT)))
     await comes_true(partial(_has_processed, worker, 20))
     primary.pause()
     try:
         await standby.promote()
         await load
         # Less than the 75 s that the driver's one time limit for all hosts took.
-        async with visited(site.company, site.nc, standby.dsn) as beside:
+        async with visited(probe.company, probe.nc, standby.dsn) as beside:
             await beside.holds("messages", _COUNT, within=30)
             await beside.settled()
             assert await beside.letters() == 0
@@ -72,44 +72,44 @@ async def test_the_first_host_hangs_the_second_is_promoted_and_events_flow_again
 
 
 async def test_a_dump_that_lasts_keeps_no_replica_from_starting_and_no_event_waiting(
-    launch: Launch, site: Site, postgres_dsn: str
+    launch: Launch, probe: CompanyProbe, postgres_dsn: str
 ) -> None:
-    worker = launch(site.company)
-    await site.publish("v1.messages.upsert", _message(0))
-    await site.holds("messages", 1)
+    worker = launch(probe.company)
+    await probe.publish("v1.messages.upsert", _message(0))
+    await probe.holds("messages", 1)
     today = datetime.datetime.now(datetime.UTC).date()
     month = (today.replace(day=1) + datetime.timedelta(days=32)).strftime("messages_y%Ym%m")
-    await site.execute(f"ALTER TABLE {{schema}}.messages DETACH PARTITION {{schema}}.{month}")
-    await site.execute(f"DROP TABLE {{schema}}.{month}")
+    await probe.execute(f"ALTER TABLE {{schema}}.messages DETACH PARTITION {{schema}}.{month}")
+    await probe.execute(f"DROP TABLE {{schema}}.{month}")
     dump = await asyncpg.connect(postgres_dsn)
     try:
         await dump.execute("BEGIN")
-        await dump.execute(f"SELECT FROM {quoted(site.tenant.schema)}.messages")
+        await dump.execute(f"SELECT FROM {quoted(probe.tenant.schema)}.messages")
         # A writer of the test stands for the worker's: none of its statements may wait for two seconds.
-        await site.execute("SET lock_timeout = '2s'")
-        starting = asyncio.create_task(asyncio.to_thread(launch, site.company))
+        await probe.execute("SET lock_timeout = '2s'")
+        starting = asyncio.create_task(asyncio.to_thread(launch, probe.company))
         number = 0
         while not starting.done():
             number += 1
-            await site.publish("v1.messages.upsert", _message(number))
-            await site.execute("UPDATE {schema}.messages SET to_phone = '1' WHERE message_id = 'M0'")
+            await probe.publish("v1.messages.upsert", _message(number))
+            await probe.execute("UPDATE {schema}.messages SET to_phone = '1' WHERE message_id = 'M0'")
         await starting
-        await site.holds("messages", number + 1)
+        await probe.holds("messages", number + 1)
         assert worker.page("/ready")[0] == 200
         await dump.execute("COMMIT")
     finally:
         await dump.close()
 
     async def is_made() -> bool:
-        names = await site.database.fetchval(
+        names = await probe.database.fetchval(
             "SELECT count(*) FROM pg_tables WHERE schemaname = $1 AND tablename = $2",
-            site.tenant.schema,
+            probe.tenant.schema,
             month,
         )
         return bool(names)
 
     await _until(is_made)
-    assert await site.letters() == 0
+    assert await probe.letters() == 0
 
 
 async def _until(ask: object) -> None:
@@ -119,47 +119,47 @@ async def _until(ask: object) -> None:
 
 
 async def test_an_old_pooler_in_transaction_mode_is_named_and_nothing_is_lost_by_it(
-    launch: Launch, site: Site, postgres_server: PostgresServer
+    launch: Launch, probe: CompanyProbe, postgres_server: PostgresServer
 ) -> None:
     required("pgbouncer")
     if version() >= KEEPS_PREPARED:
         pytest.skip("this pgbouncer keeps prepared statements")
     with Pooler(postgres_server, "pool_mode = transaction", IGNORED) as pooler:
-        worker = launch(site.company, postgres_dsn=pooler.dsn_of("postgres"), ready=False)
+        worker = launch(probe.company, postgres_dsn=pooler.dsn_of("postgres"), ready=False)
         await comes_true(lambda: "pooler" in worker.page("/ready")[1])
         assert worker.page("/ready")[0] == 503
         pooler.stop()
         pooler.lines = ("pool_mode = session", IGNORED)
         pooler.start()
         worker.wait_ready()
-        await site.publish_many("v1.messages.upsert", [_message(number) for number in range(50)])
-        await site.holds("messages", 50)
-        await site.settled()
+        await probe.publish_many("v1.messages.upsert", [_message(number) for number in range(50)])
+        await probe.holds("messages", 50)
+        await probe.settled()
         # Back again, under a worker that runs: waited out, and no event is blamed.
         pooler.stop()
         pooler.lines = ("pool_mode = transaction", IGNORED)
         pooler.start()
-        await site.publish_many("v1.messages.upsert", [_message(number) for number in range(50, 100)])
+        await probe.publish_many("v1.messages.upsert", [_message(number) for number in range(50, 100)])
         await comes_true(lambda: worker.page("/ready")[0] == 503)
         pooler.stop()
         pooler.lines = ("pool_mode = session", IGNORED)
         pooler.start()
-        await site.holds("messages", 100)
-        await site.settled()
-        assert await site.letters() == 0
-        assert await site.count("exhausted_events") == 0
+        await probe.holds("messages", 100)
+        await probe.settled()
+        assert await probe.letters() == 0
+        assert await probe.count("exhausted_events") == 0
 
 
 async def test_a_text_of_go_starts_and_what_is_ignored_is_told_once(
-    launch: Launch, site: Site, postgres_server: PostgresServer
+    launch: Launch, probe: CompanyProbe, postgres_server: PostgresServer
 ) -> None:
     text = (
         f"host=127.0.0.1 port={postgres_server.port} user=postgres password='se cret' dbname=postgres sslmode=disable "
         "TimeZone=Asia/Jakarta pool_max_conns=50 connect_timeout=10"
     )
-    worker = launch(site.company, postgres_dsn=text)
-    await site.publish("v1.messages.upsert", _message(1))
-    await site.holds("messages", 1)
+    worker = launch(probe.company, postgres_dsn=text)
+    await probe.publish("v1.messages.upsert", _message(1))
+    await probe.holds("messages", 1)
     told = [line for line in worker.log.read_text().splitlines() if "pool_max_conns" in line]
     assert len(told) == 1
     assert "POSTGRES_POOL_SIZE" in told[0]

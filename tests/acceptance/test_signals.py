@@ -13,8 +13,8 @@ from nats.js.api import DiscardPolicy, StreamConfig
 
 from testkit import builders
 from testkit.servers import NatsServer
+from tests.acceptance.company_probe import CompanyProbe, comes_to
 from tests.acceptance.conftest import Launch, visited
-from tests.acceptance.site import Site, comes_to
 
 _ENOUGH = 1000
 # Messages, and seconds between them: a load that a worker keeps up with, also on a slow machine.
@@ -25,16 +25,16 @@ _BREAK = 0.05
 class Load:
     """Publishes messages all the time, each of a sender of its own."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, probe: CompanyProbe) -> None:
         self.published = 0
         self.over = False
-        self._site = site
+        self._probe = probe
 
     async def run(self) -> None:
         """Until it is over."""
         while not self.over:
             numbers = range(self.published, self.published + _PORTION)
-            await self._site.publish_many("v1.messages.upsert", [_message(number) for number in numbers])
+            await self._probe.publish_many("v1.messages.upsert", [_message(number) for number in numbers])
             self.published += _PORTION
             await asyncio.sleep(_BREAK)
 
@@ -45,9 +45,9 @@ def _message(number: int) -> builders.Payload:
 
 
 @asynccontextmanager
-async def loaded(site: Site) -> AsyncIterator[Load]:
+async def loaded(probe: CompanyProbe) -> AsyncIterator[Load]:
     """Events keep coming; on leaving the last ones are confirmed."""
-    load = Load(site)
+    load = Load(probe)
     task = asyncio.create_task(load.run())
     try:
         yield load
@@ -56,56 +56,56 @@ async def loaded(site: Site) -> AsyncIterator[Load]:
         await task
 
 
-async def _stored(site: Site, at_least: int) -> None:
+async def _stored(probe: CompanyProbe, at_least: int) -> None:
     async def enough() -> bool:
-        return await site.count("messages") >= at_least
+        return await probe.count("messages") >= at_least
 
     await comes_to(True, enough)
 
 
-async def _each_once(site: Site) -> None:
+async def _each_once(probe: CompanyProbe) -> None:
     """Every message that is in the stream has one row, one contact and one log row."""
-    subject = site.tenant.subject("v1.messages.upsert")
-    state = (await site.js.stream_info("wa_events_stream", subjects_filter=subject)).state
+    subject = probe.tenant.subject("v1.messages.upsert")
+    state = (await probe.js.stream_info("wa_events_stream", subjects_filter=subject)).state
     published = (state.subjects or {}).get(subject, 0)
     for table in ("messages", "contacts", "onboarding_log"):
-        await site.holds(table, published)
-    assert await site.value("SELECT count(DISTINCT message_id) FROM {schema}.messages") == published
-    assert await site.count("exhausted_events") == 0
-    assert await site.letters() == 0
+        await probe.holds(table, published)
+    assert await probe.value("SELECT count(DISTINCT message_id) FROM {schema}.messages") == published
+    assert await probe.count("exhausted_events") == 0
+    assert await probe.letters() == 0
 
 
 @pytest.mark.rule("RUN-13")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_under_load_loses_and_redelivers_nothing(
-    launch: Launch, site: Site, number: signal.Signals
+    launch: Launch, probe: CompanyProbe, number: signal.Signals
 ) -> None:
-    first = launch(site.company)
-    async with loaded(site) as load:
-        await _stored(site, _ENOUGH)
+    first = launch(probe.company)
+    async with loaded(probe) as load:
+        await _stored(probe, _ENOUGH)
         assert await asyncio.to_thread(first.stop, number) == 0
 
         async def unacknowledged() -> int | None:
-            return (await site.consumer()).num_ack_pending
+            return (await probe.consumer()).num_ack_pending
 
         # The server hears of the last acks a moment after they were sent.
         await comes_to(0, unacknowledged)
-        info = await site.consumer()
+        info = await probe.consumer()
         assert info.num_redelivered == 0
         # What was delivered to the first worker is committed and acknowledged, all of it.
-        delivered = await site.deliveries()
-        assert await site.count("messages") == delivered == await site.count("onboarding_log")
+        delivered = await probe.deliveries()
+        assert await probe.count("messages") == delivered == await probe.count("onboarding_log")
         assert info.ack_floor is not None
         assert info.ack_floor.consumer_seq == delivered
 
-        launch(site.company)
-        await _stored(site, load.published)
-    await site.settled()
-    await _each_once(site)
-    rows = await site.count("messages")
-    assert await site.deliveries() == rows
+        launch(probe.company)
+        await _stored(probe, load.published)
+    await probe.settled()
+    await _each_once(probe)
+    rows = await probe.count("messages")
+    assert await probe.deliveries() == rows
     assert (
-        await site.value(
+        await probe.value(
             "SELECT count(*) FROM {schema}.messages WHERE (last_metadata->>'consumer_sequence')::int <= $1",
             delivered,
         )
@@ -114,29 +114,33 @@ async def test_a_signal_under_load_loses_and_redelivers_nothing(
 
 
 @pytest.mark.rule("RUN-12")
-async def test_a_crash_under_load_loses_nothing_and_doubles_nothing(launch: Launch, site: Site) -> None:
+async def test_a_crash_under_load_loses_nothing_and_doubles_nothing(
+    launch: Launch, probe: CompanyProbe
+) -> None:
     """The messages of a killed worker come again after their ack wait, to whoever is there."""
     short = {"NATS_REALTIME_ACKWAIT": "2s"}
-    first = launch(site.company, also=short)
-    async with loaded(site) as load:
-        await _stored(site, _ENOUGH)
+    first = launch(probe.company, also=short)
+    async with loaded(probe) as load:
+        await _stored(probe, _ENOUGH)
         first.kill()
-        second = launch(site.company, also=short)
-        await _stored(site, load.published)
-    await site.settled()
-    await _each_once(site)
+        second = launch(probe.company, also=short)
+        await _stored(probe, load.published)
+    await probe.settled()
+    await _each_once(probe)
     assert second.ready()["status"] == "READY"
 
 
-async def test_a_second_worker_goes_on_when_the_first_one_is_killed(launch: Launch, site: Site) -> None:
+async def test_a_second_worker_goes_on_when_the_first_one_is_killed(
+    launch: Launch, probe: CompanyProbe
+) -> None:
     short = {"NATS_REALTIME_ACKWAIT": "2s"}
-    first, second = launch(site.company, also=short), launch(site.company, also=short)
-    async with loaded(site):
-        await _stored(site, _ENOUGH)
+    first, second = launch(probe.company, also=short), launch(probe.company, also=short)
+    async with loaded(probe):
+        await _stored(probe, _ENOUGH)
         first.kill()
-        await _stored(site, await site.count("messages") + 200)
-    await site.settled()
-    await _each_once(site)
+        await _stored(probe, await probe.count("messages") + 200)
+    await probe.settled()
+    await _each_once(probe)
     assert second.running
 
 
@@ -147,29 +151,29 @@ async def test_what_a_worker_cannot_finish_in_its_time_is_given_back_and_stored_
     """Limit 30 s. The database is locked, and a dead letter finds no room in its stream."""
     with NatsServer() as server:
         client = await nats.connect(server.url)
-        async with visited(company, client, postgres_dsn) as site:
+        async with visited(company, client, postgres_dsn) as probe:
             # What is given back must come long before what is not.
             settings = {"NATS_REALTIME_ACKWAIT": "5m"}
             worker = launch(company, nats_url=server.url, also=settings, STOP_TIMEOUT="5s")
-            config = (await site.js.stream_info("dlq_stream")).config
-            await site.js.update_stream(
+            config = (await probe.js.stream_info("dlq_stream")).config
+            await probe.js.update_stream(
                 StreamConfig(**{**vars(config), "max_bytes": 1, "discard": DiscardPolicy.NEW})
             )
-            await site.publish("v1.contacts.upsert", builders.contact(push_name=""))
-            await site.publish("v1.connection.update", builders.connection())
-            await site.holds("agents", 1)
-            async with site.database.transaction():
-                await site.execute("LOCK TABLE {schema}.chats IN ACCESS EXCLUSIVE MODE")
-                await site.publish("v1.chats.upsert", builders.chat())
+            await probe.publish("v1.contacts.upsert", builders.contact(push_name=""))
+            await probe.publish("v1.connection.update", builders.connection())
+            await probe.holds("agents", 1)
+            async with probe.database.transaction():
+                await probe.execute("LOCK TABLE {schema}.chats IN ACCESS EXCLUSIVE MODE")
+                await probe.publish("v1.chats.upsert", builders.chat())
 
                 async def held() -> int | None:
-                    return (await site.consumer()).num_ack_pending
+                    return (await probe.consumer()).num_ack_pending
 
                 await comes_to(2, held)
                 assert await asyncio.to_thread(worker.stop) == 0
-            await site.js.update_stream(StreamConfig(**{**vars(config), "max_bytes": -1}))
+            await probe.js.update_stream(StreamConfig(**{**vars(config), "max_bytes": -1}))
             launch(company, nats_url=server.url, also=settings, STOP_TIMEOUT="5s")
-            await site.settled()
-            assert await site.count("chats") == 1
-            assert await site.letters() == 1
+            await probe.settled()
+            assert await probe.count("chats") == 1
+            assert await probe.letters() == 1
         await client.close()

@@ -13,8 +13,8 @@ from streams.version import VERSION
 from testkit import builders
 from testkit.servers import NatsServer, PostgresServer, free_port
 from testkit.worker import Worker
+from tests.acceptance.company_probe import CompanyProbe, comes_true
 from tests.acceptance.conftest import Launch
-from tests.acceptance.site import Site, comes_true
 
 
 def _wait_reason(worker: Worker, part: str) -> str:
@@ -157,12 +157,12 @@ async def test_a_wrong_password_ends_the_start_and_is_not_shown(launch: Launch, 
 
 
 @pytest.mark.rule("SUB-5")
-async def test_two_spellings_of_a_company_do_not_share_a_schema(launch: Launch, site: Site) -> None:
-    other = site.company.swapcase()
-    launch(site.company).stop()
-    await site.execute(f"INSERT INTO {{schema}}.chats (chat_id, company_id) VALUES ('c', '{site.company}')")
+async def test_two_spellings_of_a_company_do_not_share_a_schema(launch: Launch, probe: CompanyProbe) -> None:
+    other = probe.company.swapcase()
+    launch(probe.company).stop()
+    await probe.execute(f"INSERT INTO {{schema}}.chats (chat_id, company_id) VALUES ('c', '{probe.company}')")
     line = _end(launch(other, ready=False))
-    assert site.company in line
+    assert probe.company in line
     assert other in line
 
 
@@ -203,11 +203,13 @@ async def test_without_auto_migrate_missing_tables_end_the_start_and_are_named(
 
 
 @pytest.mark.rule("RUN-17")
-async def test_a_stored_event_leaves_no_line_in_the_log(launch: Launch, site: Site) -> None:
-    worker = launch(site.company)
+async def test_a_stored_event_leaves_no_line_in_the_log(launch: Launch, probe: CompanyProbe) -> None:
+    worker = launch(probe.company)
     before = len(worker.lines())
-    await site.publish_many("v1.chats.upsert", [builders.chat(chat_id=f"c{number}") for number in range(200)])
-    await site.settled()
+    await probe.publish_many(
+        "v1.chats.upsert", [builders.chat(chat_id=f"c{number}") for number in range(200)]
+    )
+    await probe.settled()
     assert not [
-        line for line in worker.lines()[before:] if "stream_sequence" in line or site.company in str(line)
+        line for line in worker.lines()[before:] if "stream_sequence" in line or probe.company in str(line)
     ]

@@ -11,8 +11,8 @@ from nats.aio.client import Client
 from testkit import builders
 from testkit.servers import NatsServer, free_port
 from testkit.worker import command, environment
+from tests.acceptance.company_probe import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, comes_to, comes_true
 from tests.acceptance.conftest import Launch, visited
-from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, comes_to, comes_true
 
 
 class Nodes:
@@ -97,12 +97,12 @@ async def test_a_worker_that_meets_one_node_of_three_waits_for_the_others(
     await comes_true(lambda: worker.running and worker.page("/ready")[0] == 200, within=60)
 
     client = await with_jetstream(nodes.url)
-    async with visited(company, client, database_dsn) as site:
-        await site.publish("v1.chats.upsert", builders.chat())
-        await site.holds("chats", 1)
+    async with visited(company, client, database_dsn) as probe:
+        await probe.publish("v1.chats.upsert", builders.chat())
+        await probe.holds("chats", 1)
         for stream in (REALTIME_STREAM, HISTORY_STREAM, DLQ_STREAM):
-            assert (await site.js.stream_info(stream)).config.num_replicas == 3
-        info = await site.consumer()
+            assert (await probe.js.stream_info(stream)).config.num_replicas == 3
+        info = await probe.consumer()
         assert info.cluster is not None
         assert len(info.cluster.replicas or []) == 2
     await client.close()

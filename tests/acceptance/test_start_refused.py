@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -22,8 +20,16 @@ from tables.queries import quoted
 from testkit import builders
 from testkit.servers import NatsServer
 from testkit.worker import Worker, command, environment
+from tests.acceptance.company_probe import (
+    DLQ_STREAM,
+    HISTORY_STREAM,
+    REALTIME_STREAM,
+    CompanyProbe,
+    comes_to,
+    comes_true,
+)
 from tests.acceptance.conftest import Launch, visited
-from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, Site, comes_to, comes_true
+from tests.nats_servers import reload
 
 SUBJECTS = [f"{base}.*" for base in REALTIME]
 
@@ -32,13 +38,6 @@ def account(max_streams: int) -> str:
     """A server whose only account may have so many streams."""
     limits = f"max_streams: {max_streams}"
     return f'accounts {{ A {{ jetstream {{ {limits} }}, users: [{{user: "a", password: "b"}}] }} }}'
-
-
-def reconfigure(server: NatsServer, settings: str) -> None:
-    """Let a running server take other settings."""
-    server._settings = settings
-    server._configure()
-    os.kill(server.pid, signal.SIGHUP)
 
 
 @pytest.fixture
@@ -56,7 +55,7 @@ async def client(server: NatsServer) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-async def pair(client: Client, database_dsn: str) -> AsyncIterator[tuple[Site, Site]]:
+async def pair(client: Client, database_dsn: str) -> AsyncIterator[tuple[CompanyProbe, CompanyProbe]]:
     """Two companies with a database of their own; nobody serves them yet."""
     async with AsyncExitStack() as stack:
         names = [f"{name}{uuid4().hex[:6]}" for name in ("One", "Two")]
@@ -67,11 +66,13 @@ async def pair(client: Client, database_dsn: str) -> AsyncIterator[tuple[Site, S
 class Start:
     """Starts a worker for two companies; what the pair's servers are is known."""
 
-    def __init__(self, launch: Launch, server: NatsServer, dsn: str, pair: tuple[Site, Site]) -> None:
+    def __init__(
+        self, launch: Launch, server: NatsServer, dsn: str, pair: tuple[CompanyProbe, CompanyProbe]
+    ) -> None:
         self._launch = launch
         self._server = server
         self._dsn = dsn
-        self._companies = [site.company for site in pair]
+        self._companies = [probe.company for probe in pair]
 
     def __call__(self, *, ready: bool = False, **settings: str) -> Worker:
         return self._launch(
@@ -80,7 +81,9 @@ class Start:
 
 
 @pytest.fixture
-def start(launch: Launch, server: NatsServer, database_dsn: str, pair: tuple[Site, Site]) -> Start:
+def start(
+    launch: Launch, server: NatsServer, database_dsn: str, pair: tuple[CompanyProbe, CompanyProbe]
+) -> Start:
     return Start(launch, server, database_dsn, pair)
 
 
@@ -109,16 +112,16 @@ async def reason(worker: Worker, part: str, *words: str) -> str:
     return told
 
 
-async def stores(site: Site) -> None:
+async def stores(probe: CompanyProbe) -> None:
     """A new real-time event of this company gets its row."""
 
     async def made() -> bool:
-        return bool(await site.database.fetchval("SELECT to_regclass($1)", f"{site.schema}.chats"))
+        return bool(await probe.database.fetchval("SELECT to_regclass($1)", f"{probe.schema}.chats"))
 
     await comes_to(True, made)
-    before = await site.count("chats")
-    await site.publish("v1.chats.upsert", builders.chat(chat_id=uuid4().hex))
-    await site.holds("chats", before + 1)
+    before = await probe.count("chats")
+    await probe.publish("v1.chats.upsert", builders.chat(chat_id=uuid4().hex))
+    await probe.holds("chats", before + 1)
 
 
 def logged(worker: Worker, *words: str) -> list[str]:
@@ -144,11 +147,11 @@ async def test_a_refused_stream_is_waited_for_and_the_others_are_served(
         assert worker.page("/health")[0] == 200
 
         client = await nats.connect(url)
-        async with visited(company, client, database_dsn) as site:
-            await stores(site)
+        async with visited(company, client, database_dsn) as probe:
+            await stores(probe)
             await comes_true(lambda: set(details(worker)) == {part, f"dlq {company}"})
             assert len(logged(worker, part, "max_streams")) == 1
-            reconfigure(server, account(3))
+            reload(server, account(3))
             await wait_ready(worker)
         assert any(line["msg"] == "consumers are running" for line in worker.lines())
         await client.close()
@@ -166,7 +169,7 @@ async def _fill(client: Client, stream: str, count: int) -> list[str]:
 
 
 async def test_a_company_whose_consumer_is_refused_is_reported_and_the_other_is_served(
-    client: Client, pair: tuple[Site, Site], start: Start
+    client: Client, pair: tuple[CompanyProbe, CompanyProbe], start: Start
 ) -> None:
     one, two = pair
     js = client.jetstream()
@@ -194,7 +197,7 @@ async def test_a_company_whose_consumer_is_refused_is_reported_and_the_other_is_
 
 
 async def test_streams_that_we_make_have_room_for_more_consumers_than_the_servers_default(
-    client: Client, pair: tuple[Site, Site], start: Start
+    client: Client, pair: tuple[CompanyProbe, CompanyProbe], start: Start
 ) -> None:
     start(ready=True, NATS_STREAM_MAXCONSUMERS="1100")
     info = await client.jetstream().stream_info(HISTORY_STREAM)
@@ -204,7 +207,7 @@ async def test_streams_that_we_make_have_room_for_more_consumers_than_the_server
 
 
 async def test_a_push_consumer_of_our_name_holds_up_its_company_only(
-    client: Client, pair: tuple[Site, Site], start: Start
+    client: Client, pair: tuple[CompanyProbe, CompanyProbe], start: Start
 ) -> None:
     one, two = pair
     js = client.jetstream()
@@ -221,7 +224,7 @@ async def test_a_push_consumer_of_our_name_holds_up_its_company_only(
 
 
 async def test_subjects_of_somebody_elses_stream_hold_up_one_stream_only(
-    client: Client, pair: tuple[Site, Site], start: Start
+    client: Client, pair: tuple[CompanyProbe, CompanyProbe], start: Start
 ) -> None:
     one, _ = pair
     js = client.jetstream()
@@ -235,7 +238,7 @@ async def test_subjects_of_somebody_elses_stream_hold_up_one_stream_only(
 
 
 async def test_a_schema_that_cannot_be_made_holds_up_its_company_only(
-    pair: tuple[Site, Site], start: Start
+    pair: tuple[CompanyProbe, CompanyProbe], start: Start
 ) -> None:
     one, two = pair
     start(ready=True).stop()
@@ -253,7 +256,11 @@ async def test_a_schema_that_cannot_be_made_holds_up_its_company_only(
 
 
 async def test_a_right_that_is_missing_in_postgresql_holds_up_its_company_only(
-    pair: tuple[Site, Site], start: Start, launch: Launch, server: NatsServer, database_dsn: str
+    pair: tuple[CompanyProbe, CompanyProbe],
+    start: Start,
+    launch: Launch,
+    server: NatsServer,
+    database_dsn: str,
 ) -> None:
     one, two = pair
     role = f"writer_{uuid4().hex[:8]}"
@@ -278,15 +285,15 @@ async def _upstream(client: Client) -> None:
     await client.jetstream().add_stream(name="hub", subjects=SUBJECTS)
 
 
-async def _publish(site: Site, count: int) -> None:
+async def _publish(probe: CompanyProbe, count: int) -> None:
     for _ in range(count):
-        body = builders.body(site.of_us(builders.chat(chat_id=uuid4().hex)))
-        await site.js.publish(site.tenant.subject("v1.chats.upsert"), body)
+        body = builders.body(probe.of_us(builders.chat(chat_id=uuid4().hex)))
+        await probe.js.publish(probe.tenant.subject("v1.chats.upsert"), body)
 
 
 @pytest.mark.parametrize("kind", ["mirror", "sources"])
 async def test_a_stream_that_is_fed_by_others_is_used_as_it_is(
-    client: Client, pair: tuple[Site, Site], start: Start, kind: str
+    client: Client, pair: tuple[CompanyProbe, CompanyProbe], start: Start, kind: str
 ) -> None:
     one, two = pair
     await _upstream(client)
@@ -295,15 +302,15 @@ async def test_a_stream_that_is_fed_by_others_is_used_as_it_is(
     )
     await client.jetstream().add_stream(name=REALTIME_STREAM, **feed)
     worker = start(ready=True)
-    for site in (one, two):
-        await _publish(site, 3)
-        await site.holds("chats", 3)
+    for probe in (one, two):
+        await _publish(probe, 3)
+        await probe.holds("chats", 3)
     assert len(logged(worker, REALTIME_STREAM, "used as it is", "v1.chats.upsert.*")) == 1
     assert not (await client.jetstream().stream_info(REALTIME_STREAM)).config.subjects
 
 
 async def test_a_sealed_stream_is_read_and_said_to_take_nothing(
-    client: Client, pair: tuple[Site, Site], start: Start
+    client: Client, pair: tuple[CompanyProbe, CompanyProbe], start: Start
 ) -> None:
     one, _ = pair
     js = client.jetstream()
@@ -318,7 +325,7 @@ async def test_a_sealed_stream_is_read_and_said_to_take_nothing(
 
 
 async def test_a_workqueue_is_read_and_another_ones_consumer_on_it_is_named_as_the_obstacle(
-    client: Client, pair: tuple[Site, Site], start: Start
+    client: Client, pair: tuple[CompanyProbe, CompanyProbe], start: Start
 ) -> None:
     one, two = pair
     js = client.jetstream()
@@ -334,7 +341,7 @@ async def test_a_workqueue_is_read_and_another_ones_consumer_on_it_is_named_as_t
 
 
 async def test_more_replicas_than_nodes_are_waited_for_and_never_made_fewer(
-    client: Client, start: Start, pair: tuple[Site, Site]
+    client: Client, start: Start, pair: tuple[CompanyProbe, CompanyProbe]
 ) -> None:
     worker = start(NATS_STREAM_REPLICAS="3")
     for stream in (REALTIME_STREAM, HISTORY_STREAM, DLQ_STREAM):
@@ -344,7 +351,7 @@ async def test_more_replicas_than_nodes_are_waited_for_and_never_made_fewer(
 
 
 async def test_a_consumer_that_cannot_be_made_again_holds_up_its_company_only(
-    client: Client, pair: tuple[Site, Site], start: Start
+    client: Client, pair: tuple[CompanyProbe, CompanyProbe], start: Start
 ) -> None:
     one, two = pair
     worker = start(ready=True)
@@ -363,7 +370,7 @@ async def test_a_consumer_that_cannot_be_made_again_holds_up_its_company_only(
 
 
 async def test_dead_letters_that_cannot_be_stored_are_told_with_their_stream_and_the_servers_reason(
-    client: Client, pair: tuple[Site, Site], start: Start
+    client: Client, pair: tuple[CompanyProbe, CompanyProbe], start: Start
 ) -> None:
     one, _ = pair
     worker = start(ready=True)
@@ -383,7 +390,7 @@ async def test_dead_letters_that_cannot_be_stored_are_told_with_their_stream_and
 
 
 async def test_topology_shows_what_decides_over_durability_and_room_before_anything_is_changed(
-    client: Client, pair: tuple[Site, Site], server: NatsServer, database_dsn: str
+    client: Client, pair: tuple[CompanyProbe, CompanyProbe], server: NatsServer, database_dsn: str
 ) -> None:
     js = client.jetstream()
     await js.add_stream(name="hub", subjects=["v1.history.>"])
@@ -393,7 +400,7 @@ async def test_topology_shows_what_decides_over_durability_and_room_before_anyth
         b'{"name":"%b","subjects":["v1.chats.>"],"persist_mode":"async","max_consumers":1,"storage":"file",'
         b'"retention":"limits"}' % REALTIME_STREAM.encode(),
     )
-    env = environment([site.company for site in pair], server.url, database_dsn, NATS_STREAM_REPLICAS="3")
+    env = environment([probe.company for probe in pair], server.url, database_dsn, NATS_STREAM_REPLICAS="3")
     shown = command("topology", env=env)
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()

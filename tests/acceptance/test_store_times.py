@@ -12,8 +12,8 @@ from testkit import builders
 from testkit.proxy import Proxy
 from testkit.servers import NatsServer
 from testkit.worker import Worker
+from tests.acceptance.company_probe import DLQ_STREAM, CompanyProbe, comes_to
 from tests.acceptance.conftest import Launch
-from tests.acceptance.site import DLQ_STREAM, Site, comes_to
 from tests.slow_clock import SlowClock
 
 # More than the second after which a step is told in the log, less than the ten that are bridged.
@@ -30,11 +30,11 @@ def clock() -> SlowClock:
 
 @pytest.fixture
 async def worker(
-    nats_server: NatsServer, launch: Launch, clock: SlowClock, site: Site
+    nats_server: NatsServer, launch: Launch, clock: SlowClock, probe: CompanyProbe
 ) -> AsyncIterator[Worker]:
-    """A worker of the site's company that reaches NATS through the clock."""
+    """A worker of the probe's company that reaches NATS through the clock."""
     async with Proxy(nats_server.port, clock.rewrite) as proxy:
-        worker = launch(site.company, ready=False, nats_url=proxy.nats_url, also=_DELAYS)
+        worker = launch(probe.company, ready=False, nats_url=proxy.nats_url, also=_DELAYS)
         await asyncio.to_thread(worker.wait_ready)
         yield worker
 
@@ -44,41 +44,41 @@ def _pair(number: int) -> dict[str, str]:
     return {"chat_id": f"a_{phone}", "agent_id": f"a{number}"}
 
 
-async def _values(site: Site, word: str, unread: int) -> None:
+async def _values(probe: CompanyProbe, word: str, unread: int) -> None:
     """Events about the same rows that say `word` each."""
     numbers = range(_ROWS)
-    await site.publish_many(
+    await probe.publish_many(
         "v1.messages.upsert",
         [builders.message(message_id=f"M{n}", status=word, message_text=word, **_pair(n)) for n in numbers],
     )
-    await site.publish_many(
+    await probe.publish_many(
         "v1.chats.upsert",
         [builders.chat(push_name=word, unread_count=unread, **_pair(n)) for n in numbers],
     )
-    await site.publish_many(
+    await probe.publish_many(
         "v1.contacts.upsert", [builders.contact(push_name=word, **_pair(n)) for n in numbers]
     )
-    await site.publish_many(
+    await probe.publish_many(
         "v1.connection.update", [builders.connection(agent_id=f"a{n}", status=word) for n in numbers]
     )
-    await site.settled()
+    await probe.settled()
 
 
-async def _distinct(site: Site, *columns: str) -> dict[str, list[Any]]:
+async def _distinct(probe: CompanyProbe, *columns: str) -> dict[str, list[Any]]:
     """The values that rows have in `table.column`."""
     found = {}
     for column in columns:
         table, name = column.split(".")
-        found[column] = [row[name] for row in await site.rows(table)]
+        found[column] = [row[name] for row in await probe.rows(table)]
     return found
 
 
 async def test_the_later_event_wins_when_store_times_step_back(
-    worker: Worker, clock: SlowClock, site: Site
+    worker: Worker, clock: SlowClock, probe: CompanyProbe
 ) -> None:
-    await _values(site, "earlier", 7)
+    await _values(probe, "earlier", 7)
     clock.set_back()
-    await _values(site, "later", 3)
+    await _values(probe, "later", 3)
     columns = (
         "messages.status",
         "messages.message_text",
@@ -86,75 +86,75 @@ async def test_the_later_event_wins_when_store_times_step_back(
         "contacts.push_name",
         "agents.status",
     )
-    assert await _distinct(site, *columns, "chats.unread_count") == {
+    assert await _distinct(probe, *columns, "chats.unread_count") == {
         **dict.fromkeys(columns, ["later"] * _ROWS),
         "chats.unread_count": [3] * _ROWS,
     }
 
 
 async def test_an_unread_step_counts_when_store_times_step_back(
-    worker: Worker, clock: SlowClock, site: Site
+    worker: Worker, clock: SlowClock, probe: CompanyProbe
 ) -> None:
-    await site.publish("v1.chats.upsert", builders.chat(unread_count=5))
-    await site.settled()
+    await probe.publish("v1.chats.upsert", builders.chat(unread_count=5))
+    await probe.settled()
     clock.set_back()
-    await site.publish("v1.chats.update", builders.chat_update(unread_count=1))
-    await site.settled()
-    assert [row["unread_count"] for row in await site.rows("chats")] == [6]
+    await probe.publish("v1.chats.update", builders.chat_update(unread_count=1))
+    await probe.settled()
+    assert [row["unread_count"] for row in await probe.rows("chats")] == [6]
 
 
 async def test_a_later_count_overtakes_the_steps_when_store_times_step_back(
-    worker: Worker, clock: SlowClock, site: Site
+    worker: Worker, clock: SlowClock, probe: CompanyProbe
 ) -> None:
-    await site.publish("v1.chats.upsert", builders.chat(unread_count=5))
-    await site.publish("v1.chats.update", builders.chat_update(unread_count=1))
-    await site.settled()
+    await probe.publish("v1.chats.upsert", builders.chat(unread_count=5))
+    await probe.publish("v1.chats.update", builders.chat_update(unread_count=1))
+    await probe.settled()
     clock.set_back()
-    await site.publish("v1.chats.update", builders.chat_update(unread_count=0))
-    await site.settled()
-    assert [row["unread_count"] for row in await site.rows("chats")] == [0]
-    assert await site.count("chat_steps") == 0
+    await probe.publish("v1.chats.update", builders.chat_update(unread_count=0))
+    await probe.settled()
+    assert [row["unread_count"] for row in await probe.rows("chats")] == [0]
+    assert await probe.count("chat_steps") == 0
 
 
 async def test_the_first_message_stays_the_first_when_store_times_step_back(
-    worker: Worker, clock: SlowClock, site: Site
+    worker: Worker, clock: SlowClock, probe: CompanyProbe
 ) -> None:
-    await site.publish("v1.messages.upsert", builders.message(message_id="first"))
-    await site.settled()
+    await probe.publish("v1.messages.upsert", builders.message(message_id="first"))
+    await probe.settled()
     clock.set_back()
     campaign = {"is_campaign": True, "origin": "ads", "tags": "ig", "assigned_to": ""}
-    await site.publish("v1.messages.upsert", builders.message(message_id="second", campaign=campaign))
-    await site.settled()
-    [contact], [log] = await site.rows("contacts"), await site.rows("onboarding_log")
+    await probe.publish("v1.messages.upsert", builders.message(message_id="second", campaign=campaign))
+    await probe.settled()
+    [contact], [log] = await probe.rows("contacts"), await probe.rows("onboarding_log")
     assert (contact["first_message_id"], contact["origin"]) == ("first", "DirectChat")
     assert log["message_id"] == "first"
 
 
 async def test_a_replay_stays_the_older_event_when_store_times_step_back_before_it(
-    worker: Worker, clock: SlowClock, site: Site
+    worker: Worker, clock: SlowClock, probe: CompanyProbe
 ) -> None:
-    await site.publish("v1.messages.upsert", builders.message(status="sent", message_url=""))
-    await site.settled()
-    await site.trip("messages", "NEW.status = 'delivered'", "22001")
-    await site.publish(
+    await probe.publish("v1.messages.upsert", builders.message(status="sent", message_url=""))
+    await probe.settled()
+    await probe.trip("messages", "NEW.status = 'delivered'", "22001")
+    await probe.publish(
         "v1.messages.update", builders.message_update(status="delivered", message_url="https://example.org/1")
     )
-    await comes_to(1, site.letters)
+    await comes_to(1, probe.letters)
     clock.set_back()
-    await site.publish("v1.messages.update", builders.message_update(status="read"))
-    await site.settled()
-    await site.untrip("messages")
-    await site.settled(DLQ_STREAM)
-    [row] = await site.rows("messages")
+    await probe.publish("v1.messages.update", builders.message_update(status="read"))
+    await probe.settled()
+    await probe.untrip("messages")
+    await probe.settled(DLQ_STREAM)
+    [row] = await probe.rows("messages")
     assert (row["status"], row["message_url"]) == ("read", "https://example.org/1")
-    assert await site.count("exhausted_events") == 0
+    assert await probe.count("exhausted_events") == 0
 
 
 @pytest.mark.rule("VER-10")
 async def test_store_times_that_step_back_are_counted_and_told(
-    worker: Worker, clock: SlowClock, site: Site
+    worker: Worker, clock: SlowClock, probe: CompanyProbe
 ) -> None:
-    labels = {"company_id": site.company, "consumer_type": "realtime"}
+    labels = {"company_id": probe.company, "consumer_type": "realtime"}
 
     def counted() -> tuple[float, float]:
         scrape = worker.scrape()
@@ -164,13 +164,13 @@ async def test_store_times_that_step_back_are_counted_and_told(
         )
 
     for number in range(3):
-        await site.publish("v1.messages.upsert", builders.message(message_id=f"M{number}"))
-    await site.settled()
+        await probe.publish("v1.messages.upsert", builders.message(message_id=f"M{number}"))
+    await probe.settled()
     assert await asyncio.to_thread(counted) == (0, 0)
     clock.set_back()
     for number in range(3):
-        await site.publish("v1.messages.upsert", builders.message(message_id=f"N{number}"))
-    await site.settled()
+        await probe.publish("v1.messages.upsert", builders.message(message_id=f"N{number}"))
+    await probe.settled()
     steps, seconds = await asyncio.to_thread(counted)
     assert steps == 1
     assert 0 < seconds <= _BEHIND

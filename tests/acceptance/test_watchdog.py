@@ -9,8 +9,8 @@ import pytest
 
 from testkit import builders
 from testkit.worker import Worker
+from tests.acceptance.company_probe import CompanyProbe
 from tests.acceptance.conftest import Launch
-from tests.acceptance.site import Site
 
 # The real worker, but that its routing never comes to an end.
 _STUCK = """
@@ -45,14 +45,14 @@ def stuck(company: str, nats_url: str, postgres_dsn: str, tmp_path: Path) -> Ite
 
 @pytest.mark.rule("RUN-10")
 async def test_a_stuck_worker_says_so_and_ends_with_1_and_the_next_one_stores_its_events(
-    stuck: Worker, launch: Launch, site: Site
+    stuck: Worker, launch: Launch, probe: CompanyProbe
 ) -> None:
     stuck.wait_ready()
-    await site.publish("v1.chats.upsert", builders.chat())
+    await probe.publish("v1.chats.upsert", builders.chat())
     assert "1 deliveries under way" in stuck.wait_page("/ready", 503)
     assert stuck.wait_end() == 1
     told = [line["msg"] for line in stuck.lines() if "giving up" in line["msg"]]
     assert len(told) == 1
-    assert f"realtime {site.company}: 1 deliveries under way, and no progress" in told[0]
-    launch(site.company)
-    await site.holds("chats", 1)
+    assert f"realtime {probe.company}: 1 deliveries under way, and no progress" in told[0]
+    launch(probe.company)
+    await probe.holds("chats", 1)

@@ -8,7 +8,6 @@ says `ready` and works until it is killed.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import ctypes
 import datetime
@@ -174,14 +173,11 @@ class Pipeline:
 
 
 async def main() -> None:
-    """Connect, then run a pipeline for each schema. All options are needed."""
-    parser = argparse.ArgumentParser()
-    for name in ("nats", "postgres", "stream", "schemas"):
-        parser.add_argument(f"--{name}", required=True)
-    options = parser.parse_args()
-    schemas = options.schemas.split(",")
+    """Connect, then run a pipeline for each of the `schemas`; the one argument is JSON."""
+    options = json.loads(sys.argv[1])
+    schemas = options["schemas"]
     database = await asyncpg.create_pool(
-        options.postgres,
+        options["postgres"],
         min_size=1,
         max_size=min(CONNECTIONS, len(schemas)),
         reset=_nothing,
@@ -189,8 +185,8 @@ async def main() -> None:
         max_cached_statement_lifetime=0,
         server_settings={"application_name": APPLICATION},
     )
-    client = await nats.connect(options.nats)
-    pipelines = [Pipeline(client, database, stream=options.stream, schema=schema) for schema in schemas]
+    client = await nats.connect(options["nats"])
+    pipelines = [Pipeline(client, database, stream=options["stream"], schema=schema) for schema in schemas]
     for pipeline in pipelines:
         await pipeline.listen()
     print("ready", flush=True)

@@ -3,13 +3,12 @@ a line wants."""
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 import nats
@@ -103,32 +102,30 @@ class Place:
         )
 
 
+@dataclass(frozen=True, slots=True)
 class Environment:
-    """Running servers and a connection to each."""
+    """Running servers and a connection to each; what is opened later is closed with `stack`."""
 
-    def __init__(self, servers: Servers, client: Client, admin: Connection) -> None:
-        self.servers = servers
-        self.client = client
-        self._admin = admin
-        self._open: list[Connection] = []
+    servers: Servers
+    client: Client
+    admin: Connection
+    stack: AsyncExitStack
 
     @property
     def js(self) -> JetStreamContext:
         """JetStream."""
         return self.client.jetstream()
 
-    async def place(
-        self, name: str, *, companies: int = 1, partitions: int | None = None, stored: int = 0
-    ) -> Place:
-        """A new database; partitions None: as many as the processor makes by itself."""
+    async def place(self, name: str, *, companies: int = 1, partitions: int = 0, stored: int = 0) -> Place:
+        """A new database, with more partitions than the processor makes by itself if so many are wanted."""
         tenants = tuple(Tenant(f"Bench{name}{number:02}") for number in range(1, companies + 1))
         database = f"bench_{name.lower()}"
-        await self._admin.execute(f'CREATE DATABASE "{database}"')
+        await self.admin.execute(f'CREATE DATABASE "{database}"')
         dsn = self.servers.postgres.dsn_of(database)
         schemas = [tenant.schema for tenant in tenants]
         await _migrate(dsn, schemas)
         connection = await _connect(dsn)
-        self._open.append(connection)
+        self.stack.push_async_callback(connection.close)
         for schema in schemas:
             await _partition(connection, schema, partitions)
         if stored:
@@ -146,44 +143,21 @@ class Environment:
         if found and not letters:
             raise BenchError(f"{found} events became dead letters")
 
-    async def consumer(self, stream: str, durable: str, subject: str) -> None:
-        """See to a consumer without limits. Raises `BenchError`."""
-        config = {
-            "durable_name": durable,
-            "filter_subject": subject,
-            "ack_policy": "explicit",
-            "max_ack_pending": -1,
-        }
-        await _create(
-            self.client,
-            f"CONSUMER.DURABLE.CREATE.{stream}.{durable}",
-            {"stream_name": stream, "config": config},
-        )
-
-    async def close(self) -> None:
-        """Close what was opened."""
-        for connection in self._open:
-            await connection.close()
-
 
 @asynccontextmanager
 async def environment() -> AsyncIterator[Environment]:
     """Fresh servers, PostgreSQL with fsync and commit timestamps, and the streams."""
     with embedded_servers(fsync=True) as servers:
-        client = await nats.connect(servers.nats.url)
-        admin = await _connect(servers.postgres.dsn)
-        made = Environment(servers, client, admin)
-        try:
+        async with AsyncExitStack() as stack:
+            client = await nats.connect(servers.nats.url)
+            stack.push_async_callback(client.close)
+            admin = await _connect(servers.postgres.dsn)
+            stack.push_async_callback(admin.close)
             await _age(admin)
-            for spec in specs.streams(default_settings()):
-                await _create(client, f"STREAM.CREATE.{spec.name}", spec.config())
             bare = specs.StreamSpec(BARE_STREAM, (f"{BARE_PREFIX}>",), 0)
-            await _create(client, f"STREAM.CREATE.{BARE_STREAM}", bare.config())
-            yield made
-        finally:
-            await made.close()
-            await admin.close()
-            await client.close()
+            for spec in (*specs.streams(default_settings()), bare):
+                await _create(client, spec)
+            yield Environment(servers, client, admin, stack)
 
 
 async def _age(admin: Connection) -> None:
@@ -203,10 +177,11 @@ async def _age(admin: Connection) -> None:
     await admin.execute("CHECKPOINT", timeout=_STEP_PATIENCE)
 
 
-async def _create(client: Client, what: str, config: dict[str, Any]) -> None:
-    answer = json.loads((await client.request(f"$JS.API.{what}", json.dumps(config).encode(), 5)).data)
+async def _create(client: Client, spec: specs.StreamSpec) -> None:
+    subject, body = f"$JS.API.STREAM.CREATE.{spec.name}", json.dumps(spec.config()).encode()
+    answer = json.loads((await client.request(subject, body, 5)).data)
     if "error" in answer:
-        raise BenchError(f"{what}: {answer['error']['description']}")
+        raise BenchError(f"{spec.name}: {answer['error']['description']}")
 
 
 async def _connect(dsn: str) -> Connection:
@@ -223,10 +198,8 @@ async def _migrate(dsn: str, schemas: Sequence[str]) -> None:
         await database.close()
 
 
-async def _partition(connection: Connection, schema: str, wanted: int | None) -> None:
+async def _partition(connection: Connection, schema: str, wanted: int) -> None:
     """Add months before the first one until there are `wanted` partitions."""
-    if wanted is None:
-        return
     children = await connection.fetch(
         "SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid"
         " WHERE i.inhparent = $1::regclass AND c.relname ~ '^messages_y[0-9]{4}m[0-9]{2}$' ORDER BY 1",
@@ -241,7 +214,6 @@ async def _partition(connection: Connection, schema: str, wanted: int | None) ->
             f" FOR VALUES FROM ('{start}') TO ('{end}')"
         )
         end = start
-        await asyncio.sleep(0)
 
 
 async def _store(connection: Connection, tenant: Tenant, count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections import Counter
@@ -10,9 +11,6 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 from uuid import uuid4
 
-import msgspec
-
-from events import envelope
 from events.subjects import ConsumerType
 from testkit import builders
 from testkit.account import TEXT, Account, Chat, encoded
@@ -197,18 +195,15 @@ def _named(event: Event, word: str) -> Event:
 def _dead_letter(event: Event) -> Event:
     publication = event.publication
     company = publication.subject.rpartition(".")[2]
-    letter = envelope.Envelope(
+    letter = builders.envelope(
+        json.loads(publication.body),
         source_subject=publication.subject,
         company=company,
-        original_payload=msgspec.Raw(publication.body),
         error="retryable: measured",
         error_type="retryable",
-        retry_count=1,
-        max_retry=5,
-        ts=envelope.now(),
         event_version=f"{time.time_ns()}-1",
     )
-    wrapped = publication._replace(subject=f"v1.dlq.{company}", body=envelope.encode(letter))
+    wrapped = publication._replace(subject=f"v1.dlq.{company}", body=builders.body(letter))
     return event._replace(publication=wrapped)
 
 

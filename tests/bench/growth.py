@@ -4,15 +4,13 @@ company, 26 partitions, nothing stored and `n` messages."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from tests.bench.environment import BenchError, Environment, Place
+from tests.bench.environment import BenchError, Place
 from tests.bench.events import LOADS
-from tests.bench.lines import Line, Target
-from tests.bench.measuring import bench
-from tests.bench.options import GROWTH, Options
-from tests.bench.runs import Runs
+from tests.bench.lines import Line
+from tests.bench.measuring import Section, bench
+from tests.bench.options import SECTIONS
 from tests.bench.systems import bare, worker
 
 _PARTITIONS: Final = 26
@@ -37,81 +35,61 @@ class _Point(NamedTuple):
     loads: tuple[str, ...] = ("realtime", "repeats")
 
 
-class Growth:
+async def measure(section: Section) -> list[Line]:
     """Some rounds over all points, so that none has the machine to itself for long."""
+    points = await _points(section)
+    for _ in range(section.options.runs):
+        for point in points:
+            try:
+                await _measure(section, point)
+            except BenchError as error:
+                for load in point.loads:
+                    section.runs.fail(point.axis, load, str(error))
+    return [line for point in points if point.axis != _BASE for line in _lines(section, point)]
 
-    def __init__(self, env: Environment, options: Options, folder: Path) -> None:
-        self._env = env
-        self._options = options
-        self._folder = folder
-        self.runs = Runs()
 
-    async def run(self) -> list[Line]:
-        """Measure what was chosen."""
-        points = await self._points()
-        for _ in range(self._options.runs):
-            for point in points:
-                try:
-                    await self._measure(point)
-                except BenchError as error:
-                    for load in point.loads:
-                        self.runs.fail(point.axis, load, str(error))
-        return [line for point in points if point.axis != _BASE for line in self._lines(point)]
+async def _points(section: Section) -> list[_Point]:
+    options, make = section.options, section.env.place
+    chosen, n = options.chosen(SECTIONS["growth"]), options.n
+    base = await make("Base", partitions=_PARTITIONS)
+    points = [_Point(_BASE, "base", base, n)]
+    if "companies" in chosen:
+        place = await make("Many", companies=options.companies, partitions=_PARTITIONS)
+        points.append(_Point("companies", f"{options.companies} companies", place, n))
+    if "partitions" in chosen:
+        place = await make("Months", partitions=options.partitions)
+        points.append(_Point("partitions", f"{options.partitions} partitions", place, n))
+    if "stored" in chosen:
+        place = await make("Full", partitions=_PARTITIONS, stored=options.stored)
+        points.append(_Point("stored", f"{options.stored:,} stored", place, n))
+    if "backlog" in chosen:
+        title = f"backlog of {options.backlog:,}"
+        points.append(_Point("backlog", title, base, options.backlog, ("realtime",)))
+    return points
 
-    async def _points(self) -> list[_Point]:
-        options, make = self._options, self._env.place
-        chosen, n = options.chosen(GROWTH), options.n
-        base = await make("Base", partitions=_PARTITIONS)
-        points = [_Point(_BASE, "base", base, n)]
-        if "companies" in chosen:
-            place = await make("Many", companies=options.companies, partitions=_PARTITIONS)
-            points.append(_Point("companies", f"{options.companies} companies", place, n))
-        if "partitions" in chosen:
-            place = await make("Months", partitions=options.partitions)
-            points.append(_Point("partitions", f"{options.partitions} partitions", place, n))
-        if "stored" in chosen:
-            place = await make("Full", partitions=_PARTITIONS, stored=options.stored)
-            points.append(_Point("stored", f"{options.stored:,} stored", place, n))
-        if "backlog" in chosen:
-            title = f"backlog of {options.backlog:,}"
-            points.append(_Point("backlog", title, base, options.backlog, ("realtime",)))
-        return points
 
-    async def _measure(self, point: _Point) -> None:
-        if point.axis == "companies":
-            async with (
-                bare(self._env, point.place) as system,
-                bench(self._env, point.place, system) as measure,
-            ):
-                load = LOADS["realtime"](point.place.companies, point.n)
-                await self.runs.add(_BARE, "realtime", measure.drain(load))
-        async with (
-            worker(self._env, point.place, self._folder) as system,
-            bench(self._env, point.place, system) as measure,
-        ):
-            for name in point.loads:
-                load = LOADS[name](point.place.companies, point.n)
-                await self.runs.add(point.axis, name, measure.drain(load))
-            self.runs.keep(point.axis, "connections", {"count": await point.place.connections()})
+async def _measure(section: Section, point: _Point) -> None:
+    env, place, runs = section.env, point.place, section.runs
+    if point.axis == "companies":
+        async with bare(env, place) as system, bench(env, place, system) as measure:
+            await runs.add(_BARE, "realtime", measure.drain(LOADS["realtime"](place.companies, point.n)))
+    async with worker(env, place, section.folder) as system, bench(env, place, system) as measure:
+        for name in point.loads:
+            await runs.add(point.axis, name, measure.drain(LOADS[name](place.companies, point.n)))
+        runs.keep(point.axis, "connections", {"connections": await place.connections()})
 
-    def _lines(self, point: _Point) -> Iterator[Line]:
-        for load in point.loads:
-            yield self._speed(f"{point.title}, {load}", load, point.axis, _BASE, _KEPT)
-        if point.axis == "companies":
-            yield self._speed(f"{point.title}, realtime, against bare", "realtime", point.axis, _BARE, _SHARE)
-            yield from self._cost(point)
 
-    def _speed(self, name: str, load: str, axis: str, against: str, share: float) -> Line:
-        target, keys = Target("share", share, at_most=False), ((axis, load), (against, load))
-        return self.runs.compared(name, "growth", target, "per_s", *keys, best=max, figure="{:,.0f}/s")
+def _lines(section: Section, point: _Point) -> Iterator[Line]:
+    axis, title, last = point.axis, point.title, point.loads[-1]
 
-    def _cost(self, point: _Point) -> Iterator[Line]:
-        last = point.loads[-1]
-        for title, field, line, target in (
-            ("memory at the end", "memory_mb", last, Target("MB", _MEMORY)),
-            ("memory at most", "memory_peak_mb", last, Target("MB", _MEMORY)),
-            ("connections", "count", "connections", Target("count", _CONNECTIONS)),
-        ):
-            figure = "{:.0f} MB" if target.unit == "MB" else "{:.0f}"
-            keys, name = ((point.axis, line), (_BASE, line)), f"{point.title}, {title}"
-            yield self.runs.compared(name, "growth", target, field, *keys, best=max, figure=figure)
+    def compared(name: str, field: str, line: str, against: str, *target: Any) -> Line:
+        keys = ((axis, line), (against, line))
+        return section.runs.compared("growth", f"{title}, {name}", field, *keys, *target)
+
+    for load in point.loads:
+        yield compared(load, "per_s", load, _BASE, "share", _KEPT)
+    if axis == "companies":
+        yield compared("realtime, against bare", "per_s", "realtime", _BARE, "share", _SHARE)
+        yield compared("memory at the end", "memory_mb", last, _BASE, "MB", _MEMORY)
+        yield compared("memory at most", "memory_peak_mb", last, _BASE, "MB", _MEMORY)
+        yield compared("connections", "connections", "connections", _BASE, "count", _CONNECTIONS)

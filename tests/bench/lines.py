@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, NamedTuple
 
 Unit = Literal["share", "times", "MB", "s", "count"]
 _FORMATS: Final[Mapping[Unit, str]] = {
@@ -16,35 +16,36 @@ _FORMATS: Final[Mapping[Unit, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a value is compared with: `value` (None: it is only shown), at least or `at_most`."""
+class Figure(NamedTuple):
+    """How a measured number is written, and which of several runs counts."""
 
-    unit: Unit
-    value: float | None
-    at_most: bool = True
+    text: str
+    best: Callable[[Iterable[float]], float] = min
 
-    def met(self, value: float) -> bool:
-        """Whether it is reached."""
-        if self.value is None:
-            return True
-        return value <= self.value if self.at_most else value >= self.value
 
-    @property
-    def shown(self) -> str:
-        """With its unit."""
-        if self.value is None:
-            return ""
-        return f"{'<=' if self.at_most else '>='} {_FORMATS[self.unit].format(self.value)}"
+FIGURES: Final = {
+    "per_s": Figure("{:,.0f}/s", max),
+    **dict.fromkeys(("p50", "p99", "own_p99", "other_p99"), Figure("{:.2f} ms")),
+    "left": Figure("{:.0f}"),
+    "cpu_us": Figure("{:.0f} us"),
+    **dict.fromkeys(("memory_mb", "memory_peak_mb"), Figure("{:.0f} MB", max)),
+    "connections": Figure("{:.0f}", max),
+    "start_s": Figure("{:.2f} s"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """`measured` and `against` are the two figures behind `value`. `problem`: why it could not be measured."""
+    """A figure of ours, `measured`, the other one, `against`, and the `value` that comes of them.
 
-    name: str
+    A share has to reach its target, any other value is to stay below it; without a target it is only shown. `problem`:
+    why it could not be measured.
+    """
+
     group: str
-    target: Target
+    name: str
+    unit: Unit
+    target: float | None
     value: float = 0.0
     measured: str = ""
     against: str = ""
@@ -53,12 +54,21 @@ class Line:
     @property
     def met(self) -> bool:
         """Whether it was measured and the target is reached."""
-        return not self.problem and self.target.met(self.value)
+        if self.problem or self.target is None:
+            return not self.problem
+        return self.value >= self.target if self.unit == "share" else self.value <= self.target
 
     @property
     def shown(self) -> str:
         """The value with its unit."""
-        return "" if self.problem else _FORMATS[self.target.unit].format(self.value)
+        return "" if self.problem else _FORMATS[self.unit].format(self.value)
+
+    @property
+    def aim(self) -> str:
+        """The target with its unit."""
+        if self.target is None:
+            return ""
+        return f"{'>=' if self.unit == 'share' else '<='} {_FORMATS[self.unit].format(self.target)}"
 
     @property
     def verdict(self) -> str:
@@ -67,17 +77,5 @@ class Line:
 
     def record(self) -> dict[str, Any]:
         """For the file of results."""
-        return {
-            "group": self.group,
-            "name": self.name,
-            "measured": self.measured,
-            "against": self.against,
-            "value": round(self.value, 4),
-            "unit": self.target.unit,
-            "shown": self.shown,
-            "target": self.target.value,
-            "aim": self.target.shown,
-            "at_most": self.target.at_most,
-            "met": self.met,
-            "problem": self.problem,
-        }
+        shown = {"value": round(self.value, 4), "shown": self.shown, "aim": self.aim, "met": self.met}
+        return asdict(self) | shown

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from tests.bench.environment import BenchError, Environment, Place
+from tests.bench.environment import BenchError, Place
 from tests.bench.events import LOADS, realtime
-from tests.bench.lines import Line, Target
-from tests.bench.measuring import bench, first_stored
-from tests.bench.options import DRAINS, Options
+from tests.bench.lines import Line
+from tests.bench.measuring import Section, bench, stored
+from tests.bench.options import DRAINS
 from tests.bench.publishing import flood, publisher
-from tests.bench.runs import Runs
 from tests.bench.systems import SystemUnderTest, bare, worker
 
 # Shares of the bare pipeline's messages a second.
 _SHARES: Final = {"realtime": 0.55, "mixed": 0.35, "inbound_new": 0.25, "history": 0.80, "repeats": 0.40}
 _BARE: Final = ("bare", "realtime")
+# Events a second.
+_RATES: Final = (100, 500, 2000)
 _P50: Final = 1.5
 _P99: Final = 3.0
 _CPU: Final = 3.0
@@ -30,91 +30,65 @@ _LEFT: Final = 0.5
 _FEWER: Final = 10
 
 
-class Matrix:
+async def measure(section: Section) -> list[Line]:
     """Some rounds: each measures the bare pipeline, then the worker, on tables of the same shape."""
-
-    def __init__(self, env: Environment, options: Options, folder: Path) -> None:
-        self._env = env
-        self._options = options
-        self._folder = folder
-        self.runs = Runs()
-
-    async def run(self) -> list[Line]:
-        """Measure what was chosen."""
-        place = await self._env.place("Matrix", partitions=26)
-        for _ in range(self._options.runs):
-            await self._round(place)
-        return list(self._lines())
-
-    async def _round(self, place: Place) -> None:
-        drains = self._options.chosen(DRAINS)
-        paced = self._options.rates if "paced" in self._options.lines else ()
-        if drains or paced:
-            async with bare(self._env, place) as system:
+    drains = section.options.chosen(DRAINS)
+    rates = _RATES if section.options.chosen(["paced"]) else ()
+    place = await section.env.place("Matrix", partitions=26)
+    for _ in range(section.options.runs):
+        if drains or rates:
+            async with bare(section.env, place) as system:
                 # What every backlog is compared with.
-                await self._measure(place, system, ("realtime",) if drains else (), paced)
+                await _measure(section, place, system, ("realtime",) if drains else (), rates)
         try:
-            await self._start(place, drains, paced)
+            await _start(section, place, drains, rates)
         except BenchError as error:
-            self.runs.fail("worker", "start", str(error))
+            section.runs.fail("worker", "start", str(error))
+    return list(_lines(section, drains, rates))
 
-    async def _start(self, place: Place, drains: tuple[str, ...], paced: tuple[float, ...]) -> None:
-        """Start the worker while an event waits for it; then measure the rest."""
-        await place.clear()
-        first = realtime(place.companies, 1)
-        async with publisher(self._env.servers.nats.url) as to:
-            await flood(to, first.events)
-        since = time.time()
-        async with worker(self._env, place, self._folder) as system:
-            seconds = await first_stored(self._env, place, system, first, since)
-            self.runs.keep("worker", "start", {"seconds": seconds})
-            await self._measure(place, system, drains, paced)
 
-    async def _measure(
-        self, place: Place, system: SystemUnderTest, drains: tuple[str, ...], rates: tuple[float, ...]
-    ) -> None:
-        n, seconds = self._options.n, self._options.seconds
-        async with bench(self._env, place, system) as measure:
-            for name in drains:
-                count = max(1, n // _FEWER) if name == "dlq" else n
-                await self.runs.add(system.name, name, measure.drain(LOADS[name](place.companies, count)))
-            for rate in rates:
-                load = realtime(place.companies, max(1, round(rate * seconds)))
-                await self.runs.add(system.name, f"{rate:g}/s", measure.paced(load, rate))
+async def _start(section: Section, place: Place, drains: Sequence[str], rates: Sequence[int]) -> None:
+    """Start the worker while an event waits for it; then measure the rest."""
+    await place.clear()
+    first = realtime(place.companies, 1)
+    async with publisher(section.env.servers.nats.url) as to:
+        await flood(to, first.events)
+    since = time.time()
+    async with worker(section.env, place, section.folder) as system:
+        await system.drained(section.env, first.role)
+        [row] = await stored(place, system, first, since)
+        section.runs.keep("worker", "start", {"start_s": row["at"] - since})
+        await _measure(section, place, system, drains, rates)
 
-    def _lines(self) -> Iterator[Line]:
-        for name in self._options.chosen(DRAINS):
-            target = Target("share", _SHARES.get(name), at_most=False)
-            yield self.runs.compared(
-                name, "drain", target, "per_s", ("worker", name), _BARE, best=max, figure="{:,.0f}/s"
-            )
-        if "paced" in self._options.lines:
-            for rate in self._options.rates:
-                yield from self._paced(rate)
-        if "realtime" in self._options.lines:
-            yield from self._cost()
-        if "start" in self._options.lines:
-            key, target = ("worker", "start"), Target("s", _START)
-            yield self.runs.compared(
-                "start to first row", "cost", target, "seconds", key, None, figure="{:.2f} s"
-            )
 
-    def _paced(self, rate: float) -> Iterator[Line]:
-        name = f"{rate:g}/s"
+async def _measure(
+    section: Section, place: Place, system: SystemUnderTest, drains: Sequence[str], rates: Sequence[int]
+) -> None:
+    n, runs = section.options.n, section.runs
+    async with bench(section.env, place, system) as measure:
+        for name in drains:
+            count = max(1, n // _FEWER) if name == "dlq" else n
+            await runs.add(system.name, name, measure.drain(LOADS[name](place.companies, count)))
+        for rate in rates:
+            load = realtime(place.companies, max(1, round(rate * section.options.seconds)))
+            await runs.add(system.name, f"{rate}/s", measure.paced(load, rate))
+
+
+def _lines(section: Section, drains: Sequence[str], rates: Sequence[int]) -> Iterator[Line]:
+    compared = section.runs.compared
+    for name in drains:
+        yield compared("drain", name, "per_s", ("worker", name), _BARE, "share", _SHARES.get(name))
+    for name, rate in [(f"{rate}/s", rate) for rate in rates]:
         keys = (("worker", name), ("bare", name))
-        for field, times in (("p50", _P50), ("p99", _P99)):
-            target = Target("times", times)
-            yield self.runs.compared(f"{name}, {field}", "paced", target, field, *keys, figure="{:.2f} ms")
-        yield self.runs.compared(
-            f"{name}, queue at the end", "paced", Target("count", rate * _LEFT), "left", *keys
-        )
-
-    def _cost(self) -> Iterator[Line]:
-        ours, target = ("worker", "realtime"), Target("times", _CPU)
-        yield self.runs.compared(
-            "processor time a message", "cost", target, "cpu_us", ours, _BARE, figure="{:.0f} us"
-        )
+        yield compared("paced", f"{name}, p50", "p50", *keys, "times", _P50)
+        yield compared("paced", f"{name}, p99", "p99", *keys, "times", _P99)
+        yield compared("paced", f"{name}, queue at the end", "left", *keys, "count", rate * _LEFT)
+    if "realtime" in drains:
+        keys = (("worker", "realtime"), _BARE)
+        yield compared("cost", "processor time a message", "cpu_us", *keys, "times", _CPU)
         # Of the last line of a round, after all others.
-        last, target = ("worker", self._options.chosen(DRAINS)[-1]), Target("MB", _MEMORY)
-        for name, field in (("memory after all backlogs", "memory_mb"), ("memory at most", "memory_peak_mb")):
-            yield self.runs.compared(name, "cost", target, field, last, _BARE, best=max, figure="{:.0f} MB")
+        keys = (("worker", drains[-1]), _BARE)
+        yield compared("cost", "memory after all backlogs", "memory_mb", *keys, "MB", _MEMORY)
+        yield compared("cost", "memory at most", "memory_peak_mb", *keys, "MB", _MEMORY)
+    if section.options.chosen(["start"]):
+        yield compared("cost", "start to first row", "start_s", ("worker", "start"), None, "s", _START)

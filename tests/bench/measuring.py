@@ -6,73 +6,37 @@ systems nothing. It is stamped just before the commit reaches the disk.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
 import asyncpg
 
 from tests.bench import usage
 from tests.bench.environment import BenchError, Environment, Place
 from tests.bench.events import LOADS, Event, Load
+from tests.bench.options import Options
 from tests.bench.publishing import EventPublisher, flood, publisher, steadily
+from tests.bench.runs import Run, Runs
 from tests.bench.systems import SystemUnderTest
 
 WARM_UP: Final = 300
 # Fewer commits say too little about the time between them.
 _FEW_COMMITS: Final = 4
-_SAMPLE: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Drained:
-    """How a backlog was worked off. `per_s` leaves out the rows of the first commit, with which the clock starts;
-    `per_s_all` divides all rows by the same time, and `per_s_resumed` counts from the resumption on."""
+class Section:
+    """What the lines of a section are measured with, and the runs that come of it; logs go to `folder`."""
 
-    rows: int
-    commits: int
-    seconds: float
-    per_s: float
-    per_s_all: float
-    per_s_resumed: float
-    cpu_us: float
-    postgres_cpu_us: float
-    nats_cpu_us: float
-    memory_mb: float
-    memory_peak_mb: float
-
-
-@dataclass(frozen=True, slots=True)
-class Paced:
-    """Milliseconds from publishing to commit; `left` events were not settled when the last was published, at most
-    `backlog` at any time."""
-
-    rows: int
-    per_s: float
-    p50: float
-    p95: float
-    p99: float
-    backlog: int
-    left: int
-
-
-def _speeds(rows: Sequence[float], commits: Collection[float], resumed: float) -> dict[str, Any]:
-    """The part of `Drained` that follows from the moments of the commits, of the counted rows and of all."""
-    first, last = min(rows), max(commits)
-    from_resumed = len(rows) / max(last - resumed, 1e-6)
-    few = len(commits) < _FEW_COMMITS
-    return {
-        "rows": len(rows),
-        "commits": len(commits),
-        "seconds": last - first,
-        "per_s": from_resumed if few else sum(at > first for at in rows) / (last - first),
-        "per_s_all": from_resumed if few else len(rows) / (last - first),
-        "per_s_resumed": from_resumed,
-    }
+    env: Environment
+    options: Options
+    folder: Path
+    runs: Runs
 
 
 class Bench:
@@ -84,57 +48,54 @@ class Bench:
         self._system = system
         self._to = to
 
-    async def drain(self, load: Load) -> Drained:
-        """Publish a backlog while the system is stopped, then let it go. Raises `BenchError`."""
+    async def drain(self, load: Load) -> Run:
+        """Publish a backlog while the system is stopped, then let it go. Raises `BenchError`.
+
+        `per_s` leaves out the rows of the first commit, with which the clock starts.
+        """
         await self._prepare(load)
-        pids = (self._system.pid, self._env.servers.postgres.pid, self._env.servers.nats.pid)
+        servers = self._env.servers
+        pids = {"": self._system.pid, "postgres_": servers.postgres.pid, "nats_": servers.nats.pid}
         begun = time.time()
         with self._system.stopped():
             await flood(self._to, load.events)
-            before = [usage.cpu(pid) for pid in pids]
+            before = [usage.cpu(pid) for pid in pids.values()]
             resumed = time.time()
         await self._system.drained(self._env, load.role)
-        used = [usage.cpu(pid) - already for pid, already in zip(pids, before, strict=True)]
+        used = [usage.cpu(pid) - already for pid, already in zip(pids.values(), before, strict=True)]
         memory = usage.memory(self._system.pid)
         await self._env.purge(letters=load.role == "dlq")
-        commits = await stored(self._place, self._system, load, begun)
-        counted = [row["at"] for row in commits if row["name"] in load.counted]
-        return Drained(
-            **_speeds(counted, {row["at"] for row in commits}, resumed),
-            cpu_us=used[0] / len(counted) * 1e6,
-            postgres_cpu_us=used[1] / len(counted) * 1e6,
-            nats_cpu_us=used[2] / len(counted) * 1e6,
-            memory_mb=memory.now,
-            memory_peak_mb=memory.peak,
-        )
+        found = await stored(self._place, self._system, load, begun)
+        rows = [row["at"] for row in found if row["name"] in load.counted]
+        commits = {row["at"] for row in found}
+        first, last = min(rows), max(commits)
+        speed = len(rows) / max(last - resumed, 1e-6)
+        if len(commits) >= _FEW_COMMITS:
+            speed = sum(at > first for at in rows) / (last - first)
+        return {
+            "rows": len(rows),
+            "commits": len(commits),
+            "per_s": speed,
+            **{f"{name}cpu_us": spent / len(rows) * 1e6 for name, spent in zip(pids, used, strict=True)},
+            "memory_mb": memory.now,
+            "memory_peak_mb": memory.peak,
+        }
 
-    async def paced(self, load: Load, rate: float) -> Paced:
-        """Publish at `rate` events a second. Raises `BenchError`."""
+    async def paced(self, load: Load, rate: float) -> Run:
+        """Publish at `rate` events a second; `left` were not settled when the last was out. Raises `BenchError`."""
         await self._prepare(load)
         begun = time.time()
-        seen: list[int] = []
-        over = asyncio.Event()
-        watch = asyncio.create_task(self._watch(load, seen, over))
-        try:
-            left_at = await steadily(self._to, load.events, rate)
-            left = await self._system.backlog(self._env, load.role)
-            await self._system.drained(self._env, load.role)
-        finally:
-            over.set()
-            await watch
+        left_at = await steadily(self._to, load.events, rate)
+        left = await self._system.backlog(self._env, load.role)
+        await self._system.drained(self._env, load.role)
         await self._env.purge()
-        commits = await stored(self._place, self._system, load, begun)
-        sent = sorted(left_at.values())
-        waits = latencies(commits, left_at)
-        return Paced(
-            rows=len(waits),
-            per_s=(len(sent) - 1) / max(sent[-1] - sent[0], 1e-6),
-            p50=percentile(waits, 0.5),
-            p95=percentile(waits, 0.95),
-            p99=percentile(waits, 0.99),
-            backlog=max([*seen, left]),
-            left=left,
-        )
+        waits = latencies(await stored(self._place, self._system, load, begun), left_at)
+        return {
+            "rows": len(waits),
+            "p50": percentile(waits, 0.5),
+            "p99": percentile(waits, 0.99),
+            "left": left,
+        }
 
     async def _prepare(self, load: Load) -> None:
         # What a run before has left, if it failed.
@@ -156,13 +117,6 @@ class Bench:
         await flood(self._to, seeds)
         await self._system.drained(self._env, "realtime")
 
-    async def _watch(self, load: Load, seen: list[int], over: asyncio.Event) -> None:
-        # Not cancelled: a request of nats-py that is cancelled in the wrong moment goes on.
-        while not over.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(over.wait(), _SAMPLE)
-            seen.append(await self._system.backlog(self._env, load.role))
-
 
 @asynccontextmanager
 async def bench(env: Environment, place: Place, system: SystemUnderTest) -> AsyncIterator[Bench]:
@@ -178,15 +132,6 @@ async def stored(place: Place, system: SystemUnderTest, load: Load, since: float
         tables = ", ".join(f"{count} of {table}" for table, count in missing.items())
         raise BenchError(f"{system.name} has settled all events, but rows are missing: {tables}")
     return commits
-
-
-async def first_stored(
-    env: Environment, place: Place, system: SystemUnderTest, load: Load, since: float
-) -> float:
-    """Seconds from `since` (Unix) until the first row of a load was committed. Raises `BenchError`."""
-    await system.drained(env, load.role)
-    first: float = min(row["at"] for row in await stored(place, system, load, since))
-    return first - since
 
 
 def latencies(commits: Sequence[asyncpg.Record], left_at: Mapping[tuple[str, str], float]) -> list[float]:

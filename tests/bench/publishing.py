@@ -11,7 +11,7 @@ from typing import Final
 import nats
 from nats.aio.client import Client
 
-from testkit.publisher import Publisher, PublishError
+from testkit.publisher import Confirmed, Publisher, PublishError
 from tests.bench.environment import BenchError
 from tests.bench.events import Event
 
@@ -20,12 +20,20 @@ _WINDOW: Final = 2000
 _WINDOW_BYTES: Final = 8 * 1024 * 1024
 _ANSWER: Final = 30.0
 
+OnConfirmed = Callable[[Confirmed], None] | None
+
 
 class EventPublisher(Publisher):
     """Publishes events of loads, on subjects behind `prefix`."""
 
-    def __init__(self, client: Client, prefix: str) -> None:
-        super().__init__(client, window=_WINDOW, window_bytes=_WINDOW_BYTES, patience=_ANSWER)
+    def __init__(self, client: Client, prefix: str, on_confirmed: OnConfirmed) -> None:
+        super().__init__(
+            client,
+            window=_WINDOW,
+            window_bytes=_WINDOW_BYTES,
+            patience=_ANSWER,
+            on_confirmed=on_confirmed,
+        )
         self._prefix = prefix
 
     async def send_event(self, event: Event) -> float:
@@ -35,11 +43,13 @@ class EventPublisher(Publisher):
 
 
 @asynccontextmanager
-async def publisher(url: str, prefix: str = "") -> AsyncIterator[EventPublisher]:
+async def publisher(
+    url: str, prefix: str = "", on_confirmed: OnConfirmed = None
+) -> AsyncIterator[EventPublisher]:
     """A publisher on a connection of its own. An event that is not confirmed raises `BenchError`."""
     client = await nats.connect(url)
     try:
-        async with EventPublisher(client, prefix) as publisher:
+        async with EventPublisher(client, prefix, on_confirmed) as publisher:
             yield publisher
     except PublishError as error:
         raise BenchError(str(error)) from error

@@ -5,8 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ import psutil
 
 from streams.version import VERSION
 from tests.bench.lines import Line
+from tests.bench.runs import Runs
 
 _HEADERS: Final = ("", "measured", "against", "", "target", "")
 _AGAINST: Final = {
@@ -25,21 +25,9 @@ _AGAINST: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """Lines measured together, and all runs behind them."""
-
-    name: str
-    lines: Sequence[Line]
-    runs: dict[str, Any]
-
-
 def table(lines: Sequence[Line]) -> str:
     """All lines by group, in columns; what falls short is marked."""
-    cells = [
-        [line.name, line.measured, line.against, line.shown, line.target.shown, line.verdict]
-        for line in lines
-    ]
+    cells = [[line.name, line.measured, line.against, line.shown, line.aim, line.verdict] for line in lines]
     widths = [max(len(row[at]) for row in (list(_HEADERS), *cells)) for at in range(len(_HEADERS))]
     text: list[str] = []
     for group, meaning in _AGAINST.items():
@@ -73,18 +61,19 @@ def _processor() -> str:
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
 
 
-def keep(folder: Path, sections: Sequence[Section], settings: dict[str, Any]) -> None:
+def keep(
+    folder: Path, measured: Sequence[Line], behind: Mapping[str, Runs], settings: dict[str, Any]
+) -> None:
     """Write `results.json`; what was not measured now stays as an earlier run left it."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "results.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     lines = {(line["group"], line["name"]): line for line in known.get("lines", ())}
+    lines |= {(line.group, line.name): {**line.record(), "at": now} for line in measured}
     runs = known.get("runs", {})
-    for section in sections:
-        for line in section.lines:
-            lines[line.group, line.name] = {**line.record(), "at": now}
-        runs[section.name] = {"at": now, "version": VERSION, "settings": settings, "lines": section.runs}
+    for name, section in behind.items():
+        runs[name] = {"at": now, "version": VERSION, "settings": settings, "lines": section.all()}
     order = list(_AGAINST)
     ordered = sorted(lines.values(), key=lambda line: order.index(line["group"]))
     content = {"machine": _machine(), "lines": ordered, "runs": runs}

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Mapping
+from typing import Any
 
 from testkit.publisher import PublishError
 from tests.bench.environment import BenchError
-from tests.bench.lines import Line, Target
+from tests.bench.lines import FIGURES, Line, Unit
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Run = dict[str, Any]
+Run = Mapping[str, float]
 # The system under test, and what it was measured at.
 Key = tuple[str, str]
 
@@ -27,10 +23,10 @@ class Runs:
         self._runs: defaultdict[Key, list[Run]] = defaultdict(list)
         self._problems: dict[Key, str] = {}
 
-    async def add(self, system: str, line: str, measurement: Awaitable[DataclassInstance]) -> None:
+    async def add(self, system: str, line: str, measurement: Awaitable[Run]) -> None:
         """Wait for a measurement and keep it, or why it failed."""
         try:
-            self.keep(system, line, asdict(await measurement))
+            self.keep(system, line, await measurement)
         except (BenchError, PublishError) as error:
             self.fail(system, line, str(error))
 
@@ -49,31 +45,30 @@ class Runs:
 
     def compared(
         self,
-        name: str,
         group: str,
-        target: Target,
+        name: str,
         field: str,
         ours: Key,
         theirs: Key | None,
-        *,
-        best: Callable[[Iterable[float]], float] = min,
-        figure: str = "{:.0f}",
+        unit: Unit,
+        target: float | None,
     ) -> Line:
-        """The line that compares the best value of two measurements: their ratio, or ours if the unit is its own."""
+        """The line that compares the best values of two measurements: their ratio, or ours if the unit is its own."""
         keys = [key for key in (ours, theirs) if key is not None]
         if problem := next(filter(None, map(self._problem, keys)), ""):
-            return Line(name, group, target, problem=problem)
-        values = [best(float(run[field]) for run in self._runs[key]) for key in keys]
-        measured, against = [*(figure.format(value) for value in values), ""][:2]
+            return Line(group, name, unit, target, problem=problem)
+        text, best = FIGURES[field]
+        values = [best(run[field] for run in self._runs[key]) for key in keys]
+        measured, against = [*(text.format(value) for value in values), ""][:2]
         value = values[0]
-        if target.unit in ("share", "times"):
+        if unit in ("share", "times"):
             # 0 where a small run is below the resolution of the clock.
             value = values[0] / values[1] if values[1] else 0.0
-        return Line(name, group, target, value, measured, against)
+        return Line(group, name, unit, target, value, measured, against)
 
     def all(self) -> dict[str, dict[str, list[Run]]]:
         """Everything, by line and system."""
-        found: dict[str, dict[str, list[Run]]] = {}
+        found: dict[str, dict[str, Any]] = {}
         for (system, line), runs in self._runs.items():
             if runs:
                 found.setdefault(line, {})[system] = runs

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +51,8 @@ class SystemUnderTest:
         """How many events are not settled yet: waiting in the stream, or unacknowledged."""
         return sum([await _unsettled(env, *consumer) for consumer in self.consumers[role]])
 
-    async def drained(
-        self, env: Environment, role: ConsumerType, look: Callable[[], None] = lambda: None
-    ) -> None:
-        """Return when every event is settled; `look` is called often. Raises `BenchError` when nothing moves."""
+    async def drained(self, env: Environment, role: ConsumerType) -> None:
+        """Return when every event is settled. Raises `BenchError` when nothing moves."""
         for consumer in self.consumers[role]:
             left, moved = -1, time.monotonic()
             while now := await _unsettled(env, *consumer):
@@ -63,7 +62,6 @@ class SystemUnderTest:
                     raise BenchError(
                         f"{self.name}: {now} events are left, and nothing has moved for {_STALLED:g} s"
                     )
-                look()
                 await asyncio.sleep(_POLL)
 
 
@@ -108,21 +106,20 @@ def under_test(process: Worker, place: Place) -> SystemUnderTest:
 @asynccontextmanager
 async def bare(env: Environment, place: Place) -> AsyncIterator[SystemUnderTest]:
     """The bare pipeline, ready, for all companies of a place."""
+    js = env.client.jetstream()
+    for tenant in place.tenants:
+        subject = f"{BARE_PREFIX}v1.*.*.{tenant.company}"
+        await js.add_consumer(
+            BARE_STREAM, durable_name=durable(tenant.schema), filter_subject=subject, max_ack_pending=-1
+        )
     arguments = {
         "nats": env.servers.nats.url,
         "postgres": place.dsn,
         "stream": BARE_STREAM,
-        "schemas": ",".join(place.schemas),
+        "schemas": place.schemas,
     }
-    for tenant in place.tenants:
-        await env.consumer(BARE_STREAM, durable(tenant.schema), f"{BARE_PREFIX}v1.*.*.{tenant.company}")
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "tests.bench.bare",
-            *(f"--{name}={value}" for name, value in arguments.items()),
-        ],
+        [sys.executable, "-m", "tests.bench.bare", json.dumps(arguments)],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

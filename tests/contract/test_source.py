@@ -1,4 +1,4 @@
-"""What every source of events promises, JetStream's and the one in memory."""
+"""What a source of events promises, whatever the broker behind it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import Protocol
 
 import pytest
 from nats.aio.client import Client
@@ -16,7 +15,6 @@ from events.subjects import Tenant
 from streams.jetstream.broker import Broker
 from streams.jetstream.pull_requests import EXPIRES
 from streams.jetstream.pull_source import PullSource
-from tests.contract.memory_source import MemoryLog, MemorySource
 from tests.reconcile import Lag, default_settings, read_lag, reconcile
 from tests.sources import PATIENCE, SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
@@ -29,34 +27,15 @@ _TRIES = 5
 short_ack_wait = pytest.mark.parametrize("ack_wait", [ACK_WAIT])
 
 
-class Stoppable(Protocol):
-    async def stop(self) -> object: ...
-
-
-class Rig(Protocol):
+class Rig:
     """A place to publish, and sources that share it."""
 
-    async def publish(self, *bodies: bytes) -> None: ...
-
-    async def open(self, reader: Reader, *, batch_size: int = 10, drain_budget: float = 5.0) -> Stoppable: ...
-
-    async def crash(self, source: Stoppable) -> None: ...
-
-    async def waiting(self) -> int: ...
-
-    async def unsettled(self) -> int: ...
-
-    async def close(self) -> None: ...
-
-
-class JetStreamRig:
     def __init__(self, url: str, tenant: Tenant, ack_wait: float) -> None:
         self._url = url
         self._tenant = tenant
         self._config = default_settings(realtime_ack_wait=ack_wait)
         self._stack = AsyncExitStack()
-        self._brokers: dict[Stoppable, Broker] = {}
-        self._sources: list[PullSource] = []
+        self._brokers: dict[PullSource, Broker] = {}
         self._broker: Broker | None = None
         self._client = Client()
 
@@ -70,17 +49,16 @@ class JetStreamRig:
         for body in bodies:
             await js.publish(self._tenant.subject(SUBJECT), body)
 
-    async def open(self, reader: Reader, *, batch_size: int = 10, drain_budget: float = 5.0) -> Stoppable:
+    async def open(self, reader: Reader, *, batch_size: int = 10, drain_budget: float = 5.0) -> PullSource:
         broker = await self._stack.enter_async_context(connected(self._url, on_closed=lambda: None))
         source = pull_source(
             broker, self._tenant, self._config, reader, batch_size=batch_size, drain_budget=drain_budget
         )
         await source.start()
         self._brokers[source] = broker
-        self._sources.append(source)
         return source
 
-    async def crash(self, source: Stoppable) -> None:
+    async def crash(self, source: PullSource) -> None:
         await self._brokers[source].stop()
 
     async def waiting(self) -> int:
@@ -96,46 +74,9 @@ class JetStreamRig:
 
     async def close(self) -> None:
         # What a failed test left unsettled need not be waited for.
-        await asyncio.gather(*(asyncio.wait_for(source.stop(), 15) for source in self._sources))
+        await asyncio.gather(*(asyncio.wait_for(source.stop(), 15) for source in self._brokers))
         await self._client.close()
         await self._stack.aclose()
-
-
-class MemoryRig:
-    def __init__(self, tenant: Tenant, ack_wait: float) -> None:
-        self._tenant = tenant
-        self._log = MemoryLog(ack_wait)
-        self._sources: list[MemorySource] = []
-
-    async def publish(self, *bodies: bytes) -> None:
-        for body in bodies:
-            self._log.publish(self._tenant.subject(SUBJECT), body)
-
-    async def open(self, reader: Reader, *, batch_size: int = 10, drain_budget: float = 5.0) -> Stoppable:
-        source = MemorySource(
-            self._log,
-            tenant=self._tenant,
-            batch_size=batch_size,
-            send=reader.send,
-            drain_budget=drain_budget,
-        )
-        await source.start()
-        self._sources.append(source)
-        return source
-
-    async def crash(self, source: Stoppable) -> None:
-        assert isinstance(source, MemorySource)
-        await source.crash()
-
-    async def waiting(self) -> int:
-        return len(self._log.waiting)
-
-    async def unsettled(self) -> int:
-        return len(self._log.waiting) + len(self._log.handed_out)
-
-    async def close(self) -> None:
-        for source in self._sources:
-            await source.crash()
 
 
 @pytest.fixture
@@ -144,17 +85,13 @@ def ack_wait() -> float:
     return _LONG_ACK_WAIT
 
 
-@pytest.fixture(params=["memory", "jetstream"])
-async def rig(request: pytest.FixtureRequest, tenant: Tenant, ack_wait: float) -> AsyncIterator[Rig]:
-    if request.param == "memory":
-        memory = MemoryRig(tenant, ack_wait)
-        yield memory
-        await memory.close()
-        return
-    jetstream = JetStreamRig(request.getfixturevalue("nats_url"), tenant, ack_wait)
-    await jetstream.begin()
-    yield jetstream
-    await jetstream.close()
+@pytest.fixture
+async def rig(nats_url: str, tenant: Tenant, ack_wait: float) -> AsyncIterator[Rig]:
+    """A stream of the session's NATS."""
+    rig = Rig(nats_url, tenant, ack_wait)
+    await rig.begin()
+    yield rig
+    await rig.close()
 
 
 @pytest.fixture
@@ -423,5 +360,5 @@ async def test_a_stop_gives_back_at_once_what_is_not_settled_in_its_time(rig: Ri
     await unfinished.ack()
 
 
-async def _as_coroutine(source: Stoppable) -> None:
+async def _as_coroutine(source: PullSource) -> None:
     await source.stop()

@@ -31,9 +31,7 @@ def main() -> int:
         signal.signal(interruption, _interrupt)
     options = _options(sys.argv[1:])
     if options.only is not None:
-        return _once(
-            options.classes[0], options.only, options.logs, Results(options.results), short=options.short
-        )
+        return _once(options.classes[0], options.only, options)
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     _say(f"logs of the workers: {folder}")
     try:
@@ -49,11 +47,11 @@ def main() -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    results = Results(options.results)
-    _say(results.table(options.classes, short=options.short))
-    for record in results.excused(options.classes, short=options.short):
+    results = Results(options.results, short=options.short)
+    _say(results.table(options.classes))
+    for record in results.excused(options.classes):
         _say(f"SERVER FAULT {record['class']} --seed {record['seed']}: {'; '.join(record['evidence'])}")
-    failed = results.failed(options.classes, short=options.short)
+    failed = results.failed(options.classes)
     for record in failed:
         _say(f"FAILED {record['class']} --seed {record['seed']}: {'; '.join(record['problems'])}")
     if left := len(list(missing(options))):
@@ -86,11 +84,11 @@ def _campaign(options: argparse.Namespace, folder: Path) -> None:
 
 def missing(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
     """Classes and seeds of the runs that are not on record yet, class by class in turns."""
-    results = Results(options.results)
+    results = Results(options.results, short=options.short)
     wanted = {name: options.runs or FAULTS[name].runs for name in options.classes}
     for number in range(max(wanted.values())):
         for name in options.classes:
-            if len(results.of(name, short=options.short)) <= number < wanted[name]:
+            if len(results.of(name)) <= number < wanted[name]:
                 yield name, options.seed + number
 
 
@@ -103,15 +101,15 @@ def _begin(name: str, seed: int, options: argparse.Namespace, folder: Path) -> s
     return subprocess.Popen([sys.executable, "-m", "tests.faults", *arguments])
 
 
-def _once(name: str, seed: int, folder: Path, results: Results, *, short: bool) -> int:
+def _once(name: str, seed: int, options: argparse.Namespace) -> int:
     """One run in this process, which does not outlive the campaign."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     started = time.monotonic()
     try:
-        outcome = asyncio.run(_outcome(name, folder, seed=seed, short=short))
+        outcome = asyncio.run(_outcome(name, options.logs, seed=seed, short=options.short))
     except KeyboardInterrupt:
         return 1
-    record = results.add(name, seed, outcome, short=short)
+    record = Results(options.results, short=options.short).add(name, seed, outcome)
     seconds = "never" if outcome.recovered is None else f"{outcome.recovered:.1f} s"
     verdict = "" if outcome.ok else "  FAILED"
     lines = [
@@ -124,7 +122,7 @@ def _once(name: str, seed: int, folder: Path, results: Results, *, short: bool) 
     ]
     _say("\n".join(lines))
     if outcome.ok:
-        for log in folder.iterdir():
+        for log in options.logs.iterdir():
             log.unlink()
     return 0 if outcome.ok else 1
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final
 
 from tests.faults.classes import FAULTS as SINGLE_FAULTS
@@ -11,7 +9,7 @@ from tests.faults.failover_classes import FAILOVER_FAULTS
 from tests.faults.fault import Fault
 from tests.faults.node_classes import NODE_FAULTS
 
-FAULTS: Final[Mapping[str, Fault]] = MappingProxyType({**SINGLE_FAULTS, **NODE_FAULTS, **FAILOVER_FAULTS})
+FAULTS: Final[dict[str, Fault]] = {**SINGLE_FAULTS, **NODE_FAULTS, **FAILOVER_FAULTS}
 
 
 def of_kind(kind: str) -> list[str]:

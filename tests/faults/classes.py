@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Mapping
 from contextlib import suppress
-from types import MappingProxyType
 from typing import Final
 
 import asyncpg
 from nats.js.errors import NotFoundError
 
 from events.subjects import HISTORICAL
+from testkit.proxy import Proxy
+from testkit.servers import Server
 from testkit.worker import Worker
-from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
+from tests.acceptance.company_probe import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
 from tests.faults.compare import deliveries
 from tests.faults.environment import MOST_CONNECTIONS, Environment
 from tests.faults.fault import Fault, Injection
@@ -105,26 +105,38 @@ async def _stop(env: Environment, worker: Worker) -> None:
 
 async def nats_killed(env: Environment) -> None:
     """SIGKILL, and a restart on the same store."""
+    await _kill(env, env.nats)
+
+
+async def _kill(env: Environment, server: Server) -> None:
     async for _ in env.rounds(2):
-        await asyncio.to_thread(env.nats.kill)
+        await asyncio.to_thread(server.kill)
         await env.pause(0.0, 1.0)
-        await asyncio.to_thread(env.nats.start)
+        await asyncio.to_thread(server.start)
 
 
 async def nats_connection_cut(env: Environment) -> None:
     """The connections end, and none is taken for a while."""
-    env.nats_proxy.cut()
+    await _cut(env, env.nats_proxy)
+
+
+async def _cut(env: Environment, proxy: Proxy) -> None:
+    proxy.cut()
     await asyncio.sleep(env.outage((0.0, 8.0), (0.2, 1.0)))
-    env.nats_proxy.heal()
+    proxy.heal()
 
 
 async def nats_connection_frozen(env: Environment) -> None:
     """Nothing comes through, then all of it, or the connections are dropped."""
-    env.nats_proxy.freeze()
+    await _freeze(env, env.nats_proxy)
+
+
+async def _freeze(env: Environment, proxy: Proxy) -> None:
+    proxy.freeze()
     await asyncio.sleep(env.outage((0.5, 14.0), (0.5, 1.5)))
     if env.rng.random() < 0.5:
-        env.nats_proxy.drop()
-    env.nats_proxy.heal()
+        proxy.drop()
+    proxy.heal()
 
 
 async def consumer_deleted(env: Environment) -> None:
@@ -187,10 +199,7 @@ def _durables(env: Environment) -> tuple[tuple[str, str], ...]:
 
 async def postgres_killed(env: Environment) -> None:
     """SIGKILL of all its processes, and a restart."""
-    async for _ in env.rounds(2):
-        await asyncio.to_thread(env.postgres.kill)
-        await env.pause(0.0, 1.0)
-        await asyncio.to_thread(env.postgres.start)
+    await _kill(env, env.postgres)
 
 
 async def postgres_stopped(env: Environment) -> None:
@@ -247,18 +256,12 @@ async def _end_backend(env: Environment, state: str) -> None:
 
 async def postgres_connection_cut(env: Environment) -> None:
     """The connections end, and none is taken for a while."""
-    env.postgres_proxy.cut()
-    await asyncio.sleep(env.outage((0.0, 8.0), (0.2, 1.0)))
-    env.postgres_proxy.heal()
+    await _cut(env, env.postgres_proxy)
 
 
 async def postgres_connection_frozen(env: Environment) -> None:
     """Nothing comes through, then all of it, or the connections are dropped."""
-    env.postgres_proxy.freeze()
-    await asyncio.sleep(env.outage((0.5, 14.0), (0.5, 1.5)))
-    if env.rng.random() < 0.5:
-        env.postgres_proxy.drop()
-    env.postgres_proxy.heal()
+    await _freeze(env, env.postgres_proxy)
 
 
 async def read_only(env: Environment) -> None:
@@ -321,37 +324,35 @@ async def mixed(env: Environment) -> None:
     await asyncio.gather(*map(later, injections))
 
 
-FAULTS: Final[Mapping[str, Fault]] = MappingProxyType(
-    {
-        "worker killed": Fault(inject=worker_killed),
-        "first start killed": Fault(inject=first_start_killed, cold=True),
-        "worker stopped": Fault(inject=worker_stopped, without=RETRIED, afterwards=_nothing_came_twice),
-        "worker frozen beside another": Fault(inject=worker_frozen),
-        "replicas join and leave": Fault(inject=replicas_join_and_leave),
-        "nats killed": Fault(inject=nats_killed),
-        "nats connection cut": Fault(inject=nats_connection_cut, proxies=True),
-        "nats connection frozen": Fault(inject=nats_connection_frozen, proxies=True),
-        "consumer deleted": Fault(inject=consumer_deleted),
-        "stream deleted": Fault(inject=stream_deleted, letters=True),
-        "postgres killed": Fault(inject=postgres_killed),
-        "postgres stopped": Fault(
-            inject=postgres_stopped, rate=30.0, without=RETRIED, afterwards=_nothing_came_twice
-        ),
-        "postgres restarted": Fault(inject=postgres_restarted),
-        "backend ended idle": Fault(inject=backend_ended_idle),
-        "backend ended in transaction": Fault(inject=backend_ended_in_transaction),
-        "backend ended in statement": Fault(inject=backend_ended_in_statement),
-        "postgres connection cut": Fault(inject=postgres_connection_cut, proxies=True),
-        "postgres connection frozen": Fault(inject=postgres_connection_frozen, proxies=True),
-        "read only": Fault(inject=read_only, without=RETRIED, afterwards=_nothing_came_twice),
-        "connections full": Fault(inject=connections_full, without=RETRIED, afterwards=_nothing_came_twice),
-        "table locked": Fault(inject=table_locked),
-        "dead letters soon": Fault(
-            inject=worker_killed,
-            drained=True,
-            settings={"NATS_DLQBASEDELAYMINUTES": "0.003", "NATS_DLQMAXDELAYMINUTES": "0.01"},
-        ),
-        "mixed": Fault(inject=mixed, proxies=True),
-        "dead letters refused": Fault(inject=dead_letters_refused, often=BAD),
-    }
-)
+FAULTS: Final = {
+    "worker killed": Fault(inject=worker_killed),
+    "first start killed": Fault(inject=first_start_killed, cold=True),
+    "worker stopped": Fault(inject=worker_stopped, without=RETRIED, afterwards=_nothing_came_twice),
+    "worker frozen beside another": Fault(inject=worker_frozen),
+    "replicas join and leave": Fault(inject=replicas_join_and_leave),
+    "nats killed": Fault(inject=nats_killed),
+    "nats connection cut": Fault(inject=nats_connection_cut, proxies=True),
+    "nats connection frozen": Fault(inject=nats_connection_frozen, proxies=True),
+    "consumer deleted": Fault(inject=consumer_deleted),
+    "stream deleted": Fault(inject=stream_deleted, letters=True),
+    "postgres killed": Fault(inject=postgres_killed),
+    "postgres stopped": Fault(
+        inject=postgres_stopped, rate=30.0, without=RETRIED, afterwards=_nothing_came_twice
+    ),
+    "postgres restarted": Fault(inject=postgres_restarted),
+    "backend ended idle": Fault(inject=backend_ended_idle),
+    "backend ended in transaction": Fault(inject=backend_ended_in_transaction),
+    "backend ended in statement": Fault(inject=backend_ended_in_statement),
+    "postgres connection cut": Fault(inject=postgres_connection_cut, proxies=True),
+    "postgres connection frozen": Fault(inject=postgres_connection_frozen, proxies=True),
+    "read only": Fault(inject=read_only, without=RETRIED, afterwards=_nothing_came_twice),
+    "connections full": Fault(inject=connections_full, without=RETRIED, afterwards=_nothing_came_twice),
+    "table locked": Fault(inject=table_locked),
+    "dead letters soon": Fault(
+        inject=worker_killed,
+        drained=True,
+        settings={"NATS_DLQBASEDELAYMINUTES": "0.003", "NATS_DLQMAXDELAYMINUTES": "0.01"},
+    ),
+    "mixed": Fault(inject=mixed, proxies=True),
+    "dead letters refused": Fault(inject=dead_letters_refused, often=BAD),
+}

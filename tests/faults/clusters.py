@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import nats
 import psutil
 
+from events.subjects import HISTORICAL
 from streams.jetstream.specs import streams as specified
-from testkit.evidence import Evidence
 from testkit.nats_cluster import NatsCluster, NatsNode
 from testkit.oracle import Published
 from testkit.pooler import IGNORED, PROGRAM, Pooler
@@ -20,14 +19,14 @@ from testkit.postgres_pair import PostgresPair
 from testkit.proxy import Proxy
 from testkit.servers import NatsServer, ServerError
 from testkit.worker import Worker
-from tests.acceptance.site import DLQ_STREAM, REALTIME_STREAM
-from tests.faults.clock import BEHIND, restore_store_times
+from tests.acceptance.company_probe import DLQ_STREAM, REALTIME_STREAM
 from tests.faults.environment import Database, Environment
 from tests.faults.fault import Fault
 from tests.reconcile import default_settings
 from tests.slow_clock import SlowClock
 
-_API: Final = 5.0
+# Seconds that the clock of a node is behind.
+_BEHIND: Final = 3.0
 _HEALTHY: Final = 40.0
 _POOLER: Final = ("pool_mode = session", IGNORED, "default_pool_size = 30", "server_login_retry = 1")
 
@@ -46,7 +45,7 @@ class ClusterEnvironment(Environment):
         short: bool = False,
     ) -> None:
         super().__init__(fault, database, folder, seed=seed, short=short)
-        self.clock = SlowClock(BEHIND, REALTIME_STREAM)
+        self.clock = SlowClock(_BEHIND, REALTIME_STREAM)
         self.evidence: list[str] = []
         self._given = cluster
         self.cluster = cluster or NatsCluster()
@@ -120,19 +119,10 @@ class ClusterEnvironment(Environment):
         """The opposite of `lead_away`."""
         self._ways[node.node_name].heal()
 
-    async def api(self, subject: str, body: object = None) -> dict[str, Any]:
-        """An answer of the JetStream API, errors too. Raises `nats.errors.Error`."""
-        payload = b"" if body is None else json.dumps(body).encode()
-        answer = await self.client.request(f"$JS.API.{subject}", payload, timeout=_API)
-        reply: dict[str, Any] = json.loads(answer.data)
-        return reply
-
     async def set_replicas(self, count: int) -> None:
         """Change the replicas of all streams."""
         for spec in specified(default_settings()):
-            config = (await self.api(f"STREAM.INFO.{spec.name}"))["config"]
-            answer = await self.api(f"STREAM.UPDATE.{spec.name}", {**config, "num_replicas": count})
-            assert "error" not in answer, answer["error"]
+            await self.change_stream(spec.name, {"num_replicas": count})
 
     async def server_of_letters(self) -> NatsServer:
         """The leader of the dead-letter stream, which the load has left."""
@@ -140,9 +130,14 @@ class ClusterEnvironment(Environment):
         await self.lead_away(node)
         return node
 
-    def put_right(self, evidence: Evidence, published: Sequence[Published]) -> None:
-        """See `restore_store_times`."""
-        restore_store_times(self.clock, evidence, published)
+    def as_told(self, published: Iterable[Published]) -> list[Published]:
+        """With the clock that is behind: there, too, the later event of a row wins, by its sequence."""
+        return [
+            one
+            if one.publication.event_type in HISTORICAL
+            else one._replace(version=self.clock.told(one.version))
+            for one in published
+        ]
 
     async def _open_servers(self) -> list[str]:
         if self._given is None:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
 
 import asyncpg
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from events.subjects import HISTORICAL, REALTIME
 from testkit.accounting import EXHAUSTED, MISSING, STORED, WAITING, Accounting, Report
 from testkit.differences import Problem
 from testkit.evidence import Evidence, gather
 from testkit.oracle import Published, Version, by_age, facts
+from tests.acceptance.company_probe import HISTORY_STREAM, REALTIME_STREAM
 
 _SHOWN: Final = 10
-
-PutRight = Callable[[Evidence, Sequence[Published]], None]
 
 
 @dataclass(slots=True)
@@ -82,10 +81,6 @@ class Outcome:
     def _note(self, problems: Sequence[str]) -> None:
         self.problems += problems[: max(0, _SHOWN - len(self.problems))]
 
-    def record(self) -> dict[str, Any]:
-        """For a line of the results."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -102,17 +97,13 @@ class Claim:
     letters_allowed: bool = False
 
 
-async def compare(
-    js: JetStreamContext, dsn: str, claim: Claim, put_right: PutRight | None = None
-) -> tuple[Outcome, Evidence]:
-    """The outcome as things are now. `put_right`: what to do to the evidence before it is judged."""
+async def compare(js: JetStreamContext, dsn: str, claim: Claim) -> tuple[Outcome, Evidence]:
+    """The outcome as things are now."""
     database = await asyncpg.connect(dsn)
     try:
         evidence = await gather(js, database, claim.company)
     finally:
         await database.close()
-    if put_right is not None:
-        put_right(evidence, claim.published)
     return judge(claim, evidence), evidence
 
 
@@ -141,23 +132,12 @@ def _report(claim: Claim, published: Sequence[Published], evidence: Evidence) ->
 
 async def deliveries(js: JetStreamContext, company: str) -> int:
     """How often the real-time and historical consumers of a company delivered anything."""
-    return sum(
-        [
-            info.delivered.consumer_seq
-            if (info := await _consumer(js, company, role)) and info.delivered
-            else 0
-            for role in ("realtime", "history")
-        ]
-    )
-
-
-async def _consumer(js: JetStreamContext, company: str, role: str) -> Any:
-    base = {"realtime": REALTIME[0], "history": HISTORICAL[0]}[role]
-    try:
-        stream = await js.find_stream_name_by_subject(f"{base}.{company}")
-        return await js.consumer_info(stream, f"wa_{role}_{company}")
-    except NotFoundError:
-        return None
+    total = 0
+    for stream, durable in ((REALTIME_STREAM, "wa_realtime_"), (HISTORY_STREAM, "wa_history_")):
+        with suppress(NotFoundError):
+            delivered = (await js.consumer_info(stream, durable + company)).delivered
+            total += delivered.consumer_seq if delivered else 0
+    return total
 
 
 def _without_the_gone(claim: Claim, evidence: Evidence) -> tuple[list[Published], int]:
@@ -173,8 +153,9 @@ def _without_the_gone(claim: Claim, evidence: Evidence) -> tuple[list[Published]
         if one.version in claim.doubtful and all(traces.place(fact)[0] == MISSING for fact in facts([one])):
             gone.add(one.version)
     there = [one for one in published if one.version not in gone]
-    problems = len(_report(claim, there, evidence).problems)
-    for doubted in [one for one in there if one.version in claim.doubtful]:
+    doubtful = [one for one in there if one.version in claim.doubtful]
+    problems = len(_report(claim, there, evidence).problems) if doubtful else 0
+    for doubted in doubtful:
         if not problems:
             break
         without = [one for one in there if one is not doubted]

@@ -16,7 +16,7 @@ from testkit.differences import Problem
 from testkit.evidence import Evidence, backlog
 from testkit.nats_cluster import NatsCluster
 from testkit.postgres_pair import PostgresPair
-from testkit.worker import Worker, logged
+from testkit.worker import Worker
 from tests.faults.catalogue import FAULTS
 from tests.faults.clusters import ClusterEnvironment, PairEnvironment, PoolerEnvironment
 from tests.faults.compare import Claim, Outcome, compare, deliveries
@@ -32,7 +32,6 @@ _POLL: Final = 0.1
 # Messages published after a fault that have to be stored before the recovery is complete.
 _AFTERWARDS: Final = 5
 STORED: Final = "every message is stored"
-_LOUD: Final = ("error", "critical")
 Answer = TypeVar("Answer")
 
 
@@ -62,7 +61,8 @@ async def run(
     `cluster`: three nodes that stand already, for a class that needs them.
     """
     fault = FAULTS[name]
-    async with _environment(fault, database, folder, cluster, seed=seed, short=short) as env:
+    made = _environment(fault, database, folder, cluster, seed=seed, short=short)
+    async with made.opened() as env:
         publishing = asyncio.create_task(env.load.run())
         try:
             recovered = await _inject(env, fault)
@@ -74,7 +74,7 @@ async def run(
         outcome.redelivered = await _redelivered(env)
         if fault.afterwards is not None:
             await fault.afterwards(env)
-        await _examine_workers(env, folder)
+        await _examine_workers(env)
         outcome.complain(*env.problems)
         if isinstance(env, ClusterEnvironment) and env.evidence:
             outcome.show(env.evidence)
@@ -114,9 +114,7 @@ async def _inject(env: Environment, fault: Fault) -> float | None:
 async def settle(env: Environment, fault: Fault) -> Outcome:
     """The outcome once everything is accounted for, or nothing moves any more."""
     last = env.load.eras[-1]
-    for era in env.load.eras:
-        if era is last:
-            await _answer(partial(era.read, env.company))
+    await _answer(partial(last.read, env.company))
     outcome = await _quiet(env, fault)
     outcome.blame(
         *(
@@ -173,12 +171,12 @@ async def _compared(env: Environment, fault: Fault) -> tuple[Outcome, Evidence]:
     """What was published is read anew each time: a publish that was not confirmed may come late."""
     claim = Claim(
         env.company,
-        [one for era in env.load.eras for one in era.published()],
+        env.as_told(one for era in env.load.eras for one in era.published()),
         doubtful=env.doubtful,
         undelivered=env.undelivered,
         letters_allowed=fault.letters,
     )
-    return await _answer(partial(compare, env.js, env.dsn, claim, env.put_right))
+    return await _answer(partial(compare, env.js, env.dsn, claim))
 
 
 async def _redelivered(env: Environment) -> int:
@@ -191,7 +189,7 @@ async def _ready(worker: Worker) -> bool:
     return status == 200
 
 
-async def _examine_workers(env: Environment, folder: Path) -> None:
+async def _examine_workers(env: Environment) -> None:
     """Who is left works, and nobody met anything unexpected."""
     for worker in env.workers:
         if not worker.running:
@@ -199,10 +197,7 @@ async def _examine_workers(env: Environment, folder: Path) -> None:
             continue
 
         await env.until("a worker is ready again", partial(_ready, worker), 20)
-    for log in folder.glob(f"{env.company}-*.log"):
-        for said in logged(log):
-            if said.get("level") in _LOUD:
-                env.complain(f"the worker logged: {str(said.get('msg'))[:150]} ({log})")
+    env.problems += env.launcher.logged_errors()
 
 
 async def _answer(ask: Callable[[], Awaitable[Answer]]) -> Answer:

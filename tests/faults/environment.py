@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from uuid import uuid4
 
 import asyncpg
@@ -20,11 +20,12 @@ from nats.js import JetStreamContext
 from events.subjects import Tenant
 from streams.config.credentials import ANONYMOUS
 from streams.jetstream.client import NatsClient
-from testkit.evidence import Evidence
 from testkit.oracle import Published, Version
+from testkit.postgres_pair import PostgresPair
 from testkit.proxy import Proxy
 from testkit.servers import NatsServer, PostgresServer
 from testkit.worker import Worker
+from tests.acceptance.conftest import Launch
 from tests.faults.fault import Fault
 from tests.faults.load import Load
 
@@ -44,6 +45,11 @@ EVERYBODY: Final = "authorization { users: [ { user: any, password: any } ] }\nn
 MOST_CONNECTIONS: Final = 40
 SETTINGS_OF_POSTGRES: Final = {"max_connections": str(MOST_CONNECTIONS)}
 _PATIENCE: Final = 60.0
+# Seconds for an answer of the JetStream API.
+_API: Final = 5.0
+# So many messages stored show that events flow again.
+_MORE: Final = 20
+Database = PostgresServer | PostgresPair  # one server, or whichever of two is the primary
 
 
 def postgres() -> PostgresServer:
@@ -51,19 +57,8 @@ def postgres() -> PostgresServer:
     return PostgresServer(settings=dict(SETTINGS_OF_POSTGRES))
 
 
-class Database(Protocol):
-    """A PostgreSQL server, or whoever is the primary of several."""
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-
-    def dsn_of(self, database: str) -> str:
-        """Where clients connect to one of its databases."""
-
-
 class Environment:
-    """In an `async with` statement: servers up, worker ready (unless the fault is `cold`), nothing published.
+    """Once `opened`: servers up, worker ready (unless the fault is `cold`), nothing published.
 
     `short`: as in the tests, where an outage takes a second.
     """
@@ -103,18 +98,12 @@ class Environment:
         """JetStream, past any proxy."""
         return self.client.jetstream()
 
-    async def __aenter__(self) -> Self:
-        try:
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Self]:
+        """See the class."""
+        async with self._stack:
             await self._open()
-        except BaseException:
-            await self._stack.aclose()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._stack.aclose()
+            yield self
 
     async def _open(self) -> None:
         async with self.admin("postgres") as admin:
@@ -123,7 +112,8 @@ class Environment:
         self.client = await connected(await self._open_servers())
         self._stack.push_async_callback(self.client.close)
         await self._prepare()
-        self._stack.callback(self._kill_all)
+        self.launcher = Launch(self._folder, *self._urls())
+        self._stack.callback(self.launcher.kill_all)
         self.launch()
         if not self.fault.cold:
             await asyncio.to_thread(self.workers[0].wait_ready)
@@ -154,14 +144,11 @@ class Environment:
         return f"nats://127.0.0.1:{self.nats_proxy.port}", dsn
 
     def _settings(self) -> dict[str, str]:
-        return {**SETTINGS, **self.fault.settings}
+        return dict(self.fault.settings)
 
     def launch(self) -> Worker:
         """Start one more worker; does not wait until it is ready."""
-        url, dsn = self._urls()
-        log = self._folder / f"{self.company}-{len(list(self._folder.glob('*.log')))}.log"
-        worker = Worker([self.company], nats_url=url, postgres_dsn=dsn, log=log, **self._settings())
-        worker.start()
+        worker = self.launcher(self.company, ready=False, also={**SETTINGS, **self._settings()})
         self.workers.append(worker)
         return worker
 
@@ -169,9 +156,29 @@ class Environment:
         """The end of this worker is part of the fault."""
         self.workers.remove(worker)
 
-    def admin(self, database: str = "") -> Admin:
+    @asynccontextmanager
+    async def admin(self, database: str = "") -> AsyncIterator[Connection]:
         """A connection of an operator to the run's database, or to another one."""
-        return Admin(self.database.dsn_of(database or self._database))
+        connection = await asyncpg.connect(self.database.dsn_of(database or self._database), timeout=10)
+        try:
+            yield connection
+        finally:
+            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+                await connection.close(timeout=5)
+
+    async def api(self, subject: str, body: object = None, within: float = _API) -> dict[str, Any]:
+        """An answer of the JetStream API, errors too. Raises `nats.errors.Error`."""
+        payload = b"" if body is None else json.dumps(body).encode()
+        answer = await self.client.request(f"$JS.API.{subject}", payload, timeout=within)
+        reply: dict[str, Any] = json.loads(answer.data)
+        return reply
+
+    async def change_stream(self, stream: str, changes: Mapping[str, object]) -> dict[str, Any]:
+        """Change the configuration of a stream; what it was. Raises `nats.errors.Error`."""
+        before: dict[str, Any] = (await self.api(f"STREAM.INFO.{stream}"))["config"]
+        answer = await self.api(f"STREAM.UPDATE.{stream}", {**before, **changes}, 2 * _API)
+        assert "error" not in answer, answer["error"]
+        return before
 
     async def rounds(self, most: int) -> AsyncIterator[None]:
         """Once, or in the full form several times with pauses between: the last one ends with its healing."""
@@ -192,8 +199,9 @@ class Environment:
         """The server that takes dead letters."""
         return self.nats
 
-    def put_right(self, evidence: Evidence, published: Sequence[Published]) -> None:
-        """Take out of the evidence what the fault itself put in."""
+    def as_told(self, published: Iterable[Published]) -> list[Published]:
+        """The events with the versions that the worker was told."""
+        return list(published)
 
     def complain(self, problem: str) -> None:
         """Something that the comparison of events does not see is not as it must be."""
@@ -225,28 +233,19 @@ class Environment:
         async with self.admin() as database:
             return bool(await database.fetchval(statement, ids) == len(set(ids)))
 
-    def _kill_all(self) -> None:
-        for worker in self.workers:
-            worker.kill()
+    async def goes_on(self, what: str, within: float) -> None:
+        """Wait until messages that are published from now on are stored; a problem if that takes too long."""
+        known = len(self.load.messages())
+
+        async def stored() -> bool:
+            ids = self.load.messages()[known : known + _MORE]
+            return len(ids) == _MORE and await self.all_stored(ids)
+
+        await self.until(what, stored, within)
 
     async def _drop(self) -> None:
         async with self.admin("postgres") as admin:
             await admin.execute(f"DROP DATABASE {self._database} WITH (FORCE)")
-
-
-class Admin:
-    """An operator's connection, for an `async with` statement."""
-
-    def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
-
-    async def __aenter__(self) -> Connection:
-        self._connection = await asyncpg.connect(self._dsn, timeout=10)
-        return self._connection
-
-    async def __aexit__(self, *_: Any) -> None:
-        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
-            await self._connection.close(timeout=5)
 
 
 async def connected(urls: list[str]) -> Client:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from types import MappingProxyType
+from functools import partial
 from typing import Final
 
 from tests.faults.clusters import PairEnvironment, PoolerEnvironment
@@ -13,7 +12,6 @@ from tests.faults.fault import Fault
 _OURS: Final = "datname = current_database() AND application_name = 'daisi-wa-events-processor'"
 # The worker has to leave a host that hangs; each host has a time limit of its own.
 _LEFT: Final = 45.0
-_MORE: Final = 20
 
 
 async def primary_killed(env: PairEnvironment) -> None:
@@ -39,13 +37,7 @@ async def first_host_hung(env: PairEnvironment) -> None:
     """SIGSTOP of the primary, the first host of the DSN; the standby is promoted, and the worker has to find it."""
     env.pair.primary.pause()
     await env.pair.promote()
-    known = len(env.load.messages())
-
-    async def stored() -> bool:
-        ids = env.load.messages()[known : known + _MORE]
-        return len(ids) == _MORE and await env.all_stored(ids)
-
-    await env.until("the worker has left the host that hangs", stored, _LEFT)
+    await env.goes_on("the worker has left the host that hangs", _LEFT)
     # Never to run on beside the new primary.
     await asyncio.to_thread(env.pair.standby.kill)
     await env.pair.rejoin(afresh=True)
@@ -71,15 +63,13 @@ async def pooler_restarted(env: PoolerEnvironment) -> None:
         await env.restart_pooler()
 
 
-FAILOVER_FAULTS: Final[Mapping[str, Fault]] = MappingProxyType(
-    {
-        "primary killed, standby promoted": Fault(inject=primary_killed, servers="pair", runs=5),
-        "switch-over and back": Fault(inject=switch_over, servers="pair", runs=5),
-        "switch-over and back, asynchronous": Fault(
-            inject=switch_over, servers="pair", runs=5, synchronous=False
-        ),
-        "first host hung": Fault(inject=first_host_hung, servers="pair", runs=5),
-        "backends ended in a loop": Fault(inject=backends_ended, servers="pair", runs=5),
-        "pooler restarted": Fault(inject=pooler_restarted, servers="pooler", runs=5),
-    }
-)
+_on_a_pair = partial(Fault, servers="pair", runs=5)
+
+FAILOVER_FAULTS: Final = {
+    "primary killed, standby promoted": _on_a_pair(inject=primary_killed),
+    "switch-over and back": _on_a_pair(inject=switch_over),
+    "switch-over and back, asynchronous": _on_a_pair(inject=switch_over, synchronous=False),
+    "first host hung": _on_a_pair(inject=first_host_hung),
+    "backends ended in a loop": _on_a_pair(inject=backends_ended),
+    "pooler restarted": Fault(inject=pooler_restarted, servers="pooler", runs=5),
+}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 import nats
 
-from tests.acceptance.site import DLQ_STREAM
+from tests.acceptance.company_probe import DLQ_STREAM
+from tests.faults.clusters import ClusterEnvironment
 from tests.faults.environment import EVERYBODY, Environment
 
 # More of what needs a dead letter: events that can never be stored, and batches with some such items.
@@ -27,25 +28,28 @@ Refusal = Callable[[Environment], AbstractAsyncContextManager[object]]
 
 async def dead_letters_refused(env: Environment) -> None:
     """No dead letter is taken for longer than the ack wait: full, unknown or forbidden, or NATS hangs."""
-    await _inject(env, env.rng.choice((_full, _unknown, _denied, _frozen)))
+    await _refuse(env, env.rng.choice((_full, _unknown, _denied, _frozen)))
 
 
-async def dead_letters_refused_in_a_cluster(env: Environment) -> None:
+async def dead_letters_refused_in_a_cluster(env: ClusterEnvironment) -> None:
     """The dead-letter stream of three replicas takes nothing: full or unknown, or its leader hangs."""
-    await _inject(env, env.rng.choice((_full, _unknown, _frozen)))
+    await _refuse(env, env.rng.choice((_full, _unknown, _frozen)))
+    for node in env.cluster.nodes:
+        env.lead_back(node)
+    await env.healthy()
 
 
-async def _inject(env: Environment, refuse: Refusal) -> None:
-    async with refuse(env):
+async def _refuse(env: Environment, refusal: Refusal) -> None:
+    async with refusal(env):
         before = len(env.load.messages())
-
-        async def refused() -> bool:
-            return not await _taken(env)
-
-        await env.until(f"dead letters are refused ({refuse.__name__})", refused, 10)
+        await env.until(f"dead letters are refused ({refusal.__name__})", partial(_refused, env), 10)
         await asyncio.sleep(env.outage((2.5, 8.0), (2.5, 3.0)))
-    if refuse is not _frozen and len(env.load.messages()) == before:
+    if refusal is not _frozen and len(env.load.messages()) == before:
         env.complain("nothing was published while dead letters were refused")
+
+
+async def _refused(env: Environment) -> bool:
+    return not await _taken(env)
 
 
 async def _taken(env: Environment) -> bool:
@@ -59,19 +63,17 @@ async def _taken(env: Environment) -> bool:
 @asynccontextmanager
 async def _full(env: Environment) -> AsyncIterator[None]:
     await env.js.publish(PROBE, b"")
-    before = await _call(env, f"STREAM.INFO.{DLQ_STREAM}")
-    full = {**before["config"], "discard": "new", "max_msgs": before["state"]["messages"]}
-    await _call(env, f"STREAM.UPDATE.{DLQ_STREAM}", full)
+    stored = (await env.js.stream_info(DLQ_STREAM)).state.messages
+    before = await env.change_stream(DLQ_STREAM, {"discard": "new", "max_msgs": stored})
     yield
-    await _call(env, f"STREAM.UPDATE.{DLQ_STREAM}", before["config"])
+    await env.change_stream(DLQ_STREAM, before)
 
 
 @asynccontextmanager
 async def _unknown(env: Environment) -> AsyncIterator[None]:
-    config = (await _call(env, f"STREAM.INFO.{DLQ_STREAM}"))["config"]
-    await _call(env, f"STREAM.UPDATE.{DLQ_STREAM}", {**config, "subjects": ["elsewhere"]})
+    before = await env.change_stream(DLQ_STREAM, {"subjects": ["elsewhere"]})
     yield
-    await _call(env, f"STREAM.UPDATE.{DLQ_STREAM}", config)
+    await env.change_stream(DLQ_STREAM, before)
 
 
 @asynccontextmanager
@@ -79,11 +81,7 @@ async def _denied(env: Environment) -> AsyncIterator[None]:
     env.nats.reload(_DENIED)
     yield
     env.nats.reload(EVERYBODY)
-
-    async def taken() -> bool:
-        return await _taken(env)
-
-    await env.until("dead letters are taken again", taken, 10)
+    await env.until("dead letters are taken again", partial(_taken, env), 10)
 
 
 @asynccontextmanager
@@ -92,11 +90,3 @@ async def _frozen(env: Environment) -> AsyncIterator[None]:
     server.pause()
     yield
     server.resume()
-
-
-async def _call(env: Environment, subject: str, body: object = None) -> dict[str, Any]:
-    payload = b"" if body is None else json.dumps(body).encode()
-    answer = await env.client.request(f"$JS.API.{subject}", payload, timeout=10)
-    reply: dict[str, Any] = json.loads(answer.data)
-    assert "error" not in reply, reply["error"]
-    return reply

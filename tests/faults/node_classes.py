@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from contextlib import suppress
-from types import MappingProxyType
+from functools import partial
 from typing import Final
 
 import nats
 
 from testkit.nats_cluster import NatsNode
-from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
+from tests.acceptance.company_probe import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
 from tests.faults.clusters import ClusterEnvironment
-from tests.faults.fault import Fault, Injection
+from tests.faults.fault import Fault
 from tests.faults.letters import BAD, PROBE, dead_letters_refused_in_a_cluster
 from tests.faults.load import EARLY, HISTORY, RETRIED
 
@@ -21,7 +20,6 @@ _STREAMS: Final = (REALTIME_STREAM, HISTORY_STREAM, DLQ_STREAM)
 _EXIT: Final = 60.0
 # A node without the others answers pings, but not JetStream: by then the worker has to be at another one.
 _LEFT: Final = 60.0
-_MORE: Final = 20
 
 
 async def stream_leader_killed(env: ClusterEnvironment) -> None:
@@ -70,20 +68,9 @@ async def workers_node_cut_off_for_long(env: ClusterEnvironment) -> None:
     """The worker's node loses the others for 120 s; meanwhile the worker has to go on at one of these."""
     node = await _cut_off(env)
     end = asyncio.get_running_loop().time() + env.outage((120.0, 120.0), (30.0, 30.0))
-    await _goes_on(env, "the worker has left the node that is cut off", _LEFT)
+    await env.goes_on("the worker has left the node that is cut off", _LEFT)
     await asyncio.sleep(end - asyncio.get_running_loop().time())
     await _join(env, node)
-
-
-async def _goes_on(env: ClusterEnvironment, what: str, within: float) -> None:
-    """Wait until messages that are published from now on are stored; a problem if that takes too long."""
-    known = len(env.load.messages())
-
-    async def stored() -> bool:
-        ids = env.load.messages()[known : known + _MORE]
-        return len(ids) == _MORE and await env.all_stored(ids)
-
-    await env.until(what, stored, within)
 
 
 async def _cut_off(env: ClusterEnvironment) -> NatsNode:
@@ -199,50 +186,20 @@ async def clock_behind(env: ClusterEnvironment) -> None:
         env.complain("no store time was rewritten")
 
 
-async def letters_refused(env: ClusterEnvironment) -> None:
-    """The dead-letter stream of three replicas takes nothing: full or unknown, or its leader hangs."""
-    await dead_letters_refused_in_a_cluster(env)
-    for node in env.cluster.nodes:
-        env.lead_back(node)
-    await env.healthy()
+_on_nodes = partial(Fault, servers="nodes", runs=5, without=EARLY)
 
-
-def _on_nodes(
-    inject: Injection,
-    *,
-    runs: int = 5,
-    rate: float = 80.0,
-    proxies: bool = False,
-    replicas: int = 3,
-    without: tuple[str, ...] = EARLY,
-    often: Mapping[str, int] = MappingProxyType({}),
-) -> Fault:
-    return Fault(
-        inject=inject,
-        servers="nodes",
-        runs=runs,
-        rate=rate,
-        proxies=proxies,
-        replicas=replicas,
-        without=without,
-        often=often,
-    )
-
-
-NODE_FAULTS: Final[Mapping[str, Fault]] = MappingProxyType(
-    {
-        "stream leader killed": _on_nodes(stream_leader_killed),
-        "consumer leader killed": _on_nodes(consumer_leader_killed),
-        "worker's node killed": _on_nodes(workers_node_killed),
-        "worker's node cut off": _on_nodes(workers_node_cut_off),
-        "worker's node cut off for 120 s": _on_nodes(workers_node_cut_off_for_long, runs=3, rate=30.0),
-        "leader frozen": _on_nodes(leader_frozen),
-        "two of three gone": _on_nodes(two_of_three_gone),
-        "rolling restart": _on_nodes(rolling_restart),
-        "step-downs": _on_nodes(step_downs),
-        "disk wiped": _on_nodes(disk_wiped),
-        "one replica becomes three": _on_nodes(replicas_raised, replicas=1),
-        "clock behind": _on_nodes(clock_behind, proxies=True, without=(*RETRIED, *HISTORY)),
-        "dead letters refused, three replicas": _on_nodes(letters_refused, often=BAD),
-    }
-)
+NODE_FAULTS: Final = {
+    "stream leader killed": _on_nodes(inject=stream_leader_killed),
+    "consumer leader killed": _on_nodes(inject=consumer_leader_killed),
+    "worker's node killed": _on_nodes(inject=workers_node_killed),
+    "worker's node cut off": _on_nodes(inject=workers_node_cut_off),
+    "worker's node cut off for 120 s": _on_nodes(inject=workers_node_cut_off_for_long, runs=3, rate=30.0),
+    "leader frozen": _on_nodes(inject=leader_frozen),
+    "two of three gone": _on_nodes(inject=two_of_three_gone),
+    "rolling restart": _on_nodes(inject=rolling_restart),
+    "step-downs": _on_nodes(inject=step_downs),
+    "disk wiped": _on_nodes(inject=disk_wiped),
+    "one replica becomes three": _on_nodes(inject=replicas_raised, replicas=1),
+    "clock behind": _on_nodes(inject=clock_behind, proxies=True, without=(*RETRIED, *HISTORY)),
+    "dead letters refused, three replicas": _on_nodes(inject=dead_letters_refused_in_a_cluster, often=BAD),
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,40 +37,41 @@ _HEADINGS: Final = (
 
 
 class Results:
-    """Runs on record in a file that is only ever added to."""
+    """Runs on record in a file that is only ever added to; those of the `short` form count apart."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, short: bool) -> None:
         self._path = path
+        self._short = short
         self._records: list[Record] = []
         if path.exists():
             self._records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
-    def add(self, name: str, seed: int, outcome: Outcome, *, short: bool) -> Record:
+    def add(self, name: str, seed: int, outcome: Outcome) -> Record:
         """Put a run on record."""
-        record = {"class": name, "seed": seed, "short": short, **outcome.record()}
+        record = {"class": name, "seed": seed, "short": self._short, **asdict(outcome)}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(f"{json.dumps(record)}\n")
         self._records.append(record)
         return record
 
-    def of(self, name: str, *, short: bool) -> list[Record]:
-        """The runs of a class; the short form counts apart."""
-        return [one for one in self._records if (one["class"], one["short"]) == (name, short)]
+    def of(self, name: str) -> list[Record]:
+        """The runs of a class."""
+        return [one for one in self._records if (one["class"], one["short"]) == (name, self._short)]
 
-    def failed(self, names: Iterable[str], *, short: bool) -> list[Record]:
+    def failed(self, names: Iterable[str]) -> list[Record]:
         """The runs in which the promise was not kept."""
-        return [one for name in names for one in self.of(name, short=short) if one["problems"]]
+        return [one for name in names for one in self.of(name) if one["problems"]]
 
-    def excused(self, names: Iterable[str], *, short: bool) -> list[Record]:
+    def excused(self, names: Iterable[str]) -> list[Record]:
         """The runs that failed by a fault of the server's own, by the evidence on record."""
-        return [one for name in names for one in self.of(name, short=short) if one.get("server_faults")]
+        return [one for name in names for one in self.of(name) if one.get("server_faults")]
 
-    def table(self, names: Sequence[str], *, short: bool) -> str:
+    def table(self, names: Sequence[str]) -> str:
         """A Markdown table with a line for each class, and one for all."""
         lines = [_line(_HEADINGS), _line(["---", *["--:"] * (len(_HEADINGS) - 1)])]
         every: list[Record] = []
         for name in names:
-            if records := self.of(name, short=short):
+            if records := self.of(name):
                 every += records
                 lines.append(_line([name, *_cells(records)]))
         if every:

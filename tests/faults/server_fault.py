@@ -7,15 +7,16 @@ leaves requests unanswered though it has events, or a confirmed event that the s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import nats
 
 from events.subjects import HISTORICAL
 from testkit.publisher import Confirmed
 from testkit.traffic import NUMBER_HEADER
-from tests.acceptance.site import HISTORY_STREAM, REALTIME_STREAM
+from tests.acceptance.company_probe import HISTORY_STREAM, REALTIME_STREAM
 from tests.faults.clusters import ClusterEnvironment
 
 # Replicas apply what the leader confirmed a moment later: what differs for this long does not move any more.
@@ -23,27 +24,27 @@ _STEADY: Final = 6.0
 _COMPARED: Final = ("messages", "first_seq", "last_seq")
 _PAGE: Final = "/jsz?accounts=true&streams=true&consumers=true"
 
+Key = TypeVar("Key")
 Details = Mapping[str, Mapping[str, Any]]  # by node, then by stream
 
 
 async def stale_replicas(env: ClusterEnvironment) -> dict[str, str]:
     """By node: which of its replicas differs from the leader's for good."""
-    first = differing(await _details(env))
-    if not first:
-        return {}
-    await asyncio.sleep(_STEADY)
-    second = differing(await _details(env))
-    return {node: text for node, text in second.items() if first.get(node) == text}
+    return await _lasting(env, differing)
 
 
 async def stuck_consumers(env: ClusterEnvironment) -> dict[tuple[str, str], str]:
     """By stream and durable: consumers with requests and events that bring the two together no more."""
-    first = stuck(await _details(env), env.company)
-    if not first:
+    return await _lasting(env, partial(stuck, company=env.company))
+
+
+async def _lasting(env: ClusterEnvironment, look: Callable[[Details], dict[Key, str]]) -> dict[Key, str]:
+    """What is found, and found again when nothing moves any more."""
+    if not (first := look(await _details(env))):
         return {}
     await asyncio.sleep(_STEADY)
-    second = stuck(await _details(env), env.company)
-    return {name: text for name, text in second.items() if first.get(name) == text}
+    second = look(await _details(env))
+    return {key: text for key, text in second.items() if first.get(key) == text}
 
 
 async def vanished(env: ClusterEnvironment, unseen: Sequence[Confirmed]) -> list[str]:

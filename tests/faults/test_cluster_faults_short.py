@@ -51,7 +51,7 @@ async def test_only_what_the_nodes_say_is_evidence_against_them(
     cluster: NatsCluster, server: PostgresServer, tmp_path: Path
 ) -> None:
     idle = Fault(inject=asyncio.sleep, cold=True)
-    async with ClusterEnvironment(idle, server, tmp_path, cluster, seed=1) as env:
+    async with ClusterEnvironment(idle, server, tmp_path, cluster, seed=1).opened() as env:
         assert await stale_replicas(env) == {}
         assert await stuck_consumers(env) == {}
         # Of one stream: the other one may have no event under this sequence.
@@ -84,6 +84,6 @@ async def test_nothing_is_lost_when_a_standby_takes_over(tmp_path: Path, name: s
 
 
 def _proved(name: str, seed: int, outcome: Outcome) -> None:
-    assert outcome.ok, f"{name}, seed {seed}: {outcome.record()}"
+    assert outcome.ok, f"{name}, seed {seed}: {outcome}"
     assert outcome.recovered is not None
     assert outcome.published > 50

@@ -30,7 +30,7 @@ async def test_nothing_is_lost_nothing_is_doubled_and_no_outage_makes_a_dead_let
         server.start()
     seed = random.randrange(10**6)
     outcome = await run(name, server, tmp_path, seed=seed, short=True)
-    assert outcome.ok, f"{name}, seed {seed}: {outcome.record()}"
+    assert outcome.ok, f"{name}, seed {seed}: {outcome}"
     assert outcome.recovered is not None
     # Events in the last moments of a fault are the point; a run without enough of them proves nothing.
     assert outcome.published > 50

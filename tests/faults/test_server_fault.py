@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from testkit.differences import Problem
-from testkit.evidence import Evidence, Given, Row
-from testkit.oracle import Published, Version
+from testkit.oracle import Version
 from testkit.proxy import Proxy
-from testkit.traffic import Publication
-from tests.acceptance.site import REALTIME_STREAM
+from tests.acceptance.company_probe import REALTIME_STREAM
 from tests.faults.__main__ import missing
 from tests.faults.catalogue import FAULTS, of_kind
-from tests.faults.clock import restore_store_times
 from tests.faults.compare import Outcome
 from tests.faults.results import Results
 from tests.faults.server_fault import differing, stuck
@@ -101,18 +98,15 @@ def test_only_what_is_stored_after_the_moment_gets_an_earlier_time_of_the_same_l
     assert clock.rewritten == 1
 
 
-def test_the_evidence_is_put_right_so_that_the_later_event_has_the_higher_version() -> None:
+def test_a_worker_is_told_earlier_times_of_what_is_stored_after_the_moment() -> None:
     clock = SlowClock(3.0, REALTIME_STREAM)
     ns = 1_790_000_000_123_456_789
+    before, after = Version(ns - 1, 7, 5), Version(ns, 8, 5)
+    assert clock.told(after) == after
     clock.set_back(ns)
-    event = Published(Publication(1, "v1.chats.upsert.Kopi", b"", {}, "v1.chats.upsert", ()), Version(ns, 8))
-    told = f"{ns - clock.behind}-8"
-    metadata = {"version": f"{told}-abc", "versions": {"jid": told, "old": "5-1", "none": ""}}
-    row = Row({"last_metadata": metadata})
-    evidence = Evidence(rows={"chats": {"a": [row]}}, letters=[Given(Version(ns - clock.behind, 8), b"")])
-    restore_store_times(clock, evidence, [event])
-    assert metadata == {"version": f"{ns}-8-abc", "versions": {"jid": f"{ns}-8", "old": "5-1", "none": ""}}
-    assert evidence.letters[0].version == Version(ns, 8)
+    assert clock.told(before) == before
+    assert clock.told(after) == Version(ns - clock.behind, 8)
+    assert clock.told(after).after(before), "the later event wins, by its sequence"
 
 
 async def test_a_proxy_that_rewrites_loses_nothing_of_what_comes_in_pieces() -> None:
@@ -141,7 +135,7 @@ async def test_a_proxy_that_rewrites_loses_nothing_of_what_comes_in_pieces() -> 
 
 def test_a_campaign_goes_on_with_the_runs_that_are_not_on_record(tmp_path: Path) -> None:
     path = tmp_path / "faults.jsonl"
-    Results(path).add("leader frozen", 1, Outcome(), short=False)
+    Results(path, short=False).add("leader frozen", 1, Outcome())
     wanted = ["leader frozen", "worker's node cut off for 120 s", "nats killed"]
     options = argparse.Namespace(results=path, classes=wanted, runs=None, seed=1, short=False)
     runs = list(missing(options))

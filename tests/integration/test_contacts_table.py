@@ -157,8 +157,8 @@ async def test_an_update_finds_the_upsert_of_its_own_batch(stage: Stage) -> None
 
 
 async def test_an_update_without_row_is_refused_and_the_others_are_written(stage: Stage) -> None:
-    refusals = await stage.write(stage.patch(7, phone_number="999"), stage.row(8))
-    assert refusals == [WriteRejection(7, "not_found")]
+    rejections = await stage.write(stage.patch(7, phone_number="999"), stage.row(8))
+    assert rejections == [WriteRejection(7, "not_found")]
     assert len(await stage.rows()) == 1
 
 

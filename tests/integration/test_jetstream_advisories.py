@@ -39,7 +39,7 @@ async def broker(own_server: NatsServer) -> AsyncIterator[Broker]:
         yield broker
 
 
-async def exhaust(server: NatsServer, broker: Broker) -> None:
+async def use_up_deliveries(server: NatsServer, broker: Broker) -> None:
     """Use up the deliveries of one message."""
     client = await nats.connect(server.url)
     await client.jetstream().publish(ACME.subject(SUBJECT), b"hopeless", headers={"Nats-Msg-Id": "wa-1"})
@@ -63,7 +63,7 @@ async def test_a_message_at_its_limit_is_handed_over_with_its_payload(
         broker=broker, stream="wa_events_stream", durable="wa_realtime_Acme", on_max_deliveries=got.put
     )
     await watch.start()
-    await exhaust(own_server, broker)
+    await use_up_deliveries(own_server, broker)
     delivery = await asyncio.wait_for(got.get(), PATIENCE)
     assert delivery.data == b"hopeless"
     assert delivery.subject == ACME.subject(SUBJECT)
@@ -81,7 +81,7 @@ async def test_after_a_nak_it_is_handed_over_again(own_server: NatsServer, broke
         broker=broker, stream="wa_events_stream", durable="wa_realtime_Acme", on_max_deliveries=got.put
     )
     await watch.start()
-    await exhaust(own_server, broker)
+    await use_up_deliveries(own_server, broker)
     await (await asyncio.wait_for(got.get(), PATIENCE)).nak()
     again = await asyncio.wait_for(got.get(), PATIENCE)
     assert again.data == b"hopeless"
@@ -99,7 +99,7 @@ async def test_replicas_share_the_advisories(own_server: NatsServer, broker: Bro
     ]
     for watch in watches:
         await watch.start()
-    await exhaust(own_server, broker)
+    await use_up_deliveries(own_server, broker)
     await (await asyncio.wait_for(got.get(), PATIENCE)).ack()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(got.get(), 0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 
 import nats
 import pytest
@@ -18,7 +19,7 @@ from streams.jetstream.broker import Broker
 from streams.jetstream.changes import TopologyError
 from streams.jetstream.pull_requests import EXPIRES
 from streams.jetstream.pull_source import PullSource
-from streams.jetstream.stream_reader import nanoseconds
+from streams.jetstream.stream_reader import ApiError, nanoseconds
 from testkit.servers import NatsServer
 from tests.reconcile import default_settings, read_lag, reconcile
 from tests.sources import PATIENCE, SUBJECT, Reader, ack_all, connected, eventually, pull_source
@@ -417,8 +418,13 @@ async def made_at(broker: Broker) -> int:
 async def make_anew(broker: Broker, tenant: Tenant, **changes: object) -> int:
     """Delete the stream and make it again, as somebody else might; when it was made."""
     old = (await broker.api(f"STREAM.INFO.{CONFIG.realtime_stream}"))["config"]
-    await broker.api(f"STREAM.DELETE.{CONFIG.realtime_stream}")
-    await broker.api(f"STREAM.CREATE.{CONFIG.realtime_stream}", {**old, **changes})
+    made = False
+    while not made:
+        await broker.api(f"STREAM.DELETE.{CONFIG.realtime_stream}")
+        # A source that runs may have made it again before us, with other settings.
+        with suppress(ApiError):
+            await broker.api(f"STREAM.CREATE.{CONFIG.realtime_stream}", {**old, **changes})
+            made = True
     await reconcile(broker, CONFIG, [tenant])
     return await made_at(broker)
 

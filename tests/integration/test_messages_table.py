@@ -266,8 +266,8 @@ async def test_an_update_before_its_upsert_in_one_batch_counts(store: Store) -> 
 
 async def test_an_update_without_its_row_is_refused_and_the_rest_is_written(store: Store) -> None:
     lost = patch(at(5), "nowhere", status="read")
-    refusals = await store.write(row(at(1), "M1"), lost, patch(at(2), "M1", status="read"))
-    assert refusals == [WriteRejection(lost.ref, "not_found")]
+    rejections = await store.write(row(at(1), "M1"), lost, patch(at(2), "M1", status="read"))
+    assert rejections == [WriteRejection(lost.ref, "not_found")]
     assert (await store.row())["status"] == "read"
     assert await store.keys() == {"M1": TODAY}
 
@@ -279,8 +279,8 @@ async def test_a_row_of_another_company_refuses_every_change(store: Store) -> No
         patch(at(5), company_id="KOPI", status="x"),
         row(at(6), company_id="KOPI", status="x"),
     ]
-    refusals = await store.write(*changes)
-    assert refusals == [WriteRejection(change.ref, "company") for change in changes]
+    rejections = await store.write(*changes)
+    assert rejections == [WriteRejection(change.ref, "company") for change in changes]
     assert (await store.row())["status"] == "sent"
 
 

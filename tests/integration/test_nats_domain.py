@@ -17,7 +17,7 @@ from streams.jetstream.max_deliveries import MaxDeliveriesListener
 from testkit.servers import NatsServer
 from tests.nats_servers import domain_pair
 from tests.reconcile import default_settings, read_lag, reconcile
-from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
+from tests.sources import PATIENCE, SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = default_settings(realtime_ack_wait=1)
 
@@ -104,9 +104,9 @@ async def test_what_the_hub_gives_up_is_handed_over_at_the_leaf(
     await publish(pair.hub, tenant, b"hopeless")
     (delivery,) = await reader.take(1)
     await delivery.nak()
-    given_up = await asyncio.wait_for(got.get(), 10)
-    assert given_up.data == b"hopeless"
-    await given_up.ack()
+    lost = await asyncio.wait_for(got.get(), PATIENCE)
+    assert lost.data == b"hopeless"
+    await lost.ack()
     await source.stop()
     await watch.stop()
 

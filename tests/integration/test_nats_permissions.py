@@ -20,7 +20,7 @@ from streams.jetstream.changes import TopologyError
 from streams.jetstream.max_deliveries import MaxDeliveriesListener
 from streams.jetstream.pull_source import PullSource
 from testkit.servers import NatsServer
-from tests.nats_servers import rights
+from tests.nats_servers import reload, rights
 from tests.reconcile import default_settings, read_lag, reconcile
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
@@ -90,7 +90,7 @@ async def fine(broker: Broker) -> None:
 async def test_without_the_right_to_acknowledge_nothing_is_delivered(
     server: NatsServer, broker: Broker, observer: Client, reader: Reader, tenant: Tenant
 ) -> None:
-    server.reload(rights(without=["ack"]))
+    reload(server, rights(without=["ack"]))
     await acks_are(broker, False)
     await publish(observer, tenant, 20)
     source = pull_source(broker, tenant, CONFIG, reader)
@@ -98,7 +98,7 @@ async def test_without_the_right_to_acknowledge_nothing_is_delivered(
     await told(broker, 'Permissions Violation for Publish to "$JS.ACK.')
     assert await reader.gets_nothing(2.5 * CONFIG.realtime_ack_wait)
 
-    server.reload(rights())
+    reload(server, rights())
     await acks_are(broker, True)
     deliveries = await reader.take(20)
     assert {delivery.metadata.num_delivered for delivery in deliveries} == {1}
@@ -125,7 +125,7 @@ async def test_a_right_to_acknowledge_that_is_taken_away_costs_no_more_than_one_
         return (await read_lag(broker, stream, durable)).ack_pending == 0
 
     await eventually(settled)
-    server.reload(rights(without=["ack"]))
+    reload(server, rights(without=["ack"]))
     await acks_are(broker, False)
     await publish(observer, tenant, 30)
     await ack_all(await reader.take(1))
@@ -137,7 +137,7 @@ async def test_a_right_to_acknowledge_that_is_taken_away_costs_no_more_than_one_
     assert broker.permissions.denial("Publish", f"$JS.ACK.{stream}.{durable}.1.1.1.1.1") is not None
     assert len([one for one in caplog.records if f"$JS.ACK.{stream}.{durable}" in one.getMessage()]) == 1
 
-    server.reload(rights())
+    reload(server, rights())
     await acks_are(broker, True)
     seen: list[int] = []
     async with asyncio.timeout(20):
@@ -168,14 +168,14 @@ async def test_an_event_with_one_delivery_whose_ack_is_denied_reaches_the_listen
     await publish(observer, tenant, 1)
     await ack_all(await reader.take(1))
     assert await broker.flush()
-    server.reload(rights(without=["ack"]))
+    reload(server, rights(without=["ack"]))
     await acks_are(broker, False)
     await observer.jetstream().publish(tenant.subject(SUBJECT), b"denied")
     await ack_all(await reader.take(1))
     assert await broker.flush()
     assert broker.permissions.denial("Publish", f"$JS.ACK.{stream}.{durable}.1.1.1.1.1") is not None
 
-    server.reload(rights())
+    reload(server, rights())
     await acks_are(broker, True)
     async with asyncio.timeout(30):
         delivery = await lost.get()
@@ -190,12 +190,12 @@ async def test_denied_pulls_are_named_and_go_on_with_the_right(
 ) -> None:
     source = pull_source(broker, tenant, CONFIG, reader)
     await source.start()
-    server.reload(rights(denied=[NEXT]))
+    reload(server, rights(denied=[NEXT]))
     await told(
         broker,
         f'Permissions Violation for Publish to "$JS.API.CONSUMER.MSG.NEXT.{source.stream}.{source.durable}"',
     )
-    server.reload(rights())
+    reload(server, rights())
     await publish(observer, tenant, 3)
     await ack_all(await reader.take(3))
     await fine(broker)
@@ -207,13 +207,13 @@ async def test_a_denied_inbox_is_named_and_goes_on_with_the_right(
 ) -> None:
     source = pull_source(broker, tenant, CONFIG, reader)
     await source.start()
-    server.reload(rights(inbox="nobody"))
+    reload(server, rights(inbox="nobody"))
     await told(broker, 'Permissions Violation for Subscription to "_INBOX.')
     began = time.monotonic()
     with pytest.raises(BrokerError, match='Permissions Violation for Subscription to "_INBOX'):
         await broker.api("INFO")
     assert time.monotonic() - began < 3
-    server.reload(rights())
+    reload(server, rights())
     await publish(observer, tenant, 3)
     await ack_all(await reader.take(3))
     await fine(broker)
@@ -223,12 +223,12 @@ async def test_a_denied_inbox_is_named_and_goes_on_with_the_right(
 async def test_a_source_that_starts_without_its_inbox_waits_for_it(
     server: NatsServer, observer: Client, reader: Reader, tenant: Tenant
 ) -> None:
-    server.reload(rights(inbox="nobody"))
+    reload(server, rights(inbox="nobody"))
     await publish(observer, tenant, 3)
     broker = Broker(urls=[server.at("worker:w")], name="tests")
     await broker.start()
     await told(broker, 'Permissions Violation for Subscription to "_INBOX.')
-    server.reload(rights())
+    reload(server, rights())
     await broker.wait_connected()
     source = pull_source(broker, tenant, CONFIG, reader)
     await source.start()
@@ -240,7 +240,7 @@ async def test_a_source_that_starts_without_its_inbox_waits_for_it(
 async def test_a_dead_letter_that_we_may_not_publish_is_refused_in_the_servers_words(
     server: NatsServer, broker: Broker, observer: Client, tenant: Tenant
 ) -> None:
-    server.reload(rights(without=["dlq"]))
+    reload(server, rights(without=["dlq"]))
     subject = f"v1.dlq.{tenant.company}"
 
     async def refused() -> bool:
@@ -254,7 +254,7 @@ async def test_a_dead_letter_that_we_may_not_publish_is_refused_in_the_servers_w
 
     await eventually(refused)
     await told(broker, subject)
-    server.reload(rights())
+    reload(server, rights())
 
     async def stored() -> bool:
         try:
@@ -271,7 +271,7 @@ async def test_a_dead_letter_that_we_may_not_publish_is_refused_in_the_servers_w
     "right", ["STREAM.INFO.>", "STREAM.CREATE.>", "CONSUMER.INFO.>", "CONSUMER.CREATE.>"]
 )
 async def test_what_the_start_may_not_do_is_named(server: NatsServer, tenant: Tenant, right: str) -> None:
-    server.reload(rights(denied=[f"$JS.API.{right}"]))
+    reload(server, rights(denied=[f"$JS.API.{right}"]))
     name = right.removesuffix(">")
 
     async def denied() -> bool:
@@ -286,7 +286,7 @@ async def test_what_the_start_may_not_do_is_named(server: NatsServer, tenant: Te
 
 
 async def test_denied_advisories_are_named(server: NatsServer, broker: Broker, observer: Client) -> None:
-    server.reload(rights().replace("MAX_DELIVERIES.>", "OTHERS.>"))
+    reload(server, rights().replace("MAX_DELIVERIES.>", "OTHERS.>"))
 
     async def ignore(_: object) -> None:
         return None

@@ -207,12 +207,12 @@ async def test_a_worker_needs_no_more_rights_than_the_page_says(
         )
         try:
             await asyncio.to_thread(worker.wait_ready)
-            async with visited(company, gateway, postgres_dsn) as site:
-                await site.publish("v1.messages.upsert", builders.message())
-                await site.publish("v1.chats.upsert", builders.chat(chat_id=""))
-                await site.holds("messages", 1)
-                await site.holds("exhausted_events", 1)
-                await replace(site, nc=observer).settled()
+            async with visited(company, gateway, postgres_dsn) as probe:
+                await probe.publish("v1.messages.upsert", builders.message())
+                await probe.publish("v1.chats.upsert", builders.chat(chat_id=""))
+                await probe.holds("messages", 1)
+                await probe.holds("exhausted_events", 1)
+                await replace(probe, nc=observer).settled()
         finally:
             await gateway.close()
             await observer.close()

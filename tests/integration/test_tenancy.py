@@ -21,8 +21,8 @@ from streams.config.names import COMPANIES
 from tables.queries import load
 from testkit import builders
 from testkit.worker import Worker
+from tests.acceptance.company_probe import HISTORY_STREAM, CompanyProbe
 from tests.acceptance.conftest import visited
-from tests.acceptance.site import HISTORY_STREAM, Site
 
 TABLES: Final = ("messages", "chats", "contacts", "agents", "onboarding_log")
 FOLDER: Final = Path(__file__).parents[2] / "tables"
@@ -48,9 +48,9 @@ EVENTS: Final = (
 
 
 @pytest.fixture(params=[2])
-async def sites(
+async def probes(
     request: pytest.FixtureRequest, nc: Client, database_dsn: str, nats_url: str, tmp_path: Path
-) -> AsyncIterator[list[Site]]:
+) -> AsyncIterator[list[CompanyProbe]]:
     """Some of these companies, served by one worker with one database."""
     names = [f"{name}{uuid4().hex[:8]}" for name in HOSTILE[: request.param]]
     worker = Worker(
@@ -72,35 +72,39 @@ async def sites(
         worker.kill()
 
 
-async def _schemas(site: Site) -> set[str]:
-    found = await site.database.fetch("SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_'")
+async def _schemas(probe: CompanyProbe) -> set[str]:
+    found = await probe.database.fetch("SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_'")
     return {row["nspname"] for row in found}
 
 
-async def _counts(site: Site) -> dict[str, int]:
-    return {table: await site.count(table) for table in TABLES}
+async def _counts(probe: CompanyProbe) -> dict[str, int]:
+    return {table: await probe.count(table) for table in TABLES}
 
 
 @pytest.mark.rule("SUB-6")
-@pytest.mark.parametrize("sites", [len(HOSTILE)], indirect=True)
-async def test_whatever_a_company_is_called_its_events_stay_in_its_schema(sites: list[Site]) -> None:
+@pytest.mark.parametrize("probes", [len(HOSTILE)], indirect=True)
+async def test_whatever_a_company_is_called_its_events_stay_in_its_schema(probes: list[CompanyProbe]) -> None:
     for event_type in EVENTS:
-        await asyncio.gather(*(site.publish(event_type, builders.BUILDERS[event_type]()) for site in sites))
+        await asyncio.gather(
+            *(probe.publish(event_type, builders.BUILDERS[event_type]()) for probe in probes)
+        )
     for name in ("messages", "chats", "contacts"):
         event_type = f"v1.history.{name}"
-        await asyncio.gather(*(site.publish(event_type, builders.BUILDERS[event_type]()) for site in sites))
-    for site in sites:
-        await site.settled()
-        await site.settled(HISTORY_STREAM)
+        await asyncio.gather(
+            *(probe.publish(event_type, builders.BUILDERS[event_type]()) for probe in probes)
+        )
+    for probe in probes:
+        await probe.settled()
+        await probe.settled(HISTORY_STREAM)
 
-    assert await _schemas(sites[0]) == {
+    assert await _schemas(probes[0]) == {
         "information_schema",
         "public",
-        *(site.tenant.schema for site in sites),
+        *(probe.tenant.schema for probe in probes),
     }
-    assert len(sites[-2].tenant.schema) == 63
-    for site in sites:
-        assert await _counts(site) == {
+    assert len(probes[-2].tenant.schema) == 63
+    for probe in probes:
+        assert await _counts(probe) == {
             "messages": 3,
             "chats": 2,
             "contacts": 1,
@@ -108,8 +112,8 @@ async def test_whatever_a_company_is_called_its_events_stay_in_its_schema(sites:
             "onboarding_log": 1,
         }
         for table in TABLES:
-            assert {row["company_id"] for row in await site.rows(table)} == {site.company}
-        assert await site.count("exhausted_events") == 0
+            assert {row["company_id"] for row in await probe.rows(table)} == {probe.company}
+        assert await probe.count("exhausted_events") == 0
 
 
 def _claims(company: str) -> list[tuple[str, Any]]:
@@ -124,8 +128,10 @@ def _claims(company: str) -> list[tuple[str, Any]]:
     ]
 
 
-async def test_events_that_claim_another_company_reach_the_tables_of_neither(sites: list[Site]) -> None:
-    attacker, victim = sites[0], sites[1]
+async def test_events_that_claim_another_company_reach_the_tables_of_neither(
+    probes: list[CompanyProbe],
+) -> None:
+    attacker, victim = probes[0], probes[1]
     for event_type in ("v1.messages.upsert", "v1.chats.upsert", "v1.contacts.upsert", "v1.connection.update"):
         await victim.publish(event_type, builders.BUILDERS[event_type]())
     await victim.settled()
@@ -142,8 +148,10 @@ async def test_events_that_claim_another_company_reach_the_tables_of_neither(sit
     assert all("company_id" in error for error in errors)
 
 
-async def test_dead_letters_that_claim_another_company_are_kept_and_never_replayed(sites: list[Site]) -> None:
-    attacker, victim = sites[0], sites[1]
+async def test_dead_letters_that_claim_another_company_are_kept_and_never_replayed(
+    probes: list[CompanyProbe],
+) -> None:
+    attacker, victim = probes[0], probes[1]
     ours, theirs = attacker.company, victim.company
     message = builders.message()
     del message["company_id"]
@@ -169,29 +177,29 @@ async def test_dead_letters_that_claim_another_company_are_kept_and_never_replay
     rows = await attacker.rows("exhausted_events")
     assert all(re.search("compan|source_subject", row["last_error"]) for row in rows)
     assert all(row["original_payload"] for row in rows)
-    for site in (attacker, victim):
-        assert await _counts(site) == dict.fromkeys(TABLES, 0)
+    for probe in (attacker, victim):
+        assert await _counts(probe) == dict.fromkeys(TABLES, 0)
     assert await victim.count("exhausted_events") == 0
 
 
-async def test_values_of_events_are_never_read_as_sql(sites: list[Site]) -> None:
-    site = sites[0]
+async def test_values_of_events_are_never_read_as_sql(probes: list[CompanyProbe]) -> None:
+    probe = probes[0]
     text = "'); DROP TABLE messages; --\"; $1 {schema} %s \\"
     texts = dict.fromkeys(("message_text", "message_type", "message_url", "status", "from_phone"), text)
     ids = {"message_id": text, "chat_id": text, "jid": text, "agent_id": text}
-    await site.publish("v1.messages.upsert", builders.message(**texts, **ids, key={"id": text}))
-    await site.publish("v1.messages.update", builders.message_update(message_id=text, status=text + "2"))
-    await site.publish("v1.chats.upsert", builders.chat(chat_id=text, push_name=text, agent_id=text))
-    await site.publish("v1.connection.update", builders.connection(agent_id=text, qr_code=text))
+    await probe.publish("v1.messages.upsert", builders.message(**texts, **ids, key={"id": text}))
+    await probe.publish("v1.messages.update", builders.message_update(message_id=text, status=text + "2"))
+    await probe.publish("v1.chats.upsert", builders.chat(chat_id=text, push_name=text, agent_id=text))
+    await probe.publish("v1.connection.update", builders.connection(agent_id=text, qr_code=text))
 
-    await site.settled()
-    [message] = await site.rows("messages")
+    await probe.settled()
+    [message] = await probe.rows("messages")
     assert {message[name] for name in (*ids, "message_text", "message_url", "from_phone")} == {text}
     assert message["status"] == text + "2"
     assert message["key"]["id"] == text
-    assert [row["push_name"] for row in await site.rows("chats")] == [text]
-    assert [row["qr_code"] for row in await site.rows("agents")] == [text]
-    assert await site.count("exhausted_events") == 0
+    assert [row["push_name"] for row in await probe.rows("chats")] == [text]
+    assert [row["qr_code"] for row in await probe.rows("agents")] == [text]
+    assert await probe.count("exhausted_events") == 0
 
 
 @pytest.mark.rule("SUB-4")

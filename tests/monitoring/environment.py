@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import asyncpg
-import msgspec
 import nats
 
-from events import envelope
-from events.envelope import Envelope
 from events.subjects import Tenant
 from testkit import builders
 from testkit.publisher import Confirmed, Publisher
 from testkit.servers import free_port
 from testkit.traffic import Traffic, merged
-from testkit.worker import ROOT, Scrape, Worker
-from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, Site, comes_to
+from testkit.worker import ROOT, Scrape
+from tests.acceptance.company_probe import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, CompanyProbe, comes_to
+from tests.acceptance.conftest import Launch
 from tests.monitoring.dashboards import LOAD_TEST
 from tests.monitoring.prometheus import Prometheus
 from tests.programs import required
@@ -54,7 +51,7 @@ class Facts:
     """What a company's traffic must have come to. Known from what was published, and from NATS and PostgreSQL."""
 
     stored: Counter[str] = field(default_factory=Counter)
-    given_up: Counter[str] = field(default_factory=Counter)
+    dead_lettered: Counter[str] = field(default_factory=Counter)
     deliveries: int = 0
     letters: int = 0
     onboarded: int = 0
@@ -77,7 +74,7 @@ class Facts:
     @property
     def too_large(self) -> int:
         """Events that went straight to exhausted_events, because NATS would not take their dead letter."""
-        return sum(self.given_up.values()) - self.letters
+        return sum(self.dead_lettered.values()) - self.letters
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +104,9 @@ def set_up(nats_url: str, postgres_dsn: str, folder: Path) -> Iterator[Environme
     # Before anything is started for nothing.
     required("prometheus")
     with ExitStack() as stack:
-        workers = [
-            _worker(stack, companies, nats_url, postgres_dsn, folder / f"{number}.log", settings)
-            for number, (companies, settings) in enumerate([((A,), _SOON), ((B, LOADED), {})])
-        ]
+        launch = Launch(folder, nats_url, postgres_dsn)
+        stack.callback(launch.kill_all)
+        workers = [launch(A, also=_PATIENT | _SOON), launch(B, LOADED, also=_PATIENT)]
         port = free_port()
         jobs = {f"tenant_app_{'AB'[number]}": [_address(one.port)] for number, one in enumerate(workers)}
         prometheus = stack.enter_context(
@@ -145,21 +141,6 @@ def _address(port: int) -> str:
     return f"127.0.0.1:{port}"
 
 
-def _worker(
-    stack: ExitStack,
-    companies: Sequence[str],
-    nats_url: str,
-    postgres_dsn: str,
-    log: Path,
-    settings: dict[str, str],
-) -> Worker:
-    worker = Worker(companies, nats_url=nats_url, postgres_dsn=postgres_dsn, log=log, **_PATIENT, **settings)
-    stack.callback(worker.kill)
-    worker.start()
-    worker.wait_ready()
-    return worker
-
-
 @contextmanager
 def _load(nats_url: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     arguments = ["--companies", LOADED, "--rate", str(_LOAD_RATE), "--nats-url", nats_url]
@@ -181,23 +162,23 @@ def _load(nats_url: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
 async def _at_rest(nats_url: str, postgres_dsn: str) -> int:
     """Wait until all that was loaded is settled, for gauges of a worker are of all its companies; how much it is."""
     total = 0
-    async with _sites(nats_url, postgres_dsn, LOADED) as [site]:
+    async with _probes(nats_url, postgres_dsn, LOADED) as [probe]:
         for stream in (REALTIME_STREAM, HISTORY_STREAM):
             subjects = f"v1.*.*.{LOADED}"
-            info = await site.js.stream_info(stream, subjects_filter=subjects)
+            info = await probe.js.stream_info(stream, subjects_filter=subjects)
             if found := sum((info.state.subjects or {}).values()):
                 total += found
-                site.expect(stream, (await site.js.get_last_msg(stream, subjects)).seq or 0)
-            await site.settled(stream)
+                probe.expect(stream, (await probe.js.get_last_msg(stream, subjects)).seq or 0)
+            await probe.settled(stream)
     return total
 
 
 @asynccontextmanager
-async def _sites(nats_url: str, postgres_dsn: str, *companies: str) -> AsyncIterator[list[Site]]:
+async def _probes(nats_url: str, postgres_dsn: str, *companies: str) -> AsyncIterator[list[CompanyProbe]]:
     nc = await nats.connect(nats_url)
     connection = await asyncpg.connect(postgres_dsn)
     try:
-        yield [Site(Tenant(company), nc, connection) for company in companies]
+        yield [CompanyProbe(Tenant(company), nc, connection) for company in companies]
     finally:
         await connection.close()
         await nc.close()
@@ -205,10 +186,10 @@ async def _sites(nats_url: str, postgres_dsn: str, *companies: str) -> AsyncIter
 
 async def _traffic(nats_url: str, postgres_dsn: str) -> dict[str, Facts]:
     facts = {A: Facts(), B: Facts(patient=True)}
-    async with _sites(nats_url, postgres_dsn, A, B) as sites:
+    async with _probes(nats_url, postgres_dsn, A, B) as probes:
         confirmed: list[Confirmed] = []
         start = int(time.time())
-        async with Publisher(sites[0].nc, on_confirmed=confirmed.append) as publisher:
+        async with Publisher(probes[0].nc, on_confirmed=confirmed.append) as publisher:
             for one in merged(
                 [Traffic(company, _SEED, start=start) for company in facts], EVENTS * len(facts)
             ):
@@ -219,61 +200,60 @@ async def _traffic(nats_url: str, postgres_dsn: str) -> dict[str, Facts]:
                 continue
             known = facts[publication.subject.rpartition(".")[2]]
             bad = any(item.refused for item in publication.items)
-            (known.given_up if bad else known.stored)[publication.event_type] += 1
+            (known.dead_lettered if bad else known.stored)[publication.event_type] += 1
             if publication.event_type == "v1.messages.upsert":
                 known.onboarded += bool(publication.items[0].onboards)
-        await _refuse_in_database(sites[0], facts[A])
-        await _cure(sites[0], facts[A])
-        for site in sites:
-            await _finish(site, facts[site.company])
+        await _refuse_in_database(probes[0], facts[A])
+        await _cure(probes[0], facts[A])
+        for probe in probes:
+            await _finish(probe, facts[probe.company])
     return facts
 
 
-async def _refuse_in_database(site: Site, known: Facts) -> None:
+async def _refuse_in_database(probe: CompanyProbe, known: Facts) -> None:
     """A message that PostgreSQL refuses: at its first try, and at each of its replays."""
-    await site.trip("messages", "NEW.message_text = 'refuse me'", "22000")
-    await site.publish(
+    await probe.trip("messages", "NEW.message_text = 'refuse me'", "22000")
+    await probe.publish(
         "v1.messages.upsert", builders.message(message_id="refused", message_text="refuse me", from_phone="")
     )
-    known.given_up["v1.messages.upsert"] += 1
+    known.dead_lettered["v1.messages.upsert"] += 1
 
 
-async def _cure(site: Site, known: Facts) -> None:
+async def _cure(probe: CompanyProbe, known: Facts) -> None:
     """A dead letter whose replay works, as after a fault that was removed."""
-    payload = site.of_us(builders.message(message_id="cured", from_phone="6281777000111"))
-    letter = Envelope(
-        source_subject=site.tenant.subject("v1.messages.upsert"),
-        company=site.company,
-        original_payload=msgspec.Raw(json.dumps(payload).encode()),
+    letter = builders.envelope(
+        probe.of_us(builders.message(message_id="cured", from_phone="6281777000111")),
+        source_subject=probe.tenant.subject("v1.messages.upsert"),
+        company=probe.company,
         error="retryable: it was down",
         error_type="retryable",
         retry_count=5,
-        max_retry=5,
-        ts=envelope.now(),
+        event_version=builders.ABSENT,
+        ts=builders.ABSENT,
     )
-    await site.js.publish(site.tenant.subject("v1.dlq"), envelope.encode(letter))
+    await probe.publish("v1.dlq", letter)
     known.onboarded += 1
     known.cured += 1
 
 
-async def _finish(site: Site, known: Facts) -> None:
+async def _finish(probe: CompanyProbe, known: Facts) -> None:
     """Wait until all of it has come to its end, then ask NATS and PostgreSQL."""
     for stream in (REALTIME_STREAM, HISTORY_STREAM):
-        await site.settled(stream)
-        known.deliveries += await site.deliveries(stream)
-    known.letters = await site.letters() - known.cured
+        await probe.settled(stream)
+        known.deliveries += await probe.deliveries(stream)
+    known.letters = await probe.letters() - known.cured
     known.exhausted = known.too_large + known.letters - known.waiting
-    await comes_to(known.exhausted, lambda: site.count("exhausted_events"))
+    await comes_to(known.exhausted, lambda: probe.count("exhausted_events"))
     if known.patient:
-        await _all_tried(site)
+        await _all_tried(probe)
     else:
-        await site.settled(DLQ_STREAM)
+        await probe.settled(DLQ_STREAM)
 
 
-async def _all_tried(site: Site) -> None:
+async def _all_tried(probe: CompanyProbe) -> None:
     """Wait until every dead letter was tried once and waits for its next try."""
 
     async def untried() -> int:
-        return (await site.consumer(DLQ_STREAM)).num_pending or 0
+        return (await probe.consumer(DLQ_STREAM)).num_pending or 0
 
     await comes_to(0, untried)

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Final
 
 import pytest
@@ -15,6 +14,7 @@ import yaml
 from streams.config.settings import variables
 from testkit.worker import ROOT
 from tests.monitoring.composed import DOCKER, LOADTEST, Node, mounts, services
+from tests.programs import required
 
 PROMETHEUS: Final = "/etc/prometheus/prometheus.yml"
 
@@ -62,12 +62,10 @@ def test_load_generator_knows_its_options() -> None:
 @pytest.mark.parametrize(
     ("service", "debian"), [("prometheus", "prometheus"), ("alertmanager", "prometheus-alertmanager")]
 )
-def test_options_of_prometheus_and_alertmanager_exist(
-    service: str, debian: str, program: Callable[[str], str]
-) -> None:
+def test_options_of_prometheus_and_alertmanager_exist(service: str, debian: str) -> None:
     """Of Debian's versions, which are those of the image or older."""
     asked = subprocess.run(
-        [shutil.which(service) or program(debian), "--help"], capture_output=True, text=True, check=False
+        [shutil.which(service) or required(debian), "--help"], capture_output=True, text=True, check=False
     )
     used = options(services(LOADTEST)[service])
     assert set(used) <= set(re.findall(r"--[a-z.-]+", asked.stdout + asked.stderr))

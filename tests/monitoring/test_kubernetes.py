@@ -18,6 +18,7 @@ from streams.config.settings import Settings, variables
 from streams.monitoring.metrics import Metrics
 from streams.version import VERSION
 from testkit.worker import ROOT
+from tests.programs import required
 
 KUBERNETES: Final = ROOT / "docker" / "kubernetes"
 SCHEMAS: Final = Path(__file__).parent / "schemas"
@@ -228,7 +229,7 @@ def test_lag_is_that_of_the_namespace_with_all_its_companies() -> None:
     ],
 )
 def test_lag_is_counted_once_however_many_replicas_tell_it(
-    series: dict[str, tuple[int, int]], lag: int | None, tmp_path: Path, promtool: str
+    series: dict[str, tuple[int, int]], lag: int | None, tmp_path: Path
 ) -> None:
     """Two companies in the namespace, and one elsewhere; evaluated by Prometheus's own tool."""
     names = ("daisi_consumer_pending_messages", "daisi_consumer_unacknowledged_messages")
@@ -252,5 +253,6 @@ def test_lag_is_counted_once_however_many_replicas_tell_it(
     content = {"tests": [{"interval": "15s", "input_series": told, "promql_expr_test": [expected]}]}
     file = tmp_path / "lag.yml"
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
-    done = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True, check=False)
+    command = [required("promtool"), "test", "rules", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

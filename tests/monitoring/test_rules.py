@@ -12,6 +12,8 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from tests.programs import required
+
 ROOT: Final = Path(__file__).parents[2]
 PROMETHEUS: Final = ROOT / "prometheus.yml"
 RULES: Final = sorted((ROOT / "docker" / "prometheus" / "rules").glob("*.yml"))
@@ -82,15 +84,15 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-def test_prometheus_takes_its_configuration_and_all_rules(promtool: str) -> None:
-    said = run(promtool, "check", "config", PROMETHEUS)
+def test_prometheus_takes_its_configuration_and_all_rules() -> None:
+    said = run(required("promtool"), "check", "config", PROMETHEUS)
     assert f"{len(RULES)} rule files found" in said
-    run(promtool, "check", "rules", *RULES)
+    run(required("promtool"), "check", "rules", *RULES)
 
 
 @pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
-def test_rules_do_what_their_stories_say(promtool: str, path: Path) -> None:
-    run(promtool, "test", "rules", path)
+def test_rules_do_what_their_stories_say(path: Path) -> None:
+    run(required("promtool"), "test", "rules", path)
 
 
 @pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
@@ -223,18 +225,18 @@ def test_rules_beside_those_of_the_jobs_work_with_any_discovery() -> None:
             assert not re.search(r"job\s*[=!]", rule["expr"])
 
 
-def test_alertmanager_takes_its_configuration(amtool: str) -> None:
-    run(amtool, "check-config", ALERTMANAGER)
+def test_alertmanager_takes_its_configuration() -> None:
+    run(required("amtool"), "check-config", ALERTMANAGER)
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_every_alert_reaches_its_receiver(amtool: str, alert: str) -> None:
+def test_every_alert_reaches_its_receiver(alert: str) -> None:
     severity = ALERTS[alert]["labels"]["severity"]
     receiver = "at-once" if severity == "critical" else "working-hours"
     if alert in {"ExhaustedEvents", "DlqTasksDropped"}:
         receiver = "given-up-events"
     labels = (f"alertname={alert}", f"severity={severity}", "company_id=KopiNusa01")
-    said = run(amtool, "config", "routes", "test", f"--config.file={ALERTMANAGER}", *labels)
+    said = run(required("amtool"), "config", "routes", "test", f"--config.file={ALERTMANAGER}", *labels)
     assert said.split() == [receiver]
 
 

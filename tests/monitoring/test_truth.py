@@ -183,7 +183,7 @@ def test_the_example_event_rate_is_that_of_the_deliveries(reader: Reader) -> Non
     assert set(shown) == set(EVENT_TYPES)
     assert sum(shown.values()) == pytest.approx(reader.facts.deliveries)
     for event_type in set(EVENT_TYPES) - set(_UPDATES):
-        once = reader.facts.stored[event_type] + reader.facts.given_up[event_type]
+        once = reader.facts.stored[event_type] + reader.facts.dead_lettered[event_type]
         assert shown[event_type] == pytest.approx(once), event_type
 
 
@@ -192,7 +192,7 @@ def test_the_example_failure_rate_is_that_of_the_traffic(reader: Reader) -> None
     shown = reader.answers_by("event_type", guide.FAILURE_RATE)
     rates = reader.answers_by("event_type", guide.EVENT_RATE)
     for event_type, percent in shown.items():
-        stored, bad = reader.facts.stored[event_type], reader.facts.given_up[event_type]
+        stored, bad = reader.facts.stored[event_type], reader.facts.dead_lettered[event_type]
         if event_type in _UPDATES:  # they are put off as well
             assert percent == pytest.approx((1 - stored / (rates[event_type] * WINDOW)) * 100)
         else:
@@ -207,7 +207,7 @@ def test_the_example_percentile_is_that_of_the_observations(reader: Reader) -> N
         expected = reader.quantile(0.95, f"{_EVENT}_processing_duration_seconds", event_type=event_type)
         assert value == pytest.approx(expected), event_type
     assert set(shown) == {
-        name for name in EVENT_TYPES if reader.facts.stored[name] + reader.facts.given_up[name]
+        name for name in EVENT_TYPES if reader.facts.stored[name] + reader.facts.dead_lettered[name]
     }
 
 
@@ -260,13 +260,13 @@ def test_rates_over_a_minute_are_those_of_the_counters(reader: Reader) -> None:
 
 @_BOTH
 def test_outcomes_are_those_of_the_traffic(reader: Reader) -> None:
-    given_up = sum(reader.facts.given_up.values())
+    dead_lettered = sum(reader.facts.dead_lettered.values())
     for title in ("Given Up by Cause (/sec)", "Given Up by Type (/sec)"):
         total = sum(sample.value for sample in reader.lines(DEAD_LETTERS, title)) * WINDOW
-        assert total == pytest.approx(given_up), title
+        assert total == pytest.approx(dead_lettered), title
     by_type = reader.by("event_type", DEAD_LETTERS, "Given Up by Type (/sec)")
     assert {name: round(rate * WINDOW) for name, rate in by_type.items()} == {
-        name: reader.facts.given_up[name] for name in EVENT_TYPES
+        name: reader.facts.dead_lettered[name] for name in EVENT_TYPES
     }
     causes = reader.by("error_type", OVERVIEW, "Causes of Failures (/sec)")
     failed = reader.facts.deliveries - sum(reader.facts.stored.values())
@@ -274,7 +274,7 @@ def test_outcomes_are_those_of_the_traffic(reader: Reader) -> None:
     assert round(causes["database"] * WINDOW) == (1 if reader.company == A else 0)
     assert causes["panic"] == 0
     put_off = reader.value(SERVERS, "Deliveries Put Off (%)")
-    assert put_off == pytest.approx(100 * (failed - given_up) / reader.facts.deliveries)
+    assert put_off == pytest.approx(100 * (failed - dead_lettered) / reader.facts.deliveries)
 
 
 @_BOTH

@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -20,19 +20,14 @@ from agents.event_writer import EventWriter
 from agents.history_throttle import HistoryThrottle
 from agents.onboarding import Onboarding
 from agents.received_event import ReceivedEvent
-from agents.retry_policy import RetryPolicy
 from agents.routing import Routing
 from agents.settlement import DeadLetterSettlement, Settlement
 from events.delivery import Batch, MessageMetadata
 from events.subjects import ConsumerType, Tenant, consumer_type
 from tables.connection.pool import Database
 from tables.tenant import TenantTables
+from tests.unit.fakes import LIMITS
 
-RETRY_POLICIES: Final[dict[ConsumerType, RetryPolicy]] = {
-    "realtime": RetryPolicy(5, 1.0, 30.0),
-    "historical": RetryPolicy(3, 2.0, 60.0),
-    "dlq": RetryPolicy(10, 300.0, 300.0),
-}
 _Item = TypeVar("_Item")
 PATIENCE: Final = 60.0  # seconds
 WORKERS: Final = 8
@@ -156,11 +151,11 @@ class Replica:
             writer=writer,
             settlement=settlement,
             onboarding=onboarding,
-            policies=RETRY_POLICIES,
+            policies=LIMITS,
             throttle=throttle,
             meter=meter,
         )
-        policy = RETRY_POLICIES["dlq"]
+        policy = LIMITS["dlq"]
         self.dlq = DeadLetterReplayer(
             writer=writer,
             onboarding=onboarding,
@@ -187,7 +182,7 @@ class Replica:
         batches: dict[ConsumerType, list[Delivery]] = {"realtime": [], "historical": []}
         for message in messages:
             role = consumer_type(message.subject.rpartition(".")[0])
-            attempt = RETRY_POLICIES[role].max_deliver if last_try else 0
+            attempt = LIMITS[role].max_deliver if last_try else 0
             batches[role].append(message.deliver(attempt, unaware=self.unaware))
         for kind, deliveries in batches.items():
             if deliveries:
@@ -197,9 +192,11 @@ class Replica:
     async def on_max_deliveries(self, messages: Iterable[Message]) -> None:
         """Turn messages into dead letters, as when they killed their worker each time."""
         deliveries = [message.deliver(unaware=self.unaware) for message in messages]
-        await _all(
-            self.routing.on_max_deliveries(self.tenant, consumer_type(it.subject.rpartition(".")[0]), it)
-            for it in deliveries
+        await asyncio.gather(
+            *(
+                self.routing.on_max_deliveries(self.tenant, consumer_type(it.subject.rpartition(".")[0]), it)
+                for it in deliveries
+            )
         )
         await _settle(deliveries)
 
@@ -212,7 +209,7 @@ class Replica:
             async with slots:
                 await self.dlq.handle(self.tenant, delivery)
 
-        await _all(handle(delivery) for delivery in deliveries)
+        await asyncio.gather(*map(handle, deliveries))
         await _settle(deliveries)
 
 
@@ -224,10 +221,6 @@ async def _items(queue: asyncio.Queue[_Item]) -> AsyncIterator[_Item]:
 async def _drive(agent: AsyncIterator[object]) -> None:
     async for _ in agent:
         pass
-
-
-async def _all(work: Iterable[Awaitable[None]]) -> None:
-    await asyncio.gather(*work)
 
 
 async def _settle(deliveries: list[Delivery]) -> None:

@@ -11,10 +11,11 @@ from typing import Final, NamedTuple
 
 from events import envelope
 from streams.jetstream.stream_reader import nanoseconds
+from testkit import builders
 from testkit.oracle import Published, Version, expected, facts
 from testkit.publisher import Ledger, Publisher
 from testkit.traffic import MESSAGE_ID_HEADER, NUMBER_HEADER, Publication
-from tests.acceptance.site import HISTORY_STREAM, REALTIME_STREAM, Site, stream_of
+from tests.acceptance.company_probe import HISTORY_STREAM, REALTIME_STREAM, CompanyProbe, stream_of
 from tests.properties.outcome import Adopted
 from tests.properties.worlds import ROUNDS, Builder, Built
 
@@ -25,7 +26,7 @@ _LONGEST_PAUSE: Final = 0.05
 _BURSTS: Final = (1, 3, 10, 40, 120)
 
 
-class Letter(NamedTuple):
+class DeadLetter(NamedTuple):
     """A dead letter of what was published before; it was retried so many times in vain."""
 
     publication: Publication
@@ -43,7 +44,7 @@ class Script:
 
     def __init__(self, worlds: Iterable[Builder], elsewhere: str, chance: random.Random) -> None:
         """`elsewhere`: the company of events of which only dead letters come to a worker."""
-        self.rounds: list[list[Publication | Letter]] = [[] for _ in range(ROUNDS)]
+        self.rounds: list[list[Publication | DeadLetter]] = [[] for _ in range(ROUNDS)]
         self._elsewhere = elsewhere
         self._chance = chance
         self._numbers = itertools.count()
@@ -64,7 +65,7 @@ class Script:
     @property
     def letters(self) -> int:
         """How many dead letters there are."""
-        return sum(isinstance(part, Letter) for turn in self.rounds for part in turn)
+        return sum(isinstance(part, DeadLetter) for turn in self.rounds for part in turn)
 
     def is_lost(self, publication: Publication) -> bool:
         """Whether only dead letters of it come to a worker."""
@@ -102,7 +103,7 @@ class Script:
             if arrival.letter:
                 assert source is not None
                 retried = self._chance.choice(_RETRIED) if hopeless else 0
-                self.rounds[arrival.round].append(Letter(source, retried))
+                self.rounds[arrival.round].append(DeadLetter(source, retried))
 
     def _publication(self, built: Built, turn: int, subject: str) -> Publication:
         number = next(self._numbers)
@@ -113,13 +114,13 @@ class Script:
 
 
 class Publishing:
-    """Publishes a script for the company of a site; dead letters once their events have their versions."""
+    """Publishes a script for the company of a probe; dead letters once their events have their versions."""
 
-    def __init__(self, site: Site, chance: random.Random) -> None:
-        self._site = site
+    def __init__(self, probe: CompanyProbe, chance: random.Random) -> None:
+        self._probe = probe
         self._chance = chance
-        self._publisher = Publisher(site.nc, tries=5)
-        self._ledger = Ledger(site.js)
+        self._publisher = Publisher(probe.nc, tries=5)
+        self._ledger = Ledger(probe.js)
         self._made: dict[str, int] = {}
 
     async def follow(self, *companies: str) -> None:
@@ -128,7 +129,7 @@ class Publishing:
         for company in companies:
             await self._ledger.follow(company)
         for stream in (REALTIME_STREAM, HISTORY_STREAM):
-            answer = json.loads((await self._site.nc.request(f"$JS.API.STREAM.INFO.{stream}")).data)
+            answer = json.loads((await self._probe.nc.request(f"$JS.API.STREAM.INFO.{stream}")).data)
             self._made[stream] = nanoseconds(answer["created"])
 
     async def run(self, script: Script) -> AsyncIterator[float]:
@@ -156,30 +157,29 @@ class Publishing:
         await self._publisher.close()
         await self._ledger.close()
 
-    async def _publish(self, part: Publication | Letter) -> None:
-        if isinstance(part, Letter):
+    async def _publish(self, part: Publication | DeadLetter) -> None:
+        if isinstance(part, DeadLetter):
             part = self._letter(part, await self._ledger.version(part.publication))
         await self._publisher.send(part)
 
-    def _letter(self, letter: Letter, version: Version) -> Publication:
+    def _letter(self, letter: DeadLetter, version: Version) -> Publication:
         event = letter.publication
         stream = stream_of(event.event_type)
-        body = {
-            "source_subject": self._site.tenant.subject(event.event_type),
-            "company": self._site.company,
-            "original_payload": json.loads(event.body),
-            "error": "retryable: gave up",
-            "error_type": "retryable",
-            "retry_count": letter.retried,
-            "max_retry": 5,
-            # As this release writes it, or the one before.
-            "event_version": f"{version.ns}-{version.sequence}"
-            + self._chance.choice((f"-{self._made[stream]}", "")),
-            "ts": envelope.now(),
-        }
+        # As this release writes it, or the one before.
+        incarnation = self._chance.choice((f"-{self._made[stream]}", ""))
+        body = builders.envelope(
+            json.loads(event.body),
+            source_subject=self._probe.tenant.subject(event.event_type),
+            company=self._probe.company,
+            error="retryable: gave up",
+            error_type="retryable",
+            retry_count=letter.retried,
+            event_version=f"{version.ns}-{version.sequence}{incarnation}",
+            ts=envelope.now(),
+        )
         headers = {"Original-Nats-Msg-Id": f"msg-{version.sequence}"}
         # As from a worker that was killed before its ack: the letter of the one after it is then no second one.
         if self._chance.random() < 0.5:
             headers[MESSAGE_ID_HEADER] = f"{stream}-{version.sequence}-{version.ns}"
-        subject = self._site.tenant.subject("v1.dlq")
-        return event._replace(subject=subject, body=json.dumps(body).encode(), headers=headers)
+        subject = self._probe.tenant.subject("v1.dlq")
+        return event._replace(subject=subject, body=builders.body(body), headers=headers)

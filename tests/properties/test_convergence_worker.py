@@ -32,7 +32,8 @@ from tables.schema.migrations import migrate
 from testkit.evidence import backlog, gather_rows
 from testkit.oracle import Published, expected, facts
 from testkit.servers import PostgresServer
-from tests.acceptance.site import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, Site, comes_to
+from tests.acceptance.company_probe import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, CompanyProbe, comes_to
+from tests.acceptance.conftest import Launch
 from tests.conftest import _administer
 from tests.properties.conftest import SOAK, cases, takes_long
 from tests.properties.outcome import leave, problems, rows_of
@@ -101,23 +102,24 @@ async def _play(servers: Servers, drawn: Sequence[World], seed: int) -> Counter[
     base = (int(time.time()) - _BEFORE) // 6 * 6
     tenant = Tenant(f"Kopi{uuid4().hex[:12].upper()}nusa")
     built = [Builder(world, base, tenant.company) for world in drawn]
-    async with _site(servers, tenant) as (dsn, site):
+    async with _probe(servers, tenant) as (dsn, probe):
         await _adopt(dsn, tenant, built)
-        pair = WorkerPair(tenant.company, servers.nats_url, dsn, servers.folder)
+        launch = Launch(servers.folder, servers.nats_url, dsn)
         try:
+            pair = WorkerPair(tenant.company, launch)
             await pair.ready()
-            figures = await _Case(site, pair, built, seed).play()
+            figures = await _Case(probe, pair, built, seed).play()
             await pair.stop()
         finally:
-            pair.close()
-        logged_errors = list(pair.logged_errors())
+            launch.kill_all()
+        logged_errors = launch.logged_errors()
         assert not logged_errors, logged_errors[:5]
     return figures
 
 
 @asynccontextmanager
-async def _site(servers: Servers, tenant: Tenant) -> AsyncIterator[tuple[str, Site]]:
-    """A database of its own, and the company's site."""
+async def _probe(servers: Servers, tenant: Tenant) -> AsyncIterator[tuple[str, CompanyProbe]]:
+    """A database of its own, and the company's probe."""
     name = f"test_{uuid4().hex}"
     dsn = servers.postgres.dsn_of(name)
     async with AsyncExitStack() as stack:
@@ -127,7 +129,7 @@ async def _site(servers: Servers, tenant: Tenant) -> AsyncIterator[tuple[str, Si
         stack.push_async_callback(client.close)
         database = await asyncpg.connect(dsn)
         stack.push_async_callback(database.close)
-        yield dsn, Site(tenant, client, database)
+        yield dsn, CompanyProbe(tenant, client, database)
 
 
 async def _adopt(dsn: str, tenant: Tenant, built: Sequence[Builder]) -> None:
@@ -148,13 +150,13 @@ async def _adopt(dsn: str, tenant: Tenant, built: Sequence[Builder]) -> None:
 class _Case:
     """Some worlds played by a pair."""
 
-    def __init__(self, site: Site, pair: WorkerPair, built: Sequence[Builder], seed: int) -> None:
-        self._site = site
+    def __init__(self, probe: CompanyProbe, pair: WorkerPair, built: Sequence[Builder], seed: int) -> None:
+        self._probe = probe
         self._pair = pair
         self._worlds = len(built)
         self._seed = seed
         self._chance = random.Random(seed)
-        self._elsewhere = f"{site.company}Lost"
+        self._elsewhere = f"{probe.company}Lost"
         self._script = Script(built, self._elsewhere, self._chance)
 
     async def play(self) -> Counter[str]:
@@ -168,8 +170,8 @@ class _Case:
             for number, kill in enumerate(self._chance.sample((True, False), REPLICAS)):
                 tasks.create_task(self._pair.interrupt(Interruption(1.0, number, kill, 0.0)))
         await self._drained()
-        evidence = await gather_rows(self._site.database, self._site.company)
-        found = problems(self._site.company, events, self._script.adopted, evidence)
+        evidence = await gather_rows(self._probe.database, self._probe.company)
+        found = problems(self._probe.company, events, self._script.adopted, evidence)
         versions = {event.publication.number: event.version for event in events}
         assert not found, (
             f"{len(found)} differences, seed {self._seed}: {found[:_SHOWN]}\n"
@@ -179,8 +181,8 @@ class _Case:
         return await self._figures()
 
     async def _publish(self) -> list[Published]:
-        publishing = Publishing(self._site, self._chance)
-        await publishing.follow(self._site.company, self._elsewhere)
+        publishing = Publishing(self._probe, self._chance)
+        await publishing.follow(self._probe.company, self._elsewhere)
         interruptions = self._interruptions()
         # Both work again before the next one ends; mostly.
         pauses = [interruption.after - _LEAD for interruption in interruptions if self._chance.random() < 0.8]
@@ -213,7 +215,7 @@ class _Case:
         wanted = expected(facts(events), rows_of(self._script.adopted)).rows
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            evidence = await gather_rows(self._site.database, self._site.company)
+            evidence = await gather_rows(self._probe.database, self._probe.company)
             if all(rows.keys() <= evidence.rows[table].keys() for table, rows in wanted.items()):
                 return
             await asyncio.sleep(0.2)
@@ -225,12 +227,12 @@ class _Case:
         await comes_to(0, self._letters_waiting, _DRAIN)
 
     async def _lag(self) -> int:
-        return (await backlog(self._site.js, self._site.company)).lag
+        return (await backlog(self._probe.js, self._probe.company)).lag
 
     async def _letters_waiting(self) -> int:
-        info = await self._site.consumer(DLQ_STREAM)
+        info = await self._probe.consumer(DLQ_STREAM)
         try:
-            last = await self._site.js.get_last_msg(DLQ_STREAM, self._site.tenant.subject("v1.dlq"))
+            last = await self._probe.js.get_last_msg(DLQ_STREAM, self._probe.tenant.subject("v1.dlq"))
         except NotFoundError:
             return 0
         heard = info.delivered is not None and info.delivered.stream_seq >= (last.seq or 0)
@@ -238,7 +240,7 @@ class _Case:
 
     async def _figures(self) -> Counter[str]:
         streams = (REALTIME_STREAM, HISTORY_STREAM)
-        deliveries = sum([await self._site.deliveries(stream) for stream in streams])
+        deliveries = sum([await self._probe.deliveries(stream) for stream in streams])
         events = sum(not self._script.is_lost(one) for one in self._script.publications)
         return Counter(
             {
@@ -246,7 +248,7 @@ class _Case:
                 "events": events,
                 "deliveries": deliveries,
                 "redelivered": deliveries - events,
-                "dead letters": await self._site.letters(),
+                "dead letters": await self._probe.letters(),
                 "of these of the script": self._script.letters,
                 "kills": self._pair.kills,
                 "stops": self._pair.stops,

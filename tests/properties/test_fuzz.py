@@ -74,20 +74,22 @@ async def _play(replica: Replica, kind: str, drawn: list[bytes], ends: Counter[s
     since = await _exhausted(replica)
     await replica.take(messages, last_try=True)
     assert replica.meter.errors["panic"] == 0
-    given_up = stream.waiting()
+    dead_letters = stream.waiting()
     # A body that is JSON is cleaned on its way, and loses the space around it.
     texts = {
         form for body in drawn for form in (bytes(body), sanitize(body), sanitize(body).strip(b" \t\r\n"))
     }
-    for letter in given_up:
+    for letter in dead_letters:
         _check_envelope(kind, letter, texts)
-    await replica.replay(given_up, attempt=9)
-    assert all(message.outcome in ("ack", "term") for message in (*messages, *given_up))
-    replayed = sum(letter.outcome == "ack" for letter in given_up)
+    await replica.replay(dead_letters, attempt=9)
+    assert all(message.outcome in ("ack", "term") for message in (*messages, *dead_letters))
+    replayed = sum(letter.outcome == "ack" for letter in dead_letters)
     rows = await _exhausted(replica, since)
     straight = sum(message.outcome == "term" for message in messages)
-    assert rows == straight + len(given_up) - replayed
-    ends.update({"stored": len(messages) - len(given_up) - straight, "replayed": replayed, "exhausted": rows})
+    assert rows == straight + len(dead_letters) - replayed
+    ends.update(
+        {"stored": len(messages) - len(dead_letters) - straight, "replayed": replayed, "exhausted": rows}
+    )
 
 
 def _check_envelope(kind: str, message: Message, texts: set[bytes]) -> None:

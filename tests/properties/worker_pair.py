@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Final, NamedTuple
 
-from testkit.worker import Worker, logged
+from testkit.worker import Worker
+from tests.acceptance.conftest import Launch
 from tests.faults.environment import SETTINGS
 from tests.properties.worlds import REPLICAS
 
@@ -27,7 +25,6 @@ HASTY: Final = SETTINGS | {
     "NATS_DLQBASEDELAYMINUTES": "0.003",
     "NATS_DLQMAXDELAYMINUTES": "0.01",
 }
-_LOUD: Final = ("error", "critical")
 
 
 class Interruption(NamedTuple):
@@ -42,29 +39,17 @@ class Interruption(NamedTuple):
 class WorkerPair:
     """The workers; to be used in the main thread."""
 
-    def __init__(self, company: str, nats_url: str, postgres_dsn: str, folder: Path) -> None:
+    def __init__(self, company: str, launch: Launch) -> None:
         self.kills = 0
         self.stops = 0
         self.settings = PATIENT
         self._company = company
-        self._nats_url = nats_url
-        self._postgres_dsn = postgres_dsn
-        self._folder = folder
-        self._logs: list[Path] = []
+        self._launch = launch
         self._locks = [asyncio.Lock() for _ in range(REPLICAS)]
         self._workers = [self._started() for _ in range(REPLICAS)]
 
     def _started(self) -> Worker:
-        self._logs.append(self._folder / f"{self._company}-{len(self._logs)}.log")
-        worker = Worker(
-            [self._company],
-            nats_url=self._nats_url,
-            postgres_dsn=self._postgres_dsn,
-            log=self._logs[-1],
-            **self.settings,
-        )
-        worker.start()
-        return worker
+        return self._launch(self._company, ready=False, also=self.settings)
 
     async def ready(self) -> None:
         """Wait until both are, also those that are about to be started anew."""
@@ -94,15 +79,3 @@ class WorkerPair:
         """Arrival both for good; fails unless both worked until then."""
         await self.ready()
         await asyncio.gather(*(self._end(worker, kill=False) for worker in self._workers))
-
-    def logged_errors(self) -> Iterator[str]:
-        """What they logged as an error."""
-        for log in self._logs:
-            for said in logged(log):
-                if said.get("level") in _LOUD:
-                    yield json.dumps(said)
-
-    def close(self) -> None:
-        """End both, however they are."""
-        for worker in self._workers:
-            worker.kill()

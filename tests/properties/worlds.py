@@ -15,11 +15,11 @@ from typing import Any, Final, NamedTuple
 
 from hypothesis import strategies as st
 
-from testkit.items import HISTORY, Payload
+from events.subjects import HISTORICAL, REALTIME
+from testkit.items import HISTORY, Payload, good, refused
 from testkit.oracle import NS, Published, Version
 from testkit.traffic import Publication
 from tests.properties.outcome import Adopted
-from tests.properties.validity import items_of
 
 ROUNDS: Final = 3
 REPLICAS: Final = 2
@@ -39,18 +39,7 @@ FAMILIES: Final[Kinds] = {
         "v1.history.contacts",
     ),
     "agents": ("v1.connection.update",),
-    "everything": (
-        "v1.connection.update",
-        "v1.chats.upsert",
-        "v1.chats.update",
-        "v1.messages.upsert",
-        "v1.messages.update",
-        "v1.contacts.upsert",
-        "v1.contacts.update",
-        "v1.history.chats",
-        "v1.history.messages",
-        "v1.history.contacts",
-    ),
+    "everything": (*REALTIME, *HISTORICAL),
 }
 
 
@@ -65,15 +54,33 @@ class Arrival(NamedTuple):
 Arrivals = tuple[Arrival, ...]
 
 
+class Order(NamedTuple):
+    """What a stream does to a world's second half: later by so many seconds, and its sequences given out `again`.
+
+    `made`: which stream each half is in (0: nobody knows when that was made). `forward`: no time steps back.
+    """
+
+    later: int = 0
+    made: tuple[int, int] = (1, 1)
+    again: bool = False
+    forward: bool = False
+
+
 class Clock(enum.Enum):
     """What the streams do about the versions of a world's events. Within these bounds the order is a total one."""
 
-    UNKNOWN = "nobody knows when the stream was made: times alone, in any order"
-    STEPS = "one stream: times step back by up to 7 s"
-    AGAIN = "restored from a backup: sequences are given out again, later by more than 10 s"
-    ANEW = "made anew: another stream with the same sequences, all of it later"
-    OLDER = "events of a release that did not know it, then times that step back"
-    HALF = "one replica does not know when the stream was made; times go forward"
+    # Nobody knows when the stream was made: times alone, in any order.
+    UNKNOWN = Order(made=(0, 0))
+    # One stream: times step back by up to 7 s.
+    STEPS = Order()
+    # Restored from a backup: sequences are given out again, later by more than 10 s.
+    AGAIN = Order(later=20, again=True)
+    # Made anew: another stream with the same sequences, all of it later.
+    ANEW = Order(later=8, made=(1, 2), again=True)
+    # Events of a release that did not know it, then times that step back.
+    OLDER = Order(later=8, made=(0, 1))
+    # One replica does not know when the stream was made; times go forward.
+    HALF = Order(forward=True)
 
 
 class Spec(NamedTuple):
@@ -153,39 +160,25 @@ class Builder:
 
     def _versions(self, specs: Sequence[Spec]) -> list[Version]:
         """What the streams make of the events, in the order in which these are published."""
-        first = [next(self._sequences) for _ in specs]
+        order = self._clock.value
+        sequences = [next(self._sequences) for _ in specs]
         half = len(specs) // 2
-        again = [
-            # Two history items of one time, or of none, would be told apart by nothing.
-            next(self._sequences) if spec.kind in HISTORY else sequence
-            for spec, sequence in zip(specs, [*first[:half], *first[:half], *first[half:]], strict=False)
-        ]
+        if order.again:
+            for place, spec in enumerate(specs[half : 2 * half], half):
+                # Two history items of one time, or of none, would be told apart by nothing.
+                again = spec.kind not in HISTORY
+                sequences[place] = sequences[place - half] if again else next(self._sequences)
         seconds = [spec.second for spec in specs]
-        late = [0] * half + [1] * (len(specs) - half)
-        match self._clock:
-            case Clock.UNKNOWN:
-                return [self._version(*one) for one in zip(seconds, first, strict=True)]
-            case Clock.STEPS:
-                return [self._version(*one, made=1) for one in zip(seconds, first, strict=True)]
-            case Clock.HALF:
-                return [self._version(*one, made=1) for one in zip(sorted(seconds), first, strict=True)]
-            case Clock.AGAIN:
-                return [
-                    self._version(second + 20 * part, sequence, made=1)
-                    for second, sequence, part in zip(seconds, again, late, strict=True)
-                ]
-            case Clock.ANEW:
-                return [
-                    self._version(second + 8 * part, sequence, made=1 + part)
-                    for second, sequence, part in zip(seconds, again, late, strict=True)
-                ]
-            case Clock.OLDER:
-                return [
-                    self._version(second + 8 * part, sequence, made=part)
-                    for second, sequence, part in zip(seconds, first, late, strict=True)
-                ]
+        if order.forward:
+            seconds.sort()
+        return [
+            self._version(second + order.later * part, sequence, order.made[part])
+            for second, sequence, part in zip(
+                seconds, sequences, [0] * half + [1] * (len(specs) - half), strict=True
+            )
+        ]
 
-    def _version(self, second: int, sequence: int, *, made: int = 0) -> Version:
+    def _version(self, second: int, sequence: int, made: int) -> Version:
         return Version(
             (self.base + second) * NS + 5, sequence, made and (self.base - 3600 + made) * 1_000_000
         )
@@ -193,23 +186,26 @@ class Builder:
     def _build(self, spec: Spec, version: Version) -> Built:
         name = next(self._names)
         parts = [
-            self._item(spec.kind, key, bits, f"{name}.{place}", spec.second)
+            self._payload(spec.kind, key, bits, f"{name}.{place}", spec.second)
             for place, (key, bits) in enumerate(spec.items)
         ]
         payload = {HISTORY[spec.kind][0]: parts} if spec.kind in HISTORY else parts[0]
-        items = items_of(spec.kind, payload, self._company)
+        items = tuple(
+            refused(spec.kind, payload=part) if _spoiled(bits) else good(spec.kind, part)
+            for part, (_, bits) in zip(parts, spec.items, strict=True)
+        )
         subject, body = f"{spec.kind}.{self._company}", json.dumps(payload).encode()
         event = Published(Publication(name, subject, body, {}, spec.kind, items), version)
         return Built(event, spec.arrivals, self._clock is Clock.HALF)
 
-    def _item(self, kind: str, key: int, bits: int, name: str, second: int) -> Payload:
+    def _payload(self, kind: str, key: int, bits: int, name: str, second: int) -> Payload:
         # An own time between those of two events whose times step back would make the order no total one.
         own = kind in HISTORY and self._clock not in (Clock.UNKNOWN, Clock.HALF)
         kind = HISTORY[kind][1] if kind in HISTORY else kind
         moment = Moment(self.base - 1000 if own else self.base, second)
         said = _FIELDS[kind](_Bits(bits), key, name, moment)
         said = {field: value for field, value in said.items() if value is not None}
-        if bits >> 16 == 15:  # one in sixteen is not valid
+        if _spoiled(bits):
             said.update([("company_id", "Other")] if bits & 1 else [("agent_id", ""), ("message_id", "")])
         for field in ("agent_id", "chat_id", "message_id"):
             if said.get(field):
@@ -234,6 +230,11 @@ class Builder:
             Adopted("messages", f"{self.prefix}-m{number}", message),
             Adopted("chats", f"{self.prefix}-c{number}", chat),
         ]
+
+
+def _spoiled(bits: int) -> bool:
+    """Whether the item is not valid: one in sixteen."""
+    return bits >> 16 == 15
 
 
 class Moment(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,18 +10,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from testkit.publisher import Confirmed, Ledger
 from testkit.worker import Worker
+from tests.acceptance.company_probe import comes_to
 from tests.bench import usage
 from tests.bench.environment import Environment, Place, environment
 from tests.bench.publishing import EventPublisher, flood, publisher, steadily
 from tests.bench.systems import SystemUnderTest, launch, under_test
-from tests.soak import counting, verdict
-from tests.soak.options import STEPS, Options
+from tests.faults.compare import Claim, compare
+from tests.soak import verdict
 from tests.soak.traffic import Traffic
 
 Say = Callable[[str], None]
 
+STEPS: Final = 6
 _NOTICED: Final = 30.0
+
+
+class Options(argparse.Namespace):
+    """`events` in all before the outage, which takes `outage` seconds at `rate` events a second.
+
+    What is allowed, in MB: `growth` with the events, `more` through the outage.
+    """
+
+    events: int
+    outage: float
+    rate: float
+    seed: int
+    growth: float
+    more: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +51,8 @@ class SoakRun:
     worker: SystemUnderTest
     to: EventPublisher
     traffic: Traffic
+    confirmed: list[Confirmed]
+    ledger: Ledger
 
     async def settled(self) -> None:
         """Return when everything is stored and acknowledged. Raises `BenchError` when nothing moves."""
@@ -51,19 +71,31 @@ async def run(options: Options, folder: Path, say: Say) -> list[str]:
     """
     async with _soak_run(options.seed, folder) as soak:
         say(f"{'events':>9}{'MB now':>9}{'MB peak':>9}{'contacts':>10}")
-        steps = [await _step(soak, options.step, number, say) for number in range(1, STEPS + 1)]
+        size = options.events // STEPS
+        steps = [await _step(soak, size, number, say) for number in range(1, STEPS + 1)]
         outage = await _outage(soak, options)
         say(
             f"\n{options.outage:g} s without PostgreSQL at {options.rate:g} events a second: "
             f"{outage.before:.1f} MB before, {outage.during:.1f} at most during it, "
             f"{outage.catching_up:.1f} at most while catching up, {outage.after:.1f} after"
         )
-        expected = soak.traffic.expected()
-        found = await counting.counts(soak.env, soak.place.dsn, soak.place.tenants[0])
-        say(", ".join(f"{count:,} {name}" for name, count in found.items()))
         rise = verdict.growth(verdict.judged(steps))
         say(f"growth after the first third of the events: {rise:.1f} MB")
-        return [*verdict.problems(steps, outage, options.allowed), *counting.differences(expected, found)]
+        allowed = verdict.Allowance(options.growth, options.more)
+        return [*verdict.problems(steps, outage, allowed), *await _differences(soak, say)]
+
+
+async def _differences(run: SoakRun, say: Say) -> list[str]:
+    """What was lost or doubled, or differs from what the events say."""
+
+    async def unread() -> int:
+        return len(run.ledger.unseen(run.confirmed))
+
+    await comes_to(0, unread)
+    published = list(run.ledger.published(run.confirmed))
+    outcome, _ = await compare(run.env.js, run.place.dsn, Claim(run.place.companies[0], published))
+    say(f"{outcome.published:,} events and history items, {outcome.stored:,} stored")
+    return outcome.problems
 
 
 @asynccontextmanager
@@ -73,9 +105,13 @@ async def _soak_run(seed: int, folder: Path) -> AsyncIterator[SoakRun]:
         process = launch(env, place, folder)
         try:
             await asyncio.to_thread(process.wait_ready)
-            async with publisher(env.servers.nats.url) as to:
+            ledger, confirmed = Ledger(env.js), list[Confirmed]()
+            await ledger.follow(place.companies[0])
+            async with publisher(env.servers.nats.url, on_confirmed=confirmed.append) as to:
                 traffic = Traffic(place.companies[0], seed)
-                yield SoakRun(env, place, process, under_test(process, place), to, traffic)
+                worker = under_test(process, place)
+                yield SoakRun(env, place, process, worker, to, traffic, confirmed, ledger)
+            await ledger.close()
             assert await asyncio.to_thread(process.stop) == 0, process.written()
         finally:
             process.kill()
@@ -89,7 +125,7 @@ async def _step(run: SoakRun, size: int, number: int, say: Say) -> verdict.Step:
     await run.settled()
     await run.scraped()
     memory = usage.memory(run.worker.pid)
-    contacts = await counting.contacts(run.place.dsn, run.place.tenants[0])
+    contacts = await run.place.connection.fetchval(f'SELECT count(*) FROM "{run.place.schemas[0]}".contacts')
     step = verdict.Step(size * number, memory.now, memory.peak, contacts)
     say(f"{step.events:>9,}{step.resident:>9.1f}{step.peak:>9.1f}{step.contacts:>10,}")
     return step

@@ -1,10 +1,9 @@
-"""The verdict on memory, and the counts of what is stored, on made-up figures."""
+"""The verdict on memory, on made-up figures."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.soak import counting
 from tests.soak.traffic import HISTORY_EVERY, Traffic
 from tests.soak.verdict import Allowance, Outage, Step, growth, judged, problems
 
@@ -64,23 +63,13 @@ def test_memory_that_an_outage_takes_is_not_held(outage: Outage, when: str) -> N
     assert problem == f"memory {when}: 22.0 MB more than before; allowed are 10 MB"
 
 
-def test_a_lost_row_and_a_doubled_one_are_named() -> None:
-    expected = {"messages": 1000, "different messages": 1000, "chats": 7}
-    found = {"messages": 1000, "different messages": 999, "chats": 8}
-    assert counting.differences(expected, expected) == []
-    assert counting.differences(expected, found) == [
-        "different messages: 999 instead of 1,000",
-        "chats: 8 instead of 7",
-    ]
-
-
 def test_traffic_is_the_same_for_the_same_seed_and_has_new_phones_and_history() -> None:
-    first, again, other = (Traffic("KopiNusa01", seed) for seed in (1, 1, 2))
-    subjects = [
-        [event.publication.subject for event in one.events(2 * HISTORY_EVERY)]
-        for one in (first, again, other)
-    ]
+    first, again, other = (
+        [event.publication for event in Traffic("KopiNusa01", seed).events(2 * HISTORY_EVERY)]
+        for seed in (1, 1, 2)
+    )
+    subjects = [[one.subject for one in drawn] for drawn in (first, again, other)]
     assert subjects[0] == subjects[1] != subjects[2]
     assert subjects[0].count("v1.history.messages.KopiNusa01") == 2
-    assert first.expected() == again.expected()
-    assert first.expected()["onboarded phones"] > 200
+    phones = {item.onboards for one in first if one.event_type == "v1.messages.upsert" for item in one.items}
+    assert len(phones) > 200

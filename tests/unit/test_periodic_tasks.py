@@ -57,7 +57,7 @@ class FakeTables:
         return NEWEST
 
 
-class Site(SimpleNamespace):
+class CompanyProbe(SimpleNamespace):
     """The periodic tasks of two companies, on fakes."""
 
     periodic_tasks: PeriodicTasks
@@ -67,7 +67,7 @@ class Site(SimpleNamespace):
 
 
 @pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Site:
+def probe(monkeypatch: pytest.MonkeyPatch) -> CompanyProbe:
     async def ahead(*_: object) -> int:
         return 2
 
@@ -87,51 +87,51 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Site:
         post_scan=cast(Any, None),
         publish=False,
     )
-    return Site(periodic_tasks=tasks, metrics=metrics, api=api, tables=tables)
+    return CompanyProbe(periodic_tasks=tasks, metrics=metrics, api=api, tables=tables)
 
 
 def consumers_shown(metrics: Metrics) -> set[str]:
     return label_values(metrics, "daisi_consumer_pending_messages", "consumer_type")
 
 
-async def test_a_missing_consumer_hides_no_other_consumers_figures(site: Site) -> None:
-    await site.periodic_tasks.measure_lag()
-    assert consumers_shown(site.metrics) == {"realtime", "historical", "dlq"}
-    site.api.missing = [default_settings().realtime_stream]
+async def test_a_missing_consumer_hides_no_other_consumers_figures(probe: CompanyProbe) -> None:
+    await probe.periodic_tasks.measure_lag()
+    assert consumers_shown(probe.metrics) == {"realtime", "historical", "dlq"}
+    probe.api.missing = [default_settings().realtime_stream]
     with pytest.raises(ApiError):
-        await site.periodic_tasks.measure_lag()
-    assert consumers_shown(site.metrics) == {"historical", "dlq"}
+        await probe.periodic_tasks.measure_lag()
+    assert consumers_shown(probe.metrics) == {"historical", "dlq"}
 
 
-async def test_a_silent_nats_is_asked_once_a_round_and_leaves_no_old_figures(site: Site) -> None:
-    await site.periodic_tasks.measure_lag()
-    site.api.away, site.api.asked = True, 0
+async def test_a_silent_nats_is_asked_once_a_round_and_leaves_no_old_figures(probe: CompanyProbe) -> None:
+    await probe.periodic_tasks.measure_lag()
+    probe.api.away, probe.api.asked = True, 0
     with pytest.raises(BrokerError):
-        await site.periodic_tasks.measure_lag()
-    assert site.api.asked == 1
-    assert consumers_shown(site.metrics) == set()
-    assert label_values(site.metrics, "daisi_dlq_messages", "company_id") == set()
+        await probe.periodic_tasks.measure_lag()
+    assert probe.api.asked == 1
+    assert consumers_shown(probe.metrics) == set()
+    assert label_values(probe.metrics, "daisi_dlq_messages", "company_id") == set()
 
 
-async def test_a_silent_database_is_asked_once_a_round_and_leaves_no_old_figures(site: Site) -> None:
-    await site.periodic_tasks.measure_tables()
+async def test_a_silent_database_is_asked_once_a_round_and_leaves_no_old_figures(probe: CompanyProbe) -> None:
+    await probe.periodic_tasks.measure_tables()
     for company in COMPANIES:
         labels = {"company_id": company}
-        assert value(site.metrics, "daisi_exhausted_events", labels) == 3
-        assert value(site.metrics, "daisi_partition_months_ahead", labels) == 2
-        newest = value(site.metrics, "daisi_exhausted_newest_timestamp_seconds", labels)
+        assert value(probe.metrics, "daisi_exhausted_events", labels) == 3
+        assert value(probe.metrics, "daisi_partition_months_ahead", labels) == 2
+        newest = value(probe.metrics, "daisi_exhausted_newest_timestamp_seconds", labels)
         assert newest == NEWEST.timestamp()
-    site.tables.away, site.tables.asked = True, 0
+    probe.tables.away, probe.tables.asked = True, 0
     with pytest.raises(Unavailable):
-        await site.periodic_tasks.measure_tables()
-    assert site.tables.asked == 1
+        await probe.periodic_tasks.measure_tables()
+    assert probe.tables.asked == 1
     for name in ("events", "newest_timestamp_seconds"):
-        assert label_values(site.metrics, f"daisi_exhausted_{name}", "company_id") == set()
-    assert label_values(site.metrics, "daisi_partition_months_ahead", "company_id") == set()
+        assert label_values(probe.metrics, f"daisi_exhausted_{name}", "company_id") == set()
+    assert label_values(probe.metrics, "daisi_partition_months_ahead", "company_id") == set()
 
 
 async def test_tables_of_one_company_that_are_refused_hide_no_other_companys_figures(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    probe: CompanyProbe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refused(_: object, schema: str, __: object) -> int:
         if schema == Tenant(COMPANIES[0]).schema:
@@ -140,8 +140,8 @@ async def test_tables_of_one_company_that_are_refused_hide_no_other_companys_fig
 
     monkeypatch.setattr("streams.lifecycle.periodic_tasks.months_ahead", refused)
     with pytest.raises(Unavailable):
-        await site.periodic_tasks.measure_tables()
-    assert label_values(site.metrics, "daisi_partition_months_ahead", "company_id") == {COMPANIES[1]}
+        await probe.periodic_tasks.measure_tables()
+    assert label_values(probe.metrics, "daisi_partition_months_ahead", "company_id") == {COMPANIES[1]}
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ async def test_tables_of_one_company_that_are_refused_hide_no_other_companys_fig
     ],
 )
 async def test_contacts_of_one_company_that_cannot_be_synced_keep_no_others_from_it(
-    site: Site, trouble: StorageError, served: bool
+    probe: CompanyProbe, trouble: StorageError, served: bool
 ) -> None:
     synced = []
 
@@ -165,7 +165,7 @@ async def test_contacts_of_one_company_that_cannot_be_synced_keep_no_others_from
         synced.append(tenant.company)
         return 1
 
-    site.periodic_tasks.post_scan = sync
+    probe.periodic_tasks.post_scan = sync
     with pytest.raises(type(trouble)):
-        await site.periodic_tasks.sync_contacts()
+        await probe.periodic_tasks.sync_contacts()
     assert synced == ([COMPANIES[1]] if served else [])

@@ -47,7 +47,7 @@ async def comes_true(ask: Callable[[], object], within: float = PATIENCE) -> Non
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class CompanyProbe:
     """A company, a connection to its NATS and one to its database."""
 
     tenant: Tenant
