@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, assert_never
+from typing import Final
 
 from agents.batch_writer import BatchWriter, WhileWaiting
 from agents.history_throttle import HistoryThrottle
@@ -24,14 +24,8 @@ from events.errors import (
 )
 from events.subjects import Tenant
 from tables.errors import DataError, QueryTimeout, StorageError
+from tables.mutation_writer import table_of
 from tables.mutations import (
-    AccountRow,
-    ChatPatch,
-    ChatRow,
-    ContactPatch,
-    ContactRow,
-    MessagePatch,
-    MessageRow,
     Mutation,
     PostScanRequest,
     WriteRejection,
@@ -146,7 +140,7 @@ class EventSink:
         by_ref = {item.ref: item for item in items}
         for rejection in rejections:
             self.errors[rejection.ref] = (
-                NotFound(f"{_entity(by_ref[rejection.ref])} to update not found")
+                NotFound(f"{table_of(by_ref[rejection.ref]).removesuffix('s')} to update not found")
                 if rejection.reason == "not_found"
                 else Invalid("validation failed: company_id is not the company of the stored row")
             )
@@ -168,20 +162,3 @@ def event_error(error: Exception) -> EventError:
         return DatabaseError(f"database: {error}")
     logger.error("unexpected exception while storing an event", exc_info=error)
     return UnexpectedError(f"unexpected {type(error).__name__} while storing")
-
-
-def _entity(mutation: Mutation) -> str:
-    """What the error of a missing row names it."""
-    match mutation:
-        case MessageRow() | MessagePatch():
-            return "message"
-        case ChatRow() | ChatPatch():
-            return "chat"
-        case ContactRow() | ContactPatch():
-            return "contact"
-        case AccountRow():
-            return "agent"
-        case PostScanRequest():
-            return "post-scan request"
-        case _:
-            assert_never(mutation)

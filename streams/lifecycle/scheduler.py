@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
 from mode import Service
 
-logger = logging.getLogger(__name__)
+from streams.lifecycle.conditions import WaitReasons
 
 STOP_SECONDS: Final = 1.0
 
@@ -36,7 +35,10 @@ class WakeUp:
 
 
 class Scheduler(Service):
-    """Runs the tasks once `ready` is set, each in a loop of its own; a failure is logged, and the loop goes on."""
+    """Runs the tasks once `ready` is set, each in a loop of its own.
+
+    After a failure the loop goes on. A reason is logged once until the task works again.
+    """
 
     def __init__(self, tasks: Sequence[PeriodicTask], ready: asyncio.Event, wake_up: WakeUp) -> None:
         super().__init__()
@@ -44,6 +46,7 @@ class Scheduler(Service):
         self._ready = ready
         self._wake_up = wake_up
         self._loops: list[asyncio.Task[None]] = []
+        self._failures = WaitReasons("{name} failed, trying again later: {reason}", "{name} works again")
 
     async def on_started(self) -> None:
         """Start the loops."""
@@ -63,8 +66,9 @@ class Scheduler(Service):
             changed = self._wake_up.next
             try:
                 more = await task.run()
+                self._failures.end(task.name)
             except Exception as error:
-                logger.warning("%s failed, trying again later: %s", task.name, error)
+                self._failures.begin(task.name, str(error))
                 more = False
             if not more:
                 with suppress(TimeoutError):

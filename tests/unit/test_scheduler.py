@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+
+import pytest
 
 from streams.lifecycle.scheduler import PeriodicTask, Scheduler, WakeUp
 from tests.unit.fakes import until
@@ -55,3 +58,25 @@ async def test_a_wake_up_during_a_run_is_followed_by_another_run() -> None:
         task.wake_up.notify()
         task.go.set()
         await until(lambda: task.runs == 2)
+
+
+async def test_a_task_that_keeps_failing_is_logged_when_its_reason_changes_and_when_it_works_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "streams.lifecycle")
+    answers = iter(["down", "down", "down", "starting", "starting", ""])
+
+    async def run() -> bool:
+        if reason := next(answers, ""):
+            raise OSError(reason)
+        return False
+
+    ready = asyncio.Event()
+    ready.set()
+    async with Scheduler([PeriodicTask("gauges", 0.001, run)], ready, WakeUp()):
+        await until(lambda: "gauges works again" in caplog.messages)
+    assert [message for message in caplog.messages if message.startswith("gauges ")] == [
+        "gauges failed, trying again later: down",
+        "gauges failed, trying again later: starting",
+        "gauges works again",
+    ]
