@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from testkit.account import Account, encoded
-from testkit.builders import Payload
-from testkit.items import Item, good, refused
+from testkit.items import Item, Payload, good, refused
 
 SMALLEST: Final = 20
 LARGEST: Final = 100

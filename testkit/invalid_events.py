@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from testkit.account import Account, encoded
-from testkit.builders import Payload
-from testkit.items import Item, good, refused
+from testkit.items import Item, Payload, good, refused
 
 # A body and what is to become of it.
 Fault = tuple[str, bytes, Item]

@@ -13,8 +13,7 @@ from typing import Final, NamedTuple
 
 from testkit import history, invalid_events
 from testkit.account import AGENTS, Account, Chat, encoded
-from testkit.builders import Payload
-from testkit.items import Item, good
+from testkit.items import Item, Payload, good
 
 NUMBER_HEADER: Final = "Traffic-Number"
 MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
@@ -208,8 +207,7 @@ class Traffic:
         return self._update_of_chat(self._rng.choice(self._chats), changes)
 
     def _update_of_chat(self, chat: Chat, changes: Payload) -> _Draft:
-        known = {"chat_id": chat.id, "company_id": self._company, "agent_id": chat.agent.id}
-        return _draft("v1.chats.update", {**known, **changes})
+        return _draft("v1.chats.update", {**self._account.of_chat(chat), **changes})
 
     def _contact(self, chat: Chat) -> _Draft:
         self._contacts.append(chat)
