@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 _UNPRIVILEGED: Final = ("nobody", "postgres", "daemon")
 _CACHE: Final = Path("/var/cache/daisi-wa-events-processor")
@@ -47,6 +47,13 @@ def unprivileged_account() -> Account | None:
     raise ServerError(f"PostgreSQL does not run as root, and none of {', '.join(_UNPRIVILEGED)} exists here")
 
 
+def as_account(account: Account | None) -> dict[str, Any]:
+    """The arguments of `subprocess` that run a program as this account."""
+    if account is None:
+        return {}
+    return {"user": account.uid, "group": account.gid, "extra_groups": []}
+
+
 def nats_server() -> Path:
     """The `nats-server` program: this environment's, else the one on PATH. Raises `ServerError`."""
     beside = Path(sys.executable).parent / "nats-server"
@@ -78,15 +85,8 @@ def _programs(package: Path) -> Path:
 def _runs(program: Path, account: Account) -> bool:
     """Whether the account can enter all the folders above the program, and run it."""
     try:
-        subprocess.run(
-            [program, "--version"],
-            user=account.uid,
-            group=account.gid,
-            extra_groups=[],
-            cwd="/",
-            check=True,
-            capture_output=True,
-        )
+        version = [str(program), "--version"]
+        subprocess.run(version, cwd="/", check=True, capture_output=True, **as_account(account))
     except (OSError, subprocess.SubprocessError):
         return False
     return True

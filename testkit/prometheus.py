@@ -80,8 +80,13 @@ class Prometheus(Server):
                 raise QueryError(f"{parameters}: {_refusal(error.read())}") from None
 
     def _arguments(self) -> list[str]:
-        # The port may change from one try to the next, the command line does not.
-        return [self._program, f"@{self._folder / 'flags'}"]
+        return [
+            self._program,
+            f"--config.file={self._folder / 'prometheus.json'}",
+            f"--storage.tsdb.path={self._folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            "--log.level=warn",
+        ]
 
     def _configure(self) -> None:
         scrapes = [
@@ -96,13 +101,6 @@ class Prometheus(Server):
         }
         # JSON is YAML.
         (self._folder / "prometheus.json").write_text(json.dumps(config), encoding="utf-8")
-        flags = [
-            f"--config.file={self._folder / 'prometheus.json'}",
-            f"--storage.tsdb.path={self._folder / 'data'}",
-            f"--web.listen-address=127.0.0.1:{self.port}",
-            "--log.level=warn",
-        ]
-        (self._folder / "flags").write_text("\n".join([*flags, ""]), encoding="utf-8")
 
     def _ready(self) -> bool:
         try:

@@ -1,6 +1,6 @@
 """One embedded server: a process on a port of this machine, with its data in a folder of its own.
 
-A guard process (`testkit.process_guard`) keeps it, so that nothing is left over even when the owner is killed.
+A guard process (`testkit.process_guard`) sees to it that nothing is left over even when the owner is killed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from testkit import process_guard
-from testkit.binaries import Account, ServerError
+from testkit.binaries import Account, ServerError, as_account
 from testkit.ports import free_port as free_port
 
 START_TIMEOUT: Final = 30.0
@@ -41,7 +41,8 @@ class Server(ABC):
         self.pid = 0
         self._account = account
         self._folder = Path()
-        self._guard: subprocess.Popen[str] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Return when the server answers, on the port and data it had before, if any. Raises `ServerError`."""
@@ -57,12 +58,16 @@ class Server(ABC):
 
     def stop(self) -> None:
         """End in the orderly way; the data stays."""
-        self._request("stop")
+        if self._process is not None and self.running:
+            process_guard.stop(self.pid, self.stop_signal)
+            self._process.wait()
         self.pid = 0
 
     def kill(self) -> None:
         """End as in a crash (SIGKILL); the data stays as it is."""
-        self._request("kill")
+        if self._process is not None and self.running:
+            process_guard.kill(self.pid)
+            self._process.wait()
         self.pid = 0
 
     def restart(self) -> None:
@@ -81,11 +86,12 @@ class Server(ABC):
     @property
     def running(self) -> bool:
         """Whether the process is there (also while paused)."""
-        return self._guard is not None and self._request("status") == "running"
+        return self._process is not None and self._process.poll() is None
 
     def close(self) -> None:
         """End the server, its guard and its data; safe when repeated."""
-        guard, self._guard, self.pid = self._guard, None, 0
+        self.stop()
+        guard, self._guard = self._guard, None
         if guard is not None:
             guard.communicate()
             # Once more, in case the guard was killed.
@@ -106,7 +112,7 @@ class Server(ABC):
 
     @abstractmethod
     def _arguments(self) -> list[str]:
-        """The command line, the same at each start."""
+        """The command line; it names the server's folder."""
 
     @abstractmethod
     def _configure(self) -> None:
@@ -121,10 +127,9 @@ class Server(ABC):
             self._guard = self._start_guard()
         self._log.write_bytes(b"")
         self._configure()
-        answer, _, detail = self._request("start").partition(" ")
-        if answer != "pid":
-            raise ServerError(f"{self.name} cannot be started: {detail}")
-        self.pid = int(detail)
+        if not self.running:
+            self._process = self._spawn()
+            self.pid = self._process.pid
         try:
             self._await_ready()
         except BaseException:
@@ -144,37 +149,29 @@ class Server(ABC):
     def _log(self) -> Path:
         return self._folder / "server.log"
 
-    def _start_guard(self) -> subprocess.Popen[str]:
+    def _start_guard(self) -> subprocess.Popen[bytes]:
         self._folder = _own_folder(self.name, self._account)
-        program = process_guard.Program(
-            arguments=self._arguments(),
-            folder=str(self._folder),
-            log=str(self._log),
-            stop_signal=self.stop_signal,
-            uid=self._account.uid if self._account else None,
-            gid=self._account.gid if self._account else None,
-        )
         return subprocess.Popen(
-            [sys.executable, "-I", process_guard.__file__, program.to_json()],
+            [sys.executable, "-I", process_guard.__file__, str(self._folder), str(int(self.stop_signal))],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
             start_new_session=True,
         )
 
-    def _request(self, order: str) -> str:
-        guard = self._guard
-        if guard is None or guard.stdin is None or guard.stdout is None:
-            raise ServerError(f"{self.name} was never started")
-        try:
-            guard.stdin.write(f"{order}\n")
-            guard.stdin.flush()
-            answer = guard.stdout.readline().strip()
-        except OSError:
-            answer = ""
-        if not answer:
-            raise ServerError(f"the guard of {self.name} is gone, and the server with it")
-        return answer
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            try:
+                return subprocess.Popen(
+                    self._arguments(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    cwd="/",
+                    **as_account(self._account),
+                    # A Ctrl-C in the terminal is for the owner.
+                    start_new_session=True,
+                )
+            except (OSError, subprocess.SubprocessError) as error:
+                raise ServerError(f"{self.name} cannot be started: {error}") from error
 
     def _log_tail(self) -> str:
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from testkit.binaries import ServerError, nats_server, postgres_folder, unprivileged_account
+from testkit.binaries import ServerError, as_account, nats_server, postgres_folder, unprivileged_account
 from testkit.server import Server, free_port
 
 __all__ = [
@@ -153,10 +153,8 @@ class PostgresServer(Server):
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                user=self._account.uid if self._account else None,
-                group=self._account.gid if self._account else None,
-                extra_groups=[] if self._account else None,
                 check=False,
+                **as_account(self._account),
             )
         if done.returncode != 0:
             raise ServerError(f"{program} failed: {self._log_tail()}")
