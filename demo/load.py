@@ -130,7 +130,6 @@ class Load:
         ]
         for subject in subjects:
             await self._wait_stream(subject)
-        await self._publisher.start()
 
     async def _connect(self) -> None:
         await self._client.connect(

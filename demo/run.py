@@ -46,7 +46,6 @@ class Run:
     async def flow(self, rate: float) -> None:
         """Publish at `rate` events a second, without end."""
         self._endless = True
-        await self._publisher.start()
         start = time.monotonic()
         for number, publication in enumerate(merged(self._traffic())):
             await asyncio.sleep(max(0.0, start + number / rate - time.monotonic()))
@@ -56,7 +55,6 @@ class Run:
         """Publish `count` events as fast as they are confirmed. Raises `PublishError`."""
         for company in self._companies:
             await self._ledger.follow(company)
-        await self._publisher.start()
         for publication in merged(self._traffic(), count):
             await self._publisher.send(publication)
         await self._publisher.finish()

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple, Self
+from functools import partial
+from typing import Any, Final, NamedTuple, Self
 
-import msgspec
-import nats
+import nats.errors
+import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerConfig
+from nats.js.api import ConsumerConfig, PubAck
 
 from events.subjects import HISTORICAL, REALTIME
 from testkit.oracle import Published, Version
@@ -27,7 +28,8 @@ from testkit.traffic import NUMBER_HEADER, Publication
 WINDOW: Final = 64
 ANSWER: Final = 5.0
 _WINDOW_BYTES: Final = 64 * 1024 * 1024
-_SWEEP: Final = 0.1
+# Before an event is sent once more.
+_PAUSE: Final = 0.1
 # The window opens again a little below its limit, so that one wake-up lets several through.
 _REOPEN: Final = 0.75
 _HEADER_FRAME: Final = len(b"NATS/1.0\r\n\r\n")
@@ -48,28 +50,11 @@ class Confirmed(NamedTuple):
     seconds: float = 0.0
 
 
-class _Error(msgspec.Struct):
-    description: str = ""
-
-
-class _Answer(msgspec.Struct):
-    seq: int = 0
-    duplicate: bool = False
-    error: _Error | None = None
-
-
-class _InFlight(NamedTuple):
-    publication: Publication
-    sent: float
-    tries: int
-
-
 class Publisher:
     """Keeps a window of events in flight; `published` counts the confirmed ones.
 
-    One inbox takes all answers and tells them apart by a number, because a task for each event costs more than the
-    event itself. An event that is not confirmed within `patience` seconds is sent again, `tries` times in all (None:
-    without end); then `on_failed` is called with the reason. Without `on_failed` the next call raises `PublishError`.
+    An event that is not confirmed within `patience` seconds is sent again, `tries` times in all (None: without end);
+    then `on_failed` is called with the reason. Without `on_failed` the next call raises `PublishError`.
     """
 
     def __init__(
@@ -85,33 +70,23 @@ class Publisher:
     ) -> None:
         self.published = 0
         self._client = client
+        # The client's own window loses a place with each event that it cannot send: ours counts.
+        self._js = client.jetstream(publish_async_max_pending=sys.maxsize)
         self._window = window
         self._window_bytes = window_bytes
         self._patience = patience
         self._tries = tries
         self._on_confirmed = on_confirmed
         self._on_failed = on_failed or self._remember
-        self._inbox = client.new_inbox()
-        self._numbers = itertools.count()
-        # In the order of sending, so the oldest is the first.
-        self._in_flight: dict[int, _InFlight] = {}
-        self._again: list[_InFlight] = []
+        self._unconfirmed = 0
         self._bytes = 0
+        self._answers: set[asyncio.Future[PubAck]] = set()
+        self._again: set[asyncio.Task[None]] = set()
         self._moved = asyncio.Event()
-        self._answers = msgspec.json.Decoder(_Answer)
         self._failure: PublishError | None = None
-        self._sweeper: asyncio.Task[None] | None = None
-        self._subscription: Subscription | None = None
-
-    async def start(self) -> None:
-        """Begin to listen for answers."""
-        self._subscription = await self._client.subscribe(
-            f"{self._inbox}.*", cb=self._answered, pending_msgs_limit=0, pending_bytes_limit=0
-        )
-        self._sweeper = asyncio.create_task(self._sweep())
+        self._closed = False
 
     async def __aenter__(self) -> Self:
-        await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -128,9 +103,10 @@ class Publisher:
     async def send(self, publication: Publication) -> float:
         """Send one event once there is room; returns when it left (Unix seconds). Raises `PublishError`."""
         await self.wait_room()
+        self._unconfirmed += 1
         self._bytes += len(publication.body)
         left = time.time()
-        await self._send(_InFlight(publication, time.perf_counter(), 1))
+        await self._send(publication, 1)
         return left
 
     async def finish(self) -> None:
@@ -140,77 +116,83 @@ class Publisher:
         self._raise_failure()
 
     async def close(self) -> None:
-        """Stop listening. What is in flight has failed."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._sweeper
-        self._tries = 0
-        for number in tuple(self._in_flight):
-            self._fail(number, "stopped before it was confirmed")
-        if self._subscription is not None and self._client.is_connected:
-            with suppress(nats.errors.Error):
-                await self._subscription.unsubscribe()
-
-    @property
-    def _unconfirmed(self) -> int:
-        return len(self._in_flight) + len(self._again)
+        """Wait for no answer any more. What is in flight has failed."""
+        self._tries, self._closed = 0, True
+        pending: list[asyncio.Future[Any]] = [*self._answers, *self._again]
+        for one in pending:
+            one.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
 
     async def _wait_moved(self) -> None:
         self._moved.clear()
         await self._moved.wait()
 
-    async def _send(self, event: _InFlight) -> None:
-        number = next(self._numbers)
-        self._in_flight[number] = event
-        publication = event.publication
+    async def _send(self, publication: Publication, attempt: int) -> None:
+        fail = partial(self._fail, publication, attempt)
         if _size(publication) > self._client.max_payload:
-            self._fail(number, "larger than the server takes")
+            fail("larger than the server takes")
             return
-        reply = f"{self._inbox}.{number}"
+        sent = time.perf_counter()
         try:
-            await self._client.publish(publication.subject, publication.body, reply, publication.headers)
+            answer = await self._js.publish_async(
+                publication.subject, publication.body, headers=publication.headers
+            )
         except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as error:
-            self._fail(number, "the connection was closed")
+            fail("the connection was closed")
             raise PublishError("the connection to NATS was closed for good") from error
         except (nats.errors.Error, OSError) as error:
-            self._fail(number, type(error).__name__)
+            fail(type(error).__name__)
+            return
+        self._answers.add(answer)
+        timer = asyncio.get_running_loop().call_later(self._patience, answer.cancel)
 
-    async def _answered(self, message: Msg) -> None:
-        now = time.perf_counter()
-        number = int(message.subject[len(self._inbox) + 1 :])
-        if number not in self._in_flight:  # its time was over
-            return
-        answer = self._decoded(message)
-        if isinstance(answer, str):
-            self._fail(number, answer)
-            return
-        publication, sent, _ = self._in_flight.pop(number)
-        self._bytes -= len(publication.body)
+        def answered(_: object) -> None:
+            timer.cancel()
+            self._answers.discard(answer)
+            if reason := self._refusal(answer):
+                fail(reason)
+                return
+            stored, seconds = answer.result(), time.perf_counter() - sent
+            self._confirm(Confirmed(publication, stored.seq, bool(stored.duplicate), seconds))
+
+        answer.add_done_callback(answered)
+
+    def _refusal(self, answer: asyncio.Future[PubAck]) -> str:
+        """Why the event is not stored; empty if it is."""
+        if answer.cancelled():
+            return (
+                "stopped before it was confirmed"
+                if self._closed
+                else f"no answer within {self._patience:g} s"
+            )
+        error = answer.exception()
+        if isinstance(error, nats.js.errors.NoStreamResponseError):
+            return "no stream takes it"
+        return (getattr(error, "description", "") or "refused") if error else ""
+
+    def _confirm(self, event: Confirmed) -> None:
         self.published += 1
-        self._moved.set()
+        self._end(event.publication)
         if self._on_confirmed is not None:
-            self._on_confirmed(Confirmed(publication, answer.seq, answer.duplicate, now - sent))
+            self._on_confirmed(event)
 
-    def _decoded(self, message: Msg) -> _Answer | str:
-        """The answer, or why the event was not stored."""
-        if not message.data:
-            status = (message.headers or {}).get("Status")
-            return "no stream takes it" if status == "503" else "an empty answer"
-        try:
-            answer = self._answers.decode(message.data)
-        except msgspec.DecodeError:
-            return "an answer that is not JetStream's"
-        return answer if answer.error is None else answer.error.description or "refused"
+    def _fail(self, publication: Publication, attempt: int, reason: str) -> None:
+        if self._tries is None or attempt < self._tries:
+            again = asyncio.create_task(self._send_again(publication, attempt + 1))
+            self._again.add(again)
+            again.add_done_callback(self._again.discard)
+            return
+        self._end(publication)
+        self._on_failed(publication, reason)
 
-    def _fail(self, number: int, reason: str) -> None:
-        if (event := self._in_flight.pop(number, None)) is None:
-            return
-        if self._tries is None or event.tries < self._tries:
-            self._again.append(event._replace(tries=event.tries + 1))
-            return
-        self._bytes -= len(event.publication.body)
-        self._on_failed(event.publication, reason)
+    async def _send_again(self, publication: Publication, attempt: int) -> None:
+        await asyncio.sleep(_PAUSE)
+        with suppress(PublishError):
+            await self._send(publication, attempt)
+
+    def _end(self, publication: Publication) -> None:
+        self._unconfirmed -= 1
+        self._bytes -= len(publication.body)
         self._moved.set()
 
     def _raise_failure(self) -> None:
@@ -220,22 +202,6 @@ class Publisher:
 
     def _remember(self, publication: Publication, reason: str) -> None:
         self._failure = PublishError(f"JetStream does not confirm events: {publication.subject}: {reason}")
-
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(_SWEEP)
-            self._expire(time.perf_counter() - self._patience)
-            again, self._again = self._again, []
-            for event in again:
-                with suppress(PublishError):
-                    await self._send(event._replace(sent=time.perf_counter()))
-
-    def _expire(self, before: float) -> None:
-        while self._in_flight:
-            number, event = next(iter(self._in_flight.items()))
-            if event.sent > before:
-                return
-            self._fail(number, f"no answer within {self._patience:g} s")
 
 
 def _size(publication: Publication) -> int:
@@ -254,7 +220,8 @@ class Ledger:
     def __init__(self, js: JetStreamContext) -> None:
         self._js = js
         self._subscriptions: list[Subscription] = []
-        self._stored: dict[str, dict[int, tuple[int, Version]]] = {}
+        # By subject and sequence: its number in the traffic, and its version.
+        self._stored: dict[tuple[str, int], tuple[int, Version]] = {}
         self._versions: dict[tuple[str, int], asyncio.Future[Version]] = {}
         self._incarnations: dict[str, int] = {}
 
@@ -280,7 +247,7 @@ class Ledger:
             version = replace(
                 stored_version(message.reply), incarnation=self._incarnations[message.metadata.stream]
             )
-            self._stored.setdefault(message.subject, {})[version.sequence] = (int(number), version)
+            self._stored[message.subject, version.sequence] = (int(number), version)
             first = self._version(message.subject, int(number))
             if not first.done():
                 first.set_result(version)
@@ -295,18 +262,16 @@ class Ledger:
     def published(self, confirmed: list[Confirmed]) -> Iterator[Published]:
         """The events as they were stored; a repeat that the server dropped is not one."""
         by_number = {(one.publication.subject, one.publication.number): one.publication for one in confirmed}
-        for subject, stored in self._stored.items():
-            for number, version in stored.values():
-                publication = by_number.get((subject, number))
-                if publication is not None:
-                    yield Published(publication, version)
+        for (subject, _), (number, version) in self._stored.items():
+            if publication := by_number.get((subject, number)):
+                yield Published(publication, version)
 
     def unseen(self, confirmed: list[Confirmed]) -> list[Confirmed]:
         """Confirmed events that were not found in the stream so far."""
         return [
             one
             for one in confirmed
-            if not one.repeat and one.sequence not in self._stored.get(one.publication.subject, {})
+            if not one.repeat and (one.publication.subject, one.sequence) not in self._stored
         ]
 
     async def close(self) -> None:
