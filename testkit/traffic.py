@@ -69,7 +69,7 @@ class Traffic:
         self._broken_share = broken_share
         self._room = min(max_payload, MAX_PAYLOAD) - _HEADERS
         self._numbers = itertools.count(1)
-        self._messages: deque[tuple[Payload, Chat]] = deque(maxlen=_RECENT)
+        self._messages: deque[Payload] = deque(maxlen=_RECENT)
         self._chats: deque[Chat] = deque(maxlen=_RECENT)
         self._contacts: deque[Chat] = deque(maxlen=_RECENT)
         self._published: deque[Publication] = deque(maxlen=_RECENT)
@@ -165,9 +165,9 @@ class Traffic:
             "history messages": lambda: self._history("messages"),
             "history chats": lambda: self._history("chats"),
             "history contacts": lambda: self._history("contacts"),
-            "early status": self._early_status,
-            "early unread": self._early_unread,
-            "early rename": self._early_rename,
+            "early status": lambda: self._early("messages"),
+            "early unread": lambda: self._early("chats"),
+            "early rename": lambda: self._early("contacts"),
             "odd": lambda: _faulty(invalid_events.odd(account)),
             "invalid": lambda: _faulty(invalid_events.invalid(account)),
             "malformed": lambda: _faulty(invalid_events.malformed(account)),
@@ -179,9 +179,8 @@ class Traffic:
         return self._message(self._account.person(), incoming=True)
 
     def _message(self, chat: Chat, *, incoming: bool) -> _Draft:
-        payload = self._account.message(chat, incoming=incoming)
-        self._messages.append((payload, chat))
-        return _draft("v1.messages.upsert", payload)
+        self._messages.append(self._account.message(chat, incoming=incoming))
+        return _draft("v1.messages.upsert", self._messages[-1])
 
     def _campaign(self) -> _Draft:
         payload = self._account.message(self._account.person(), incoming=True)
@@ -190,10 +189,9 @@ class Traffic:
     def _update(self, **changes: object) -> _Draft:
         if not self._messages:
             return self._incoming()
-        payload, _ = self._rng.choice(self._messages)
-        return self._message_update(payload, changes)
+        return self._message_update(self._rng.choice(self._messages), **changes)
 
-    def _message_update(self, message: Payload, changes: Payload) -> _Draft:
+    def _message_update(self, message: Payload, **changes: object) -> _Draft:
         update = {"message_id": message["message_id"], "company_id": self._company, **changes}
         return _draft("v1.messages.update", update)
 
@@ -201,13 +199,11 @@ class Traffic:
         self._chats.append(chat)
         return _draft("v1.chats.upsert", self._account.chat(chat))
 
-    def _chat_update(self, **changes: object) -> _Draft:
-        if not self._chats:
+    def _chat_update(self, chat: Chat | None = None, **changes: object) -> _Draft:
+        if chat is None and not self._chats:
             return self._chat(self._account.person())
-        return self._update_of_chat(self._rng.choice(self._chats), changes)
-
-    def _update_of_chat(self, chat: Chat, changes: Payload) -> _Draft:
-        return _draft("v1.chats.update", {**self._account.of_chat(chat), **changes})
+        known = self._account.of_chat(chat or self._rng.choice(self._chats))
+        return _draft("v1.chats.update", {**known, **changes})
 
     def _contact(self, chat: Chat) -> _Draft:
         self._contacts.append(chat)
@@ -216,31 +212,26 @@ class Traffic:
     def _rename(self) -> _Draft:
         if not self._contacts:
             return self._contact(self._account.person())
-        return self._rename_of(self._rng.choice(self._contacts))
-
-    def _rename_of(self, chat: Chat) -> _Draft:
-        return _draft("v1.contacts.update", self._account.rename(chat))
+        return _draft("v1.contacts.update", self._account.rename(self._rng.choice(self._contacts)))
 
     def _history(self, field: str) -> _Draft:
         return _Draft(*history.batch(self._account, field, broken_share=self._broken_share))
 
-    def _early_status(self) -> _Draft:
-        payload = self._account.message(self._account.person(), incoming=False)
-        self._postpone(_draft("v1.messages.upsert", payload))
-        return self._message_update(payload, {"status": "read"})
-
-    def _early_unread(self) -> _Draft:
-        chat = self._account.newcomer()
-        self._postpone(_draft("v1.chats.upsert", self._account.chat(chat)))
-        return self._update_of_chat(chat, {"unread_count": 1, "conversation_timestamp": self._account.now})
-
-    def _early_rename(self) -> _Draft:
-        chat = self._account.newcomer()
-        self._postpone(_draft("v1.contacts.upsert", self._account.contact(chat)))
-        return self._rename_of(chat)
-
-    def _postpone(self, draft: _Draft) -> None:
-        self._later.append((self._rng.randint(3, 25), draft))
+    def _early(self, table: str) -> _Draft:
+        """An update of what comes some events later."""
+        account, chat = self._account, self._account.newcomer()
+        match table:
+            case "messages":
+                payload = account.message(chat, incoming=False)
+                update = self._message_update(payload, status="read")
+            case "chats":
+                payload = account.chat(chat)
+                update = self._chat_update(chat, unread_count=1, conversation_timestamp=account.now)
+            case _:
+                payload = account.contact(chat)
+                update = _draft("v1.contacts.update", account.rename(chat))
+        self._later.append((self._rng.randint(3, 25), _draft(f"v1.{table}.upsert", payload)))
+        return update
 
 
 # How often each kind of event comes among about a hundred.
