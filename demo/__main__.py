@@ -35,14 +35,6 @@ _SCRAPES: Final = "2s"
 _CONNECT: Final = 5
 
 
-class _Stopped(Exception):
-    """Somebody asked for the end."""
-
-
-class DemoError(RuntimeError):
-    """The demo cannot go on; the message is one line."""
-
-
 def main() -> int:
     """Run the demo; the exit status: 0 all well, 1 something is wrong."""
     # Ctrl-C, SIGTERM and a closed terminal all end it in the orderly way, at whatever point it is.
@@ -52,10 +44,10 @@ def main() -> int:
     try:
         with ExitStack() as stack:
             return _run(stack, options)
-    except (KeyboardInterrupt, _Stopped):
+    except (KeyboardInterrupt, asyncio.CancelledError):
         print("\nstopped", flush=True)
         return 1 if options.events else 0
-    except (DemoError, PublishError, ServerError, WorkerError) as error:
+    except (PublishError, ServerError, WorkerError) as error:
         print(f"\nerror: {error}", file=sys.stderr, flush=True)
         return 1
 
@@ -105,30 +97,31 @@ def _watched(stack: ExitStack, worker: DemoWorker) -> str:
 
 
 async def _reachable(nats_url: str, dsn: str) -> None:
-    """Raises `DemoError`: the worker would wait for its servers, but whoever starts a demo wants to know."""
+    """Raises `ServerError`: the worker would wait for its servers, but whoever starts a demo wants to know."""
     try:
-        client = await _connected(nats_url, allow_reconnect=False)
+        # 0 attempts would mean without end.
+        client = await _connected(nats_url, allow_reconnect=False, max_reconnect_attempts=1)
         try:
             await client.jetstream().account_info()
         finally:
             await client.close()
     except (nats.errors.Error, OSError, ValueError, TimeoutError) as error:
-        raise DemoError(f"no NATS server with JetStream at {_masked(nats_url)}: {_reason(error)}") from error
+        raise ServerError(
+            f"no NATS server with JetStream at {_masked(nats_url)}: {_reason(error)}"
+        ) from error
     try:
         await (await asyncpg.connect(dsn, timeout=_CONNECT)).close()
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, TimeoutError) as error:
-        raise DemoError(f"no PostgreSQL at {_masked(dsn)}: {_reason(error)}") from error
+        raise ServerError(f"no PostgreSQL at {_masked(dsn)}: {_reason(error)}") from error
 
 
-async def _connected(nats_url: str, *, allow_reconnect: bool) -> Client:
+async def _connected(nats_url: str, **reconnecting: Any) -> Client:
     return await nats.connect(
         nats_url.split(","),
         name="daisi demo",
-        allow_reconnect=allow_reconnect,
         connect_timeout=_CONNECT,
-        # 0 would mean without end.
-        max_reconnect_attempts=-1 if allow_reconnect else 1,
         error_cb=_ignore,
+        **reconnecting,
     )
 
 
@@ -139,47 +132,31 @@ async def _ignore(_error: Exception) -> None:
 async def _drive(
     worker: DemoWorker, nats_url: str, dsn: str, companies: Sequence[str], options: argparse.Namespace
 ) -> int:
-    stopping = asyncio.Event()
-    for number in _ENDS:
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    client = await _connected(nats_url, allow_reconnect=True)
+    client = await _connected(nats_url, max_reconnect_attempts=-1)
     run = Run(client, dsn, companies, seed=options.seed)
-    work: Coroutine[Any, Any, Report | None] = (
-        _proof(run, options.events) if options.events else run.flow(options.rate)
+    watch = asyncio.create_task(run.watch(worker))
+    traffic: Coroutine[Any, Any, Any] = (
+        run.prove(options.events) if options.events else run.flow(options.rate)
     )
-    tasks = {
-        "work": asyncio.create_task(work),
-        "watch": asyncio.create_task(run.watch(lambda: worker.get("/metrics"), worker.check)),
-        "stop": asyncio.create_task(stopping.wait()),
-    }
+    work = asyncio.create_task(traffic)
+    watch.add_done_callback(lambda _: work.cancel())
+    for number in _ENDS:
+        asyncio.get_running_loop().add_signal_handler(number, work.cancel)
     try:
-        await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([work])
+        if watch.done():
+            watch.result()
     finally:
-        for task in tasks.values():
-            task.cancel()
-        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        watch.cancel()
+        await asyncio.gather(watch, work, return_exceptions=True)
         await run.close()
         await client.close()
-    return _outcome(tasks, worker)
-
-
-def _outcome(tasks: dict[str, asyncio.Task[Any]], worker: DemoWorker) -> int:
-    for task in (tasks["watch"], tasks["work"]):
-        if not task.cancelled() and (error := task.exception()):
-            raise error
-    if tasks["work"].cancelled():
-        raise _Stopped
-    report: Report = tasks["work"].result()
+    report: Report = work.result()
     print(f"\n{report.text()}", flush=True)
     if not report.ok:
         worker.keep_log = True
         print(f"The worker's log: {worker.log}", flush=True)
     return 0 if report.ok else 1
-
-
-async def _proof(run: Run, events: int) -> Report:
-    await run.publish(events)
-    return await run.settle()
 
 
 def _print_addresses(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Final
@@ -15,13 +15,11 @@ import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 
-from demo.load_metrics import LoadError, Tally, page
 from demo.load_options import Options, parse
-from demo.load_report import Latencies, Progress, State, Summary
-from demo.load_traffic import LoadTraffic, in_turns
+from demo.load_report import LoadError, Progress, Report, page
+from demo.load_traffic import LoadTraffic
 from events.subjects import Tenant
-from testkit.publisher import Confirmed, Publisher, PublishError
-from testkit.traffic import Publication
+from testkit.publisher import Publisher, PublishError
 
 _POLL: Final = 0.25
 _CLOSE: Final = 2.0
@@ -36,64 +34,53 @@ _PENDING_BYTES: Final = 256 * 1024 * 1024
 def main() -> int:
     """Run it; the exit status: 0 every attempt was confirmed, 1 not, 2 wrong options."""
     options = parse(sys.argv[1:])
-    tally = Tally(options.companies)
+    report = Report(options)
     try:
-        with page(tally, options.metrics_port) as port:
+        with page(report.tally, options.metrics_port) as port:
             print(f"seed {options.seed}, metrics on http://127.0.0.1:{port}/metrics", flush=True)
-            return 0 if asyncio.run(Load(options, tally, Progress(sys.stdout)).run()) else 1
+            asyncio.run(Load(options, report).run())
     except PublishError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
+    return 0 if report.ok else 1
 
 
 class Load:
     """One run. A signal ends the stage that it is in: sending, then waiting for the last answers."""
 
-    def __init__(self, options: Options, tally: Tally, progress: Progress) -> None:
+    def __init__(self, options: Options, report: Report) -> None:
         self._options = options
-        self._tally = tally
-        self._progress = progress
+        self._report = report
+        self._progress = Progress(sys.stdout)
         self._client = Client()
         self._publisher = Publisher(
-            self._client, window=options.window, on_confirmed=self._confirmed, on_failed=self._failed
+            self._client, window=options.window, on_confirmed=report.confirmed, on_failed=report.failed
         )
-        self._latencies = Latencies()
-        self._reasons: Counter[str] = Counter()
-        self._repeats = 0
-        self._last_answer = 0.0
         self._trouble = "no answer"
         self._refused = False
         self._stage: asyncio.Task[None] | None = None
         self._signals = 0
         self._waited = False
-        self._started = 0.0
-        self._behind = 0.0
-        self._largest_lag = 0.0
 
-    async def run(self) -> bool:
-        """Publish, and print the summary; whether all is well. Raises `PublishError`."""
-        loop = asyncio.get_running_loop()
+    async def run(self) -> None:
+        """Publish, and print the summary. Raises `PublishError`."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._interrupt)
+            asyncio.get_running_loop().add_signal_handler(number, self._interrupt)
         failure: PublishError | None = None
         try:
             await self._until_signal(1, self._prepare())
             await self._until_signal(1, self._publish())
         except PublishError as error:
-            if not self._started:
-                raise
             failure = error
-        finally:
-            await self._until_signal(2, self._publisher.finish())
-            await self._close()
-        if self._started:
-            self._progress.update(self._state())
+        await self._until_signal(2, self._publisher.finish())
+        await self._close()
+        if self._report.started:
+            self._progress.update(self._report)
             self._progress.end()
-        summary = self._summary()
-        self._progress.say(summary.text())
+        if self._report.started or not failure:
+            self._progress.say(self._report.text())
         if failure:
             raise failure
-        return summary.ok
 
     async def _until_signal(self, last: int, work: Coroutine[Any, Any, None]) -> None:
         """Do a stage of the work, unless this many signals have come or come meanwhile."""
@@ -107,6 +94,7 @@ class Load:
 
     def _interrupt(self) -> None:
         self._signals += 1
+        self._report.stopped = True
         if self._signals == 1:
             self._progress.say("stopping: waiting for the last confirmations")
         if self._stage is not None:
@@ -123,13 +111,8 @@ class Load:
             ) from None
         except (nats.errors.Error, OSError, ValueError) as error:
             raise LoadError(f"--nats-url: no NATS at {self._hosts()}: {type(error).__name__}") from error
-        subjects = [
-            Tenant(company).subject(event_type)
-            for company in self._options.companies
-            for event_type in self._options.mix
-        ]
-        for subject in subjects:
-            await self._wait_stream(subject)
+        for company, event_type in itertools.product(self._options.companies, self._options.mix):
+            await self._wait_stream(Tenant(company).subject(event_type))
 
     async def _connect(self) -> None:
         await self._client.connect(
@@ -169,47 +152,24 @@ class Load:
 
     async def _publish(self) -> None:
         """Send what the options ask for, each event at its time. Raises `PublishError`."""
-        self._started = time.monotonic()
+        # Another run, though of the same seed, is not a repeat of this one to the stream.
+        run = f"load-{time.time_ns():x}"
+        traffic = [LoadTraffic(company, run, self._options) for company in self._options.companies]
+        self._report.started = time.monotonic()
         watch = asyncio.create_task(self._watch())
         try:
-            for number, traffic in enumerate(in_turns(self._traffic())):
+            for number, company in enumerate(itertools.cycle(traffic)):
                 if self._ended(number):
                     return
                 await self._until_due(number)
                 await self._publisher.wait_room()
-                publication = traffic.event(time.time())
-                self._tally.counts[publication.subject].attempted += 1
+                publication = company.event(time.time())
+                self._report.sent(publication)
                 await self._publisher.send(publication)
         finally:
             watch.cancel()
             with suppress(asyncio.CancelledError):
                 await watch
-
-    def _confirmed(self, event: Confirmed) -> None:
-        self._tally.counts[event.publication.subject].confirmed += 1
-        self._latencies.add(event.seconds)
-        self._repeats += event.repeat
-        self._last_answer = time.monotonic()
-
-    def _failed(self, publication: Publication, reason: str) -> None:
-        self._tally.counts[publication.subject].errors += 1
-        self._reasons[reason] += 1
-
-    def _traffic(self) -> list[LoadTraffic]:
-        options = self._options
-        # Another run, though of the same seed, is not a repeat of this one to the stream.
-        run = f"load-{time.time_ns():x}"
-        return [
-            LoadTraffic(
-                company,
-                run=run,
-                seed=options.seed,
-                mix=options.mix,
-                invalid=options.invalid,
-                agents=options.agents,
-            )
-            for company in options.companies
-        ]
 
     def _ended(self, number: int) -> bool:
         planned, duration = self._options.planned, self._options.duration
@@ -217,50 +177,22 @@ class Load:
             return True
         if duration is None:
             return False
-        return time.monotonic() - self._started >= duration + (_GRACE if planned else 0.0)
+        return time.monotonic() - self._report.started >= duration + (_GRACE if planned else 0.0)
 
     async def _until_due(self, number: int) -> None:
         """By a schedule that is fixed from the start: what is late does not delay what follows."""
         rate = self._options.rate
-        delay = self._started + number / rate - time.monotonic() if rate else 0.0
+        due = self._report.started + number / rate if rate else 0.0
+        delay = due - time.monotonic()
         if delay > 0 or not number % _BREATHE:
             await asyncio.sleep(max(0.0, delay))
         if rate:
-            self._behind = max(0.0, time.monotonic() - self._started - number / rate)
-            self._largest_lag = max(self._largest_lag, self._behind)
+            self._report.late(time.monotonic() - due)
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._progress.every)
-            self._progress.update(self._state())
-
-    def _state(self) -> State:
-        elapsed = time.monotonic() - self._started
-        total = self._tally.total()
-        share = None
-        if self._options.planned is not None:
-            share = total.attempted / self._options.planned
-        elif self._options.duration is not None:
-            share = elapsed / self._options.duration
-        return State(elapsed, total, share, self._behind)
-
-    def _summary(self) -> Summary:
-        return Summary(
-            tally=self._tally,
-            latencies=self._latencies,
-            reasons=self._reasons,
-            duplicates=self._repeats,
-            elapsed=self._elapsed(),
-            rate=self._options.rate,
-            planned=self._options.planned,
-            largest_lag=self._largest_lag,
-            stopped=self._signals > 0,
-        )
-
-    def _elapsed(self) -> float:
-        """To the last confirmation, or to the end of the last event's turn if that is later."""
-        turns = self._tally.total().attempted / self._options.rate if self._options.rate else 0.0
-        return max(self._last_answer - self._started, turns, 0.0)
+            self._progress.update(self._report)
 
     async def _close(self) -> None:
         await self._publisher.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -12,12 +12,13 @@ import asyncpg
 import nats
 from nats.aio.client import Client
 
-from demo.progress import Counts, Progress, read_metrics
+from demo.progress import Progress
 from testkit.accounting import Accounting, Report
 from testkit.differences import Problem
 from testkit.evidence import Backlog, backlog, gather, total
 from testkit.publisher import Confirmed, Ledger, Publisher
 from testkit.traffic import Traffic, merged
+from testkit.worker import Scrape, Worker
 
 # Retries of one event come up to 8 s apart; without any progress for this long, something is stuck.
 PATIENCE: Final = 60.0
@@ -41,7 +42,6 @@ class Run:
         self._publisher = Publisher(client, tries=_TRIES, on_confirmed=self._note)
         self._endless = False
         self._progress = Progress()
-        self._counts = Counts()
 
     async def flow(self, rate: float) -> None:
         """Publish at `rate` events a second, without end."""
@@ -50,6 +50,11 @@ class Run:
         for number, publication in enumerate(merged(self._traffic())):
             await asyncio.sleep(max(0.0, start + number / rate - time.monotonic()))
             await self._publisher.send(publication)
+
+    async def prove(self, count: int) -> Report:
+        """Publish `count` events; the account, once everything is accounted for or nothing moves any more."""
+        await self.publish(count)
+        return await self.settle()
 
     async def publish(self, count: int) -> None:
         """Publish `count` events as fast as they are confirmed. Raises `PublishError`."""
@@ -101,14 +106,16 @@ class Run:
             await database.close()
         return report, tuple(sizes)
 
-    async def watch(self, page: Callable[[], str | None], check: Callable[[], None]) -> None:
-        """Show progress without end. `page` reads /metrics; `check` raises when the worker is gone."""
+    async def watch(self, worker: Worker) -> None:
+        """Show progress without end. Raises `WorkerError` when the worker is gone."""
+        scrape = Scrape("")
         while True:
-            await asyncio.to_thread(check)
-            if (text := await asyncio.to_thread(page)) is not None:
-                self._counts = read_metrics(text)
+            status, text = await asyncio.to_thread(worker.page, "/metrics", 2.0)
+            worker.check()
+            if status == 200:
+                scrape = Scrape(text)
             with suppress(nats.errors.Error):
-                self._progress.update(self._publisher.published, self._counts, await self._backlog())
+                self._progress.update(self._publisher.published, scrape, await self._backlog())
             await asyncio.sleep(_REFRESH)
 
     async def close(self) -> None:

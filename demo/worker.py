@@ -25,16 +25,6 @@ class DemoWorker(Worker):
 
     keep_log = False
 
-    def get(self, path: str) -> str | None:
-        """The page, or None if it is not served (with status 200). Blocks."""
-        status, text = self.page(path, timeout=2.0)
-        return text if status == 200 else None
-
-    def check(self) -> None:
-        """Raises `WorkerError` if the worker is gone."""
-        if not self.running:
-            raise WorkerError(f"the worker has ended: {self.written()}")
-
     def written(self) -> str:
         """Its first error, else its first line."""
         lines = [line for path in (self.errors, self.log) for line in _lines(path)]

@@ -50,6 +50,16 @@ class Confirmed(NamedTuple):
     seconds: float = 0.0
 
 
+class _JetStream(JetStreamContext):
+    """Hands out refusals, too: nats-py (2.16) raises them where nobody waits, and the answer never comes."""
+
+    async def _handle_async_reply(self, msg: Msg) -> None:
+        try:
+            await super()._handle_async_reply(msg)
+        except nats.js.errors.APIError as refusal:
+            self._publish_async_futures[msg.subject.rpartition(".")[2]].set_exception(refusal)
+
+
 class Publisher:
     """Keeps a window of events in flight; `published` counts the confirmed ones.
 
@@ -71,7 +81,7 @@ class Publisher:
         self.published = 0
         self._client = client
         # The client's own window loses a place with each event that it cannot send: ours counts.
-        self._js = client.jetstream(publish_async_max_pending=sys.maxsize)
+        self._js = _JetStream(client, publish_async_max_pending=sys.maxsize)
         self._window = window
         self._window_bytes = window_bytes
         self._patience = patience
@@ -160,11 +170,8 @@ class Publisher:
     def _refusal(self, answer: asyncio.Future[PubAck]) -> str:
         """Why the event is not stored; empty if it is."""
         if answer.cancelled():
-            return (
-                "stopped before it was confirmed"
-                if self._closed
-                else f"no answer within {self._patience:g} s"
-            )
+            late = f"no answer within {self._patience:g} s"
+            return "stopped before it was confirmed" if self._closed else late
         error = answer.exception()
         if isinstance(error, nats.js.errors.NoStreamResponseError):
             return "no stream takes it"

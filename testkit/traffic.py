@@ -17,6 +17,7 @@ from testkit.items import Item, Payload, good
 
 NUMBER_HEADER: Final = "Traffic-Number"
 MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
+COMPANY_HEADER: Final = "CompanyID"
 # nats-server's default; a server may allow less.
 MAX_PAYLOAD: Final = 1024 * 1024
 # Room for the headers, which count as payload too.

@@ -157,12 +157,16 @@ class Worker:
         """The body, once the page answers with this status. Raises `WorkerError`."""
         deadline = time.monotonic() + within
         while (answer := self.page(path))[0] != status:
-            if not self.running:
-                raise WorkerError(f"the worker has ended: {self.written()}")
+            self.check()
             if time.monotonic() > deadline:
                 raise WorkerError(f"{path} says {answer}: {self.written()}")
             time.sleep(_POLL)
         return answer[1]
+
+    def check(self) -> None:
+        """Raises `WorkerError` if the process has ended."""
+        if not self.running:
+            raise WorkerError(f"the worker has ended: {self.written()}")
 
     def page(self, path: str, timeout: float = 6.0) -> tuple[int, str]:
         """Status and body of a page; status 0 when nobody answers."""
