@@ -19,6 +19,7 @@ from events.history import HISTORICAL
 from events.models import REALTIME
 from events.subjects import EVENT_TYPES
 from streams.version import VERSION
+from tools.reference import keep_in_step
 
 ROOT: Final = Path(__file__).parents[1] / "docs" / "specification"
 ENVELOPE: Final = "dead-letter"
@@ -183,18 +184,5 @@ def _text(document: Schema) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def main() -> None:
-    """Say which documents are not what the models say, and end with 1; with `--write`, write them."""
-    old = [path for path, text in documents() if not path.exists() or path.read_text("utf-8") != text]
-    if "--write" in sys.argv[1:]:
-        for path, text in documents():
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text, "utf-8")
-    elif old:
-        names = ", ".join(str(path.relative_to(ROOT)) for path in old)
-        sys.exit(f"docs/specification does not fit the models (make format): {names}")
-    print(f"docs/specification: {len(list(documents()))} documents, in step with the models")
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(keep_in_step(documents(), sys.argv[1:]))
