@@ -6,7 +6,7 @@ import datetime
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
 import nats
 from nats.aio.msg import Msg
@@ -17,14 +17,13 @@ from events import envelope
 from events.errors import Malformed
 from events.subjects import HISTORICAL, REALTIME, Tenant
 from tables.queries import quoted
-from testkit.items import KEYS, Table, contact_key
+from testkit.items import Table, row_key
 from testkit.oracle import Version
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
 
 DLQ: Final = "v1.dlq"
-_TABLES: Final[tuple[Table, ...]] = ("messages", "chats", "contacts", "agents")
 _JSON: Final = frozenset({"key", "message_obj", "edited_message_obj", "last_message", "last_metadata"})
 _SILENCE: Final = 5.0
 
@@ -107,18 +106,26 @@ async def gather_rows(database: Connection, company: str) -> Evidence:
     schema = quoted(Tenant(company).schema)
 
     async def rows(table: str) -> list[dict[str, Any]]:
-        return [_decoded(dict(record)) for record in await database.fetch(f"SELECT * FROM {schema}.{table}")]
+        return [dict(record) for record in await database.fetch(f"SELECT * FROM {schema}.{table}")]
 
     evidence = Evidence()
-    for table in _TABLES:
-        evidence.rows[table] = _grouped(table, await rows(table))
-    evidence.onboarded = _grouped("contacts", await rows("onboarding_log"))
+    for table in get_args(Table):
+        evidence.rows[table] = _by_key(table, await rows(table))
+    evidence.onboarded = _by_key("contacts", await rows("onboarding_log"))
     for step in await rows("chat_steps"):
         evidence.steps.setdefault(step["chat_id"], set()).add(Version(step["ns"], step["sequence"]))
     evidence.message_keys = {row["message_id"]: row["message_date"] for row in await rows("message_keys")}
-    exhausted = [_exhausted(row) for row in await rows("exhausted_events")]
-    evidence.exhausted = [given for given in exhausted if given is not None]
+    evidence.exhausted = [given for row in await rows("exhausted_events") if (given := _exhausted(row))]
     return evidence
+
+
+def _by_key(table: Table, rows: Iterable[dict[str, Any]]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for columns in rows:
+        for name in _JSON & columns.keys():
+            columns[name] = json.loads(columns[name] or "null")
+        found.setdefault(row_key(table, columns), []).append(Row(columns))
+    return found
 
 
 async def backlog(js: JetStreamContext, company: str) -> Backlog:
@@ -139,24 +146,6 @@ def _belongs(info: ConsumerInfo, company: str) -> bool:
     config = info.config
     filters = [*(config.filter_subjects or ()), config.filter_subject or ""]
     return bool(config.durable_name) and any(subject.endswith(f".{company}") for subject in filters)
-
-
-def _decoded(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: json.loads(value) if value is not None and name in _JSON else value
-        for name, value in record.items()
-    }
-
-
-def _grouped(table: Table, rows: Iterable[dict[str, Any]]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
-    for columns in rows:
-        if table == "contacts":
-            key = contact_key(columns["agent_id"], columns["phone_number"] or "")
-        else:
-            key = str(columns[KEYS[table]])
-        found.setdefault(key, []).append(Row(columns))
-    return found
 
 
 def _exhausted(row: Mapping[str, Any]) -> Given | None:

@@ -15,8 +15,9 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
+
+import psutil
 
 from testkit import process_guard
 from testkit.binaries import Account, ServerError, as_account
@@ -105,9 +106,7 @@ class Server(ABC):
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @abstractmethod
@@ -118,9 +117,13 @@ class Server(ABC):
     def _configure(self) -> None:
         """Write the configuration for `self.port`, and the first data."""
 
-    @abstractmethod
     def _ready(self) -> bool:
         """Whether this very process, not a stranger on its port, takes clients."""
+        try:
+            connections = psutil.Process(self.pid).net_connections("tcp")
+        except psutil.Error:  # it has just ended
+            return False
+        return any(one.status == psutil.CONN_LISTEN and one.laddr.port == self.port for one in connections)
 
     def _start_once(self) -> None:
         if self._guard is None:
@@ -138,7 +141,7 @@ class Server(ABC):
 
     def _await_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT
-        while not self._ready():
+        while not (self.running and self._ready()):
             if not self.running:
                 raise ServerError(f"{self.name} ended while starting: {self._log_tail()}")
             if time.monotonic() > deadline:
@@ -186,10 +189,10 @@ def _own_folder(name: str, account: Account | None) -> Path:
     place = next(filter(_open_to_all, places), None)
     if place is None:
         raise ServerError(
-            f"{name} runs as {account.name}, which may go to none of {', '.join(map(str, places))}"
+            f"{name} runs as {account.pw_name}, which may go to none of {', '.join(map(str, places))}"
         )
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=place))
-    os.chown(folder, account.uid, account.gid)
+    os.chown(folder, account.pw_uid, account.pw_gid)
     return folder
 
 

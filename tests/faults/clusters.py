@@ -16,7 +16,7 @@ from streams.jetstream.specs import streams as specified
 from testkit.evidence import Evidence
 from testkit.nats_cluster import NatsCluster, NatsNode
 from testkit.oracle import Published
-from testkit.pooler import IGNORED, PROGRAM, Pooler
+from testkit.pooler import IGNORED, INSTALLED, Pooler
 from testkit.postgres_pair import PostgresPair
 from testkit.proxy import Proxy
 from testkit.servers import NatsServer, ServerError
@@ -209,7 +209,7 @@ class PoolerEnvironment(Environment):
 
     async def _open_servers(self) -> list[str]:
         urls = await super()._open_servers()
-        if PROGRAM is not None:
+        if INSTALLED is not None:
             self.pooler = self._stack.enter_context(Pooler(self.postgres, *_POOLER))
         return urls
 
