@@ -6,9 +6,9 @@ import json
 import random
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from testkit.items import Payload
+from testkit.items import Item, Payload
 
 AGENTS: Final = 3
 # Chats that still talk; older ones fall silent, so that memory stays bounded however long this runs.
@@ -55,6 +55,14 @@ class Chat:
     def jid(self) -> str:
         """WhatsApp's own name of the chat."""
         return f"{self.number}@{'g.us' if self.group else 's.whatsapp.net'}"
+
+
+class Draft(NamedTuple):
+    """An event before it is published, and what is to become of it."""
+
+    event_type: str
+    body: bytes
+    items: tuple[Item, ...]
 
 
 def encoded(payload: object) -> bytes:
@@ -113,9 +121,9 @@ class Account:
         """A person's name."""
         return f"{self.rng.choice(_NAMES)} {self.rng.choice(_LAST)}"
 
-    def text(self, words: int = 17) -> str:
+    def text(self) -> str:
         """What somebody writes."""
-        return " ".join(self.rng.choices(_WORDS, k=words))
+        return " ".join(self.rng.choices(_WORDS, k=17))
 
     def message_id(self) -> str:
         """A fresh message id."""

@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from testkit.account import Account, encoded
-from testkit.items import Item, Payload, good, refused
-
-# A body and what is to become of it.
-Fault = tuple[str, bytes, Item]
+from testkit.account import Account, Draft, encoded
+from testkit.items import Payload, good, refused
 
 _NESTED: Final = 20_000
 _ABSENT: Final = object()
@@ -17,12 +14,12 @@ _ABSENT: Final = object()
 _MARK: Final = b"caf@"
 
 
-def of_type(account: Account, event_type: str) -> Fault:
+def of_type(account: Account, event_type: str) -> Draft:
     """An event of this type that can never be stored."""
     return (invalid if account.chance(0.7) else malformed)(account, event_type)
 
 
-def invalid(account: Account, only: str | None = None) -> Fault:
+def invalid(account: Account, only: str | None = None) -> Draft:
     """Proper JSON with a missing, wrong or foreign value. Its keys are used nowhere else.
 
     `only`: of this event type; if there is no such fault of it, a malformed one.
@@ -48,10 +45,10 @@ def invalid(account: Account, only: str | None = None) -> Fault:
     if not (fitting := [choice for choice in choices if only in (None, choice[0])]):
         return malformed(account, only)
     event_type, payload = account.rng.choice(fitting)
-    return event_type, encoded(payload), refused(event_type, _key(event_type, message, chat.id))
+    return _refused(event_type, encoded(payload), _key(event_type, message, chat.id))
 
 
-def malformed(account: Account, only: str | None = None) -> Fault:
+def malformed(account: Account, only: str | None = None) -> Draft:
     """Not the JSON object that was promised, or no JSON at all; `only`: of this event type."""
     message = encoded(account.message(account.stranger(), incoming=True))
     invalid_body = account.rng.choice(
@@ -70,10 +67,10 @@ def malformed(account: Account, only: str | None = None) -> Fault:
     )
     types = ("v1.messages.upsert", "v1.chats.upsert", "v1.history.messages")
     event_type = account.rng.choice(types if only is None else (only,))
-    return event_type, invalid_body, refused(event_type)
+    return _refused(event_type, invalid_body)
 
 
-def orphan(account: Account) -> Fault:
+def orphan(account: Account) -> Draft:
     """An update of what never comes."""
     chat = account.stranger()
     choices: tuple[tuple[str, Payload], ...] = (
@@ -82,18 +79,18 @@ def orphan(account: Account) -> Fault:
         ("v1.contacts.update", account.contact(chat)),
     )
     event_type, payload = account.rng.choice(choices)
-    return event_type, encoded(payload), refused(event_type, _key(event_type, payload, chat.id))
+    return _refused(event_type, encoded(payload), _key(event_type, payload, chat.id))
 
 
-def oversized(account: Account, room: int) -> Fault:
+def oversized(account: Account, room: int) -> Draft:
     """An invalid message that just fits (`room`: bytes of its body), while its dead letter does not."""
     message = account.message(account.stranger(), incoming=True)
     message |= {"flow": "SIDEWAYS", "message_obj": {"thumbnail": ""}}
     message["message_obj"]["thumbnail"] = "A" * (room - len(encoded(message)))
-    return "v1.messages.upsert", encoded(message), refused("v1.messages.upsert", message["message_id"])
+    return _refused("v1.messages.upsert", encoded(message), message["message_id"])
 
 
-def odd(account: Account) -> Fault:
+def odd(account: Account) -> Draft:
     """A message with one of the oddities that senders are known for; it is stored all the same."""
     message, now = account.message(account.person(), incoming=True), account.now
     hidden = f"{account.rng.randrange(10**14)}@lid"
@@ -117,11 +114,15 @@ def odd(account: Account) -> Fault:
     payload = {name: value for name, value in {**message, **changes}.items() if value is not _ABSENT}
     # In ASCII, which has a form for half a surrogate pair.
     body = json.dumps(payload).encode().replace(_MARK, b"caf\xe9")
-    return "v1.messages.upsert", body, good("v1.messages.upsert", payload, stored)
+    return Draft("v1.messages.upsert", body, (good("v1.messages.upsert", payload, stored),))
 
 
 def _addressed(message: Payload, jid: str) -> Payload:
     return {"jid": jid, "key": {**message["key"], "remoteJid": jid}}
+
+
+def _refused(event_type: str, body: bytes, key: str = "") -> Draft:
+    return Draft(event_type, body, (refused(event_type, key),))
 
 
 def _key(event_type: str, message: Payload, chat_id: str) -> str:

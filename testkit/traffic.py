@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from testkit import history, invalid_events
-from testkit.account import AGENTS, Account, Chat, encoded
+from testkit.account import AGENTS, Account, Chat, Draft, encoded
 from testkit.items import Item, Payload, good
 
 NUMBER_HEADER: Final = "Traffic-Number"
 MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
 COMPANY_HEADER: Final = "CompanyID"
-# nats-server's default; a server may allow less.
+# nats-server's default.
 MAX_PAYLOAD: Final = 1024 * 1024
 # Room for the headers, which count as payload too.
 _HEADERS: Final = 200
@@ -37,20 +37,11 @@ class Publication(NamedTuple):
     items: tuple[Item, ...]
 
 
-class _Draft(NamedTuple):
-    event_type: str
-    body: bytes
-    items: tuple[Item, ...]
-
-
-Card = Callable[[], _Draft]
-
-
 class Traffic:
     """Draws publications.
 
-    `start` is the account's first moment, Unix seconds; `max_payload` the server's limit, bytes;
-    `broken_share` how many of the items in history batches can never be stored.
+    `start` is the account's first moment, Unix seconds; `broken_share` how many of the items in history batches can
+    never be stored.
     """
 
     def __init__(
@@ -59,7 +50,6 @@ class Traffic:
         seed: int,
         *,
         start: int,
-        max_payload: int = MAX_PAYLOAD,
         agents: int = AGENTS,
         broken_share: float = history.BROKEN,
     ) -> None:
@@ -68,14 +58,13 @@ class Traffic:
         self._rng = random.Random(f"{company} {seed}")
         self._account = Account(company, self._rng, start, agents=agents)
         self._broken_share = broken_share
-        self._room = min(max_payload, MAX_PAYLOAD) - _HEADERS
-        self._numbers = itertools.count(1)
+        self._number = 0
         self._messages: deque[Payload] = deque(maxlen=_RECENT)
         self._chats: deque[Chat] = deque(maxlen=_RECENT)
         self._contacts: deque[Chat] = deque(maxlen=_RECENT)
         self._published: deque[Publication] = deque(maxlen=_RECENT)
-        # What an early update waits for, and how many events from now it comes.
-        self._later: deque[tuple[int, _Draft]] = deque()
+        # What an early update waits for, and after which event it comes.
+        self._later: deque[tuple[int, Draft]] = deque()
         self._deck: list[str] = []
         self._cards = self._all_cards()
 
@@ -97,25 +86,25 @@ class Traffic:
         An update of what was not made before is an upsert instead.
         """
         self._account.clock = at
-        if card.startswith("repeat"):
-            return self._repeat(same_id=card == "repeat") if self._published else self.make("incoming", at=at)
-        return self._publication(self._cards[card]())
+        return self._dealt(card)
 
     def spoil(self, event_type: str, *, at: float) -> Publication:
         """One event of this type that can never be stored, at a moment (Unix seconds)."""
         self._account.clock = at
-        return self._publication(_faulty(invalid_events.of_type(self._account, event_type)))
+        return self._publication(invalid_events.of_type(self._account, event_type))
 
     def _next(self, left: int | None) -> Publication:
-        if self._later and (self._later[0][0] <= 0 or (left is not None and left <= len(self._later))):
+        waiting = len(self._later)
+        if waiting and (self._later[0][0] <= self._number or (left is not None and left <= waiting)):
             return self._publication(self._later.popleft()[1])
-        self._later = deque((due - 1, draft) for due, draft in self._later)
-        name = self._draw()
-        if name.startswith("early ") and left is not None and left <= len(self._later) + 1:
-            name = "incoming"
-        if name.startswith("repeat") and self._published:
-            return self._repeat(same_id=name == "repeat")
-        return self._publication(self._cards.get(name, self._incoming)())
+        card = self._draw()
+        too_late = card.startswith("early ") and left is not None and left <= waiting + 1
+        return self._dealt("incoming" if too_late else card)
+
+    def _dealt(self, card: str) -> Publication:
+        if card.startswith("repeat"):
+            return self._repeat(same_id=card == "repeat") if self._published else self._dealt("incoming")
+        return self._publication(self._cards[card]())
 
     def _draw(self) -> str:
         if not self._deck:
@@ -125,27 +114,33 @@ class Traffic:
             self._rng.shuffle(self._deck)
         return self._deck.pop()
 
-    def _publication(self, draft: _Draft) -> Publication:
-        number = next(self._numbers)
-        headers = {NUMBER_HEADER: str(number)}
+    def _publication(self, draft: Draft) -> Publication:
+        self._number += 1
+        headers = {NUMBER_HEADER: str(self._number)}
         if self._rng.random() < 0.85:
-            headers[MESSAGE_ID_HEADER] = f"{self._company}-{self._seed}-{number}"
-        subject = f"{draft.event_type}.{self._company}"
-        made = Publication(number, subject, draft.body, headers, draft.event_type, draft.items)
+            headers[MESSAGE_ID_HEADER] = f"{self._company}-{self._seed}-{self._number}"
+        made = Publication(
+            self._number,
+            f"{draft.event_type}.{self._company}",
+            draft.body,
+            headers,
+            draft.event_type,
+            draft.items,
+        )
         if not any(item.refused for item in draft.items):
             self._published.append(made)
         return made
 
     def _repeat(self, *, same_id: bool) -> Publication:
         """An earlier event once more: with its own id, which the server sees through, or with another."""
+        self._number += 1
         earlier = self._rng.choice(self._published)
-        number = next(self._numbers)
-        headers = {**earlier.headers, NUMBER_HEADER: str(number)}
+        headers = {**earlier.headers, NUMBER_HEADER: str(self._number)}
         if not same_id:
-            headers[MESSAGE_ID_HEADER] = f"{self._company}-{self._seed}-{number}"
-        return earlier._replace(number=number, headers=headers)
+            headers[MESSAGE_ID_HEADER] = f"{self._company}-{self._seed}-{self._number}"
+        return earlier._replace(number=self._number, headers=headers)
 
-    def _all_cards(self) -> dict[str, Card]:
+    def _all_cards(self) -> dict[str, Callable[[], Draft]]:
         account = self._account
         return {
             "incoming": self._incoming,
@@ -169,56 +164,56 @@ class Traffic:
             "early status": lambda: self._early("messages"),
             "early unread": lambda: self._early("chats"),
             "early rename": lambda: self._early("contacts"),
-            "odd": lambda: _faulty(invalid_events.odd(account)),
-            "invalid": lambda: _faulty(invalid_events.invalid(account)),
-            "malformed": lambda: _faulty(invalid_events.malformed(account)),
-            "orphan": lambda: _faulty(invalid_events.orphan(account)),
-            "oversized": lambda: _faulty(invalid_events.oversized(account, self._room)),
+            "odd": lambda: invalid_events.odd(account),
+            "invalid": lambda: invalid_events.invalid(account),
+            "malformed": lambda: invalid_events.malformed(account),
+            "orphan": lambda: invalid_events.orphan(account),
+            "oversized": lambda: invalid_events.oversized(account, MAX_PAYLOAD - _HEADERS),
         }
 
-    def _incoming(self) -> _Draft:
+    def _incoming(self) -> Draft:
         return self._message(self._account.person(), incoming=True)
 
-    def _message(self, chat: Chat, *, incoming: bool) -> _Draft:
+    def _message(self, chat: Chat, *, incoming: bool) -> Draft:
         self._messages.append(self._account.message(chat, incoming=incoming))
         return _draft("v1.messages.upsert", self._messages[-1])
 
-    def _campaign(self) -> _Draft:
+    def _campaign(self) -> Draft:
         payload = self._account.message(self._account.person(), incoming=True)
         return _draft("v1.messages.upsert", {**payload, "campaign": self._account.campaign()})
 
-    def _update(self, **changes: object) -> _Draft:
+    def _update(self, **changes: object) -> Draft:
         if not self._messages:
             return self._incoming()
         return self._message_update(self._rng.choice(self._messages), **changes)
 
-    def _message_update(self, message: Payload, **changes: object) -> _Draft:
+    def _message_update(self, message: Payload, **changes: object) -> Draft:
         update = {"message_id": message["message_id"], "company_id": self._company, **changes}
         return _draft("v1.messages.update", update)
 
-    def _chat(self, chat: Chat) -> _Draft:
+    def _chat(self, chat: Chat) -> Draft:
         self._chats.append(chat)
         return _draft("v1.chats.upsert", self._account.chat(chat))
 
-    def _chat_update(self, chat: Chat | None = None, **changes: object) -> _Draft:
+    def _chat_update(self, chat: Chat | None = None, **changes: object) -> Draft:
         if chat is None and not self._chats:
             return self._chat(self._account.person())
         known = self._account.of_chat(chat or self._rng.choice(self._chats))
         return _draft("v1.chats.update", {**known, **changes})
 
-    def _contact(self, chat: Chat) -> _Draft:
+    def _contact(self, chat: Chat) -> Draft:
         self._contacts.append(chat)
         return _draft("v1.contacts.upsert", self._account.contact(chat))
 
-    def _rename(self) -> _Draft:
+    def _rename(self) -> Draft:
         if not self._contacts:
             return self._contact(self._account.person())
         return _draft("v1.contacts.update", self._account.rename(self._rng.choice(self._contacts)))
 
-    def _history(self, field: str) -> _Draft:
-        return _Draft(*history.batch(self._account, field, broken_share=self._broken_share))
+    def _history(self, field: str) -> Draft:
+        return history.batch(self._account, field, broken_share=self._broken_share)
 
-    def _early(self, table: str) -> _Draft:
+    def _early(self, table: str) -> Draft:
         """An update of what comes some events later."""
         account, chat = self._account, self._account.newcomer()
         match table:
@@ -231,7 +226,7 @@ class Traffic:
             case _:
                 payload = account.contact(chat)
                 update = _draft("v1.contacts.update", account.rename(chat))
-        self._later.append((self._rng.randint(3, 25), _draft(f"v1.{table}.upsert", payload)))
+        self._later.append((self._number + self._rng.randint(3, 25), _draft(f"v1.{table}.upsert", payload)))
         return update
 
 
@@ -266,13 +261,8 @@ DECK: Final = {
 }
 
 
-def _draft(event_type: str, payload: Payload) -> _Draft:
-    return _Draft(event_type, encoded(payload), (good(event_type, payload),))
-
-
-def _faulty(fault: invalid_events.Fault) -> _Draft:
-    event_type, body, item = fault
-    return _Draft(event_type, body, (item,))
+def _draft(event_type: str, payload: Payload) -> Draft:
+    return Draft(event_type, encoded(payload), (good(event_type, payload),))
 
 
 def merged(companies: list[Traffic], count: int | None = None) -> Iterator[Publication]:
