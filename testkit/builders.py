@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,24 +49,17 @@ connection = _builder("v1.connection.update")
 _envelope = _builder("dead-letter", event_version="1795500123000000000-7")
 
 
-def history_messages(*items: Any, **changes: Any) -> Payload:
-    """`v1.history.messages`; without items: two messages."""
-    two = (message(message_id="H1"), message(message_id="H2", flow="OUT"))
-    return _changed({"messages": list(items or two)}, changes)
+def _history(field: str, *defaults: Payload) -> Callable[..., Payload]:
+    return lambda *items, **changes: _changed({field: deepcopy(list(items or defaults))}, changes)
 
 
-def history_chats(*items: Any, **changes: Any) -> Payload:
-    """`v1.history.chats`; without items: a chat and a group."""
-    group = chat(
-        chat_id=f"{AGENT}_120363040101", jid="120363040101@g.us", is_group=True, group_name="Tim Gudang"
-    )
-    return _changed({"chats": list(items or (chat(), group))}, changes)
-
-
-def history_contacts(*items: Any, **changes: Any) -> Payload:
-    """`v1.history.contacts`; without items: one contact."""
-    return _changed({"contacts": list(items or (contact(),))}, changes)
-
+_group = chat(
+    chat_id=f"{AGENT}_120363040101", jid="120363040101@g.us", is_group=True, group_name="Tim Gudang"
+)
+# Batches of these items; without items: two messages, a chat and a group, one contact.
+history_messages = _history("messages", message(message_id="H1"), message(message_id="H2", flow="OUT"))
+history_chats = _history("chats", chat(), _group)
+history_contacts = _history("contacts", contact())
 
 BUILDERS: Final = {
     "v1.messages.upsert": message,
