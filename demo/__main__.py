@@ -22,7 +22,8 @@ from demo.run import Run
 from demo.worker import DemoWorker, running_worker
 from events.subjects import Tenant
 from testkit.accounting import Report
-from testkit.prometheus import PREFERRED_PORT, RULES, Prometheus
+from testkit.ports import preferred_port
+from testkit.prometheus import RULES, Prometheus
 from testkit.publisher import PublishError
 from testkit.servers import NatsServer, PostgresServer, ServerError
 from testkit.worker import WorkerError
@@ -89,7 +90,7 @@ def _watched(stack: ExitStack, worker: DemoWorker) -> str:
     if program is None:
         return "not installed; Debian's package `prometheus` has it"
     jobs = {"demo": [f"127.0.0.1:{worker.port}"]}
-    watcher = Prometheus(program, jobs, RULES, interval=_SCRAPES, preferred_port=PREFERRED_PORT)
+    watcher = Prometheus(program, jobs, RULES, interval=_SCRAPES, port=preferred_port(9090))
     try:
         return stack.enter_context(watcher).url
     except ServerError as error:

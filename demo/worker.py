@@ -12,10 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from testkit.ports import claim, free_port
+from testkit.ports import preferred_port
 from testkit.worker import Worker, WorkerError
 
-PREFERRED_PORT: Final = 8080
 # What the demo decides; every other variable of the shell is passed on.
 _OWN: Final = ("COMPANY_ID", "NATS_URL", "POSTGRES_DSN", "SERVER_PORT")
 
@@ -37,7 +36,7 @@ def running_worker(companies: Sequence[str], nats_url: str, postgres_dsn: str) -
     """A worker that is ready on entry, and stopped on leaving. Raises `WorkerError`, and keeps the log then."""
     folder = Path(tempfile.mkdtemp(prefix="daisi-demo-worker-"))
     settings = {name: value for name, value in os.environ.items() if name not in _OWN}
-    settings["SERVER_PORT"] = str(PREFERRED_PORT if claim(PREFERRED_PORT) else free_port())
+    settings["SERVER_PORT"] = str(preferred_port(8080))
     log = folder / "worker.log"
     worker = DemoWorker(companies, nats_url=nats_url, postgres_dsn=postgres_dsn, log=log, **settings)
     try:

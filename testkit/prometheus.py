@@ -6,14 +6,11 @@ import json
 import signal
 import urllib.request
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from testkit.binaries import ServerError
 from testkit.server import Server
 
-PREFERRED_PORT: Final = 9090
 # Without jobs.yml, which is about the jobs of the top folder's prometheus.yml.
 RULES: Final = tuple(
     Path(__file__).resolve().parent.parent / "docker" / "prometheus" / "rules" / name
@@ -22,10 +19,7 @@ RULES: Final = tuple(
 
 
 class Prometheus(Server):
-    """Scrapes `jobs` (targets by job name) every `interval`, and evaluates the rules of `rules` as often.
-
-    It is on `preferred_port` if that is not 0 and nobody has it, else on a free port.
-    """
+    """Scrapes `jobs` (targets by job name) every `interval`, and evaluates the rules of `rules` as often."""
 
     name = "prometheus"
     stop_signal = signal.SIGTERM
@@ -37,29 +31,19 @@ class Prometheus(Server):
         rules: Sequence[Path] = (),
         *,
         interval: str,
-        preferred_port: int = 0,
+        port: int = 0,
     ) -> None:
         super().__init__()
+        self.port = port
         self._program = program
         self._jobs = jobs
         self._rules = rules
         self._interval = interval
-        self._preferred_port = preferred_port
 
     @property
     def url(self) -> str:
         """Where its pages and its HTTP API are."""
         return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        """Return when it answers, on the port and data it had before, if any. Raises `ServerError`."""
-        preferred, self._preferred_port = self._preferred_port, 0
-        if preferred and not self.port:
-            self.port = preferred
-            with suppress(ServerError):
-                return super().start()
-            self.port = 0
-        return super().start()
 
     def _arguments(self) -> list[str]:
         return [
