@@ -126,10 +126,16 @@ class Load:
 
     async def _wait_stream(self, subject: str) -> None:
         """Raises `LoadError` if no stream takes the subject in time."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._options.wait
-        while (trouble := await self._stream_trouble(subject)) is not None:
-            if loop.time() >= end:
+        end = time.monotonic() + self._options.wait
+        while True:
+            try:
+                await self._client.jetstream().find_stream_name_by_subject(subject)
+                return
+            except nats.js.errors.NotFoundError:
+                trouble = "there is none"
+            except (nats.errors.Error, TimeoutError) as error:
+                trouble = f"JetStream: {type(error).__name__}"
+            if time.monotonic() >= end:
                 raise LoadError(
                     f"no stream takes {subject} after {self._options.wait:g} s ({trouble}): "
                     "start a worker first, it creates the streams"
@@ -140,15 +146,6 @@ class Load:
                 )
                 self._waited = True
             await asyncio.sleep(_POLL)
-
-    async def _stream_trouble(self, subject: str) -> str | None:
-        try:
-            await self._client.jetstream().find_stream_name_by_subject(subject)
-        except nats.js.errors.NotFoundError:
-            return "there is none"
-        except (nats.errors.Error, TimeoutError) as error:
-            return f"JetStream: {type(error).__name__}"
-        return None
 
     async def _publish(self) -> None:
         """Send what the options ask for, each event at its time. Raises `PublishError`."""

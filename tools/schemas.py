@@ -36,20 +36,14 @@ def schemas() -> dict[str, Schema]:
     """Name -> JSON Schema of each event type and of the dead-letter envelope."""
     found = {name: _event(kind) for name, kind in REALTIME.items()}
     for name, history in HISTORICAL.items():
-        schema = _plain(history.batch)
-        schema["properties"][history.field] = _list_of(found[_realtime(history.item)])
-        schema["$defs"] = found[_realtime(history.item)].get("$defs", {})
-        found[name] = schema
+        item, found[name] = _event(history.item), _plain(history.batch)
+        found[name]["$defs"] = item.pop("$defs", {})
+        items = {"anyOf": [{"type": "array", "items": item}, {"type": "null"}]}
+        found[name]["properties"][history.field] = items
     found[ENVELOPE] = _plain(WireEnvelope)
-    found[ENVELOPE]["properties"]["exhausted_id"] = {
-        "type": "integer",
-        "minimum": 1,
-    }  # read by the tables (PRK-2)
+    # Read by the tables (PRK-2).
+    found[ENVELOPE]["properties"]["exhausted_id"] = {"type": "integer", "minimum": 1}
     return {name: {"$schema": _DIALECT, "title": name, **found[name]} for name in (*EVENT_TYPES, ENVELOPE)}
-
-
-def _realtime(kind: type) -> str:
-    return next(name for name, each in REALTIME.items() if each is kind)
 
 
 def _event(kind: type[msgspec.Struct]) -> Schema:
@@ -107,14 +101,36 @@ def _require(schema: Schema, names: Iterable[str]) -> None:
         schema["properties"][name] = {"enum": allowed} if allowed else {"type": "string", "minLength": 1}
 
 
-def _list_of(item: Schema) -> Schema:
-    bare = {key: value for key, value in item.items() if key != "$defs"}
-    return {"anyOf": [{"type": "array", "items": bare}, {"type": "null"}]}
-
-
 def asyncapi(examples: Mapping[str, Any]) -> Schema:
     """The AsyncAPI document: a channel for each base subject, a message for each payload."""
-    names = {name: name.removeprefix("v1.") for name in EVENT_TYPES} | {"v1.dlq": ENVELOPE}
+    channels: Schema = {}
+    operations: Schema = {}
+    messages: Schema = {}
+    for schema in (*EVENT_TYPES, ENVELOPE):
+        name, letter = schema.removeprefix("v1."), schema == ENVELOPE
+        subject = "v1.dlq" if letter else schema
+        channels[subject] = {
+            "address": f"{subject}.{{company}}",
+            "messages": {name: {"$ref": f"#/components/messages/{name}"}},
+            "parameters": {"company": {"description": _DESCRIPTIONS["company"]}},
+        }
+        for action in ("receive", "send") if letter else ("receive",):
+            operations[f"{action}.{name}"] = {
+                "action": action,
+                "channel": {"$ref": f"#/channels/{subject}"},
+                "messages": [{"$ref": f"#/channels/{subject}/messages/{name}"}],
+            }
+        headers = ["Nats-Msg-Id", *(["Original-Nats-Msg-Id"] if letter else [])]
+        messages[name] = {
+            "name": schema,
+            "headers": {
+                "type": "object",
+                "description": _DESCRIPTIONS["headers"],
+                "properties": {header: {"type": "string"} for header in headers},
+            },
+            "payload": {"$ref": f"schemas/{schema}.json"},
+            "examples": [{"payload": examples[schema]}],
+        }
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -123,48 +139,9 @@ def asyncapi(examples: Mapping[str, Any]) -> Schema:
             "description": "Events that are read from NATS JetStream, and dead letters that are written to it.",
         },
         "defaultContentType": "application/json",
-        "channels": {subject: _channel(subject, name) for subject, name in names.items()},
-        "operations": {
-            **{f"receive.{name}": _operation("receive", subject, name) for subject, name in names.items()},
-            f"send.{ENVELOPE}": _operation("send", "v1.dlq", ENVELOPE),
-        },
-        "components": {
-            "messages": {
-                name: _message(subject if name != ENVELOPE else name, examples)
-                for subject, name in names.items()
-            }
-        },
-    }
-
-
-def _channel(subject: str, name: str) -> Schema:
-    return {
-        "address": f"{subject}.{{company}}",
-        "messages": {name: {"$ref": f"#/components/messages/{name}"}},
-        "parameters": {"company": {"description": _DESCRIPTIONS["company"]}},
-    }
-
-
-def _operation(action: str, subject: str, name: str) -> Schema:
-    channel = f"#/channels/{subject}"
-    return {
-        "action": action,
-        "channel": {"$ref": channel},
-        "messages": [{"$ref": f"{channel}/messages/{name}"}],
-    }
-
-
-def _message(schema: str, examples: Mapping[str, Any]) -> Schema:
-    headers = ["Nats-Msg-Id"] + (["Original-Nats-Msg-Id"] if schema == ENVELOPE else [])
-    return {
-        "name": schema,
-        "headers": {
-            "type": "object",
-            "description": _DESCRIPTIONS["headers"],
-            "properties": {name: {"type": "string"} for name in headers},
-        },
-        "payload": {"$ref": f"schemas/{schema}.json"},
-        "examples": [{"payload": examples[schema]}],
+        "channels": channels,
+        "operations": operations,
+        "components": {"messages": messages},
     }
 
 
