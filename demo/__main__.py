@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Coroutine, Sequence
-from contextlib import ExitStack
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
@@ -19,14 +23,13 @@ import nats
 from nats.aio.client import Client
 
 from demo.run import Run
-from demo.worker import DemoWorker, running_worker
 from events.subjects import Tenant
 from testkit.accounting import Report
 from testkit.ports import preferred_port
 from testkit.prometheus import RULES, Prometheus
 from testkit.publisher import PublishError
 from testkit.servers import NatsServer, PostgresServer, ServerError
-from testkit.worker import WorkerError
+from testkit.worker import Worker, WorkerError
 
 COMPANIES: Final = ("KopiNusa01", "TokoJaya02")
 _ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -34,6 +37,8 @@ _ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SCRAPES: Final = "2s"
 # Seconds for a server to answer.
 _CONNECT: Final = 5
+# What the demo decides; every other variable of the shell is passed on.
+_OWN: Final = ("COMPANY_ID", "NATS_URL", "POSTGRES_DSN", "SERVER_PORT")
 
 
 def main() -> int:
@@ -79,7 +84,7 @@ def _run(stack: ExitStack, options: argparse.Namespace) -> int:
         dsn = stack.enter_context(PostgresServer()).dsn
     asyncio.run(_reachable(nats_url, dsn))
     print("starting the worker: faust -A streams.app worker", flush=True)
-    worker = stack.enter_context(running_worker(companies, nats_url, dsn))
+    worker = stack.enter_context(_running_worker(companies, nats_url, dsn))
     _print_addresses(worker, _watched(stack, worker), nats_url, dsn, companies)
     return asyncio.run(_drive(worker, nats_url, dsn, companies, options))
 
@@ -158,6 +163,52 @@ async def _drive(
         worker.keep_log = True
         print(f"The worker's log: {worker.log}", flush=True)
     return 0 if report.ok else 1
+
+
+class DemoWorker(Worker):
+    """A worker whose errors are one line that names its log."""
+
+    keep_log = False
+
+    def written(self) -> str:
+        """Its first error, else its first line."""
+        lines = [line for path in (self.errors, self.log) for line in _lines(path)]
+        errors = [line for line in lines if '"level": "error"' in line or not line.startswith("{")] or lines
+        return f"{_message(errors[0])[:300] if errors else 'it wrote nothing'} (its log: {self.log})"
+
+
+@contextmanager
+def _running_worker(companies: Sequence[str], nats_url: str, postgres_dsn: str) -> Iterator[DemoWorker]:
+    """A worker that is ready on entry, and stopped on leaving. Raises `WorkerError`, and keeps the log then."""
+    folder = Path(tempfile.mkdtemp(prefix="daisi-demo-worker-"))
+    settings = {name: value for name, value in os.environ.items() if name not in _OWN}
+    settings["SERVER_PORT"] = str(preferred_port(8080))
+    log = folder / "worker.log"
+    worker = DemoWorker(companies, nats_url=nats_url, postgres_dsn=postgres_dsn, log=log, **settings)
+    try:
+        worker.start()
+        worker.wait_ready()
+        yield worker
+    except WorkerError:
+        worker.keep_log = True
+        raise
+    finally:
+        with suppress(AssertionError, subprocess.TimeoutExpired):
+            worker.stop()
+        worker.kill()
+        if not worker.keep_log:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+
+
+def _message(line: str) -> str:
+    try:
+        return str(json.loads(line)["msg"])
+    except (ValueError, KeyError, TypeError):
+        return line.strip()
 
 
 def _print_addresses(

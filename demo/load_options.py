@@ -37,8 +37,6 @@ _EPILOG: Final = (
     "It writes into the rows of the companies that it names: never name a company that is in use. "
     "Ends with 0 only if JetStream confirmed every event."
 )
-
-
 _WEIGHT: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
@@ -87,8 +85,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
 
-    def add(name: str, type: Callable[[str], Any], help: str, **more: Any) -> None:  # noqa: A002
-        parser.add_argument(name, type=_named(type), help=help, **more)
+    def add(name: str, read: Callable[[str], Any], meaning: str, to: Any = parser, **more: Any) -> None:
+        to.add_argument(name, type=_named(read), help=meaning, **more)
 
     weights = ",".join(f"{short(name)}={weight:g}" for name, weight in DEFAULT_MIX.items())
     url = os.environ.get("NATS_URL") or _LOCAL
@@ -100,10 +98,8 @@ def _parser() -> argparse.ArgumentParser:
         default=100.0,
     )
     ends = parser.add_mutually_exclusive_group()
-    ends.add_argument("--duration", type=_named(_seconds), help="such as 90s or 5m, or seconds")
-    ends.add_argument(
-        "--events", type=_named(number(1, 10**12)), help="how many; without either, until Ctrl-C"
-    )
+    add("--duration", _seconds, "such as 90s or 5m, or seconds", ends)
+    add("--events", number(1, 10**12), "how many; without either, until Ctrl-C", ends)
     add("--mix", mix, f"weights of the event types ({weights})", default=DEFAULT_MIX, metavar="TYPE=N,...")
     add(
         "--invalid",

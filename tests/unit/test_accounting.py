@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from demo.progress import Progress
+from demo.run import Progress
 from testkit.accounting import Accounting, Report
 from testkit.evidence import Backlog, Evidence, Given, Row
 from testkit.items import Item, Payload, Table, good, refused

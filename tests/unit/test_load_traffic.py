@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from demo.load import LoadTraffic
 from demo.load_options import DEFAULT_MIX, Mix, mix, parse
-from demo.load_traffic import LoadTraffic
 from events.errors import EventError
 from events.history import History
 from events.payloads import decode
