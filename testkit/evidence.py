@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
-import nats
-from nats.aio.msg import Msg
+import nats.js.errors
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerInfo
+from nats.js.api import ConsumerInfo, RawStreamMsg
 
 from events import envelope
 from events.errors import Malformed
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 DLQ: Final = "v1.dlq"
 _JSON: Final = frozenset({"key", "message_obj", "edited_message_obj", "last_message", "last_metadata"})
-_SILENCE: Final = 5.0
 
 
 class Row(NamedTuple):
@@ -159,25 +158,18 @@ def _exhausted(row: Mapping[str, Any]) -> Given | None:
 
 
 async def _letters(js: JetStreamContext, company: str) -> AsyncIterator[Given]:
-    subject = f"{DLQ}.{company}"
+    subject, sequence = f"{DLQ}.{company}", 1
     stream = await js.find_stream_name_by_subject(subject)
-    subscription = await js.subscribe(subject, stream=stream, ordered_consumer=True)
-    try:
-        info = await subscription.consumer_info()
-        left = (info.num_pending or 0) + (info.delivered.consumer_seq if info.delivered else 0)
-        while left > 0:
-            message = await subscription.next_msg(timeout=_SILENCE)
-            left = message.metadata.num_pending
+    with suppress(nats.js.errors.NotFoundError):
+        while True:
+            message = await js.get_msg(stream, seq=sequence, subject=subject, next=True)
+            sequence = (message.seq or 0) + 1
             if given := _letter(message):
                 yield given
-    except nats.errors.TimeoutError:
-        return
-    finally:
-        await subscription.unsubscribe()
 
 
-def _letter(message: Msg) -> Given | None:
-    given = _given(message.data)
+def _letter(message: RawStreamMsg) -> Given | None:
+    given = _given(message.data or b"")
     # <stream>-<sequence>-<store time>; the header and the envelope name the same event.
     _, sequence, ns = ((message.headers or {}).get("Nats-Msg-Id") or "--").rsplit("-", 2)
     named = parse_version(f"{ns}-{sequence}")

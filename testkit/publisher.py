@@ -28,6 +28,7 @@ WINDOW: Final = 64
 ANSWER: Final = 5.0
 _WINDOW_BYTES: Final = 64 * 1024 * 1024
 _SWEEP: Final = 0.1
+_POLL: Final = 0.01
 # The window opens again a little below its limit, so that one wake-up lets several through.
 _REOPEN: Final = 0.75
 _HEADER_FRAME: Final = len(b"NATS/1.0\r\n\r\n")
@@ -230,9 +231,9 @@ class Ledger:
     def __init__(self, js: JetStreamContext) -> None:
         self._js = js
         self._subscriptions: list[Subscription] = []
-        # By subject and sequence: its number in the traffic, and its version.
+        # By subject and sequence the number in the traffic and the version; by subject and number the first version.
         self._stored: dict[tuple[str, int], tuple[int, Version]] = {}
-        self._versions: dict[tuple[str, int], asyncio.Future[Version]] = {}
+        self._first: dict[tuple[str, int], Version] = {}
         self._incarnations: dict[str, int] = {}
 
     async def follow(self, company: str) -> None:
@@ -258,16 +259,13 @@ class Ledger:
                 stored_version(message.reply), incarnation=self._incarnations[message.metadata.stream]
             )
             self._stored[message.subject, version.sequence] = (int(number), version)
-            first = self._version(message.subject, int(number))
-            if not first.done():
-                first.set_result(version)
+            self._first.setdefault((message.subject, int(number)), version)
 
     async def version(self, publication: Publication) -> Version:
         """The version of a publication, once it is stored."""
-        return await self._version(publication.subject, publication.number)
-
-    def _version(self, subject: str, number: int) -> asyncio.Future[Version]:
-        return self._versions.setdefault((subject, number), asyncio.get_running_loop().create_future())
+        while (found := self._first.get((publication.subject, publication.number))) is None:
+            await asyncio.sleep(_POLL)
+        return found
 
     def published(self, confirmed: list[Confirmed]) -> Iterator[Published]:
         """The events as they were stored; a repeat that the server dropped is not one."""

@@ -25,7 +25,6 @@ from testkit.ports import free_port as free_port
 
 START_TIMEOUT: Final = 30.0
 _POLL: Final = 0.02
-_PORT_TAKEN: Final = "ddress already in use"
 
 
 class Server(ABC):
@@ -47,27 +46,34 @@ class Server(ABC):
 
     def start(self) -> None:
         """Return when the server answers, on the port and data it had before, if any. Raises `ServerError`."""
-        known = self.port
-        for last in (False, False, True):
-            self.port = known or free_port()
-            try:
-                return self._start_once()
-            except ServerError as error:
-                # Somebody else may have taken the free port; one that clients know already is not given up.
-                if last or known or _PORT_TAKEN not in str(error):
-                    raise
+        if self._guard is None:
+            self._guard = self._start_guard()
+        self.port = self.port or free_port()
+        self._log.write_bytes(b"")
+        self._configure()
+        if not self.running:
+            self._process = self._spawn()
+            self.pid = self._process.pid
+        try:
+            self._await_ready()
+        except BaseException:
+            self.kill()
+            raise
 
     def stop(self) -> None:
         """End in the orderly way; the data stays."""
-        if self._process is not None and self.running:
+        if self.running:
             process_guard.stop(self.pid, self.stop_signal)
-            self._process.wait()
-        self.pid = 0
+        self._gone()
 
     def kill(self) -> None:
         """End as in a crash (SIGKILL); the data stays as it is."""
-        if self._process is not None and self.running:
+        if self.running:
             process_guard.kill(self.pid)
+        self._gone()
+
+    def _gone(self) -> None:
+        if self._process is not None:
             self._process.wait()
         self.pid = 0
 
@@ -124,20 +130,6 @@ class Server(ABC):
         except psutil.Error:  # it has just ended
             return False
         return any(one.status == psutil.CONN_LISTEN and one.laddr.port == self.port for one in connections)
-
-    def _start_once(self) -> None:
-        if self._guard is None:
-            self._guard = self._start_guard()
-        self._log.write_bytes(b"")
-        self._configure()
-        if not self.running:
-            self._process = self._spawn()
-            self.pid = self._process.pid
-        try:
-            self._await_ready()
-        except BaseException:
-            self.kill()
-            raise
 
     def _await_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT
