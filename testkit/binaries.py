@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-_UNPRIVILEGED: Final = ("nobody", "postgres", "daemon")
 _CACHE: Final = Path("/var/cache/daisi-wa-events-processor")
 
 
@@ -26,18 +25,8 @@ Account = pwd.struct_passwd
 
 
 def unprivileged_account() -> Account | None:
-    """The account for PostgreSQL, which refuses to run as root; None: as ourselves.
-
-    Raises `ServerError` if we are root and no such account exists.
-    """
-    if os.geteuid() != 0:
-        return None
-    for name in _UNPRIVILEGED:
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    raise ServerError(f"PostgreSQL does not run as root, and none of {', '.join(_UNPRIVILEGED)} exists here")
+    """The account for PostgreSQL, which refuses to run as root; None: as ourselves."""
+    return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
 
 
 def as_account(account: Account | None) -> dict[str, Any]:

@@ -175,18 +175,10 @@ class Server(ABC):
 
 def _own_folder(name: str, account: Account | None) -> Path:
     """A fresh folder that belongs to the server's account, at a place where that account may go."""
-    if account is None:
-        return Path(tempfile.mkdtemp(prefix=f"{name}-"))
-    places = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]
-    place = next(filter(_open_to_all, places), None)
-    if place is None:
-        raise ServerError(
-            f"{name} runs as {account.pw_name}, which may go to none of {', '.join(map(str, places))}"
-        )
+    place = Path(tempfile.gettempdir())
+    if account and not all(each.stat().st_mode & stat.S_IXOTH for each in (place, *place.parents)):
+        place = Path("/tmp")
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=place))
-    os.chown(folder, account.pw_uid, account.pw_gid)
+    if account:
+        os.chown(folder, account.pw_uid, account.pw_gid)
     return folder
-
-
-def _open_to_all(folder: Path) -> bool:
-    return all(each.is_dir() and each.stat().st_mode & stat.S_IXOTH for each in (folder, *folder.parents))
