@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache, reduce
-from operator import or_
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final
+from unittest.mock import patch
 
 import msgspec
 
@@ -58,39 +56,21 @@ def _event(kind: type[msgspec.Struct]) -> Schema:
 
 
 def _plain(kind: type[msgspec.Struct]) -> Schema:
-    (reference,), components = msgspec.json.schema_components([_open(kind)], ref_template="#/$defs/{name}")
+    # msgspec cannot describe a default of raw text. One of null is the same as absent (PAY-3), and left out.
+    with patch(
+        "msgspec._json_schema.to_builtins", lambda value, **_: value if value != msgspec.Raw() else None
+    ):
+        (reference,), components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
     name = reference["$ref"].rpartition("/")[2]
     schema: Schema = {key: value for key, value in components.pop(name).items() if key != "title"}
     for each in (schema, *components.values()):
         for described in each["properties"].values():
-            if described.get("default", 0) is None:  # the same as absent (PAY-3)
+            if described.get("default", 0) is None:
                 del described["default"]
     schema["description"] = " ".join((kind.__doc__ or "").split("\n\n")[0].replace("`", "").split())
     if components:
         schema["$defs"] = components
     return schema
-
-
-@cache
-def _open(annotation: Any) -> Any:
-    """The same type with any JSON instead of raw text, whose defaults msgspec cannot describe."""
-    if annotation is msgspec.Raw:
-        return Any
-    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
-        hints = get_type_hints(annotation, include_extras=True)
-        fields = msgspec.structs.fields(annotation)
-        described = [(field.encode_name, _open(hints[field.name]), None) for field in fields]
-        if [each for _, each, _ in described] == [hints[field.name] for field in fields]:
-            return annotation
-        return msgspec.defstruct(annotation.__name__, described, namespace={"__doc__": annotation.__doc__})
-    parts = tuple(
-        map(_open, get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation))
-    )
-    if get_origin(annotation) is Annotated:
-        return Annotated[(*parts, *annotation.__metadata__)]
-    if get_origin(annotation) in (Union, UnionType):
-        return reduce(or_, parts)
-    return list[parts] if get_origin(annotation) is list else annotation  # type: ignore[valid-type]
 
 
 def _require(schema: Schema, names: Iterable[str]) -> None:
