@@ -44,9 +44,8 @@ class NatsNode(NatsServer):
     def page(self, path: str) -> dict[str, Any] | None:
         """A page of its monitoring port; None if it is not served. Blocks."""
         try:
-            with urllib.request.urlopen(
-                f"http://127.0.0.1:{self.monitoring_port}{path}", timeout=_HTTP
-            ) as answer:
+            url = f"http://127.0.0.1:{self.monitoring_port}{path}"
+            with urllib.request.urlopen(url, timeout=_HTTP) as answer:
                 found: dict[str, Any] = json.load(answer)
                 return found
         except (OSError, ValueError):
@@ -57,20 +56,17 @@ class NatsNode(NatsServer):
         return self.running and (self.page("/healthz") or {}).get("status") == "ok"
 
     def _configure(self) -> None:
-        self._settings = "\n".join(
-            [
-                "lame_duck_duration: 30s",
-                "lame_duck_grace_period: 1s",
-                "cluster {",
-                "  name: faults",
-                f'  listen: "127.0.0.1:{self.route_port}"',
-                # Nodes advertise their addresses, and would connect past the proxies: nobody listens here.
-                '  advertise: "127.0.0.1:1"',
-                "  no_advertise: true",
-                f"  routes: [{', '.join(self.routes)}]",
-                "}",
-            ]
-        )
+        # Nodes advertise their addresses, and would connect past the proxies: nobody listens at that one.
+        self._settings = f"""
+            lame_duck_duration: 30s
+            lame_duck_grace_period: 1s
+            cluster {{
+                name: faults
+                listen: "127.0.0.1:{self.route_port}"
+                advertise: "127.0.0.1:1"
+                no_advertise: true
+                routes: [{", ".join(self.routes)}]
+            }}"""
         super()._configure()
 
 

@@ -57,15 +57,15 @@ class Pooler(Server):
         return [PROGRAM, str(self._ini)]
 
     def _configure(self) -> None:
-        lines = [
-            "[databases]",
-            f"* = host=127.0.0.1 port={self._postgres.port} user=postgres",
-            "[pgbouncer]",
-            "listen_addr = 127.0.0.1",
-            f"listen_port = {self.port}",
-            "unix_socket_dir =",
-            "auth_type = any",
-            *self.lines,
-        ]
-        self._ini.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        lines = "\n".join(self.lines)
+        text = f"""[databases]
+* = host=127.0.0.1 port={self._postgres.port} user=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {self.port}
+unix_socket_dir =
+auth_type = any
+{lines}
+"""
+        self._ini.write_text(text, encoding="utf-8")
         self._ini.chmod(0o644)

@@ -30,11 +30,6 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
-    @property
-    def nats_url(self) -> str:
-        """Where NATS clients connect, if the target is a NATS server."""
-        return f"nats://127.0.0.1:{self.port}"
-
     def cut(self) -> None:
         """End all connections at once, and refuse new ones until `heal`."""
         self._accepting = False

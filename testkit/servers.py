@@ -56,13 +56,13 @@ class NatsServer(Server):
 
     def _configure(self) -> None:
         self.monitoring_port = self.monitoring_port or free_port()
-        lines = [
-            f"server_name: {self.node_name}",
-            f'listen: "127.0.0.1:{self.port}"',
-            f'http: "127.0.0.1:{self.monitoring_port}"',
-            f'jetstream {{ store_dir: "{self._folder / "jetstream"}" }}',
-        ]
-        text = "\n".join([*lines, self._settings, ""])
+        text = f"""
+            server_name: {self.node_name}
+            listen: "127.0.0.1:{self.port}"
+            http: "127.0.0.1:{self.monitoring_port}"
+            jetstream {{ store_dir: "{self._folder / "jetstream"}" }}
+            {self._settings}
+        """
         (self._folder / "nats.conf").write_text(text, encoding="utf-8")
 
 

@@ -219,4 +219,4 @@ class PoolerEnvironment(Environment):
 
 
 def _urls(proxies: list[Proxy]) -> list[str]:
-    return [proxy.nats_url for proxy in proxies]
+    return [f"nats://127.0.0.1:{proxy.port}" for proxy in proxies]
