@@ -104,6 +104,7 @@ def _watched(stack: ExitStack, worker: DemoWorker) -> str:
 
 async def _reachable(nats_url: str, dsn: str) -> None:
     """Raises `ServerError`: the worker would wait for its servers, but whoever starts a demo wants to know."""
+    # Of an error its kind is told, not its text, which may quote the address with the password.
     try:
         # 0 attempts would mean without end.
         client = await _connected(nats_url, allow_reconnect=False, max_reconnect_attempts=1)
@@ -113,12 +114,12 @@ async def _reachable(nats_url: str, dsn: str) -> None:
             await client.close()
     except (nats.errors.Error, OSError, ValueError, TimeoutError) as error:
         raise ServerError(
-            f"no NATS server with JetStream at {_masked(nats_url)}: {_reason(error)}"
+            f"no NATS server with JetStream at {_masked(nats_url)}: {type(error).__name__}"
         ) from error
     try:
         await (await asyncpg.connect(dsn, timeout=_CONNECT)).close()
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, TimeoutError) as error:
-        raise ServerError(f"no PostgreSQL at {_masked(dsn)}: {_reason(error)}") from error
+        raise ServerError(f"no PostgreSQL at {_masked(dsn)}: {type(error).__name__}") from error
 
 
 async def _connected(nats_url: str, **reconnecting: Any) -> Client:
@@ -234,11 +235,6 @@ def _print_addresses(
 def _masked(url: str) -> str:
     """An address without the password in it."""
     return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", re.sub(r"password=[^&\s]*", "password=***", url))
-
-
-def _reason(error: BaseException) -> str:
-    """Its kind and not its text, which may quote the address with the password."""
-    return type(error).__name__
 
 
 if __name__ == "__main__":

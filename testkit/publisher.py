@@ -140,7 +140,7 @@ class Publisher:
         """Wait for no answer any more. What is in flight has failed."""
         if self._sweeper is not None:
             self._sweeper.cancel()
-            await asyncio.wait([self._sweeper])
+            await asyncio.gather(self._sweeper, return_exceptions=True)
         self._tries = 0
         for reply in tuple(self._in_flight):
             self._fail(reply, "stopped before it was confirmed")
