@@ -140,17 +140,18 @@ class Traffic:
         self._messages.append(self._account.message(chat, incoming=incoming))
         return _draft("v1.messages.upsert", self._messages[-1])
 
+    def _group(self) -> Draft:
+        return self._message(self._rng.choice(self._account.groups), incoming=self._account.chance(0.8))
+
     def _campaign(self) -> Draft:
         payload = self._account.message(self._account.person(), incoming=True)
         return _draft("v1.messages.upsert", {**payload, "campaign": self._account.campaign()})
 
-    def _update(self, **changes: object) -> Draft:
-        if not self._messages:
+    def _update(self, message: Payload | None = None, **changes: object) -> Draft:
+        if message is None and not self._messages:
             return self._incoming()
-        return self._message_update(self._rng.choice(self._messages), **changes)
-
-    def _message_update(self, message: Payload, **changes: object) -> Draft:
-        update = {"message_id": message["message_id"], "company_id": self._company, **changes}
+        message_id = (message or self._rng.choice(self._messages))["message_id"]
+        update = {"message_id": message_id, "company_id": self._company, **changes}
         return _draft("v1.messages.update", update)
 
     def _chat(self, chat: Chat) -> Draft:
@@ -167,10 +168,10 @@ class Traffic:
         self._contacts.append(chat)
         return _draft("v1.contacts.upsert", self._account.contact(chat))
 
-    def _rename(self) -> Draft:
-        if not self._contacts:
+    def _rename(self, chat: Chat | None = None) -> Draft:
+        if chat is None and not self._contacts:
             return self._contact(self._account.person())
-        return _draft("v1.contacts.update", self._account.rename(self._rng.choice(self._contacts)))
+        return _draft("v1.contacts.update", self._account.rename(chat or self._rng.choice(self._contacts)))
 
     def _connection(self) -> Draft:
         return _draft("v1.connection.update", self._account.connection(self._account.agent()))
@@ -184,13 +185,13 @@ class Traffic:
         match table:
             case "messages":
                 payload = account.message(chat, incoming=False)
-                update = self._message_update(payload, status="read")
+                update = self._update(payload, status="read")
             case "chats":
                 payload = account.chat(chat)
                 update = self._chat_update(chat, unread_count=1, conversation_timestamp=account.now)
             case _:
                 payload = account.contact(chat)
-                update = _draft("v1.contacts.update", account.rename(chat))
+                update = self._rename(chat)
         self._later.append((self._number + self._rng.randint(3, 25), _draft(f"v1.{table}.upsert", payload)))
         return update
 
@@ -200,10 +201,7 @@ _CARDS: Final[Mapping[str, tuple[int, Callable[[Traffic], Draft]]]] = {
     "incoming": (26, lambda it: it._incoming()),
     "newcomer": (0, lambda it: it._message(it._account.newcomer(), incoming=True)),
     "outgoing": (12, lambda it: it._message(it._account.person(), incoming=False)),
-    "group": (
-        5,
-        lambda it: it._message(it._rng.choice(it._account.groups), incoming=it._account.chance(0.8)),
-    ),
+    "group": (5, lambda it: it._group()),
     "campaign": (3, lambda it: it._campaign()),
     "status": (14, lambda it: it._update(status=it._rng.choice(("delivered", "read", "read")))),
     "edit": (2, lambda it: it._update(edited_message_obj={"conversation": it._account.message_id()})),
