@@ -17,7 +17,7 @@ import nats.js.errors
 from nats.aio.client import Client
 
 from demo.load_options import Options, parse
-from demo.load_report import LoadError, Progress, Report, page
+from demo.load_report import LoadError, Progress, LoadReport, page
 from events.subjects import Tenant
 from testkit.publisher import Publisher, PublishError
 from testkit.traffic import COMPANY_HEADER, DECK, MESSAGE_ID_HEADER, Publication, Traffic
@@ -77,7 +77,7 @@ class LoadTraffic:
 def main() -> int:
     """Run it; the exit status: 0 every attempt was confirmed, 1 not, 2 wrong options."""
     options = parse(sys.argv[1:])
-    report = Report(options)
+    report = LoadReport(options)
     try:
         with page(report.tally, options.metrics_port) as port:
             print(f"seed {options.seed}, metrics on http://127.0.0.1:{port}/metrics", flush=True)
@@ -91,7 +91,7 @@ def main() -> int:
 class Load:
     """One run. A signal ends the stage that it is in: sending, then waiting for the last answers."""
 
-    def __init__(self, options: Options, report: Report) -> None:
+    def __init__(self, options: Options, report: LoadReport) -> None:
         self._options = options
         self._report = report
         self._progress = Progress(sys.stdout)

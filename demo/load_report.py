@@ -108,7 +108,7 @@ class Latencies:
         return None
 
 
-class Report:
+class LoadReport:
     """What became of the events of a run so far. Times are seconds, and moments those of `time.monotonic`."""
 
     def __init__(self, options: Options) -> None:
@@ -210,7 +210,7 @@ class Progress(LiveLine):
         self.every = LIVE_EVERY if self.live else LINE_EVERY
         self._before = (0.0, 0)
 
-    def update(self, report: Report) -> None:
+    def update(self, report: LoadReport) -> None:
         """Show it."""
         elapsed, (_, confirmed, errors) = time.monotonic() - report.started, report.tally.counts()
         since, before = self._before

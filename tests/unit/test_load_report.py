@@ -9,7 +9,7 @@ import time
 import pytest
 
 from demo.load_options import parse
-from demo.load_report import Latencies, Progress, Report
+from demo.load_report import Latencies, Progress, LoadReport
 
 
 class Terminal(io.StringIO):
@@ -31,9 +31,9 @@ class Clock:
         return self.now
 
 
-def report(attempted: int, confirmed: int, errors: int, *options: str) -> Report:
+def report(attempted: int, confirmed: int, errors: int, *options: str) -> LoadReport:
     """Of a run that has just begun."""
-    made = Report(parse(["--companies", "KopiNusa01,TokoJaya02", *options]))
+    made = LoadReport(parse(["--companies", "KopiNusa01,TokoJaya02", *options]))
     tally = made.tally
     for counter, count in zip(
         (tally.attempted, tally.confirmed, tally.errors), (attempted, confirmed, errors), strict=True
