@@ -17,7 +17,7 @@ import nats.js.errors
 from nats.aio.client import Client
 
 from demo.load_options import Options, parse
-from demo.load_report import LoadError, Progress, LoadReport, page
+from demo.load_report import LoadError, LoadReport, Progress, page
 from events.subjects import Tenant
 from testkit.publisher import Publisher, PublishError
 from testkit.traffic import COMPANY_HEADER, DECK, MESSAGE_ID_HEADER, Publication, Traffic

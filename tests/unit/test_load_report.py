@@ -9,7 +9,7 @@ import time
 import pytest
 
 from demo.load_options import parse
-from demo.load_report import Latencies, Progress, LoadReport
+from demo.load_report import Latencies, LoadReport, Progress
 
 
 class Terminal(io.StringIO):
