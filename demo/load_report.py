@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
-from typing import Final, NamedTuple, TextIO
+from typing import Final, TextIO
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, disable_created_metrics, start_http_server
@@ -31,14 +31,6 @@ class LoadError(PublishError):
     """The load generator cannot start; the message is one line."""
 
 
-class Counts(NamedTuple):
-    """Events that were sent, that JetStream confirmed, and that it did not confirm."""
-
-    attempted: int
-    confirmed: int
-    errors: int
-
-
 class Tally:
     """The counts by event type and company, all there from the start."""
 
@@ -58,9 +50,13 @@ class Tally:
             counter.labels(*values)
         return counter
 
-    def counts(self, event_type: str = "") -> Counts:
-        """The sums over the companies, of an event type or of all."""
-        return Counts(*(_sum(each, event_type) for each in (self.attempted, self.confirmed, self.errors)))
+    def counts(self, event_type: str = "") -> tuple[int, int, int]:
+        """Attempted, confirmed and errors: the sums over the companies, of an event type or of all."""
+        return (
+            _sum(self.attempted, event_type),
+            _sum(self.confirmed, event_type),
+            _sum(self.errors, event_type),
+        )
 
 
 def _sum(counter: prometheus_client.Counter, event_type: str) -> int:
@@ -148,7 +144,7 @@ class LoadReport:
     def share(self) -> float | None:
         """How much of the whole is done; None if it has no end."""
         if self._options.planned is not None:
-            return self.tally.counts().attempted / self._options.planned
+            return self.tally.counts()[0] / self._options.planned
         if self._options.duration is not None:
             return (time.monotonic() - self.started) / self._options.duration
         return None
