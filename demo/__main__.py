@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Coroutine, Sequence
-from contextlib import ExitStack
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
@@ -19,13 +23,13 @@ import nats
 from nats.aio.client import Client
 
 from demo.run import Run
-from demo.worker import DemoWorker, running_worker
 from events.subjects import Tenant
 from testkit.accounting import Report
-from testkit.prometheus import PREFERRED_PORT, RULES, Prometheus
+from testkit.ports import preferred_port
+from testkit.prometheus import RULES, Prometheus
 from testkit.publisher import PublishError
 from testkit.servers import NatsServer, PostgresServer, ServerError
-from testkit.worker import WorkerError
+from testkit.worker import Worker, WorkerError
 
 COMPANIES: Final = ("KopiNusa01", "TokoJaya02")
 _ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -33,14 +37,8 @@ _ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SCRAPES: Final = "2s"
 # Seconds for a server to answer.
 _CONNECT: Final = 5
-
-
-class _Stopped(Exception):
-    """Somebody asked for the end."""
-
-
-class DemoError(RuntimeError):
-    """The demo cannot go on; the message is one line."""
+# What the demo decides; every other variable of the shell is passed on.
+_OWN: Final = ("COMPANY_ID", "NATS_URL", "POSTGRES_DSN", "SERVER_PORT")
 
 
 def main() -> int:
@@ -52,10 +50,10 @@ def main() -> int:
     try:
         with ExitStack() as stack:
             return _run(stack, options)
-    except (KeyboardInterrupt, _Stopped):
+    except (KeyboardInterrupt, asyncio.CancelledError):
         print("\nstopped", flush=True)
         return 1 if options.events else 0
-    except (DemoError, PublishError, ServerError, WorkerError) as error:
+    except (PublishError, ServerError, WorkerError) as error:
         print(f"\nerror: {error}", file=sys.stderr, flush=True)
         return 1
 
@@ -86,7 +84,7 @@ def _run(stack: ExitStack, options: argparse.Namespace) -> int:
         dsn = stack.enter_context(PostgresServer()).dsn
     asyncio.run(_reachable(nats_url, dsn))
     print("starting the worker: faust -A streams.app worker", flush=True)
-    worker = stack.enter_context(running_worker(companies, nats_url, dsn))
+    worker = stack.enter_context(_running_worker(companies, nats_url, dsn))
     _print_addresses(worker, _watched(stack, worker), nats_url, dsn, companies)
     return asyncio.run(_drive(worker, nats_url, dsn, companies, options))
 
@@ -97,7 +95,7 @@ def _watched(stack: ExitStack, worker: DemoWorker) -> str:
     if program is None:
         return "not installed; Debian's package `prometheus` has it"
     jobs = {"demo": [f"127.0.0.1:{worker.port}"]}
-    watcher = Prometheus(program, jobs, RULES, interval=_SCRAPES, preferred_port=PREFERRED_PORT)
+    watcher = Prometheus(program, jobs, RULES, interval=_SCRAPES, port=preferred_port(9090))
     try:
         return stack.enter_context(watcher).url
     except ServerError as error:
@@ -105,30 +103,32 @@ def _watched(stack: ExitStack, worker: DemoWorker) -> str:
 
 
 async def _reachable(nats_url: str, dsn: str) -> None:
-    """Raises `DemoError`: the worker would wait for its servers, but whoever starts a demo wants to know."""
+    """Raises `ServerError`: the worker would wait for its servers, but whoever starts a demo wants to know."""
+    # Of an error its kind is told, not its text, which may quote the address with the password.
     try:
-        client = await _connected(nats_url, allow_reconnect=False)
+        # 0 attempts would mean without end.
+        client = await _connected(nats_url, allow_reconnect=False, max_reconnect_attempts=1)
         try:
             await client.jetstream().account_info()
         finally:
             await client.close()
     except (nats.errors.Error, OSError, ValueError, TimeoutError) as error:
-        raise DemoError(f"no NATS server with JetStream at {_masked(nats_url)}: {_reason(error)}") from error
+        raise ServerError(
+            f"no NATS server with JetStream at {_masked(nats_url)}: {type(error).__name__}"
+        ) from error
     try:
         await (await asyncpg.connect(dsn, timeout=_CONNECT)).close()
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, TimeoutError) as error:
-        raise DemoError(f"no PostgreSQL at {_masked(dsn)}: {_reason(error)}") from error
+        raise ServerError(f"no PostgreSQL at {_masked(dsn)}: {type(error).__name__}") from error
 
 
-async def _connected(nats_url: str, *, allow_reconnect: bool) -> Client:
+async def _connected(nats_url: str, **reconnecting: Any) -> Client:
     return await nats.connect(
         nats_url.split(","),
         name="daisi demo",
-        allow_reconnect=allow_reconnect,
         connect_timeout=_CONNECT,
-        # 0 would mean without end.
-        max_reconnect_attempts=-1 if allow_reconnect else 1,
         error_cb=_ignore,
+        **reconnecting,
     )
 
 
@@ -139,37 +139,26 @@ async def _ignore(_error: Exception) -> None:
 async def _drive(
     worker: DemoWorker, nats_url: str, dsn: str, companies: Sequence[str], options: argparse.Namespace
 ) -> int:
-    stopping = asyncio.Event()
-    for number in _ENDS:
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    client = await _connected(nats_url, allow_reconnect=True)
+    client = await _connected(nats_url, max_reconnect_attempts=-1)
     run = Run(client, dsn, companies, seed=options.seed)
-    work: Coroutine[Any, Any, Report | None] = (
-        _proof(run, options.events) if options.events else run.flow(options.rate)
+    watch = asyncio.create_task(run.watch(worker))
+    traffic: Coroutine[Any, Any, Any] = (
+        run.prove(options.events) if options.events else run.flow(options.rate)
     )
-    tasks = {
-        "work": asyncio.create_task(work),
-        "watch": asyncio.create_task(run.watch(lambda: worker.get("/metrics"), worker.check)),
-        "stop": asyncio.create_task(stopping.wait()),
-    }
+    work = asyncio.create_task(traffic)
+    watch.add_done_callback(lambda _: work.cancel())
+    for number in _ENDS:
+        asyncio.get_running_loop().add_signal_handler(number, work.cancel)
     try:
-        await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([work])
+        if watch.done():
+            watch.result()
     finally:
-        for task in tasks.values():
-            task.cancel()
-        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        watch.cancel()
+        await asyncio.gather(watch, work, return_exceptions=True)
         await run.close()
         await client.close()
-    return _outcome(tasks, worker)
-
-
-def _outcome(tasks: dict[str, asyncio.Task[Any]], worker: DemoWorker) -> int:
-    for task in (tasks["watch"], tasks["work"]):
-        if not task.cancelled() and (error := task.exception()):
-            raise error
-    if tasks["work"].cancelled():
-        raise _Stopped
-    report: Report = tasks["work"].result()
+    report: Report = work.result()
     print(f"\n{report.text()}", flush=True)
     if not report.ok:
         worker.keep_log = True
@@ -177,9 +166,50 @@ def _outcome(tasks: dict[str, asyncio.Task[Any]], worker: DemoWorker) -> int:
     return 0 if report.ok else 1
 
 
-async def _proof(run: Run, events: int) -> Report:
-    await run.publish(events)
-    return await run.settle()
+class DemoWorker(Worker):
+    """A worker whose errors are one line that names its log."""
+
+    keep_log = False
+
+    def written(self) -> str:
+        """Its first error, else its first line."""
+        lines = [line for path in (self.errors, self.log) for line in _lines(path)]
+        errors = [line for line in lines if '"level": "error"' in line or not line.startswith("{")] or lines
+        return f"{_message(errors[0])[:300] if errors else 'it wrote nothing'} (its log: {self.log})"
+
+
+@contextmanager
+def _running_worker(companies: Sequence[str], nats_url: str, postgres_dsn: str) -> Iterator[DemoWorker]:
+    """A worker that is ready on entry, and stopped on leaving. Raises `WorkerError`, and keeps the log then."""
+    folder = Path(tempfile.mkdtemp(prefix="daisi-demo-worker-"))
+    settings = {name: value for name, value in os.environ.items() if name not in _OWN}
+    settings["SERVER_PORT"] = str(preferred_port(8080))
+    log = folder / "worker.log"
+    worker = DemoWorker(companies, nats_url=nats_url, postgres_dsn=postgres_dsn, log=log, **settings)
+    try:
+        worker.start()
+        worker.wait_ready()
+        yield worker
+    except WorkerError:
+        worker.keep_log = True
+        raise
+    finally:
+        with suppress(AssertionError, subprocess.TimeoutExpired):
+            worker.stop()
+        worker.kill()
+        if not worker.keep_log:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+
+
+def _message(line: str) -> str:
+    try:
+        return str(json.loads(line)["msg"])
+    except (ValueError, KeyError, TypeError):
+        return line.strip()
 
 
 def _print_addresses(
@@ -205,11 +235,6 @@ def _print_addresses(
 def _masked(url: str) -> str:
     """An address without the password in it."""
     return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", re.sub(r"password=[^&\s]*", "password=***", url))
-
-
-def _reason(error: BaseException) -> str:
-    """Its kind and not its text, which may quote the address with the password."""
-    return type(error).__name__
 
 
 if __name__ == "__main__":

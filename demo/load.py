@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
 import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -15,13 +16,11 @@ import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 
-from demo.load_metrics import LoadError, Tally, page
 from demo.load_options import Options, parse
-from demo.load_report import Latencies, Progress, State, Summary
-from demo.load_traffic import LoadTraffic, in_turns
+from demo.load_report import LoadError, LoadReport, Progress, page
 from events.subjects import Tenant
-from testkit.publisher import Confirmed, Publisher, PublishError
-from testkit.traffic import Publication
+from testkit.publisher import Publisher, PublishError
+from testkit.traffic import COMPANY_HEADER, DECK, MESSAGE_ID_HEADER, Publication, Traffic
 
 _POLL: Final = 0.25
 _CLOSE: Final = 2.0
@@ -31,69 +30,100 @@ _GRACE: Final = 0.5
 _BREATHE: Final = 16
 # Room for a full window while the connection is away.
 _PENDING_BYTES: Final = 256 * 1024 * 1024
+# The kinds of the demo's deck by event type. Left out: repeats and updates that come before their row.
+_CARDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "v1.messages.upsert": ("incoming", "outgoing", "group", "campaign"),
+    "v1.messages.update": ("status", "edit", "delete"),
+    "v1.chats.upsert": ("chat",),
+    "v1.chats.update": ("unread", "read", "unread many"),
+    "v1.contacts.upsert": ("contact",),
+    "v1.contacts.update": ("rename",),
+    "v1.connection.update": ("connection",),
+    "v1.history.messages": ("history messages",),
+    "v1.history.chats": ("history chats",),
+    "v1.history.contacts": ("history contacts",),
+}
+
+
+class LoadTraffic:
+    """The events of one company.
+
+    The same seed gives the same kinds of events about the same rows; times are those of the sending. `run` makes
+    the `Nats-Msg-Id` of this run its own.
+    """
+
+    def __init__(self, company: str, run: str, options: Options) -> None:
+        self._company = company
+        self._run = run
+        self._invalid = options.invalid
+        self._rng = random.Random(f"load {company} {options.seed}")
+        self._traffic = Traffic(company, options.seed, start=0, agents=options.agents, broken_share=0.0)
+        self._types = tuple(options.mix)
+        self._weights = tuple(options.mix.values())
+
+    def event(self, now: float) -> Publication:
+        """The next event; `now` is Unix seconds."""
+        event_type = self._rng.choices(self._types, self._weights)[0]
+        if self._rng.random() < self._invalid:
+            made = self._traffic.spoil(event_type, at=now)
+        else:
+            cards = _CARDS[event_type]
+            card = self._rng.choices(cards, [DECK[name] for name in cards])[0]
+            made = self._traffic.make(card, at=now)
+        message_id = f"{self._run}-{self._company}-{made.number}"
+        return made._replace(headers={MESSAGE_ID_HEADER: message_id, COMPANY_HEADER: self._company})
 
 
 def main() -> int:
     """Run it; the exit status: 0 every attempt was confirmed, 1 not, 2 wrong options."""
     options = parse(sys.argv[1:])
-    tally = Tally(options.companies)
+    report = LoadReport(options)
     try:
-        with page(tally, options.metrics_port) as port:
+        with page(report.tally, options.metrics_port) as port:
             print(f"seed {options.seed}, metrics on http://127.0.0.1:{port}/metrics", flush=True)
-            return 0 if asyncio.run(Load(options, tally, Progress(sys.stdout)).run()) else 1
+            asyncio.run(Load(options, report).run())
     except PublishError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
+    return 0 if report.ok else 1
 
 
 class Load:
     """One run. A signal ends the stage that it is in: sending, then waiting for the last answers."""
 
-    def __init__(self, options: Options, tally: Tally, progress: Progress) -> None:
+    def __init__(self, options: Options, report: LoadReport) -> None:
         self._options = options
-        self._tally = tally
-        self._progress = progress
+        self._report = report
+        self._progress = Progress(sys.stdout)
         self._client = Client()
         self._publisher = Publisher(
-            self._client, window=options.window, on_confirmed=self._confirmed, on_failed=self._failed
+            self._client, window=options.window, on_confirmed=report.confirmed, on_failed=report.failed
         )
-        self._latencies = Latencies()
-        self._reasons: Counter[str] = Counter()
-        self._repeats = 0
-        self._last_answer = 0.0
         self._trouble = "no answer"
         self._refused = False
         self._stage: asyncio.Task[None] | None = None
         self._signals = 0
         self._waited = False
-        self._started = 0.0
-        self._behind = 0.0
-        self._largest_lag = 0.0
 
-    async def run(self) -> bool:
-        """Publish, and print the summary; whether all is well. Raises `PublishError`."""
-        loop = asyncio.get_running_loop()
+    async def run(self) -> None:
+        """Publish, and print the summary. Raises `PublishError`."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._interrupt)
+            asyncio.get_running_loop().add_signal_handler(number, self._interrupt)
         failure: PublishError | None = None
         try:
             await self._until_signal(1, self._prepare())
             await self._until_signal(1, self._publish())
         except PublishError as error:
-            if not self._started:
-                raise
             failure = error
-        finally:
-            await self._until_signal(2, self._publisher.finish())
-            await self._close()
-        if self._started:
-            self._progress.update(self._state())
+        await self._until_signal(2, self._publisher.finish())
+        await self._close()
+        if self._report.started:
+            self._progress.update(self._report)
             self._progress.end()
-        summary = self._summary()
-        self._progress.say(summary.text())
+        if self._report.started or not failure:
+            self._progress.say(self._report.text())
         if failure:
             raise failure
-        return summary.ok
 
     async def _until_signal(self, last: int, work: Coroutine[Any, Any, None]) -> None:
         """Do a stage of the work, unless this many signals have come or come meanwhile."""
@@ -107,6 +137,7 @@ class Load:
 
     def _interrupt(self) -> None:
         self._signals += 1
+        self._report.stopped = True
         if self._signals == 1:
             self._progress.say("stopping: waiting for the last confirmations")
         if self._stage is not None:
@@ -123,14 +154,8 @@ class Load:
             ) from None
         except (nats.errors.Error, OSError, ValueError) as error:
             raise LoadError(f"--nats-url: no NATS at {self._hosts()}: {type(error).__name__}") from error
-        subjects = [
-            Tenant(company).subject(event_type)
-            for company in self._options.companies
-            for event_type in self._options.mix
-        ]
-        for subject in subjects:
-            await self._wait_stream(subject)
-        await self._publisher.start()
+        for company, event_type in itertools.product(self._options.companies, self._options.mix):
+            await self._wait_stream(Tenant(company).subject(event_type))
 
     async def _connect(self) -> None:
         await self._client.connect(
@@ -144,10 +169,16 @@ class Load:
 
     async def _wait_stream(self, subject: str) -> None:
         """Raises `LoadError` if no stream takes the subject in time."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._options.wait
-        while (trouble := await self._stream_trouble(subject)) is not None:
-            if loop.time() >= end:
+        end = time.monotonic() + self._options.wait
+        while True:
+            try:
+                await self._client.jetstream().find_stream_name_by_subject(subject)
+                return
+            except nats.js.errors.NotFoundError:
+                trouble = "there is none"
+            except (nats.errors.Error, TimeoutError) as error:
+                trouble = f"JetStream: {type(error).__name__}"
+            if time.monotonic() >= end:
                 raise LoadError(
                     f"no stream takes {subject} after {self._options.wait:g} s ({trouble}): "
                     "start a worker first, it creates the streams"
@@ -159,58 +190,26 @@ class Load:
                 self._waited = True
             await asyncio.sleep(_POLL)
 
-    async def _stream_trouble(self, subject: str) -> str | None:
-        try:
-            await self._client.jetstream().find_stream_name_by_subject(subject)
-        except nats.js.errors.NotFoundError:
-            return "there is none"
-        except (nats.errors.Error, TimeoutError) as error:
-            return f"JetStream: {type(error).__name__}"
-        return None
-
     async def _publish(self) -> None:
         """Send what the options ask for, each event at its time. Raises `PublishError`."""
-        self._started = time.monotonic()
+        # Another run, though of the same seed, is not a repeat of this one to the stream.
+        run = f"load-{time.time_ns():x}"
+        traffic = [LoadTraffic(company, run, self._options) for company in self._options.companies]
+        self._report.started = time.monotonic()
         watch = asyncio.create_task(self._watch())
         try:
-            for number, traffic in enumerate(in_turns(self._traffic())):
+            for number, company in enumerate(itertools.cycle(traffic)):
                 if self._ended(number):
                     return
                 await self._until_due(number)
                 await self._publisher.wait_room()
-                publication = traffic.event(time.time())
-                self._tally.counts[publication.subject].attempted += 1
+                publication = company.event(time.time())
+                self._report.sent(publication)
                 await self._publisher.send(publication)
         finally:
             watch.cancel()
             with suppress(asyncio.CancelledError):
                 await watch
-
-    def _confirmed(self, event: Confirmed) -> None:
-        self._tally.counts[event.publication.subject].confirmed += 1
-        self._latencies.add(event.seconds)
-        self._repeats += event.repeat
-        self._last_answer = time.monotonic()
-
-    def _failed(self, publication: Publication, reason: str) -> None:
-        self._tally.counts[publication.subject].errors += 1
-        self._reasons[reason] += 1
-
-    def _traffic(self) -> list[LoadTraffic]:
-        options = self._options
-        # Another run, though of the same seed, is not a repeat of this one to the stream.
-        run = f"load-{time.time_ns():x}"
-        return [
-            LoadTraffic(
-                company,
-                run=run,
-                seed=options.seed,
-                mix=options.mix,
-                invalid=options.invalid,
-                agents=options.agents,
-            )
-            for company in options.companies
-        ]
 
     def _ended(self, number: int) -> bool:
         planned, duration = self._options.planned, self._options.duration
@@ -218,50 +217,22 @@ class Load:
             return True
         if duration is None:
             return False
-        return time.monotonic() - self._started >= duration + (_GRACE if planned else 0.0)
+        return time.monotonic() - self._report.started >= duration + (_GRACE if planned else 0.0)
 
     async def _until_due(self, number: int) -> None:
         """By a schedule that is fixed from the start: what is late does not delay what follows."""
         rate = self._options.rate
-        delay = self._started + number / rate - time.monotonic() if rate else 0.0
+        due = self._report.started + number / rate if rate else 0.0
+        delay = due - time.monotonic()
         if delay > 0 or not number % _BREATHE:
             await asyncio.sleep(max(0.0, delay))
         if rate:
-            self._behind = max(0.0, time.monotonic() - self._started - number / rate)
-            self._largest_lag = max(self._largest_lag, self._behind)
+            self._report.late(time.monotonic() - due)
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._progress.every)
-            self._progress.update(self._state())
-
-    def _state(self) -> State:
-        elapsed = time.monotonic() - self._started
-        total = self._tally.total()
-        share = None
-        if self._options.planned is not None:
-            share = total.attempted / self._options.planned
-        elif self._options.duration is not None:
-            share = elapsed / self._options.duration
-        return State(elapsed, total, share, self._behind)
-
-    def _summary(self) -> Summary:
-        return Summary(
-            tally=self._tally,
-            latencies=self._latencies,
-            reasons=self._reasons,
-            duplicates=self._repeats,
-            elapsed=self._elapsed(),
-            rate=self._options.rate,
-            planned=self._options.planned,
-            largest_lag=self._largest_lag,
-            stopped=self._signals > 0,
-        )
-
-    def _elapsed(self) -> float:
-        """To the last confirmation, or to the end of the last event's turn if that is later."""
-        turns = self._tally.total().attempted / self._options.rate if self._options.rate else 0.0
-        return max(self._last_answer - self._started, turns, 0.0)
+            self._progress.update(self._report)
 
     async def _close(self) -> None:
         await self._publisher.close()

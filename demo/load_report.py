@@ -1,57 +1,201 @@
-"""The report of a load run: latencies, a live line or plain ones, and the summary."""
+"""What becomes of the events of a load run: counts, their page of metrics, latencies, progress and the summary."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
 from typing import Final, TextIO
 
+import prometheus_client
+from prometheus_client import CollectorRegistry, disable_created_metrics, start_http_server
+
 from demo.live_line import LiveLine
-from demo.load_metrics import Counts, Tally
+from demo.load_options import Options
+from events.subjects import EVENT_TYPES
+from testkit.publisher import Confirmed, PublishError
+from testkit.traffic import COMPANY_HEADER, Publication
 
 # Seconds between refreshes of a line on a terminal, and between lines of a log.
 LIVE_EVERY: Final = 0.25
 LINE_EVERY: Final = 5.0
 # With the numbers it fits into 80 columns.
 _BAR: Final = 16
-_SHORTEST: Final = 1e-5
-_LONGEST: Final = 1000.0
-# Width of a class of latencies, so what is reported is at most 2 % too high.
-_STEP: Final = math.log(1.02)
+_PERCENTILES: Final = (50, 95, 99)
+
+
+class LoadError(PublishError):
+    """The load generator cannot start; the message is one line."""
+
+
+class Tally:
+    """The counts by event type and company, all there from the start."""
+
+    def __init__(self, companies: Sequence[str]) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no annotation there
+        self.registry = CollectorRegistry()
+        self._labels = list(product(EVENT_TYPES, companies))
+        # Attempts last: the events go on while a page is read, and none may have more answers than attempts.
+        self.confirmed = self._counter("messages_published", "Events that JetStream confirmed.")
+        self.errors = self._counter("publish_errors", "Events that JetStream did not confirm.")
+        self.attempted = self._counter("messages_attempted", "Events that were sent to JetStream.")
+
+    def _counter(self, name: str, meaning: str) -> prometheus_client.Counter:
+        labels = ("subject", "company_id")
+        counter = prometheus_client.Counter(f"loadgen_{name}", meaning, labels, registry=self.registry)
+        for values in self._labels:
+            counter.labels(*values)
+        return counter
+
+    def counts(self, event_type: str = "") -> tuple[int, int, int]:
+        """Attempted, confirmed and errors: the sums over the companies, of an event type or of all."""
+        return (
+            _sum(self.attempted, event_type),
+            _sum(self.confirmed, event_type),
+            _sum(self.errors, event_type),
+        )
+
+
+def _sum(counter: prometheus_client.Counter, event_type: str) -> int:
+    samples = (sample for metric in counter.collect() for sample in metric.samples)
+    return int(sum(each.value for each in samples if event_type in ("", each.labels["subject"])))
+
+
+@contextmanager
+def page(tally: Tally, port: int) -> Iterator[int]:
+    """Serve the counts on a port (0: any free one), which is handed out. Raises `LoadError`."""
+    try:
+        server, thread = start_http_server(port, registry=tally.registry)
+    except OSError as error:
+        raise LoadError(f"--metrics-port {port}: cannot be used: {error.strerror}") from error
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 class Latencies:
     """Latencies in classes that grow by 2 %: the memory is the same however long it runs."""
 
+    _SHORTEST: Final = 1e-5
+    _LONGEST: Final = 1000.0
+    _GROWTH: Final = 1.02
+
     def __init__(self) -> None:
-        self._classes = [0] * (1 + math.ceil(math.log(_LONGEST / _SHORTEST) / _STEP))
-        self._count = 0
+        self._classes: Counter[int] = Counter()
 
     def add(self, seconds: float) -> None:
         """One more."""
-        place = math.ceil(math.log(max(seconds, _SHORTEST) / _SHORTEST) / _STEP)
-        self._classes[min(place, len(self._classes) - 1)] += 1
-        self._count += 1
+        within = min(max(seconds, self._SHORTEST), self._LONGEST)
+        self._classes[math.ceil(math.log(within / self._SHORTEST, self._GROWTH))] += 1
 
     def quantile(self, share: float) -> float | None:
         """The latency, in seconds, that this share of all does not exceed; None if there are none."""
-        wanted, seen = math.ceil(self._count * share), 0
-        for place, count in enumerate(self._classes):
+        wanted, seen = math.ceil(self._classes.total() * share), 0
+        for place, count in sorted(self._classes.items()):
             seen += count
-            if count and seen >= wanted:
-                return _SHORTEST * math.exp(place * _STEP)
+            if seen >= wanted:
+                return self._SHORTEST * self._GROWTH**place
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """How far a run is. `share` is done of the whole, None if it has no end; `behind` is seconds of schedule."""
+class LoadReport:
+    """What became of the events of a run so far. Times are seconds, and moments those of `time.monotonic`."""
 
-    elapsed: float
-    total: Counts
-    share: float | None
-    behind: float
+    def __init__(self, options: Options) -> None:
+        self.tally = Tally(options.companies)
+        self.latencies = Latencies()
+        self.reasons: Counter[str] = Counter()
+        self.repeats = 0
+        self.started = 0.0
+        self.ended = 0.0
+        self.behind = 0.0
+        self.largest_lag = 0.0
+        self.stopped = False
+        self._options = options
+
+    def sent(self, publication: Publication) -> None:
+        """An event is on its way."""
+        self.tally.attempted.labels(*_labels(publication)).inc()
+
+    def confirmed(self, event: Confirmed) -> None:
+        """JetStream has it."""
+        self.tally.confirmed.labels(*_labels(event.publication)).inc()
+        self.latencies.add(event.seconds)
+        self.repeats += event.repeat
+        self.ended = time.monotonic()
+
+    def failed(self, publication: Publication, reason: str) -> None:
+        """JetStream did not confirm it."""
+        self.tally.errors.labels(*_labels(publication)).inc()
+        self.reasons[reason] += 1
+
+    def late(self, seconds: float) -> None:
+        """So much behind its schedule is the run now."""
+        self.behind = max(0.0, seconds)
+        self.largest_lag = max(self.largest_lag, self.behind)
+
+    @property
+    def share(self) -> float | None:
+        """How much of the whole is done; None if it has no end."""
+        if self._options.planned is not None:
+            return self.tally.counts()[0] / self._options.planned
+        if self._options.duration is not None:
+            return (time.monotonic() - self.started) / self._options.duration
+        return None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every attempt was confirmed."""
+        attempted, confirmed, _ = self.tally.counts()
+        return confirmed == attempted
+
+    def text(self) -> str:
+        """The summary."""
+        (attempted, confirmed, errors), planned = self.tally.counts(), self._options.planned
+        part = "" if planned in (None, attempted) else f" of {planned} planned"
+        known = f", {self.repeats} of them known to the stream already" if self.repeats else ""
+        lines = [
+            *self._table(),
+            "",
+            f"attempted   {attempted}{part}{', stopped by a signal' if self.stopped else ''}",
+            f"confirmed   {confirmed}{known}",
+            f"errors      {errors}",
+            *(f"            {count} x {reason}" for reason, count in sorted(self.reasons.items())),
+            f"rate        {self._rate(attempted, confirmed)}",
+            f"latency     {self._percentiles()}",
+        ]
+        return "\n".join(lines)
+
+    def _table(self) -> Iterator[str]:
+        yield f"{'event type':<22}{'attempted':>11}{'confirmed':>11}{'errors':>9}"
+        for name in EVENT_TYPES:
+            attempted, confirmed, errors = self.tally.counts(name)
+            if attempted:
+                yield f"{name:<22}{attempted:>11}{confirmed:>11}{errors:>9}"
+
+    def _rate(self, attempted: int, confirmed: int) -> str:
+        """To the last confirmation, or to the end of the last event's turn if that is later."""
+        rate = self._options.rate
+        elapsed = max(self.ended - self.started, attempted / rate if rate else 0.0, 0.0)
+        achieved = f"{confirmed / elapsed if elapsed else 0:.1f} events/s in {elapsed:.1f} s"
+        if not rate:
+            return f"{achieved}, as fast as confirmed"
+        return f"{achieved}, {rate:g} asked for, at most {self.largest_lag:.3f} s behind schedule"
+
+    def _percentiles(self) -> str:
+        found = [(percent, self.latencies.quantile(percent / 100)) for percent in _PERCENTILES]
+        shown = [f"p{percent} {seconds * 1000:.1f} ms" for percent, seconds in found if seconds is not None]
+        return "  ".join(shown) or "nothing was confirmed"
+
+
+def _labels(publication: Publication) -> tuple[str, str]:
+    return publication.event_type, publication.headers[COMPANY_HEADER]
 
 
 class Progress(LiveLine):
@@ -62,81 +206,22 @@ class Progress(LiveLine):
         self.every = LIVE_EVERY if self.live else LINE_EVERY
         self._before = (0.0, 0)
 
-    def update(self, state: State) -> None:
+    def update(self, report: LoadReport) -> None:
         """Show it."""
-        since, confirmed = self._before
-        rate = (state.total.confirmed - confirmed) / max(state.elapsed - since, 1e-9)
-        self._before = (state.elapsed, state.total.confirmed)
+        elapsed, (_, confirmed, errors) = time.monotonic() - report.started, report.tally.counts()
+        since, before = self._before
+        rate = (confirmed - before) / max(elapsed - since, 1e-9)
+        self._before = (elapsed, confirmed)
         self.show(
-            f"{self._how_far(state)}  confirmed {state.total.confirmed} ({rate:.0f}/s)  errors {state.total.errors}"
-            f"  behind {state.behind:.1f} s"
+            f"{self._how_far(report.share, elapsed)}  confirmed {confirmed} ({rate:.0f}/s)  errors {errors}"
+            f"  behind {report.behind:.1f} s"
         )
 
-    def _how_far(self, state: State) -> str:
-        if state.share is None:
-            return f"{state.elapsed:.0f} s"
-        share = min(state.share, 1.0)
+    def _how_far(self, share: float | None, elapsed: float) -> str:
+        if share is None:
+            return f"{elapsed:.0f} s"
+        share = min(share, 1.0)
         if not self.live:
             return f"{share:4.0%}"
         full = int(share * _BAR)
         return f"[{'#' * full}{'.' * (_BAR - full)}] {share:4.0%}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """A run that has ended. Times are seconds, `rate` is what was asked for, 0: as fast as confirmed."""
-
-    tally: Tally
-    latencies: Latencies
-    reasons: Mapping[str, int]
-    duplicates: int
-    elapsed: float
-    rate: float
-    planned: int | None
-    largest_lag: float
-    stopped: bool
-
-    @property
-    def ok(self) -> bool:
-        """Whether every attempt was confirmed."""
-        total = self.tally.total()
-        return total.confirmed == total.attempted
-
-    def text(self) -> str:
-        """The lines to print."""
-        total = self.tally.total()
-        planned = "" if self.planned in (None, total.attempted) else f" of {self.planned} planned"
-        known = f", {self.duplicates} of them known to the stream already" if self.duplicates else ""
-        lines = [
-            *self._table(),
-            "",
-            f"attempted   {total.attempted}{planned}{', stopped by a signal' if self.stopped else ''}",
-            f"confirmed   {total.confirmed}{known}",
-            f"errors      {total.errors}",
-            *(f"            {count} x {reason}" for reason, count in sorted(self.reasons.items())),
-            f"rate        {self._rate(total)}",
-            f"latency     {self._percentiles()}",
-        ]
-        return "\n".join(lines)
-
-    def _table(self) -> list[str]:
-        rows = [f"{'event type':<22}{'attempted':>11}{'confirmed':>11}{'errors':>9}"]
-        for one in self.tally.by_event_type():
-            rows.append(f"{one.event_type:<22}{one.attempted:>11}{one.confirmed:>11}{one.errors:>9}")
-        return rows
-
-    def _rate(self, total: Counts) -> str:
-        achieved = (
-            f"{total.confirmed / self.elapsed if self.elapsed else 0:.1f} events/s in {self.elapsed:.1f} s"
-        )
-        if not self.rate:
-            return f"{achieved}, as fast as confirmed"
-        return f"{achieved}, {self.rate:g} asked for, at most {self.largest_lag:.3f} s behind schedule"
-
-    def _percentiles(self) -> str:
-        found = [(name, self.latencies.quantile(share)) for name, share in _PERCENTILES]
-        shown = [f"{name} {seconds * 1000:.1f} ms" for name, seconds in found if seconds is not None]
-        return "  ".join(shown) or "nothing was confirmed"
-
-
-_PERCENTILES: Final = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, TextIO
 
 import asyncpg
 import nats
 from nats.aio.client import Client
 
-from demo.progress import Counts, Progress, read_metrics
+from demo.live_line import LiveLine
 from testkit.accounting import Accounting, Report
 from testkit.differences import Problem
 from testkit.evidence import Backlog, backlog, gather, total
 from testkit.publisher import Confirmed, Ledger, Publisher
 from testkit.traffic import Traffic, merged
+from testkit.worker import Scrape, Worker
 
 # Retries of one event come up to 8 s apart; without any progress for this long, something is stuck.
 PATIENCE: Final = 60.0
@@ -26,6 +28,42 @@ SETTLING: Final = 10.0
 _REFRESH: Final = 1.0
 _TRIES: Final = 5
 _POLL: Final = 0.25
+_ACTIONS: Final = "message_event_service_event_processing_actions_total"
+# What is shown after the events stored: the metric, and its labels.
+_SHOWN: Final[Mapping[str, tuple[str, dict[str, str]]]] = {
+    "retried": (_ACTIONS, {"action": "nack_retryable"}),
+    "dead-lettered": (_ACTIONS, {"action": "dlq_published_ack_success"}),
+    "exhausted": ("dlq_tasks_dropped_total", {}),
+    "new contacts": ("onboarding_tasks_processed_total", {"status": "success_created"}),
+}
+# Seconds between lines of a log; a line on a terminal is refreshed each time.
+_LINE_EVERY: Final = 5.0
+
+
+class Progress(LiveLine):
+    """The rates since the call before, and the totals."""
+
+    def __init__(self, out: TextIO = sys.stdout) -> None:
+        super().__init__(out)
+        self._before = (time.monotonic(), 0, 0)
+        self._written = -_LINE_EVERY
+
+    def update(self, published: int, scrape: Scrape, backlog: Backlog) -> None:
+        """Show how far it is, by the worker's page of metrics."""
+        now = time.monotonic()
+        if not self.live and now - self._written < _LINE_EVERY:
+            return
+        stored = int(scrape.value("message_event_service_events_processed_total"))
+        totals = (f"{name} {scrape.value(metric, **labels):.0f}" for name, (metric, labels) in _SHOWN.items())
+        since, published_before, stored_before = self._before
+        elapsed = max(now - since, 1e-9)
+        self.show(
+            f"published {published} ({(published - published_before) / elapsed:.0f}/s)"
+            f"  stored {stored} ({(stored - stored_before) / elapsed:.0f}/s)"
+            f"  {'  '.join(totals)}  lag {backlog.lag}"
+        )
+        self._before = (now, published, stored)
+        self._written = now
 
 
 class Run:
@@ -41,22 +79,24 @@ class Run:
         self._publisher = Publisher(client, tries=_TRIES, on_confirmed=self._note)
         self._endless = False
         self._progress = Progress()
-        self._counts = Counts()
 
     async def flow(self, rate: float) -> None:
         """Publish at `rate` events a second, without end."""
         self._endless = True
-        await self._publisher.start()
         start = time.monotonic()
         for number, publication in enumerate(merged(self._traffic())):
             await asyncio.sleep(max(0.0, start + number / rate - time.monotonic()))
             await self._publisher.send(publication)
 
+    async def prove(self, count: int) -> Report:
+        """Publish `count` events; the account, once everything is accounted for or nothing moves any more."""
+        await self.publish(count)
+        return await self.settle()
+
     async def publish(self, count: int) -> None:
         """Publish `count` events as fast as they are confirmed. Raises `PublishError`."""
         for company in self._companies:
             await self._ledger.follow(company)
-        await self._publisher.start()
         for publication in merged(self._traffic(), count):
             await self._publisher.send(publication)
         await self._publisher.finish()
@@ -103,14 +143,16 @@ class Run:
             await database.close()
         return report, tuple(sizes)
 
-    async def watch(self, page: Callable[[], str | None], check: Callable[[], None]) -> None:
-        """Show progress without end. `page` reads /metrics; `check` raises when the worker is gone."""
+    async def watch(self, worker: Worker) -> None:
+        """Show progress without end. Raises `WorkerError` when the worker is gone."""
+        scrape = Scrape("")
         while True:
-            await asyncio.to_thread(check)
-            if (text := await asyncio.to_thread(page)) is not None:
-                self._counts = read_metrics(text)
+            status, text = await asyncio.to_thread(worker.page, "/metrics", 2.0)
+            worker.check()
+            if status == 200:
+                scrape = Scrape(text)
             with suppress(nats.errors.Error):
-                self._progress.update(self._publisher.published, self._counts, await self._backlog())
+                self._progress.update(self._publisher.published, scrape, await self._backlog())
             await asyncio.sleep(_REFRESH)
 
     async def close(self) -> None:

@@ -6,10 +6,9 @@ import json
 import random
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from testkit import builders
-from testkit.builders import ABSENT, Payload
+from testkit.items import Item, Payload
 
 AGENTS: Final = 3
 # Chats that still talk; older ones fall silent, so that memory stays bounded however long this runs.
@@ -56,6 +55,14 @@ class Chat:
     def jid(self) -> str:
         """WhatsApp's own name of the chat."""
         return f"{self.number}@{'g.us' if self.group else 's.whatsapp.net'}"
+
+
+class Draft(NamedTuple):
+    """An event before it is published, and what is to become of it."""
+
+    event_type: str
+    body: bytes
+    items: tuple[Item, ...]
 
 
 def encoded(payload: object) -> bytes:
@@ -114,9 +121,9 @@ class Account:
         """A person's name."""
         return f"{self.rng.choice(_NAMES)} {self.rng.choice(_LAST)}"
 
-    def text(self, words: int = 17) -> str:
+    def text(self) -> str:
         """What somebody writes."""
-        return " ".join(self.rng.choices(_WORDS, k=words))
+        return " ".join(self.rng.choices(_WORDS, k=17))
 
     def message_id(self) -> str:
         """A fresh message id."""
@@ -127,23 +134,23 @@ class Account:
         message_id, kind = self.message_id(), kind or self.rng.choice(_TYPES)
         other, ours = self.phone() if chat.group else chat.number, chat.agent.phone
         text = self.text() if kind in ("conversation", TEXT) else ""
-        return builders.message(
-            message_id=message_id,
-            chat_id=chat.id,
-            jid=chat.jid,
-            flow="IN" if incoming else "OUT",
-            company_id=self.company,
-            agent_id=chat.agent.id,
-            from_phone=other if incoming else ours,
-            to_phone=ours if incoming else other,
-            message_type=kind,
-            message_text=text or ABSENT,
-            message_url=ABSENT if text else f"https://media.example/{message_id.lower()}",
-            message_obj=self._content(kind, text),
-            key={"id": message_id, "fromMe": not incoming, "remoteJid": chat.jid},
-            status="delivered" if incoming else "sent",
-            message_timestamp=self.now,
+        shown = (
+            {"message_text": text} if text else {"message_url": f"https://media.example/{message_id.lower()}"}
         )
+        return {
+            "message_id": message_id,
+            **self.of_chat(chat),
+            "jid": chat.jid,
+            "flow": "IN" if incoming else "OUT",
+            "from_phone": other if incoming else ours,
+            "to_phone": ours if incoming else other,
+            "message_type": kind,
+            **shown,
+            "message_obj": self._content(kind, text),
+            "key": {"id": message_id, "fromMe": not incoming, "remoteJid": chat.jid},
+            "status": "delivered" if incoming else "sent",
+            "message_timestamp": self.now,
+        }
 
     def _content(self, kind: str, text: str) -> Payload:
         if kind == "conversation":
@@ -170,22 +177,23 @@ class Account:
             "origin": self.rng.choice(("instagram-ads", "tiktok", "web")),
         }
 
+    def of_chat(self, chat: Chat) -> Payload:
+        """What every event of a chat says of it."""
+        return {"chat_id": chat.id, "company_id": self.company, "agent_id": chat.agent.id}
+
     def chat(self, chat: Chat) -> Payload:
         """`v1.chats.upsert`."""
-        return builders.chat(
-            chat_id=chat.id,
-            jid=chat.jid,
-            company_id=self.company,
-            agent_id=chat.agent.id,
-            phone_number=chat.number,
-            push_name=ABSENT if chat.group else chat.name,
-            is_group=chat.group or ABSENT,
-            group_name=chat.name if chat.group else ABSENT,
-            last_message=self.last_message(),
-            conversation_timestamp=self.now,
-            unread_count=self.rng.choice((0, 0, 1, 2, 7)) or ABSENT,
-            not_spam=ABSENT,
-        )
+        named = {"is_group": True, "group_name": chat.name} if chat.group else {"push_name": chat.name}
+        payload = {
+            **self.of_chat(chat),
+            "jid": chat.jid,
+            "phone_number": chat.number,
+            **named,
+            "last_message": self.last_message(),
+            "conversation_timestamp": self.now,
+        }
+        unread = self.rng.choice((0, 0, 1, 2, 7))
+        return payload | {"unread_count": unread} if unread else payload
 
     def last_message(self) -> Payload:
         """What a chat shows of its newest message."""
@@ -193,22 +201,12 @@ class Account:
 
     def contact(self, chat: Chat) -> Payload:
         """`v1.contacts.upsert`."""
-        return builders.contact(
-            chat_id=chat.id,
-            phone_number=chat.number,
-            company_id=self.company,
-            agent_id=chat.agent.id,
-            push_name=chat.name,
-        )
+        return {**self.of_chat(chat), "phone_number": chat.number, "push_name": chat.name}
 
     def rename(self, chat: Chat) -> Payload:
         """`v1.contacts.update`."""
-        return builders.contact_update(
-            phone_number=chat.number,
-            company_id=self.company,
-            agent_id=chat.agent.id,
-            push_name=f"{self.name()} {RENAMED}",
-        )
+        known = {"agent_id": chat.agent.id, "company_id": self.company, "phone_number": chat.number}
+        return known | {"push_name": f"{self.name()} {RENAMED}"}
 
     def connection(self, agent: Agent) -> Payload:
         """`v1.connection.update`: an agent that is paired, comes on or goes off."""
@@ -216,8 +214,8 @@ class Account:
         known = {"agent_id": agent.id, "company_id": self.company, "status": status}
         if status == "connected":
             host, version = f"wa-node-{self.rng.randrange(1, 6)}", f"2.14.{self.rng.randrange(9)}"
-            known |= {"agent_name": agent.name, "host_name": host}
-            return builders.connection(**known, version=version, phone_number=agent.phone)
+            known |= {"agent_name": agent.name, "host_name": host, "version": version}
+            return known | {"phone_number": agent.phone}
         return known | ({"qr_code": f"2@{self.rng.getrandbits(256):064x}"} if status == "pairing" else {})
 
     def _agent(self, number: int) -> Agent:

@@ -9,12 +9,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-_UNPRIVILEGED: Final = ("nobody", "postgres", "daemon")
 _CACHE: Final = Path("/var/cache/daisi-wa-events-processor")
 
 
@@ -22,29 +20,20 @@ class ServerError(RuntimeError):
     """A server is not installed, does not start, or has died; the message is one line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
-    """A user of this machine."""
-
-    name: str
-    uid: int
-    gid: int
+# A user of this machine.
+Account = pwd.struct_passwd
 
 
 def unprivileged_account() -> Account | None:
-    """The account for PostgreSQL, which refuses to run as root; None: as ourselves.
+    """The account for PostgreSQL, which refuses to run as root; None: as ourselves."""
+    return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
 
-    Raises `ServerError` if we are root and no such account exists.
-    """
-    if os.geteuid() != 0:
-        return None
-    for name in _UNPRIVILEGED:
-        try:
-            found = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return Account(name, found.pw_uid, found.pw_gid)
-    raise ServerError(f"PostgreSQL does not run as root, and none of {', '.join(_UNPRIVILEGED)} exists here")
+
+def as_account(account: Account | None) -> dict[str, Any]:
+    """The arguments of `subprocess` that run a program as this account."""
+    if account is None:
+        return {}
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
 def nats_server() -> Path:
@@ -78,15 +67,8 @@ def _programs(package: Path) -> Path:
 def _runs(program: Path, account: Account) -> bool:
     """Whether the account can enter all the folders above the program, and run it."""
     try:
-        subprocess.run(
-            [program, "--version"],
-            user=account.uid,
-            group=account.gid,
-            extra_groups=[],
-            cwd="/",
-            check=True,
-            capture_output=True,
-        )
+        version = [str(program), "--version"]
+        subprocess.run(version, cwd="/", check=True, capture_output=True, **as_account(account))
     except (OSError, subprocess.SubprocessError):
         return False
     return True
@@ -102,19 +84,15 @@ def _readable_copy(package: Path, account: Account) -> Path:
         for part in (package, package.with_name(f"{package.name}.libs")):
             if part.exists():
                 shutil.copytree(part, fresh / part.name)
-        _open_up(fresh)
+        # To be read (and run, what its owner may run) by everybody, however strict the umask was.
+        subprocess.run(["chmod", "-R", "a+rX", fresh], check=True)
         try:
             fresh.rename(kept)
         except OSError:  # another process was first
             shutil.rmtree(fresh)
     copy = kept / package.name
     if not _runs(_programs(copy) / "postgres", account):
-        raise ServerError(f"the account {account.name} can run PostgreSQL neither in {package} nor in {copy}")
+        raise ServerError(
+            f"the account {account.pw_name} can run PostgreSQL neither in {package} nor in {copy}"
+        )
     return copy
-
-
-def _open_up(folder: Path) -> None:
-    """Let everybody read (and run what its owner may run), however strict the umask was."""
-    for path in (folder, *folder.rglob("*")):
-        mode = path.stat().st_mode
-        path.chmod(mode | 0o444 | (0o111 if path.is_dir() or mode & 0o100 else 0))

@@ -33,9 +33,11 @@ def differences(company: str, expected: Expected, evidence: Evidence) -> Iterato
             name, found = _name(company, row), rows.get(key, [])
             if len(found) != 1:
                 yield _miscounted(name, table, key, found)
-            elif differing := list(_differing(table, key, row, found[0], evidence)):
-                for what, detail in differing:
-                    yield Problem("wrong", f"{name}, or one before it on its row: {what}", f"{key} {detail}")
+                continue
+            for what, there, due, right in _checks(table, key, row, found[0], evidence):
+                if not right:
+                    text = f"{name}, or one before it on its row: {what}"
+                    yield Problem("wrong", text, f"{key} {there!r} for {due!r}")
     yield from _of_onboarding(company, expected, evidence)
 
 
@@ -49,54 +51,36 @@ def _miscounted(name: str, table: str, key: str, found: Sequence[Row]) -> Proble
     return Problem(kind, f"{name}: {len(found)} rows of {table} instead of one", f"{table} {key}")
 
 
-def _differing(
+def _checks(
     table: Table, key: str, wanted: ExpectedRow, found: Row, evidence: Evidence
-) -> Iterator[tuple[str, str]]:
-    """What is wrong, and the values."""
+) -> Iterator[tuple[str, object, object, bool]]:
+    """What is said if it is not so, what is there, what is due, and whether that is right."""
     columns = found.columns
     for column, value in wanted.values().items():
-        if columns.get(column) != value:
-            yield f"{table}.{column} is not the newest value", f"{columns.get(column)!r} for {value!r}"
+        there = columns.get(column)
+        yield f"{table}.{column} is not the newest value", there, value, there == value
     for column, choices in wanted.fixed.items():
-        if columns[column] not in choices:
-            yield f"{table}.{column} is of no event", f"{columns[column]!r} is none of {choices!r}"
+        yield f"{table}.{column} is of no event", columns[column], choices, columns[column] in choices
     for column, (value, version) in wanted.newest.items():
         text = found.version_of(column)
-        if value not in _NOTHING and not _is(text, version):
-            yield f"{table}.{column} has another version", f"{text} for {version}"
+        right = value in _NOTHING or _is(text, version)
+        yield f"{table}.{column} has another version", text, version, right
     if table == "contacts":
-        yield from _of_tags(wanted, columns["tags"])
-    else:
-        yield from _of_events(table, key, wanted, found, evidence)
-
-
-def _of_tags(wanted: ExpectedRow, text: str) -> Iterator[tuple[str, str]]:
-    tags = [tag.strip() for tag in text.split(",") if tag.strip()]
-    if sorted(tags) != sorted(wanted.tags):
-        yield "contacts.tags are not those of the campaigns", f"{tags} for {wanted.tags}"
-
-
-def _of_events(
-    table: Table, key: str, wanted: ExpectedRow, found: Row, evidence: Evidence
-) -> Iterator[tuple[str, str]]:
-    text = (found.columns["last_metadata"] or {}).get("version")
-    if not _is(text, wanted.last and wanted.last.version):
-        yield f"the row of {table} has another version", f"{text} for {wanted.last}"
-    steps = evidence.steps.get(key, set())
-    if table == "chats" and steps != wanted.open_steps:
-        yield "chat_steps are not the open ones", f"{steps} for {wanted.open_steps}"
+        tags = sorted(tag.strip() for tag in columns["tags"].split(",") if tag.strip())
+        yield "contacts.tags are not those of the campaigns", tags, wanted.tags, tags == sorted(wanted.tags)
+        return
+    last = wanted.last and wanted.last.version
+    text = (columns["last_metadata"] or {}).get("version")
+    yield f"the row of {table} has another version", text, wanted.last, _is(text, last)
+    if table == "chats":
+        steps = evidence.steps.get(key, set())
+        yield "chat_steps are not the open ones", steps, wanted.open_steps, steps == wanted.open_steps
     if table == "messages":
-        yield from _of_day(key, wanted, found, evidence)
-
-
-def _of_day(key: str, wanted: ExpectedRow, found: Row, evidence: Evidence) -> Iterator[tuple[str, str]]:
-    date = found.columns["message_date"]
-    if wanted.days and not wanted.closed:
-        day = (found.columns["message_timestamp"], date.toordinal() - _EPOCH)
-        if day not in wanted.days:
-            yield "messages has another time or day", f"{day} is none of {wanted.days}"
-    if wanted.last and evidence.message_keys.get(key) != date:
-        yield "message_keys has another day", f"{evidence.message_keys.get(key)} for {date}"
+        date, kept = columns["message_date"], evidence.message_keys.get(key)
+        day = (columns["message_timestamp"], date.toordinal() - _EPOCH)
+        free = not wanted.days or bool(wanted.closed)
+        yield "messages has another time or day", day, wanted.days, free or day in wanted.days
+        yield "message_keys has another day", kept, date, not last or kept == date
 
 
 def _of_onboarding(company: str, expected: Expected, evidence: Evidence) -> Iterator[Problem]:

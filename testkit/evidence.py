@@ -5,29 +5,27 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
 import msgspec
-import nats
-from nats.aio.msg import Msg
+import nats.js.errors
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerInfo
+from nats.js.api import ConsumerInfo, RawStreamMsg
 
 from events import envelope
 from events.errors import Malformed
 from events.subjects import HISTORICAL, REALTIME, Tenant
 from tables.queries import quoted
-from testkit.items import KEYS, Table, contact_key
+from testkit.items import Table, row_key
 from testkit.oracle import Version
 
 if TYPE_CHECKING:
     from tables.connection.pool import Connection
 
 DLQ: Final = "v1.dlq"
-_TABLES: Final[tuple[Table, ...]] = ("messages", "chats", "contacts", "agents")
 _JSON: Final = frozenset({"key", "message_obj", "edited_message_obj", "last_message", "last_metadata"})
-_SILENCE: Final = 5.0
 
 
 class Row(NamedTuple):
@@ -108,18 +106,26 @@ async def gather_rows(database: Connection, company: str) -> Evidence:
     schema = quoted(Tenant(company).schema)
 
     async def rows(table: str) -> list[dict[str, Any]]:
-        return [_decoded(dict(record)) for record in await database.fetch(f"SELECT * FROM {schema}.{table}")]
+        return [dict(record) for record in await database.fetch(f"SELECT * FROM {schema}.{table}")]
 
     evidence = Evidence()
-    for table in _TABLES:
-        evidence.rows[table] = _grouped(table, await rows(table))
-    evidence.onboarded = _grouped("contacts", await rows("onboarding_log"))
+    for table in get_args(Table):
+        evidence.rows[table] = _by_key(table, await rows(table))
+    evidence.onboarded = _by_key("contacts", await rows("onboarding_log"))
     for step in await rows("chat_steps"):
         evidence.steps.setdefault(step["chat_id"], set()).add(Version(step["ns"], step["sequence"]))
     evidence.message_keys = {row["message_id"]: row["message_date"] for row in await rows("message_keys")}
-    exhausted = [_exhausted(row) for row in await rows("exhausted_events")]
-    evidence.exhausted = [given for given in exhausted if given is not None]
+    evidence.exhausted = [given for row in await rows("exhausted_events") if (given := _exhausted(row))]
     return evidence
+
+
+def _by_key(table: Table, rows: Iterable[dict[str, Any]]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for columns in rows:
+        for name in _JSON & columns.keys():
+            columns[name] = json.loads(columns[name] or "null")
+        found.setdefault(row_key(table, columns), []).append(Row(columns))
+    return found
 
 
 async def backlog(js: JetStreamContext, company: str) -> Backlog:
@@ -142,24 +148,6 @@ def _belongs(info: ConsumerInfo, company: str) -> bool:
     return bool(config.durable_name) and any(subject.endswith(f".{company}") for subject in filters)
 
 
-def _decoded(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: json.loads(value) if value is not None and name in _JSON else value
-        for name, value in record.items()
-    }
-
-
-def _grouped(table: Table, rows: Iterable[dict[str, Any]]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
-    for columns in rows:
-        if table == "contacts":
-            key = contact_key(columns["agent_id"], columns["phone_number"] or "")
-        else:
-            key = str(columns[KEYS[table]])
-        found.setdefault(key, []).append(Row(columns))
-    return found
-
-
 def _exhausted(row: Mapping[str, Any]) -> Given | None:
     """The event of a row; an envelope that PostgreSQL does not take as JSON is stored as a JSON string."""
     wrapped = row["dlq_payload"].startswith('"')
@@ -171,25 +159,18 @@ def _exhausted(row: Mapping[str, Any]) -> Given | None:
 
 
 async def _letters(js: JetStreamContext, company: str) -> AsyncIterator[Given]:
-    subject = f"{DLQ}.{company}"
+    subject, sequence = f"{DLQ}.{company}", 1
     stream = await js.find_stream_name_by_subject(subject)
-    subscription = await js.subscribe(subject, stream=stream, ordered_consumer=True)
-    try:
-        info = await subscription.consumer_info()
-        left = (info.num_pending or 0) + (info.delivered.consumer_seq if info.delivered else 0)
-        while left > 0:
-            message = await subscription.next_msg(timeout=_SILENCE)
-            left = message.metadata.num_pending
+    with suppress(nats.js.errors.NotFoundError):
+        while True:
+            message = await js.get_msg(stream, seq=sequence, subject=subject, next=True)
+            sequence = (message.seq or 0) + 1
             if given := _letter(message):
                 yield given
-    except nats.errors.TimeoutError:
-        return
-    finally:
-        await subscription.unsubscribe()
 
 
-def _letter(message: Msg) -> Given | None:
-    given = _given(message.data)
+def _letter(message: RawStreamMsg) -> Given | None:
+    given = _given(message.data or b"")
     # <stream>-<sequence>-<store time>; the header and the envelope name the same event.
     _, sequence, ns = ((message.headers or {}).get("Nats-Msg-Id") or "--").rsplit("-", 2)
     named = parse_version(f"{ns}-{sequence}")

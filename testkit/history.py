@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from testkit.account import Account, encoded
-from testkit.builders import Payload
-from testkit.items import Item, good, refused
+from testkit.account import Account, Draft, encoded
+from testkit.items import Item, Payload, good, refused
 
 SMALLEST: Final = 20
 LARGEST: Final = 100
 BROKEN: Final = 0.03
 _MONTHS: Final = 3 * 30 * 86_400
 
-Batch = tuple[str, bytes, tuple[Item, ...]]
 
-
-def batch(account: Account, field: str, *, broken_share: float = BROKEN) -> Batch:
+def batch(account: Account, field: str, *, broken_share: float) -> Draft:
     """A batch of `messages`, `chats` or `contacts`, with what is to become of each of its items."""
     event_type = f"v1.history.{field}"
     size = account.rng.randint(SMALLEST, LARGEST)
@@ -34,7 +31,7 @@ def batch(account: Account, field: str, *, broken_share: float = BROKEN) -> Batc
     body: Payload = {field: payloads}
     if field == "messages" and account.chance(0.3):
         body |= {"is_last_batch": True, "agent_id": account.agent().id}
-    return event_type, encoded(body), tuple(items)
+    return Draft(event_type, encoded(body), tuple(items))
 
 
 def _payload(account: Account, field: str) -> Payload:

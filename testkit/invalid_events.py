@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-from testkit.account import Account, encoded
-from testkit.builders import Payload
-from testkit.items import Item, good, refused
-
-# A body and what is to become of it.
-Fault = tuple[str, bytes, Item]
+from testkit.account import Account, Draft, encoded
+from testkit.items import Payload, good, refused
 
 _NESTED: Final = 20_000
+_ABSENT: Final = object()
+# Stands for what is no UTF-8.
+_MARK: Final = b"caf@"
 
 
-def of_type(account: Account, event_type: str) -> Fault:
+def of_type(account: Account, event_type: str) -> Draft:
     """An event of this type that can never be stored."""
     return (invalid if account.chance(0.7) else malformed)(account, event_type)
 
 
-def invalid(account: Account, only: str | None = None) -> Fault:
+def invalid(account: Account, only: str | None = None) -> Draft:
     """Proper JSON with a missing, wrong or foreign value. Its keys are used nowhere else.
 
     `only`: of this event type; if there is no such fault of it, a malformed one.
@@ -47,10 +45,10 @@ def invalid(account: Account, only: str | None = None) -> Fault:
     if not (fitting := [choice for choice in choices if only in (None, choice[0])]):
         return malformed(account, only)
     event_type, payload = account.rng.choice(fitting)
-    return event_type, encoded(payload), refused(event_type, _key(event_type, message, chat.id))
+    return _refused(event_type, encoded(payload), _key(event_type, message, chat.id))
 
 
-def malformed(account: Account, only: str | None = None) -> Fault:
+def malformed(account: Account, only: str | None = None) -> Draft:
     """Not the JSON object that was promised, or no JSON at all; `only`: of this event type."""
     message = encoded(account.message(account.stranger(), incoming=True))
     invalid_body = account.rng.choice(
@@ -69,10 +67,10 @@ def malformed(account: Account, only: str | None = None) -> Fault:
     )
     types = ("v1.messages.upsert", "v1.chats.upsert", "v1.history.messages")
     event_type = account.rng.choice(types if only is None else (only,))
-    return event_type, invalid_body, refused(event_type)
+    return _refused(event_type, invalid_body)
 
 
-def orphan(account: Account) -> Fault:
+def orphan(account: Account) -> Draft:
     """An update of what never comes."""
     chat = account.stranger()
     choices: tuple[tuple[str, Payload], ...] = (
@@ -81,92 +79,50 @@ def orphan(account: Account) -> Fault:
         ("v1.contacts.update", account.contact(chat)),
     )
     event_type, payload = account.rng.choice(choices)
-    return event_type, encoded(payload), refused(event_type, _key(event_type, payload, chat.id))
+    return _refused(event_type, encoded(payload), _key(event_type, payload, chat.id))
 
 
-def oversized(account: Account, room: int) -> Fault:
+def oversized(account: Account, room: int) -> Draft:
     """An invalid message that just fits (`room`: bytes of its body), while its dead letter does not."""
     message = account.message(account.stranger(), incoming=True)
     message |= {"flow": "SIDEWAYS", "message_obj": {"thumbnail": ""}}
     message["message_obj"]["thumbnail"] = "A" * (room - len(encoded(message)))
-    return "v1.messages.upsert", encoded(message), refused("v1.messages.upsert", message["message_id"])
+    return _refused("v1.messages.upsert", encoded(message), message["message_id"])
 
 
-def odd(account: Account) -> Fault:
+def odd(account: Account) -> Draft:
     """A message with one of the oddities that senders are known for; it is stored all the same."""
-    payload = account.message(account.person(), incoming=True)
-    return account.rng.choice(_ODDITIES)(account, payload)
+    message, now = account.message(account.person(), incoming=True), account.now
+    hidden = f"{account.rng.randrange(10**14)}@lid"
+    # What the sender writes, and what is stored in another form.
+    oddities: tuple[tuple[Payload, Payload], ...] = (
+        ({"message_text": "apa\x00kabar"}, {"message_text": "apakabar"}),
+        ({"message_text": "halo \ud83d"}, {"message_text": "halo \ufffd"}),
+        ({"message_text": _MARK.decode()}, {"message_text": "caf\ufffd"}),
+        ({"message_timestamp": now * 1000}, {"message_timestamp": now}),
+        ({"message_timestamp": str(now)}, {"message_timestamp": now}),
+        ({"message_timestamp": {"low": now, "high": 0, "unsigned": True}}, {"message_timestamp": now}),
+        ({"message_timestamp": _ABSENT}, {}),
+        ({"message_obj": {"fileLength": 12345678901234567890}}, {}),
+        ({"from_phone": f"+62 {message['from_phone'][2:]}"}, {}),
+        ({"from_phone": _ABSENT, **_addressed(message, hidden)}, {}),
+        ({"chat_id": f"{message['agent_id']}_status", **_addressed(message, "status@broadcast")}, {}),
+        ({"company_id": _ABSENT}, {"company_id": account.company}),
+        ({"message_obj": None, "pushName": "Sari", "labels": [1, None]}, {}),
+    )
+    changes, stored = account.rng.choice(oddities)
+    payload = {name: value for name, value in {**message, **changes}.items() if value is not _ABSENT}
+    # In ASCII, which has a form for half a surrogate pair.
+    body = json.dumps(payload).encode().replace(_MARK, b"caf\xe9")
+    return Draft("v1.messages.upsert", body, (good("v1.messages.upsert", payload, stored),))
 
 
-def _stored(payload: Payload, raw: bytes | None = None, **stored: Any) -> Fault:
-    event_type = "v1.messages.upsert"
-    return event_type, encoded(payload) if raw is None else raw, good(event_type, payload, stored)
+def _addressed(message: Payload, jid: str) -> Payload:
+    return {"jid": jid, "key": {**message["key"], "remoteJid": jid}}
 
 
-def _nul(_: Account, payload: Payload) -> Fault:
-    return _stored({**payload, "message_text": "apa\x00kabar"}, message_text="apakabar")
-
-
-def _surrogate(_: Account, payload: Payload) -> Fault:
-    odd_one = {**payload, "message_text": "halo \ud83d"}
-    return _stored(odd_one, json.dumps(odd_one).encode(), message_text="halo \ufffd")
-
-
-def _bad_utf8(_: Account, payload: Payload) -> Fault:
-    marked = {**payload, "message_text": "caf@"}
-    return _stored(marked, encoded(marked).replace(b"caf@", b"caf\xe9"), message_text="caf\ufffd")
-
-
-def _milliseconds(account: Account, payload: Payload) -> Fault:
-    return _stored({**payload, "message_timestamp": account.now * 1000}, message_timestamp=account.now)
-
-
-def _digits(account: Account, payload: Payload) -> Fault:
-    return _stored({**payload, "message_timestamp": str(account.now)}, message_timestamp=account.now)
-
-
-def _long(account: Account, payload: Payload) -> Fault:
-    halves = {"low": account.now, "high": 0, "unsigned": True}
-    return _stored({**payload, "message_timestamp": halves}, message_timestamp=account.now)
-
-
-def _no_time(_: Account, payload: Payload) -> Fault:
-    return _stored({name: value for name, value in payload.items() if name != "message_timestamp"})
-
-
-def _big_number(_: Account, payload: Payload) -> Fault:
-    return _stored({**payload, "message_obj": {"fileLength": 12345678901234567890}})
-
-
-def _plus_phone(_: Account, payload: Payload) -> Fault:
-    return _stored({**payload, "from_phone": f"+62 {payload['from_phone'][2:]}"})
-
-
-def _hidden_number(account: Account, payload: Payload) -> Fault:
-    jid = f"{account.rng.randrange(10**14)}@lid"
-    payload = {**payload, "jid": jid, "key": {**payload["key"], "remoteJid": jid}}
-    return _stored({name: value for name, value in payload.items() if name != "from_phone"})
-
-
-def _status_post(account: Account, payload: Payload) -> Fault:
-    jid = "status@broadcast"
-    key = {**payload["key"], "remoteJid": jid}
-    return _stored({**payload, "chat_id": f"{payload['agent_id']}_status", "jid": jid, "key": key})
-
-
-def _no_company(account: Account, payload: Payload) -> Fault:
-    bare = {name: value for name, value in payload.items() if name != "company_id"}
-    return _stored(bare, company_id=account.company)
-
-
-def _null_and_unknown(_: Account, payload: Payload) -> Fault:
-    return _stored({**payload, "message_obj": None, "pushName": "Sari", "labels": [1, None]})
-
-
-_ODDITIES: Final[tuple[Callable[[Account, Payload], Fault], ...]] = (
-    *(_nul, _surrogate, _bad_utf8, _milliseconds, _digits, _long, _no_time, _big_number),
-    *(_plus_phone, _hidden_number, _status_post, _no_company, _null_and_unknown),
-)
+def _refused(event_type: str, body: bytes, key: str = "") -> Draft:
+    return Draft(event_type, body, (refused(event_type, key),))
 
 
 def _key(event_type: str, message: Payload, chat_id: str) -> str:

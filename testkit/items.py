@@ -90,18 +90,21 @@ class Item(NamedTuple):
 
 def good(event_type: str, payload: Payload, stored: Payload | None = None) -> Item:
     """The item of a payload that must be stored; `stored` has the values that are stored in another form."""
-    _, item_type = HISTORY.get(event_type, ("", event_type))
-    seen = {**payload, **(stored or {})}
-    table = _TABLES[item_type.split(".")[1]]
-    if table == "contacts":
-        return Item(item_type, contact_key(seen["agent_id"], seen["phone_number"]), seen)
-    return Item(item_type, str(seen[KEYS[table]]), seen)
+    item = refused(event_type, payload={**payload, **(stored or {})})
+    return item._replace(key=row_key(item.table, item.payload), refused=False)
 
 
 def refused(event_type: str, key: str = "", payload: object = None) -> Item:
     """The item of an event, or of one in a batch, that must end as a dead letter."""
     _, item_type = HISTORY.get(event_type, ("", event_type))
     return Item(item_type, key, payload, refused=True)
+
+
+def row_key(table: Table, columns: Payload) -> str:
+    """What names a row of a table, and the items about it."""
+    if table == "contacts":
+        return contact_key(columns["agent_id"], columns["phone_number"] or "")
+    return str(columns[KEYS[table]])
 
 
 def cleaned(phone: str) -> str:

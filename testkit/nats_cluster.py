@@ -10,7 +10,6 @@ import signal
 import time
 import urllib.request
 from contextlib import AsyncExitStack
-from types import TracebackType
 from typing import Any, Final, Self
 
 import psutil
@@ -29,14 +28,9 @@ class NatsNode(NatsServer):
 
     def __init__(self, number: int) -> None:
         super().__init__()
-        self._identity = f"n{number}-{self._identity[-8:]}"
+        self.node_name = f"n{number}"
         self.route_port = free_port()
         self.routes: list[str] = []
-
-    @property
-    def node_name(self) -> str:
-        """What the cluster calls it."""
-        return self._identity
 
     def wipe(self) -> None:
         """Kill it and take its disk away; `start` gives it an empty one."""
@@ -50,7 +44,8 @@ class NatsNode(NatsServer):
     def page(self, path: str) -> dict[str, Any] | None:
         """A page of its monitoring port; None if it is not served. Blocks."""
         try:
-            with urllib.request.urlopen(f"{self.monitoring_url}{path}", timeout=_HTTP) as answer:
+            url = f"http://127.0.0.1:{self.monitoring_port}{path}"
+            with urllib.request.urlopen(url, timeout=_HTTP) as answer:
                 found: dict[str, Any] = json.load(answer)
                 return found
         except (OSError, ValueError):
@@ -61,43 +56,35 @@ class NatsNode(NatsServer):
         return self.running and (self.page("/healthz") or {}).get("status") == "ok"
 
     def _configure(self) -> None:
-        self._settings = "\n".join(
-            [
-                "lame_duck_duration: 30s",
-                "lame_duck_grace_period: 1s",
-                "cluster {",
-                "  name: faults",
-                f'  listen: "127.0.0.1:{self.route_port}"',
-                # Nodes advertise their addresses, and would connect past the proxies: nobody listens here.
-                '  advertise: "127.0.0.1:1"',
-                "  no_advertise: true",
-                f"  routes: [{', '.join(self.routes)}]",
-                "}",
-            ]
-        )
+        # Nodes advertise their addresses, and would connect past the proxies: nobody listens at that one.
+        self._settings = f"""
+            lame_duck_duration: 30s
+            lame_duck_grace_period: 1s
+            cluster {{
+                name: faults
+                listen: "127.0.0.1:{self.route_port}"
+                advertise: "127.0.0.1:1"
+                no_advertise: true
+                routes: [{", ".join(self.routes)}]
+            }}"""
         super()._configure()
 
 
-class NatsCluster:
+class NatsCluster(AsyncExitStack):
     """Three nodes; in an `async with` statement all are healthy on entry, and gone on leaving."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.nodes = [NatsNode(number) for number in range(1, NODES + 1)]
         self._routes: dict[tuple[int, int], Proxy] = {}
-        self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         try:
             await self._open()
         except BaseException:
-            await self._stack.aclose()
+            await self.aclose()
             raise
         return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._stack.aclose()
 
     @property
     def urls(self) -> list[str]:
@@ -107,10 +94,6 @@ class NatsCluster:
     def node(self, name: str) -> NatsNode:
         """The node of this name."""
         return next(node for node in self.nodes if node.node_name == name)
-
-    def others(self, node: NatsNode) -> list[NatsNode]:
-        """The other two."""
-        return [one for one in self.nodes if one is not node]
 
     def cut_off(self, node: NatsNode, *, silently: bool) -> None:
         """Carry nothing between this node and the others; `silently`: without ending a connection."""
@@ -148,10 +131,10 @@ class NatsCluster:
         for at, node in enumerate(self.nodes):
             for to, other in enumerate(self.nodes):
                 if at != to:
-                    proxy = await self._stack.enter_async_context(Proxy(other.route_port))
+                    proxy = await self.enter_async_context(Proxy(other.route_port))
                     self._routes[at, to] = proxy
                     node.routes.append(f'"nats-route://127.0.0.1:{proxy.port}"')
-            self._stack.callback(node.close)
+            self.callback(node.close)
         await asyncio.gather(*(asyncio.to_thread(node.start) for node in self.nodes))
         await self.wait_healthy()
 

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -21,22 +20,18 @@ IGNORED: Final = (
     "ignore_startup_parameters = statement_timeout,lock_timeout,idle_in_transaction_session_timeout,"
     "jit,plan_cache_mode,enable_seqscan"
 )
-PROGRAM: Final = shutil.which("pgbouncer", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin")))
+_FOLDERS: Final = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin"))
+INSTALLED: Final = shutil.which("pgbouncer", path=_FOLDERS)
+PROGRAM: Final = INSTALLED or "pgbouncer"
 
 
 def version() -> tuple[int, int]:
     """The version of the program, major and minor. Raises `ServerError`."""
-    text = subprocess.run([_program(), "--version"], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True).stdout
     found = re.search(r"(\d+)\.(\d+)", text)
     if found is None:
         raise ServerError(f"pgbouncer does not say its version: {text}")
     return int(found[1]), int(found[2])
-
-
-def _program() -> str:
-    if PROGRAM is None:
-        raise ServerError("pgbouncer is not installed: make system-deps")
-    return PROGRAM
 
 
 class Pooler(Server):
@@ -47,7 +42,6 @@ class Pooler(Server):
 
     def __init__(self, postgres: PostgresServer, *lines: str) -> None:
         super().__init__(unprivileged_account())
-        self._program = _program()
         self._postgres = postgres
         self.lines: tuple[str, ...] = lines
 
@@ -60,25 +54,18 @@ class Pooler(Server):
         return self._folder / "pgbouncer.ini"
 
     def _arguments(self) -> list[str]:
-        return [self._program, str(self._ini)]
+        return [PROGRAM, str(self._ini)]
 
     def _configure(self) -> None:
-        lines = [
-            "[databases]",
-            f"* = host=127.0.0.1 port={self._postgres.port} user=postgres",
-            "[pgbouncer]",
-            "listen_addr = 127.0.0.1",
-            f"listen_port = {self.port}",
-            "unix_socket_dir =",
-            "auth_type = any",
-            *self.lines,
-        ]
-        self._ini.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        lines = "\n".join(self.lines)
+        text = f"""[databases]
+* = host=127.0.0.1 port={self._postgres.port} user=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {self.port}
+unix_socket_dir =
+auth_type = any
+{lines}
+"""
+        self._ini.write_text(text, encoding="utf-8")
         self._ini.chmod(0o644)
-
-    def _ready(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-        except OSError:
-            return False
-        return True

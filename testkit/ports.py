@@ -38,6 +38,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def preferred_port(port: int) -> int:
+    """This port if nobody has it, else a free one."""
+    return port if claim(port) else free_port()
+
+
 def _end_of_ours() -> int:
     """The first port that the kernel gives out by itself; 0 where that is not known."""
     try:

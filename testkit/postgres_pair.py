@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from types import TracebackType
+from contextlib import AsyncExitStack
 from typing import Any, Final, Self
 
 import asyncpg
@@ -63,30 +63,28 @@ class PostgresNode(PostgresServer):
         (self._data / "standby.signal").touch()
 
 
-class PostgresPair:
+class PostgresPair(AsyncExitStack):
     """Two nodes, one of them the primary; in an `async with` statement the standby is in step on entry.
 
     `synchronous`: a commit is answered once the standby has it, as long as there is one.
     """
 
     def __init__(self, settings: dict[str, str] | None = None, *, synchronous: bool) -> None:
+        super().__init__()
         self.nodes = [PostgresNode(settings=settings), PostgresNode(settings=settings)]
         self.primary, self.standby = self.nodes
         self._synchronous = synchronous
 
     async def __aenter__(self) -> Self:
+        for node in self.nodes:
+            self.callback(node.close)
         try:
             await asyncio.to_thread(self.primary.start)
             await self.rejoin(afresh=True)
         except BaseException:
-            self._close()
+            await self.aclose()
             raise
         return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self._close)
 
     @property
     def port(self) -> int:
@@ -126,10 +124,6 @@ class PostgresPair:
             if time.monotonic() > deadline:
                 raise ServerError(f"the standby is not in step after {_PATIENCE:g} s")
             await asyncio.sleep(_POLL)
-
-    def _close(self) -> None:
-        for node in self.nodes:
-            node.close()
 
 
 async def fetch_value(dsn: str, statement: str, *arguments: object) -> Any:

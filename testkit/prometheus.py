@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import json
 import signal
-import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from testkit.binaries import ServerError
 from testkit.server import Server
 
-PREFERRED_PORT: Final = 9090
 # Without jobs.yml, which is about the jobs of the top folder's prometheus.yml.
 RULES: Final = tuple(
     Path(__file__).resolve().parent.parent / "docker" / "prometheus" / "rules" / name
     for name in ("recording.yml", "alerts.yml")
 )
-# Seconds for an answer of the HTTP API.
-_ANSWER: Final = 10.0
-
-
-class QueryError(RuntimeError):
-    """Prometheus refuses a request; the message has its own words."""
 
 
 class Prometheus(Server):
-    """Scrapes `jobs` (targets by job name) every `interval`, and evaluates the rules of `rules` as often.
-
-    It is on `preferred_port` if that is not 0 and nobody has it, else on a free port.
-    """
+    """Scrapes `jobs` (targets by job name) every `interval`, and evaluates the rules of `rules` as often."""
 
     name = "prometheus"
     stop_signal = signal.SIGTERM
@@ -45,43 +31,28 @@ class Prometheus(Server):
         rules: Sequence[Path] = (),
         *,
         interval: str,
-        preferred_port: int = 0,
+        port: int = 0,
     ) -> None:
         super().__init__()
+        self.port = port
         self._program = program
         self._jobs = jobs
         self._rules = rules
         self._interval = interval
-        self._preferred_port = preferred_port
 
     @property
     def url(self) -> str:
         """Where its pages and its HTTP API are."""
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
-        """Return when it answers, on the port and data it had before, if any. Raises `ServerError`."""
-        preferred, self._preferred_port = self._preferred_port, 0
-        if preferred and not self.port:
-            self.port = preferred
-            with suppress(ServerError):
-                return super().start()
-            self.port = 0
-        return super().start()
-
-    def get(self, resource: str, **parameters: str) -> Any:
-        """`data` of an answer of the HTTP API. Raises `QueryError`, and `OSError` if nobody answers."""
-        url = f"{self.url}/api/v1/{resource}?{urllib.parse.urlencode(parameters)}"
-        try:
-            with urllib.request.urlopen(url, timeout=_ANSWER) as answer:
-                return json.load(answer)["data"]
-        except urllib.error.HTTPError as error:
-            with error:
-                raise QueryError(f"{parameters}: {_refusal(error.read())}") from None
-
     def _arguments(self) -> list[str]:
-        # The port may change from one try to the next, the command line does not.
-        return [self._program, f"@{self._folder / 'flags'}"]
+        return [
+            self._program,
+            f"--config.file={self._folder / 'prometheus.json'}",
+            f"--storage.tsdb.path={self._folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            "--log.level=warn",
+        ]
 
     def _configure(self) -> None:
         scrapes = [
@@ -96,28 +67,10 @@ class Prometheus(Server):
         }
         # JSON is YAML.
         (self._folder / "prometheus.json").write_text(json.dumps(config), encoding="utf-8")
-        flags = [
-            f"--config.file={self._folder / 'prometheus.json'}",
-            f"--storage.tsdb.path={self._folder / 'data'}",
-            f"--web.listen-address=127.0.0.1:{self.port}",
-            "--log.level=warn",
-        ]
-        (self._folder / "flags").write_text("\n".join([*flags, ""]), encoding="utf-8")
 
     def _ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=1):
-                pass
-            data = self.get("status/flags")["storage.tsdb.path"]
-        except (OSError, ValueError, LookupError, TypeError, QueryError):
+            urllib.request.urlopen(f"{self.url}/-/ready", timeout=1).close()
+        except OSError:
             return False
-        # A stranger on the port has other data, or speaks another language.
-        return bool(data == str(self._folder / "data"))
-
-
-def _refusal(body: bytes) -> str:
-    """Prometheus's reason, or the beginning of what somebody else said."""
-    try:
-        return str(json.loads(body)["error"])
-    except (ValueError, LookupError, TypeError):
-        return body[:200].decode(errors="replace")
+        return super()._ready()

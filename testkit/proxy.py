@@ -6,7 +6,6 @@ import asyncio
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 from typing import Final, Self
 
 _CHUNK: Final = 64 * 1024
@@ -30,11 +29,6 @@ class Proxy:
         self._refusal: bytes | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
-
-    @property
-    def nats_url(self) -> str:
-        """Where NATS clients connect, if the target is a NATS server."""
-        return f"nats://127.0.0.1:{self.port}"
 
     def cut(self) -> None:
         """End all connections at once, and refuse new ones until `heal`."""
@@ -68,9 +62,7 @@ class Proxy:
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
         self.drop()

@@ -1,6 +1,6 @@
 """One embedded server: a process on a port of this machine, with its data in a folder of its own.
 
-A guard process (`testkit.process_guard`) keeps it, so that nothing is left over even when the owner is killed.
+A guard process (`testkit.process_guard`) sees to it that nothing is left over even when the owner is killed.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
+import psutil
+
 from testkit import process_guard
-from testkit.binaries import Account, ServerError
+from testkit.binaries import Account, ServerError, as_account
 from testkit.ports import free_port as free_port
 
 START_TIMEOUT: Final = 30.0
 _POLL: Final = 0.02
-_PORT_TAKEN: Final = "ddress already in use"
 
 
 class Server(ABC):
@@ -41,28 +41,40 @@ class Server(ABC):
         self.pid = 0
         self._account = account
         self._folder = Path()
-        self._guard: subprocess.Popen[str] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Return when the server answers, on the port and data it had before, if any. Raises `ServerError`."""
-        known = self.port
-        for last in (False, False, True):
-            self.port = known or free_port()
-            try:
-                return self._start_once()
-            except ServerError as error:
-                # Somebody else may have taken the free port; one that clients know already is not given up.
-                if last or known or _PORT_TAKEN not in str(error):
-                    raise
+        if self._guard is None:
+            self._guard = self._start_guard()
+        self.port = self.port or free_port()
+        self._log.write_bytes(b"")
+        self._configure()
+        if not self.running:
+            self._process = self._spawn()
+            self.pid = self._process.pid
+        try:
+            self._await_ready()
+        except BaseException:
+            self.kill()
+            raise
 
     def stop(self) -> None:
         """End in the orderly way; the data stays."""
-        self._request("stop")
-        self.pid = 0
+        if self.running:
+            process_guard.stop(self.pid, self.stop_signal)
+        self._gone()
 
     def kill(self) -> None:
         """End as in a crash (SIGKILL); the data stays as it is."""
-        self._request("kill")
+        if self.running:
+            process_guard.kill(self.pid)
+        self._gone()
+
+    def _gone(self) -> None:
+        if self._process is not None:
+            self._process.wait()
         self.pid = 0
 
     def restart(self) -> None:
@@ -81,11 +93,12 @@ class Server(ABC):
     @property
     def running(self) -> bool:
         """Whether the process is there (also while paused)."""
-        return self._guard is not None and self._request("status") == "running"
+        return self._process is not None and self._process.poll() is None
 
     def close(self) -> None:
         """End the server, its guard and its data; safe when repeated."""
-        guard, self._guard, self.pid = self._guard, None, 0
+        self.stop()
+        guard, self._guard = self._guard, None
         if guard is not None:
             guard.communicate()
             # Once more, in case the guard was killed.
@@ -99,41 +112,28 @@ class Server(ABC):
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @abstractmethod
     def _arguments(self) -> list[str]:
-        """The command line, the same at each start."""
+        """The command line; it names the server's folder."""
 
     @abstractmethod
     def _configure(self) -> None:
         """Write the configuration for `self.port`, and the first data."""
 
-    @abstractmethod
     def _ready(self) -> bool:
         """Whether this very process, not a stranger on its port, takes clients."""
-
-    def _start_once(self) -> None:
-        if self._guard is None:
-            self._guard = self._start_guard()
-        self._log.write_bytes(b"")
-        self._configure()
-        answer, _, detail = self._request("start").partition(" ")
-        if answer != "pid":
-            raise ServerError(f"{self.name} cannot be started: {detail}")
-        self.pid = int(detail)
         try:
-            self._await_ready()
-        except BaseException:
-            self.kill()
-            raise
+            connections = psutil.Process(self.pid).net_connections("tcp")
+        except psutil.Error:  # it has just ended
+            return False
+        return any(one.status == psutil.CONN_LISTEN and one.laddr.port == self.port for one in connections)
 
     def _await_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT
-        while not self._ready():
+        while not (self.running and self._ready()):
             if not self.running:
                 raise ServerError(f"{self.name} ended while starting: {self._log_tail()}")
             if time.monotonic() > deadline:
@@ -144,37 +144,29 @@ class Server(ABC):
     def _log(self) -> Path:
         return self._folder / "server.log"
 
-    def _start_guard(self) -> subprocess.Popen[str]:
+    def _start_guard(self) -> subprocess.Popen[bytes]:
         self._folder = _own_folder(self.name, self._account)
-        program = process_guard.Program(
-            arguments=self._arguments(),
-            folder=str(self._folder),
-            log=str(self._log),
-            stop_signal=self.stop_signal,
-            uid=self._account.uid if self._account else None,
-            gid=self._account.gid if self._account else None,
-        )
         return subprocess.Popen(
-            [sys.executable, "-I", process_guard.__file__, program.to_json()],
+            [sys.executable, "-I", process_guard.__file__, str(self._folder), str(int(self.stop_signal))],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
             start_new_session=True,
         )
 
-    def _request(self, order: str) -> str:
-        guard = self._guard
-        if guard is None or guard.stdin is None or guard.stdout is None:
-            raise ServerError(f"{self.name} was never started")
-        try:
-            guard.stdin.write(f"{order}\n")
-            guard.stdin.flush()
-            answer = guard.stdout.readline().strip()
-        except OSError:
-            answer = ""
-        if not answer:
-            raise ServerError(f"the guard of {self.name} is gone, and the server with it")
-        return answer
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            try:
+                return subprocess.Popen(
+                    self._arguments(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    cwd="/",
+                    **as_account(self._account),
+                    # A Ctrl-C in the terminal is for the owner.
+                    start_new_session=True,
+                )
+            except (OSError, subprocess.SubprocessError) as error:
+                raise ServerError(f"{self.name} cannot be started: {error}") from error
 
     def _log_tail(self) -> str:
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -183,18 +175,10 @@ class Server(ABC):
 
 def _own_folder(name: str, account: Account | None) -> Path:
     """A fresh folder that belongs to the server's account, at a place where that account may go."""
-    if account is None:
-        return Path(tempfile.mkdtemp(prefix=f"{name}-"))
-    places = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]
-    place = next(filter(_open_to_all, places), None)
-    if place is None:
-        raise ServerError(
-            f"{name} runs as {account.name}, which may go to none of {', '.join(map(str, places))}"
-        )
+    place = Path(tempfile.gettempdir())
+    if account and not all(each.stat().st_mode & stat.S_IXOTH for each in (place, *place.parents)):
+        place = Path("/tmp")
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=place))
-    os.chown(folder, account.uid, account.gid)
+    if account:
+        os.chown(folder, account.pw_uid, account.pw_gid)
     return folder
-
-
-def _open_to_all(folder: Path) -> bool:
-    return all(each.is_dir() and each.stat().st_mode & stat.S_IXOTH for each in (folder, *folder.parents))

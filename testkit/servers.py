@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,18 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from testkit.binaries import ServerError, nats_server, postgres_folder, unprivileged_account
-from testkit.server import Server, free_port
-
-__all__ = [
-    "NatsServer",
-    "PostgresServer",
-    "Server",
-    "ServerError",
-    "Servers",
-    "embedded_servers",
-    "free_port",
-]
+from testkit.binaries import ServerError as ServerError
+from testkit.binaries import as_account, nats_server, postgres_folder, unprivileged_account
+from testkit.server import Server as Server
+from testkit.server import free_port as free_port
 
 
 class NatsServer(Server):
@@ -33,23 +23,17 @@ class NatsServer(Server):
     name = "nats-server"
     stop_signal = signal.SIGTERM
 
-    def __init__(self, *, max_payload: int | None = None, settings: str = "") -> None:
+    def __init__(self, *, settings: str = "") -> None:
         super().__init__()
         self._program = nats_server()
-        self._max_payload = max_payload
         self._settings = settings
-        self._identity = f"embedded-{uuid4().hex}"
+        self.node_name = f"embedded-{uuid4().hex}"
         self.monitoring_port = 0
 
     @property
     def url(self) -> str:
         """Where clients connect."""
         return f"nats://127.0.0.1:{self.port}"
-
-    @property
-    def monitoring_url(self) -> str:
-        """The server's own pages (`/varz`, `/jsz`)."""
-        return f"http://127.0.0.1:{self.monitoring_port}"
 
     def reload(self, settings: str) -> None:
         """Change the further lines of its configuration while it runs. It takes them a moment later."""
@@ -72,26 +56,14 @@ class NatsServer(Server):
 
     def _configure(self) -> None:
         self.monitoring_port = self.monitoring_port or free_port()
-        lines = [
-            f"server_name: {self._identity}",
-            f'listen: "127.0.0.1:{self.port}"',
-            f'http: "127.0.0.1:{self.monitoring_port}"',
-            f'jetstream {{ store_dir: "{self._folder / "jetstream"}" }}',
-        ]
-        if self._max_payload is not None:
-            lines.append(f"max_payload: {self._max_payload}")
-        text = "\n".join([*lines, self._settings, ""])
+        text = f"""
+            server_name: {self.node_name}
+            listen: "127.0.0.1:{self.port}"
+            http: "127.0.0.1:{self.monitoring_port}"
+            jetstream {{ store_dir: "{self._folder / "jetstream"}" }}
+            {self._settings}
+        """
         (self._folder / "nats.conf").write_text(text, encoding="utf-8")
-
-    def _ready(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-                greeting = connection.makefile("rb").readline()
-        except OSError:
-            return False
-        if not greeting.startswith(b"INFO "):
-            return False
-        return bool(json.loads(greeting[5:])["server_name"] == self._identity)
 
 
 class PostgresServer(Server):
@@ -153,10 +125,8 @@ class PostgresServer(Server):
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                user=self._account.uid if self._account else None,
-                group=self._account.gid if self._account else None,
-                extra_groups=[] if self._account else None,
                 check=False,
+                **as_account(self._account),
             )
         if done.returncode != 0:
             raise ServerError(f"{program} failed: {self._log_tail()}")

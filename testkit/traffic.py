@@ -8,17 +8,17 @@ from __future__ import annotations
 import itertools
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from testkit import history, invalid_events
-from testkit.account import AGENTS, Account, Chat, encoded
-from testkit.builders import Payload
-from testkit.items import Item, good
+from testkit.account import AGENTS, Account, Chat, Draft, encoded
+from testkit.items import Item, Payload, good
 
 NUMBER_HEADER: Final = "Traffic-Number"
 MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
-# nats-server's default; a server may allow less.
+COMPANY_HEADER: Final = "CompanyID"
+# nats-server's default.
 MAX_PAYLOAD: Final = 1024 * 1024
 # Room for the headers, which count as payload too.
 _HEADERS: Final = 200
@@ -37,20 +37,11 @@ class Publication(NamedTuple):
     items: tuple[Item, ...]
 
 
-class _Draft(NamedTuple):
-    event_type: str
-    body: bytes
-    items: tuple[Item, ...]
-
-
-Card = Callable[[], _Draft]
-
-
 class Traffic:
     """Draws publications.
 
-    `start` is the account's first moment, Unix seconds; `max_payload` the server's limit, bytes;
-    `broken_share` how many of the items in history batches can never be stored.
+    `start` is the account's first moment, Unix seconds; `broken_share` how many of the items in history batches can
+    never be stored.
     """
 
     def __init__(
@@ -59,7 +50,6 @@ class Traffic:
         seed: int,
         *,
         start: int,
-        max_payload: int = MAX_PAYLOAD,
         agents: int = AGENTS,
         broken_share: float = history.BROKEN,
     ) -> None:
@@ -68,16 +58,14 @@ class Traffic:
         self._rng = random.Random(f"{company} {seed}")
         self._account = Account(company, self._rng, start, agents=agents)
         self._broken_share = broken_share
-        self._room = min(max_payload, MAX_PAYLOAD) - _HEADERS
-        self._numbers = itertools.count(1)
-        self._messages: deque[tuple[Payload, Chat]] = deque(maxlen=_RECENT)
+        self._number = 0
+        self._messages: deque[Payload] = deque(maxlen=_RECENT)
         self._chats: deque[Chat] = deque(maxlen=_RECENT)
         self._contacts: deque[Chat] = deque(maxlen=_RECENT)
         self._published: deque[Publication] = deque(maxlen=_RECENT)
-        # What an early update waits for, and how many events from now it comes.
-        self._later: deque[tuple[int, _Draft]] = deque()
+        # What an early update waits for, and after which event it comes.
+        self._later: deque[tuple[int, Draft]] = deque()
         self._deck: list[str] = []
-        self._cards = self._all_cards()
 
     def events(self, count: int | None = None) -> Iterator[Publication]:
         """`count` publications, or without end. No update is left without the event that it came before."""
@@ -97,25 +85,25 @@ class Traffic:
         An update of what was not made before is an upsert instead.
         """
         self._account.clock = at
-        if card.startswith("repeat"):
-            return self._repeat(same_id=card == "repeat") if self._published else self.make("incoming", at=at)
-        return self._publication(self._cards[card]())
+        return self._dealt(card)
 
     def spoil(self, event_type: str, *, at: float) -> Publication:
         """One event of this type that can never be stored, at a moment (Unix seconds)."""
         self._account.clock = at
-        return self._publication(_faulty(invalid_events.of_type(self._account, event_type)))
+        return self._publication(invalid_events.of_type(self._account, event_type))
 
     def _next(self, left: int | None) -> Publication:
-        if self._later and (self._later[0][0] <= 0 or (left is not None and left <= len(self._later))):
+        waiting = len(self._later)
+        if waiting and (self._later[0][0] <= self._number or (left is not None and left <= waiting)):
             return self._publication(self._later.popleft()[1])
-        self._later = deque((due - 1, draft) for due, draft in self._later)
-        name = self._draw()
-        if name.startswith("early ") and left is not None and left <= len(self._later) + 1:
-            name = "incoming"
-        if name.startswith("repeat") and self._published:
-            return self._repeat(same_id=name == "repeat")
-        return self._publication(self._cards.get(name, self._incoming)())
+        card = self._draw()
+        too_late = card.startswith("early ") and left is not None and left <= waiting + 1
+        return self._dealt("incoming" if too_late else card)
+
+    def _dealt(self, card: str) -> Publication:
+        if card.startswith("repeat") and self._published:
+            return self._repeat(same_id=card == "repeat")
+        return self._publication(_CARDS[card][1](self))
 
     def _draw(self) -> str:
         if not self._deck:
@@ -125,164 +113,125 @@ class Traffic:
             self._rng.shuffle(self._deck)
         return self._deck.pop()
 
-    def _publication(self, draft: _Draft) -> Publication:
-        number = next(self._numbers)
-        headers = {NUMBER_HEADER: str(number)}
+    def _publication(self, draft: Draft) -> Publication:
+        self._number += 1
+        headers = {NUMBER_HEADER: str(self._number)}
         if self._rng.random() < 0.85:
-            headers[MESSAGE_ID_HEADER] = f"{self._company}-{self._seed}-{number}"
+            headers[MESSAGE_ID_HEADER] = f"{self._company}-{self._seed}-{self._number}"
         subject = f"{draft.event_type}.{self._company}"
-        made = Publication(number, subject, draft.body, headers, draft.event_type, draft.items)
+        made = Publication(self._number, subject, draft.body, headers, draft.event_type, draft.items)
         if not any(item.refused for item in draft.items):
             self._published.append(made)
         return made
 
     def _repeat(self, *, same_id: bool) -> Publication:
         """An earlier event once more: with its own id, which the server sees through, or with another."""
+        self._number += 1
         earlier = self._rng.choice(self._published)
-        number = next(self._numbers)
-        headers = {**earlier.headers, NUMBER_HEADER: str(number)}
+        headers = {**earlier.headers, NUMBER_HEADER: str(self._number)}
         if not same_id:
-            headers[MESSAGE_ID_HEADER] = f"{self._company}-{self._seed}-{number}"
-        return earlier._replace(number=number, headers=headers)
+            headers[MESSAGE_ID_HEADER] = f"{self._company}-{self._seed}-{self._number}"
+        return earlier._replace(number=self._number, headers=headers)
 
-    def _all_cards(self) -> dict[str, Card]:
-        account = self._account
-        return {
-            "incoming": self._incoming,
-            "newcomer": lambda: self._message(account.newcomer(), incoming=True),
-            "outgoing": lambda: self._message(account.person(), incoming=False),
-            "group": lambda: self._message(self._rng.choice(account.groups), incoming=account.chance(0.8)),
-            "campaign": self._campaign,
-            "status": lambda: self._update(status=self._rng.choice(("delivered", "read", "read"))),
-            "edit": lambda: self._update(edited_message_obj={"conversation": account.message_id()}),
-            "delete": lambda: self._update(is_deleted=account.chance(0.8)),
-            "chat": lambda: self._chat(self._rng.choice((account.person(), account.groups[0]))),
-            "unread": lambda: self._chat_update(unread_count=1, conversation_timestamp=account.now),
-            "read": lambda: self._chat_update(),
-            "unread many": lambda: self._chat_update(unread_count=4, last_message=account.last_message()),
-            "contact": lambda: self._contact(account.person()),
-            "rename": self._rename,
-            "connection": lambda: _draft("v1.connection.update", account.connection(account.agent())),
-            "history messages": lambda: self._history("messages"),
-            "history chats": lambda: self._history("chats"),
-            "history contacts": lambda: self._history("contacts"),
-            "early status": self._early_status,
-            "early unread": self._early_unread,
-            "early rename": self._early_rename,
-            "odd": lambda: _faulty(invalid_events.odd(account)),
-            "invalid": lambda: _faulty(invalid_events.invalid(account)),
-            "malformed": lambda: _faulty(invalid_events.malformed(account)),
-            "orphan": lambda: _faulty(invalid_events.orphan(account)),
-            "oversized": lambda: _faulty(invalid_events.oversized(account, self._room)),
-        }
-
-    def _incoming(self) -> _Draft:
+    def _incoming(self) -> Draft:
         return self._message(self._account.person(), incoming=True)
 
-    def _message(self, chat: Chat, *, incoming: bool) -> _Draft:
-        payload = self._account.message(chat, incoming=incoming)
-        self._messages.append((payload, chat))
-        return _draft("v1.messages.upsert", payload)
+    def _message(self, chat: Chat, *, incoming: bool) -> Draft:
+        self._messages.append(self._account.message(chat, incoming=incoming))
+        return _draft("v1.messages.upsert", self._messages[-1])
 
-    def _campaign(self) -> _Draft:
+    def _group(self) -> Draft:
+        return self._message(self._rng.choice(self._account.groups), incoming=self._account.chance(0.8))
+
+    def _campaign(self) -> Draft:
         payload = self._account.message(self._account.person(), incoming=True)
         return _draft("v1.messages.upsert", {**payload, "campaign": self._account.campaign()})
 
-    def _update(self, **changes: object) -> _Draft:
-        if not self._messages:
+    def _update(self, message: Payload | None = None, **changes: object) -> Draft:
+        if message is None and not self._messages:
             return self._incoming()
-        payload, _ = self._rng.choice(self._messages)
-        return self._message_update(payload, changes)
-
-    def _message_update(self, message: Payload, changes: Payload) -> _Draft:
-        update = {"message_id": message["message_id"], "company_id": self._company, **changes}
+        message_id = (message or self._rng.choice(self._messages))["message_id"]
+        update = {"message_id": message_id, "company_id": self._company, **changes}
         return _draft("v1.messages.update", update)
 
-    def _chat(self, chat: Chat) -> _Draft:
+    def _chat(self, chat: Chat) -> Draft:
         self._chats.append(chat)
         return _draft("v1.chats.upsert", self._account.chat(chat))
 
-    def _chat_update(self, **changes: object) -> _Draft:
-        if not self._chats:
+    def _chat_update(self, chat: Chat | None = None, **changes: object) -> Draft:
+        if chat is None and not self._chats:
             return self._chat(self._account.person())
-        return self._update_of_chat(self._rng.choice(self._chats), changes)
-
-    def _update_of_chat(self, chat: Chat, changes: Payload) -> _Draft:
-        known = {"chat_id": chat.id, "company_id": self._company, "agent_id": chat.agent.id}
+        known = self._account.of_chat(chat or self._rng.choice(self._chats))
         return _draft("v1.chats.update", {**known, **changes})
 
-    def _contact(self, chat: Chat) -> _Draft:
+    def _contact(self, chat: Chat) -> Draft:
         self._contacts.append(chat)
         return _draft("v1.contacts.upsert", self._account.contact(chat))
 
-    def _rename(self) -> _Draft:
-        if not self._contacts:
+    def _rename(self, chat: Chat | None = None) -> Draft:
+        if chat is None and not self._contacts:
             return self._contact(self._account.person())
-        return self._rename_of(self._rng.choice(self._contacts))
+        return _draft("v1.contacts.update", self._account.rename(chat or self._rng.choice(self._contacts)))
 
-    def _rename_of(self, chat: Chat) -> _Draft:
-        return _draft("v1.contacts.update", self._account.rename(chat))
+    def _connection(self) -> Draft:
+        return _draft("v1.connection.update", self._account.connection(self._account.agent()))
 
-    def _history(self, field: str) -> _Draft:
-        return _Draft(*history.batch(self._account, field, broken_share=self._broken_share))
+    def _history(self, field: str) -> Draft:
+        return history.batch(self._account, field, broken_share=self._broken_share)
 
-    def _early_status(self) -> _Draft:
-        payload = self._account.message(self._account.person(), incoming=False)
-        self._postpone(_draft("v1.messages.upsert", payload))
-        return self._message_update(payload, {"status": "read"})
-
-    def _early_unread(self) -> _Draft:
-        chat = self._account.newcomer()
-        self._postpone(_draft("v1.chats.upsert", self._account.chat(chat)))
-        return self._update_of_chat(chat, {"unread_count": 1, "conversation_timestamp": self._account.now})
-
-    def _early_rename(self) -> _Draft:
-        chat = self._account.newcomer()
-        self._postpone(_draft("v1.contacts.upsert", self._account.contact(chat)))
-        return self._rename_of(chat)
-
-    def _postpone(self, draft: _Draft) -> None:
-        self._later.append((self._rng.randint(3, 25), draft))
+    def _early(self, table: str) -> Draft:
+        """An update of what comes some events later."""
+        account, chat = self._account, self._account.newcomer()
+        match table:
+            case "messages":
+                payload = account.message(chat, incoming=False)
+                update = self._update(payload, status="read")
+            case "chats":
+                payload = account.chat(chat)
+                update = self._chat_update(chat, unread_count=1, conversation_timestamp=account.now)
+            case _:
+                payload = account.contact(chat)
+                update = self._rename(chat)
+        self._later.append((self._number + self._rng.randint(3, 25), _draft(f"v1.{table}.upsert", payload)))
+        return update
 
 
-# How often each kind of event comes among about a hundred.
-DECK: Final = {
-    "incoming": 26,
-    "outgoing": 12,
-    "group": 5,
-    "campaign": 3,
-    "status": 14,
-    "edit": 2,
-    "delete": 2,
-    "chat": 8,
-    "unread": 8,
-    "read": 4,
-    "unread many": 2,
-    "contact": 5,
-    "rename": 3,
-    "connection": 3,
-    "history messages": 1,
-    "history chats": 1,
-    "history contacts": 1,
-    "repeat": 2,
-    "repeat with another id": 2,
-    "early status": 1,
-    "early unread": 1,
-    "early rename": 1,
-    "odd": 3,
-    "invalid": 1,
-    "malformed": 1,
-    "orphan": 1,
+# How often each kind of event comes among about a hundred, and how it is made: a repeat for want of an earlier event.
+_CARDS: Final[Mapping[str, tuple[int, Callable[[Traffic], Draft]]]] = {
+    "incoming": (26, lambda it: it._incoming()),
+    "newcomer": (0, lambda it: it._message(it._account.newcomer(), incoming=True)),
+    "outgoing": (12, lambda it: it._message(it._account.person(), incoming=False)),
+    "group": (5, lambda it: it._group()),
+    "campaign": (3, lambda it: it._campaign()),
+    "status": (14, lambda it: it._update(status=it._rng.choice(("delivered", "read", "read")))),
+    "edit": (2, lambda it: it._update(edited_message_obj={"conversation": it._account.message_id()})),
+    "delete": (2, lambda it: it._update(is_deleted=it._account.chance(0.8))),
+    "chat": (8, lambda it: it._chat(it._rng.choice((it._account.person(), it._account.groups[0])))),
+    "unread": (8, lambda it: it._chat_update(unread_count=1, conversation_timestamp=it._account.now)),
+    "read": (4, lambda it: it._chat_update()),
+    "unread many": (2, lambda it: it._chat_update(unread_count=4, last_message=it._account.last_message())),
+    "contact": (5, lambda it: it._contact(it._account.person())),
+    "rename": (3, lambda it: it._rename()),
+    "connection": (3, lambda it: it._connection()),
+    "history messages": (1, lambda it: it._history("messages")),
+    "history chats": (1, lambda it: it._history("chats")),
+    "history contacts": (1, lambda it: it._history("contacts")),
+    "repeat": (2, lambda it: it._incoming()),
+    "repeat with another id": (2, lambda it: it._incoming()),
+    "early status": (1, lambda it: it._early("messages")),
+    "early unread": (1, lambda it: it._early("chats")),
+    "early rename": (1, lambda it: it._early("contacts")),
+    "odd": (3, lambda it: invalid_events.odd(it._account)),
+    "invalid": (1, lambda it: invalid_events.invalid(it._account)),
+    "malformed": (1, lambda it: invalid_events.malformed(it._account)),
+    "orphan": (1, lambda it: invalid_events.orphan(it._account)),
+    "oversized": (0, lambda it: invalid_events.oversized(it._account, MAX_PAYLOAD - _HEADERS)),
 }
+DECK: Final = {name: often for name, (often, _) in _CARDS.items() if often}
 
 
-def _draft(event_type: str, payload: Payload) -> _Draft:
-    return _Draft(event_type, encoded(payload), (good(event_type, payload),))
-
-
-def _faulty(fault: invalid_events.Fault) -> _Draft:
-    event_type, body, item = fault
-    return _Draft(event_type, body, (item,))
+def _draft(event_type: str, payload: Payload) -> Draft:
+    return Draft(event_type, encoded(payload), (good(event_type, payload),))
 
 
 def merged(companies: list[Traffic], count: int | None = None) -> Iterator[Publication]:

@@ -70,16 +70,15 @@ class Scrape:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._lines: dict[str, list[str]] = {}
-        for line in text.splitlines():
-            if not line.startswith("#"):
-                self._lines.setdefault(line[: min(line.find(end) % 10**6 for end in "{ ")], []).append(line)
+        self._lines = text.splitlines()
 
     def value(self, name: str, **labels: str) -> float:
         """The sum of all series of this name that have these labels."""
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
-        having = (line for line in self._lines.get(name, ()) if all(label in line for label in wanted))
-        return sum(float(line.rpartition(" ")[2]) for line in having)
+        having = (line for line in self._lines if line.startswith((f"{name}{{", f"{name} ")))
+        return sum(
+            float(line.rpartition(" ")[2]) for line in having if all(label in line for label in wanted)
+        )
 
     def series(self) -> dict[Series, float]:
         """Every series with its value."""
@@ -157,12 +156,16 @@ class Worker:
         """The body, once the page answers with this status. Raises `WorkerError`."""
         deadline = time.monotonic() + within
         while (answer := self.page(path))[0] != status:
-            if not self.running:
-                raise WorkerError(f"the worker has ended: {self.written()}")
+            self.check()
             if time.monotonic() > deadline:
                 raise WorkerError(f"{path} says {answer}: {self.written()}")
             time.sleep(_POLL)
         return answer[1]
+
+    def check(self) -> None:
+        """Raises `WorkerError` if the process has ended."""
+        if not self.running:
+            raise WorkerError(f"the worker has ended: {self.written()}")
 
     def page(self, path: str, timeout: float = 6.0) -> tuple[int, str]:
         """Status and body of a page; status 0 when nobody answers."""

@@ -37,13 +37,6 @@ class Mutation(NamedTuple):
     tests: list[str]
 
 
-class Result(NamedTuple):
-    """The test that noticed a mutation; "" if none did."""
-
-    mutation: Mutation
-    failed: str
-
-
 def mutations() -> list[Mutation]:
     """All of them, from `mutation_checks.toml`."""
     listed = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))["guard"]
@@ -59,31 +52,20 @@ def apply(mutation: Mutation, tree: Path) -> None:
     path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
 
 
-def judge(mutation: Mutation) -> Result:
-    """Run the tests of a mutation on a copy of the tree."""
+def judge(mutation: Mutation) -> str:
+    """Run the tests of a mutation on a copy of the tree; the one that noticed it, or ""."""
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         tree = Path(folder) / "tree"
         shutil.copytree(ROOT, tree, ignore=_LEFT_OUT)
         apply(mutation, tree)
-        failed = _first_failure(mutation.tests, tree)
-    return Result(mutation, failed)
+        return _first_failure(mutation.tests, tree)
 
 
 def _first_failure(tests: Sequence[str], tree: Path) -> str:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "--show-capture=no",
-        "--tb=no",
-        "-p",
-        "no:cacheprovider",
-    ]
+    options = ("-x", "-q", "--show-capture=no", "--tb=no", "-p", "no:cacheprovider")
     try:
         result = subprocess.run(
-            [*command, *tests],
+            [sys.executable, "-m", "pytest", *options, *tests],
             cwd=tree,
             env={**os.environ, "SHRINK": "0", "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
@@ -101,21 +83,15 @@ def _first_failure(tests: Sequence[str], tree: Path) -> str:
 
 def main(words: Sequence[str]) -> int:
     """Check the mutations whose names contain one of `words` (none: all); returns the exit code."""
-    chosen = [
-        mutation for mutation in mutations() if not words or any(word in mutation.name for word in words)
-    ]
+    chosen = [each for each in mutations() if not words or any(word in each.name for word in words)]
     print("| Mutation taken out | What it protects | Test that fails |\n|---|---|---|", flush=True)
-    missed = []
-    for mutation in chosen:
-        verdict = judge(mutation)
-        noticed = f"`{verdict.failed}`" if verdict.failed else "**none**"
-        print(
-            f"| {mutation.name} (`{mutation.file}`) | {mutation.protects} | {noticed} |",
-            flush=True,
-        )
-        if not verdict.failed:
-            missed.append(mutation.name)
-    print(f"\n{len(chosen) - len(missed)} of {len(chosen)} mutations are noticed.")
+    missed = 0
+    for each in chosen:
+        noticed = judge(each)
+        missed += not noticed
+        shown = f"`{noticed}`" if noticed else "**none**"
+        print(f"| {each.name} (`{each.file}`) | {each.protects} | {shown} |", flush=True)
+    print(f"\n{len(chosen) - missed} of {len(chosen)} mutations are noticed.")
     return 1 if missed or not chosen else 0
 
 

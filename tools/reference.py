@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -128,19 +129,15 @@ def metrics(prefix: str) -> str:
     )
 
 
-def _metrics(prefix: str) -> Callable[[], str]:
-    return lambda: metrics(prefix)
-
-
 TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "settings": settings,
     "commands": command_table,
     "options": option_table,
-    "event metrics": _metrics("message_event_service_event"),
-    "dead-letter metrics": _metrics("dlq_"),
-    "database metrics": _metrics("message_event_service_db_"),
-    "onboarding metrics": _metrics("onboarding_"),
-    "own metrics": _metrics("daisi_"),
+    "event metrics": partial(metrics, "message_event_service_event"),
+    "dead-letter metrics": partial(metrics, "dlq_"),
+    "database metrics": partial(metrics, "message_event_service_db_"),
+    "onboarding metrics": partial(metrics, "onboarding_"),
+    "own metrics": partial(metrics, "daisi_"),
 }
 PAGES: Final = ("settings.md", "commands.md", "metrics.md")
 
@@ -150,24 +147,28 @@ def renewed(page: str) -> str:
     return _TABLE.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", page)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Compare or write the pages; returns the exit code."""
-    stale = []
+def pages() -> Iterator[tuple[Path, str]]:
+    """Path and text of every page with such tables."""
     for name in PAGES:
-        path = DOCS / name
-        page = path.read_text(encoding="utf-8")
-        if (new := renewed(page)) != page:
-            stale.append(name)
-            if arguments == ["--write"]:
-                path.write_text(new, encoding="utf-8")
-    if stale and arguments != ["--write"]:
-        print(
-            f"out of step with the code: {', '.join(stale)}; `make format` writes the tables", file=sys.stderr
-        )
+        yield DOCS / name, renewed((DOCS / name).read_text(encoding="utf-8"))
+
+
+def keep_in_step(documents: Iterable[tuple[Path, str]], arguments: Sequence[str]) -> int:
+    """Say which files are not what the code says, or write them (`--write`); returns the exit code."""
+    wanted = dict(documents)
+    stale = {
+        path: text for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text
+    }
+    if arguments == ["--write"]:
+        for path, text in stale.items():
+            path.write_text(text, encoding="utf-8")
+    elif stale:
+        names = ", ".join(path.name for path in stale)
+        print(f"out of step with the code: {names}; `make format` writes what is made of it", file=sys.stderr)
         return 1
-    print(f"{', '.join(PAGES)}: the tables are in step with the code")
+    print(f"{', '.join(path.name for path in wanted)}: in step with the code")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(keep_in_step(pages(), sys.argv[1:]))

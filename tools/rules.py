@@ -25,40 +25,27 @@ def rules(pages: Iterable[str]) -> dict[str, str]:
 
 
 def marked(source: str) -> Iterator[tuple[str, str]]:
-    """(name of a test, id of a rule that it holds) of a file; a `pytestmark` counts for each of its tests."""
-    tree = ast.parse(source)
-    everywhere = [
-        rule
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        and any(ast.unparse(target) == "pytestmark" for target in node.targets)
-        for rule in _named(ast.walk(node.value))
-    ]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
-            here = [rule for mark in node.decorator_list for rule in _named(ast.walk(mark))]
-            for rule in (*everywhere, *here):
-                yield node.name, rule
+    """(name of a test, id of a rule that it holds) of a file."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or not node.name.startswith("test_"):
+            continue
+        for mark in [each for decorator in node.decorator_list for each in ast.walk(decorator)]:
+            if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.rule":
+                yield from ((node.name, str(ast.literal_eval(rule))) for rule in mark.args)
 
 
-def _named(nodes: Iterable[ast.AST]) -> Iterator[str]:
-    for node in nodes:
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.rule":
-            yield from (str(ast.literal_eval(argument)) for argument in node.args)
-
-
-def holders(root: Path = ROOT) -> dict[str, list[str]]:
+def holders() -> dict[str, list[str]]:
     """Id of a rule -> the tests that hold it, as pytest names them."""
     found: dict[str, list[str]] = {}
-    for path in sorted((root / "tests").rglob("test_*.py")):
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for name, rule in marked(path.read_text(encoding="utf-8")):
-            found.setdefault(rule, []).append(f"{path.relative_to(root)}::{name}")
+            found.setdefault(rule, []).append(f"{path.relative_to(ROOT)}::{name}")
     return found
 
 
-def specified(root: Path = ROOT) -> dict[str, str]:
+def specified() -> dict[str, str]:
     """Id -> text of all rules of the specification."""
-    pages = sorted((root / "docs" / "specification").glob("*.md"))
+    pages = sorted((ROOT / "docs" / "specification").glob("*.md"))
     return rules(page.read_text(encoding="utf-8") for page in pages if page.name != "index.md")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import time
 from collections.abc import AsyncIterator
 from typing import Final, NamedTuple
@@ -276,16 +275,8 @@ class WornServer(PostgresServer):
         segment = self._data / "pg_xact" / f"{xid // 2**20:04X}"
         segment.write_bytes(bytes(2**18))
         if account:
-            os.chown(segment, account.uid, account.gid)
-        subprocess.run(
-            [str(self._programs / "pg_resetwal"), "-x", str(xid), "-D", str(self._data)],
-            user=account.uid if account else None,
-            group=account.gid if account else None,
-            extra_groups=[] if account else None,
-            cwd="/",
-            stdout=subprocess.DEVNULL,
-            check=True,
-        )
+            os.chown(segment, account.pw_uid, account.pw_gid)
+        self._run("pg_resetwal", "-x", str(xid), "-D", str(self._data))
 
     async def use_up(self) -> None:
         """Take what is left of them."""

@@ -24,6 +24,7 @@ import pytest
 
 import demo
 from demo.run import Run
+from testkit.ports import preferred_port
 from testkit.process_guard import family
 from testkit.prometheus import RULES, Prometheus
 from testkit.worker import Worker
@@ -153,7 +154,7 @@ def test_without_prometheus_the_demo_says_so_and_goes_on(tmp_path: Path) -> None
 def test_a_port_that_somebody_has_is_left_to_him() -> None:
     with socket.create_server(("127.0.0.1", 0)) as somebody:
         taken = somebody.getsockname()[1]
-        with Prometheus(required("prometheus"), {}, interval="1s", preferred_port=taken) as watcher:
+        with Prometheus(required("prometheus"), {}, interval="1s", port=preferred_port(taken)) as watcher:
             assert watcher.port != taken
             assert answer(watcher.url, "query?query=1")["result"][1] == "1"
 

@@ -275,7 +275,7 @@ def test_a_wrong_password_is_said_and_not_shown() -> None:
 
 
 def test_an_event_larger_than_the_server_takes_is_an_error_and_does_not_end_the_run() -> None:
-    with NatsServer(max_payload=4096) as server:
+    with NatsServer(settings="max_payload: 4096") as server:
         asyncio.run(make_streams(server.url))
         mix = "history.chats=1,chats.upsert=5"
         arguments = ("--companies", "KopiNusa01", "--events", "60", "--rate", "0", "--mix", mix)

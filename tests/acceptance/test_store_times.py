@@ -34,7 +34,7 @@ async def worker(
 ) -> AsyncIterator[Worker]:
     """A worker of the probe's company that reaches NATS through the clock."""
     async with Proxy(nats_server.port, clock.rewrite) as proxy:
-        worker = launch(probe.company, ready=False, nats_url=proxy.nats_url, also=_DELAYS)
+        worker = launch(probe.company, ready=False, nats_url=f"nats://127.0.0.1:{proxy.port}", also=_DELAYS)
         await asyncio.to_thread(worker.wait_ready)
         yield worker
 

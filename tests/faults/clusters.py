@@ -14,7 +14,7 @@ from events.subjects import HISTORICAL
 from streams.jetstream.specs import streams as specified
 from testkit.nats_cluster import NatsCluster, NatsNode
 from testkit.oracle import Published
-from testkit.pooler import IGNORED, PROGRAM, Pooler
+from testkit.pooler import IGNORED, INSTALLED, Pooler
 from testkit.postgres_pair import PostgresPair
 from testkit.proxy import Proxy
 from testkit.servers import NatsServer, ServerError
@@ -204,7 +204,7 @@ class PoolerEnvironment(Environment):
 
     async def _open_servers(self) -> list[str]:
         urls = await super()._open_servers()
-        if PROGRAM is not None:
+        if INSTALLED is not None:
             self.pooler = self._stack.enter_context(Pooler(self.postgres, *_POOLER))
         return urls
 
@@ -214,4 +214,4 @@ class PoolerEnvironment(Environment):
 
 
 def _urls(proxies: list[Proxy]) -> list[str]:
-    return [proxy.nats_url for proxy in proxies]
+    return [f"nats://127.0.0.1:{proxy.port}" for proxy in proxies]

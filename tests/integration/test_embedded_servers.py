@@ -160,7 +160,7 @@ async def test_fsync_is_on_when_asked_for() -> None:
 
 
 async def test_max_payload_is_the_one_asked_for() -> None:
-    with NatsServer(max_payload=2048) as server:
+    with NatsServer(settings="max_payload: 2048") as server:
         client = await nats.connect(server.url)
         assert client.max_payload == 2048
         await client.close()
@@ -232,7 +232,7 @@ async def test_postgresql_runs_from_a_closed_folder_by_a_readable_copy(
     assert account is not None
     with PostgresServer() as server:
         assert str(temporary_folder / "cache") in psutil.Process(server.pid).exe()
-        assert psutil.Process(server.pid).uids().real == account.uid
+        assert psutil.Process(server.pid).uids().real == account.pw_uid
         assert await fetch(server, "SELECT 1") == 1
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import testkit.prometheus
 from tests.programs import required
@@ -29,6 +33,16 @@ class Prometheus(testkit.prometheus.Prometheus):
 
     def __init__(self, jobs: Mapping[str, Sequence[str]], rules: Sequence[Path] = ()) -> None:
         super().__init__(required("prometheus"), jobs, rules, interval=_INTERVAL)
+
+    def get(self, resource: str, **parameters: str) -> Any:
+        """`data` of an answer of the HTTP API. Fails with Prometheus's own words."""
+        url = f"{self.url}/api/v1/{resource}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with urllib.request.urlopen(url, timeout=_PATIENCE) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            with error:
+                raise AssertionError(f"{parameters}: {error.read().decode()}") from None
 
     def query(self, expression: str, at: float | None = None) -> list[Sample]:
         """Evaluate at a moment (Unix seconds; None: now). Fails with Prometheus's own words."""

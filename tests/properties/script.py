@@ -125,7 +125,6 @@ class Publishing:
 
     async def follow(self, *companies: str) -> None:
         """Begin to read what is stored; to be called before anything of these companies is published."""
-        await self._publisher.start()
         for company in companies:
             await self._ledger.follow(company)
         for stream in (REALTIME_STREAM, HISTORY_STREAM):

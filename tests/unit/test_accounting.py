@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 from collections.abc import Callable
 
 import pytest
 
-from demo.progress import read_metrics
+from demo.run import Progress
 from testkit.accounting import Accounting, Report
 from testkit.evidence import Backlog, Evidence, Given, Row
 from testkit.items import Item, Payload, Table, good, refused
 from testkit.oracle import ExpectedRow, Published, Version, expected, facts
 from testkit.publisher import stored_version
 from testkit.traffic import Publication, Traffic
+from testkit.worker import Scrape
 
 COMPANY = "KopiNusa01"
 START = 1_795_500_000
@@ -343,7 +345,7 @@ def test_store_times_keep_their_nanoseconds(reply: str) -> None:
     assert stored_version(reply) == Version(1795500123456789012, 42)
 
 
-def test_the_progress_counts_come_from_the_metrics_page() -> None:
+def test_the_progress_comes_from_the_metrics_page() -> None:
     page = """# HELP message_event_service_events_processed_total Events
 message_event_service_events_processed_total{company_id="A",event_type="x"} 4.0
 message_event_service_events_processed_total{company_id="B",event_type="x"} 3.0
@@ -353,6 +355,9 @@ dlq_tasks_dropped_total{company_id="A"} 5.0
 onboarding_tasks_processed_total{company_id="A",status="success_created"} 6.0
 dlq_queue_length 0.0
 """
-    counts = read_metrics(page)
-    assert (counts.stored, counts.retried, counts.dead_lettered) == (7, 2, 1)
-    assert (counts.exhausted, counts.onboarded) == (5, 6)
+    out = io.StringIO()
+    Progress(out).update(9, Scrape(page), Backlog(pending=3))
+    line = out.getvalue().rstrip()
+    assert line.startswith("published 9 (")
+    assert "  stored 7 (" in line
+    assert line.endswith("  retried 2  dead-lettered 1  exhausted 5  new contacts 6  lag 3")

@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from demo.load_options import Options, parse
-from demo.load_traffic import DEFAULT_MIX
+from demo.load_options import DEFAULT_MIX, Options, parse
 
 
 def options(*arguments: str) -> Options:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import random
+import time
 
 import pytest
 
-from demo.load_metrics import Counts, Tally
-from demo.load_report import Latencies, Progress, State, Summary
+from demo.load_options import parse
+from demo.load_report import Latencies, LoadReport, Progress
 
 
 class Terminal(io.StringIO):
@@ -16,25 +17,29 @@ class Terminal(io.StringIO):
         return True
 
 
-def summary(tally: Tally, *, rate: float = 10.0, planned: int | None = 4, stopped: bool = False) -> Summary:
-    return Summary(
-        tally=tally,
-        latencies=Latencies(),
-        reasons={"no stream takes it": 1},
-        duplicates=0,
-        elapsed=2.0,
-        rate=rate,
-        planned=planned,
-        largest_lag=0.25,
-        stopped=stopped,
-    )
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
 
 
-def counted(attempted: int, confirmed: int) -> Tally:
-    tally = Tally(["KopiNusa01", "TokoJaya02"])
-    counts = tally.counts["v1.chats.upsert.TokoJaya02"]
-    counts.attempted, counts.confirmed, counts.errors = attempted, confirmed, attempted - confirmed
-    return tally
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def report(attempted: int, confirmed: int, errors: int, *options: str) -> LoadReport:
+    """Of a run that has just begun."""
+    made = LoadReport(parse(["--companies", "KopiNusa01,TokoJaya02", *options]))
+    tally = made.tally
+    for counter, count in zip(
+        (tally.attempted, tally.confirmed, tally.errors), (attempted, confirmed, errors), strict=True
+    ):
+        counter.labels("v1.chats.upsert", "TokoJaya02").inc(count)
+    return made
 
 
 @pytest.mark.parametrize("share", [0.5, 0.95, 0.99, 1.0])
@@ -57,10 +62,9 @@ def test_latencies_out_of_range_count_at_its_ends_and_none_give_no_percentile() 
     assert latencies.quantile(1.0) == pytest.approx(1000, rel=0.02)
 
 
-def test_a_terminal_gets_a_bar_that_is_written_over_itself() -> None:
-    out = Terminal()
-    progress = Progress(out)
-    progress.update(State(1.0, Counts("", "", 50, 40, 2), 0.5, 0.0))
+def test_a_terminal_gets_a_bar_that_is_written_over_itself(clock: Clock) -> None:
+    out, clock.now = Terminal(), 1.0
+    Progress(out).update(report(50, 40, 2, "--events", "100"))
     assert out.getvalue().startswith("\r\x1b[K[########........]  50%  confirmed 40 (40/s)")
     assert "\n" not in out.getvalue()
 
@@ -68,7 +72,7 @@ def test_a_terminal_gets_a_bar_that_is_written_over_itself() -> None:
 def test_the_full_bar_stays_on_the_terminal() -> None:
     out = Terminal()
     progress = Progress(out)
-    progress.update(State(1.0, Counts("", "", 100, 100, 0), 1.0, 0.0))
+    progress.update(report(100, 100, 0, "--events", "100"))
     progress.end()
     progress.say("done")
     assert out.getvalue().endswith("behind 0.0 s\n\r\x1b[Kdone\n")
@@ -78,34 +82,42 @@ def test_the_full_bar_stays_on_the_terminal() -> None:
 def test_a_line_on_a_terminal_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "30")
     out = Terminal()
-    Progress(out).update(State(1.0, Counts("", "", 50, 40, 2), 0.5, 0.0))
+    Progress(out).update(report(50, 40, 2, "--events", "100"))
     assert len(out.getvalue().removeprefix("\r\x1b[K")) == 29
 
 
-def test_a_log_gets_plain_lines_whose_rate_is_that_since_the_line_before() -> None:
+def test_a_log_gets_plain_lines_whose_rate_is_that_since_the_line_before(clock: Clock) -> None:
     out = io.StringIO()
     progress = Progress(out)
-    progress.update(State(5.0, Counts("", "", 50, 50, 0), 0.25, 0.0))
-    progress.update(State(10.0, Counts("", "", 80, 75, 5), 0.5, 1.5))
+    clock.now = 5.0
+    progress.update(report(50, 50, 0, "--events", "200"))
+    clock.now = 10.0
+    late = report(80, 75, 5, "--duration", "20", "--rate", "0")
+    late.late(1.5)
+    progress.update(late)
     assert out.getvalue().splitlines() == [
         " 25%  confirmed 50 (10/s)  errors 0  behind 0.0 s",
         " 50%  confirmed 75 (5/s)  errors 5  behind 1.5 s",
     ]
 
 
-def test_a_run_without_an_end_tells_its_age_instead_of_a_share() -> None:
-    out = io.StringIO()
-    Progress(out).update(State(5.0, Counts("", "", 5, 5, 0), None, 0.0))
+def test_a_run_without_an_end_tells_its_age_instead_of_a_share(clock: Clock) -> None:
+    out, clock.now = io.StringIO(), 5.0
+    Progress(out).update(report(5, 5, 0))
     assert out.getvalue().startswith("5 s  confirmed 5")
 
 
 def test_a_run_is_well_only_if_every_attempt_was_confirmed() -> None:
-    assert summary(counted(4, 4)).ok
-    assert not summary(counted(4, 3)).ok
+    assert report(4, 4, 0).ok
+    assert not report(4, 3, 1).ok
 
 
 def test_the_summary_tells_counts_reasons_rate_and_lag() -> None:
-    lines = summary(counted(3, 2), stopped=True).text().splitlines()
+    made = report(3, 2, 1, "--events", "4", "--rate", "10")
+    made.reasons["no stream takes it"] = 1
+    made.ended, made.stopped = 2.0, True
+    made.late(0.25)
+    lines = made.text().splitlines()
     assert "v1.chats.upsert                 3          2        1" in lines
     assert "attempted   3 of 4 planned, stopped by a signal" in lines
     assert "confirmed   2" in lines
@@ -115,4 +127,4 @@ def test_the_summary_tells_counts_reasons_rate_and_lag() -> None:
 
 
 def test_the_summary_of_a_run_as_fast_as_confirmed_has_no_schedule() -> None:
-    assert "as fast as confirmed" in summary(counted(4, 4), rate=0.0, planned=None).text()
+    assert "as fast as confirmed" in report(4, 4, 0, "--rate", "0").text()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
-from demo.load_traffic import DEFAULT_MIX, LoadTraffic, Mix, mix
+from demo.load import LoadTraffic
+from demo.load_options import DEFAULT_MIX, Mix, mix, parse
 from events.errors import EventError
 from events.history import History
 from events.payloads import decode
@@ -25,7 +27,9 @@ def run(
     invalid: float = 0.0,
     agents: int = 3,
 ) -> list[Publication]:
-    traffic = LoadTraffic("KopiNusa01", run=run, seed=seed, mix=weights, invalid=invalid, agents=agents)
+    given = parse(["--companies", "KopiNusa01"])
+    options = replace(given, seed=seed, mix=weights, invalid=invalid, agents=agents)
+    traffic = LoadTraffic("KopiNusa01", run, options)
     return [traffic.event(NOW + number) for number in range(count)]
 
 

@@ -31,17 +31,14 @@ def test_id_that_is_given_twice_is_refused() -> None:
         rules(["**SUB-1** x\n", "**SUB-1** y\n"])
 
 
-def test_marks_are_read_from_functions_classes_and_modules() -> None:
+def test_marks_are_read_from_functions_and_classes() -> None:
     source = (
-        'pytestmark = [pytest.mark.rule("A")]\n'
         '@pytest.mark.rule("B", "C")\ndef test_one(): ...\n'
         'class TestX:\n    @pytest.mark.rule("D")\n    async def test_two(self): ...\n'
         "def helper(): ...\n"
     )
     assert list(marked(source)) == [
-        ("test_one", "A"),
         ("test_one", "B"),
         ("test_one", "C"),
-        ("test_two", "A"),
         ("test_two", "D"),
     ]
