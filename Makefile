@@ -77,9 +77,10 @@ system-deps: ## install what some tests need from the system (Debian, root): wit
 		DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$package \
 			|| failed="$$failed $$package"; done; \
 	test -z "$$failed" || { echo "not installed:$$failed" >&2; exit 1; }
+	@$(PYTHON) -m tests.containers.debian || echo "without Compose v2 and kustomize of Debian 13" >&2
 
 clean: ## remove what was made here, .venv too
-	rm -rf .venv .containers .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .containers .grafana .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Exact versions, and nothing is built: constraints.txt lists everything that pyproject.toml leads to.

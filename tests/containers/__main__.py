@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from tests.containers import base_images, sandbox, story
-from tests.containers.engine import CACHE, Engine, EngineError, own
+from tests.containers.debian import CACHE
+from tests.containers.engine import Engine, EngineError, own
 from tests.containers.stack import Unmet
 
 _INSIDE: Final = "inside"

@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from tests.containers.engine import CACHE, Engine, EngineError
+from tests.containers.debian import CACHE
+from tests.containers.engine import Engine, EngineError
 
 PYTHON: Final = "python:3.11-slim-bookworm"
 # The stage of the stand-ins' Dockerfile, and the image that it stands in for.

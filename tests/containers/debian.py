@@ -1,4 +1,7 @@
-"""Programs from a newer release of Debian than the machine's own, unpacked into a folder, not installed."""
+"""Programs from a newer release of Debian than the machine's own, unpacked into a folder, not installed.
+
+Needs nothing but Python and apt: `make system-deps` runs it before there is anything else.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-# Compose v2 and kustomize are in no earlier one.
+# What is downloaded and built once; `make clean` removes it.
+CACHE: Final = Path(__file__).resolve().parents[2] / ".containers"
+COMPOSE: Final = CACHE / "debian/usr/libexec/docker/cli-plugins/docker-compose"
+KUSTOMIZE: Final = CACHE / "debian/usr/bin/kustomize"
+_PACKAGES: Final = ("docker-compose", "kustomize")
+# No earlier one has these.
 _SUITE: Final = "trixie"
 _KEYS: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
-def unpack(packages: Sequence[str], folder: Path) -> None:
-    """Download packages from the mirror that this machine uses, and unpack them. Raises `CalledProcessError`."""
+def provide() -> None:
+    """Have Compose v2 and kustomize, downloaded once from this machine's mirror. Raises `CalledProcessError`."""
+    folder = CACHE / "debian"
+    if folder.exists():
+        return
+    CACHE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+        partial = Path(scratch, "debian")
+        _unpack(_PACKAGES, partial)
+        partial.rename(folder)
+
+
+def _unpack(packages: Sequence[str], folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         # The account that apt downloads as writes there.
         os.chmod(scratch, 0o777)
@@ -39,3 +58,7 @@ def _mirror() -> str:
     sites = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
     # Security updates have a mirror of their own, without the packages.
     return next(site for site in sites if "security" not in site)
+
+
+if __name__ == "__main__":
+    provide()

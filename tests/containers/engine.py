@@ -11,9 +11,6 @@ from typing import IO, Final
 
 from tests.containers import debian
 
-# What is downloaded and built once; `make clean` removes it.
-CACHE: Final = Path(__file__).resolve().parents[2] / ".containers"
-_PLUGIN: Final = Path("usr/libexec/docker/cli-plugins/docker-compose")
 _PATIENCE: Final = 30.0
 
 
@@ -77,7 +74,8 @@ def own(work: Path) -> Engine:
     host = f"unix://{work / 'docker.sock'}"
     config = work / "config" / "cli-plugins"
     config.mkdir(parents=True)
-    (config / "docker-compose").symlink_to(compose())
+    debian.provide()
+    (config / "docker-compose").symlink_to(debian.COMPOSE)
     log = work / "dockerd.log"
     options: dict[str, str | Path] = {
         "--host": host,
@@ -101,16 +99,3 @@ def own(work: Path) -> Engine:
             raise EngineError(f"dockerd does not start:\n{log.read_text()[-3000:]}")
         time.sleep(0.1)
     return engine
-
-
-def compose() -> Path:
-    """Compose v2, downloaded once."""
-    plugin = CACHE / "compose" / _PLUGIN
-    if not plugin.exists():
-        partial = CACHE / "compose.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        debian.unpack(["docker-compose"], partial)
-        shutil.rmtree(CACHE / "compose", ignore_errors=True)
-        partial.rename(CACHE / "compose")
-    return plugin

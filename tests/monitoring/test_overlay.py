@@ -14,6 +14,7 @@ import yaml
 
 from streams.config.settings import Settings
 from streams.version import VERSION
+from tests.containers.debian import KUSTOMIZE
 from tests.monitoring.test_kubernetes import KUBERNETES, Node, fits, generated, kustomization, query
 from tests.programs import missing
 
@@ -30,9 +31,9 @@ NAME: Final = "daisi-wa-events-processor"
 
 @pytest.fixture(scope="session")
 def kustomize() -> str:
-    """kustomize of the variable KUSTOMIZE, else of the path."""
-    found = os.environ.get("KUSTOMIZE") or shutil.which("kustomize")
-    return found or missing("kustomize", "it is a package of Debian 13; KUSTOMIZE may name the program")
+    """kustomize of the path, else the one that `make system-deps` downloads."""
+    found = shutil.which("kustomize", path=f"{os.environ['PATH']}:{KUSTOMIZE.parent}")
+    return found or missing("kustomize", "`make system-deps` could not download it from Debian 13")
 
 
 def rendered(kustomize: str, folder: Path) -> str:
