@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -36,7 +36,8 @@ class ReceivedEvent:
     writes: list[Mutation] = field(default_factory=list)
     incoming: Incoming | None = None  # what is onboarded once the message is stored
     error: EventError | None = None
-    failures: Sequence[tuple[int, EventError]] = ()  # index and error of each item that is not stored
+    # Index and error of each item that is not stored.
+    failures: list[tuple[int, EventError]] = field(default_factory=list)
     routing_seconds: float = 0.0
     submitted: float = 0.0  # when it was handed to onboarding, in seconds of `time.perf_counter()`
 
@@ -58,12 +59,13 @@ class ReceivedEvent:
         """Free the decoded payload: thousands of events may wait for onboarding, and a dead letter has the body."""
         self.payload = None
         self.writes = []
+        self.failures = []
 
     def release_items(self, count: int) -> bool:
-        """Free at most so many writes and items of a settled history batch; returns whether none are left."""
+        """Free at most so many writes, items and their errors of a history batch; returns whether none are left."""
         items = self.payload.items if isinstance(self.payload, History) else []
-        del self.writes[-count:], items[-count:]
-        return not self.writes and not items
+        del self.writes[-count:], items[-count:], self.failures[-count:]
+        return not (self.writes or items or self.failures)
 
     def _failures(self, errors: Mapping[int, EventError]) -> Iterator[tuple[int, EventError]]:
         items = self.payload.items if isinstance(self.payload, History) else []

@@ -41,9 +41,10 @@ class Bootstrap:
 
     def __post_init__(self) -> None:
         # Each holds a connection; the pool has to have some left for the companies that are served already.
-        self._at_once = asyncio.Semaphore(max(1, min(SCHEMAS_AT_ONCE, self.settings.postgres_pool_size // 2)))
+        at_once = max(1, min(SCHEMAS_AT_ONCE, self.settings.postgres_pool_size // 2))
+        self._at_once = asyncio.Semaphore(at_once)
         # A build takes connections beside the pool, and may take hours: it holds up no company that needs none.
-        self._builds = asyncio.Semaphore(SCHEMAS_AT_ONCE)
+        self._builds = asyncio.Semaphore(at_once)
         self._misconfigured: set[Tenant] = set()
 
     def steps(self) -> list[StartupStep]:

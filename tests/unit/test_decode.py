@@ -118,12 +118,25 @@ def test_a_history_batch_without_items_is_decoded_in_one_step(data: bytes) -> No
 @pytest.mark.parametrize("count", [1, 2, 9])
 def test_a_history_batch_is_released_in_steps(count: int) -> None:
     event = decoded("v1.history.messages", builders.history_messages(*[builders.message()] * 3, {}))
+    event.conclude({})
+    assert event.failures
     steps = 1
     while not event.release_items(count):
         steps += 1
     assert steps == math.ceil(4 / count)
     assert isinstance(event.payload, History)
-    assert (event.writes, event.payload.items) == ([], [])
+    assert (event.writes, event.payload.items, event.failures) == ([], [], [])
+
+
+@pytest.mark.parametrize("event_type", ["v1.chats.upsert", "v1.history.chats"])
+def test_an_event_that_waits_for_its_dead_letter_keeps_neither_payload_nor_errors_of_items(
+    event_type: str,
+) -> None:
+    event = decoded(event_type, data=b'{"chats":[null,null]}')
+    event.conclude({})
+    event.release()
+    assert (event.payload, event.writes, event.failures) == (None, [], [])
+    assert event.error is not None
 
 
 @pytest.mark.parametrize("event_type", ["v1.chats.upsert", "v1.history.chats"])
