@@ -166,6 +166,9 @@ def translated() -> Iterator[None]:
         raise ours from error
 
 
+_CANNOT_CONNECT: Final = "cannot connect: "
+
+
 @contextmanager
 def connecting() -> Iterator[None]:
     """As `translated`, while a connection is opened or waited for: `Unavailable`, whatever the server says.
@@ -178,6 +181,7 @@ def connecting() -> Iterator[None]:
     except QueryTimeout as error:
         raise Unavailable("no connection to the database in time", error.sqlstate) from error
     except StorageError as error:
-        if error.sqlstate is None:
+        # One without a code says so itself, and so does one that comes from another attempt inside.
+        if error.sqlstate is None or str(error).startswith(_CANNOT_CONNECT):
             raise
-        raise Unavailable(f"cannot connect: {error.in_full()}", error.sqlstate) from error
+        raise Unavailable(f"{_CANNOT_CONNECT}{error.in_full()}", error.sqlstate) from error

@@ -163,6 +163,12 @@ def test_while_connecting_the_servers_own_words_are_told(sqlstate: str) -> None:
         raise _server(sqlstate, "no room")
 
 
+def test_a_connection_that_is_opened_for_another_one_is_told_once() -> None:
+    with pytest.raises(Unavailable) as raised, connecting(), connecting():
+        raise _server("28P01", "no room")
+    assert str(raised.value) == "cannot connect: SQLSTATE 28P01: no room"
+
+
 def test_a_connection_that_is_not_there_in_time_is_an_outage() -> None:
     with pytest.raises(Unavailable, match="no connection to the database in time"), connecting():
         raise TimeoutError
