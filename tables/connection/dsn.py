@@ -45,22 +45,23 @@ Pair = tuple[str, str]  # a parameter's name and value
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One server: a name, an address or the folder of a Unix socket."""
+    """One server: a name, an address or the folder of a Unix socket; without a name where the driver looks for it."""
 
     name: str
     port: int
 
     def __str__(self) -> str:
-        return self.name if self.name.startswith("/") else f"{self.name}:{self.port}"
+        return self.name if self.name.startswith("/") else f"{self.name or 'localhost'}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
 class Dsn:
     """A parsed connection string.
 
-    `hosts` is empty where the text names none (the driver then asks PGHOST and the usual sockets). `driver` holds what
-    is handed to the driver in a query of its own (TLS, Kerberos), `settings` the settings of
-    a session. `connect_timeout` is seconds for one host, None if not given. `notes` are sentences for the operator.
+    `hosts` is empty where the text names none (the driver then asks PGHOST and the usual sockets); a port alone is a
+    host without a name. `driver` holds what is handed to the driver in a query of its own (TLS, Kerberos),
+    `settings` the settings of a session. `connect_timeout` is seconds for one host, None if not given. `notes` are
+    sentences for the operator.
     """
 
     hosts: tuple[Host, ...] = ()
@@ -135,16 +136,17 @@ def _hosts(values: Mapping[str, str]) -> tuple[Host, ...]:
             "has hostaddr beside sslmode verify-full: expected the host's name only, for its certificate"
         )
     if names == [""]:
-        return ()
+        return (Host("", ports[0]),) if values.get("port") else ()
     return tuple(Host(name or "localhost", port) for name, port in zip(names, ports, strict=True))
 
 
 def _port(text: str) -> int:
     if not text:
         return DEFAULT_PORT
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536):
+    digits = text.lstrip("0")
+    if not (text.isascii() and text.isdigit() and len(digits) <= 5 and 0 < int(digits or "0") < 65536):
         raise DsnError("has a port that is no number from 1 to 65535")
-    return int(text)
+    return int(digits)
 
 
 def _seconds(text: str) -> float | None:

@@ -114,7 +114,7 @@ class Connector:
     async def _open_with(self, host: Host | None, settings: dict[str, str]) -> HostConnection:
         wanted: Any = self._dsn.target_session_attrs
         connection = await asyncpg.connect(
-            host=host.name if host else None,
+            host=host.name or None if host else None,
             port=host.port if host else None,
             user=self._dsn.user,
             password=self._dsn.password,

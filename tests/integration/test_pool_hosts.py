@@ -50,6 +50,16 @@ def both(first: int, second: PostgresServer, query: str = "") -> str:
     return f"postgresql://postgres@127.0.0.1:{first},127.0.0.1:{second.port}/postgres{query}"
 
 
+@pytest.mark.parametrize(
+    "text", ["postgres://postgres@:{}/postgres", "user=postgres dbname=postgres port={}"]
+)
+async def test_a_port_without_a_host_is_the_port_that_is_asked(
+    text: str, postgres_server: PostgresServer
+) -> None:
+    async with opened(text.format(postgres_server.port)) as database:
+        assert await port_of(database) == postgres_server.port
+
+
 async def test_a_host_that_hangs_does_not_keep_the_next_from_being_tried(
     silent: int, postgres_server: PostgresServer
 ) -> None:

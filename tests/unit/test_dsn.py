@@ -66,6 +66,9 @@ def test_a_password_may_hold_any_character(text: str, password: str | None) -> N
         ("postgres:///wa?host=/cloudsql/p:europe-west1:i", (Host("/cloudsql/p:europe-west1:i", 5432),)),
         ("host=a,b,c port=1,,3", (Host("a", 1), Host("b", 5432), Host("c", 3))),
         ("host=a,b port=6432", (Host("a", 6432), Host("b", 6432))),
+        ("port=6433 user=app", (Host("", 6433),)),
+        ("postgres://:6433/wa", (Host("", 6433),)),
+        ("host=a port=005433", (Host("a", 5433),)),
         ("hostaddr=127.0.0.1 host=db.example", (Host("127.0.0.1", 5432),)),
     ],
 )
@@ -202,6 +205,8 @@ def test_channel_binding_is_kept_by_verifying_the_certificate() -> None:
         ("connect_timeout=10s", "connect_timeout"),
         ("connect_timeout=-1", "connect_timeout"),
         ("port=x", "port"),
+        ("port=000001999999", "port"),
+        ("port=000000", "port"),
         ("host=a,b&port=1,2,3", "ports"),
         ("ssl=maybe", "ssl"),
         ("service=production", "service"),
