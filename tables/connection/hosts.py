@@ -148,10 +148,22 @@ def _driver(dsn: Dsn) -> dict[str, Any]:
     if given.get("sslrootcert") != dsn_parameters.SYSTEM:
         return {"dsn": f"postgresql://?{urlencode(given, quote_via=quote)}"} if given else {}
     context = ssl.create_default_context()
+    if oldest := given.get("ssl_min_protocol_version"):
+        context.minimum_version = _tls_version(oldest)
+    if newest := given.get("ssl_max_protocol_version"):
+        context.maximum_version = _tls_version(newest)
+    if "sslcrl" in given:
+        context.load_verify_locations(given["sslcrl"])
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
     if "sslcert" in given:
         context.load_cert_chain(given["sslcert"], given.get("sslkey"), given.get("sslpassword", ""))
     direct = given.get("sslnegotiation") == "direct"
     return {"ssl": context, "direct_tls": direct, "passfile": given.get("passfile")}
+
+
+def _tls_version(name: str) -> ssl.TLSVersion:
+    """Of its name in a DSN, such as `TLSv1.2`."""
+    return ssl.TLSVersion[name.replace(".", "_")]
 
 
 def _together(failures: Sequence[tuple[Host | None, StorageError]]) -> Unavailable:
