@@ -178,7 +178,7 @@ class _Run(Generic[Item]):
         except QueryTimeout as error:
             await self._timed_out(batch, error)
         except SerializationFailure as error:
-            await self._contended(batch, error)
+            await self._on_serialization_failure(batch, error)
         except Exception as error:
             if batch.alone:
                 await self._judge(batch, error)
@@ -197,7 +197,7 @@ class _Run(Generic[Item]):
         else:
             await self._judge(batch, error)
 
-    async def _contended(self, batch: SubBatch[Item], error: SerializationFailure) -> None:
+    async def _on_serialization_failure(self, batch: SubBatch[Item], error: SerializationFailure) -> None:
         batch.contentions += 1
         if batch.contentions > CONTENTIONS:
             return await self._judge(batch, error)

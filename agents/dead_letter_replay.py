@@ -107,8 +107,8 @@ class DeadLetterReplayer:
             dead_letter = envelope.decode(delivery.data)
         except Malformed as malformed:
             return await park(Envelope(), malformed)
-        if (refusal := _refusal(tenant, dead_letter)) is not None:
-            return await park(dead_letter, refusal)
+        if (rejection := _rejection(tenant, dead_letter)) is not None:
+            return await park(dead_letter, rejection)
         if retry_policy.is_poison(delivery.metadata.num_delivered, self._policy):
             return await park(dead_letter, MaxDeliveriesExceeded())
         error = await self._replay(tenant, delivery, dead_letter, while_waiting)
@@ -187,7 +187,7 @@ class DeadLetterReplayer:
             return UnexpectedError(f"unexpected {type(error).__name__} while replaying")
 
 
-def _refusal(tenant: Tenant, dead_letter: Envelope) -> EventError | None:
+def _rejection(tenant: Tenant, dead_letter: Envelope) -> EventError | None:
     """Why a dead letter is never replayed: it is another company's, or of no known event type.
 
     The existing service wrote full subjects; a bare base subject names no company, and counts as ours.

@@ -15,7 +15,7 @@ _ESCAPE = re.compile(
 )
 
 
-def _mend(match: re.Match[bytes]) -> bytes:
+def _replacement(match: re.Match[bytes]) -> bytes:
     if match["nul"]:
         return b""
     if match["lone"]:
@@ -32,7 +32,7 @@ def sanitize(body: bytes) -> bytes:
         body = body.decode(errors="replace").encode()
     # Nearly no body has any escape of this kind: one look is enough for those.
     if b"\\u" in body and (b"\\u0000" in body or b"\\ud" in body or b"\\uD" in body):
-        return _ESCAPE.sub(_mend, body)
+        return _ESCAPE.sub(_replacement, body)
     return body
 
 

@@ -46,7 +46,7 @@ from streams.monitoring.worker_status import WorkerStatus
 from streams.version import VERSION
 from streams.worker.application import Connections, use_fast_loop
 from streams.worker.channel import DirectChannel
-from streams.worker.shutdown import Shutdown, drain_budget, hear_held_stop
+from streams.worker.shutdown import Shutdown, drain_budget, hear_blocked_stop
 from tables.connection.pool import Database
 from tables.tenant import TenantTables
 
@@ -286,7 +286,7 @@ def __getattr__(name: str) -> Any:
     """`app`, made when Faust asks for it: importing this module must not need any settings."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    hear_held_stop()
+    hear_blocked_stop()
     try:
         globals()["app"] = app = build(os.environ)
     except SettingsError as error:

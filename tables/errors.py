@@ -69,6 +69,7 @@ class DatabaseError(StorageError):
 
 
 READ_ONLY: Final = "25006"
+_CANNOT_CONNECT: Final = "cannot connect: "
 # A SQLSTATE, or a class of them; the longer one counts. Any other is a `DatabaseError`.
 KINDS: Final[Mapping[str, type[StorageError]]] = {
     "08": Unavailable,
@@ -164,9 +165,6 @@ def translated() -> Iterator[None]:
         if ours is None:
             raise
         raise ours from error
-
-
-_CANNOT_CONNECT: Final = "cannot connect: "
 
 
 @contextmanager

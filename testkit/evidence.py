@@ -97,7 +97,7 @@ async def gather(js: JetStreamContext, database: Connection, company: str) -> Ev
     waiting = await backlog(js, company)
     evidence = await gather_rows(database, company)
     evidence.backlog = waiting
-    evidence.letters = [letter async for letter in _letters(js, company)]
+    evidence.letters = [letter async for letter in _dead_letters(js, company)]
     return evidence
 
 
@@ -158,18 +158,18 @@ def _exhausted(row: Mapping[str, Any]) -> Given | None:
     return _given(dlq_payload, original)
 
 
-async def _letters(js: JetStreamContext, company: str) -> AsyncIterator[Given]:
+async def _dead_letters(js: JetStreamContext, company: str) -> AsyncIterator[Given]:
     subject, sequence = f"{DLQ}.{company}", 1
     stream = await js.find_stream_name_by_subject(subject)
     with suppress(nats.js.errors.NotFoundError):
         while True:
             message = await js.get_msg(stream, seq=sequence, subject=subject, next=True)
             sequence = (message.seq or 0) + 1
-            if given := _letter(message):
+            if given := _dead_letter(message):
                 yield given
 
 
-def _letter(message: RawStreamMsg) -> Given | None:
+def _dead_letter(message: RawStreamMsg) -> Given | None:
     given = _given(message.data or b"")
     # <stream>-<sequence>-<store time>; the header and the envelope name the same event.
     _, sequence, ns = ((message.headers or {}).get("Nats-Msg-Id") or "--").rsplit("-", 2)

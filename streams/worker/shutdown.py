@@ -30,7 +30,7 @@ def drain_budget(seconds: float) -> float:
     return seconds - min(AFTER_DRAIN, seconds / 2)
 
 
-def hear_held_stop() -> None:
+def hear_blocked_stop() -> None:
     """End at a SIGTERM that was held back while Python started, and at one that comes before a worker listens.
 
     The image's entry blocks the signal, because a first process does not get one that it has no handler for.

@@ -124,7 +124,7 @@ class ClusterEnvironment(Environment):
         for spec in specified(default_settings()):
             await self.change_stream(spec.name, {"num_replicas": count})
 
-    async def server_of_letters(self) -> NatsServer:
+    async def dead_letter_server(self) -> NatsServer:
         """The leader of the dead-letter stream, which the load has left."""
         node = await self.leader(DLQ_STREAM)
         await self.lead_away(node)

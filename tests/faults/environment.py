@@ -195,7 +195,7 @@ class Environment:
         """How long this fault takes, in seconds."""
         return self.rng.uniform(*(short if self.short else full))
 
-    async def server_of_letters(self) -> NatsServer:
+    async def dead_letter_server(self) -> NatsServer:
         """The server that takes dead letters."""
         return self.nats
 

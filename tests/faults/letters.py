@@ -86,7 +86,7 @@ async def _denied(env: Environment) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _frozen(env: Environment) -> AsyncIterator[None]:
-    server = await env.server_of_letters()
+    server = await env.dead_letter_server()
     server.pause()
     yield
     server.resume()

@@ -54,11 +54,11 @@ def _double_row(evidence: Evidence) -> None:
     evidence.rows["messages"][_sound(evidence).publication.items[0].key].append(Row({}))
 
 
-def _double_letter(evidence: Evidence) -> None:
+def _double_dead_letter(evidence: Evidence) -> None:
     evidence.letters.append(evidence.letters[0])
 
 
-def _needless_letter(evidence: Evidence) -> None:
+def _needless_dead_letter(evidence: Evidence) -> None:
     one = _sound(evidence)
     evidence.letters.append(Given(one.version, one.publication.body))
 
@@ -78,8 +78,8 @@ def test_a_perfect_run_keeps_the_promise() -> None:
     [
         (_remove_row, "lost"),
         (_double_row, "doubled"),
-        (_double_letter, "doubled"),
-        (_needless_letter, "needless"),
+        (_double_dead_letter, "doubled"),
+        (_needless_dead_letter, "needless"),
         (_change_value, "wrong"),
     ],
 )

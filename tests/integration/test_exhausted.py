@@ -281,7 +281,7 @@ async def test_a_payload_that_is_refused_is_stored_as_text_once(given: Given, te
     assert await given.payload() == text
 
 
-def _letter(version: str, moment: str) -> ExhaustedRow:
+def _dead_letter(version: str, moment: str) -> ExhaustedRow:
     """The row of an event that was given up at this time, by a worker that writes its version like this."""
     letter = {"source_subject": ROW.source_subject, "event_version": version, "ts": moment}
     return ROW._replace(
@@ -295,8 +295,8 @@ def _letter(version: str, moment: str) -> ExhaustedRow:
 async def test_an_event_is_known_with_and_without_the_incarnation_of_its_version(
     given: Given, first: str, second: str
 ) -> None:
-    assert await given.save(_letter(first, "2026-11-24T07:00:00Z"))
-    assert not await given.save(_letter(second, "2026-11-24T09:00:00Z"))
+    assert await given.save(_dead_letter(first, "2026-11-24T07:00:00Z"))
+    assert not await given.save(_dead_letter(second, "2026-11-24T09:00:00Z"))
     assert len(await given.rows()) == 1
 
 
@@ -304,8 +304,8 @@ async def test_an_event_is_known_with_and_without_the_incarnation_of_its_version
 async def test_versions_that_begin_alike_are_of_different_events(
     given: Given, first: str, second: str
 ) -> None:
-    assert await given.save(_letter(first, "2026-11-24T07:00:00Z"))
-    assert await given.save(_letter(second, "2026-11-24T09:00:00Z"))
+    assert await given.save(_dead_letter(first, "2026-11-24T07:00:00Z"))
+    assert await given.save(_dead_letter(second, "2026-11-24T09:00:00Z"))
     assert len(await given.rows()) == 2
 
 
@@ -316,7 +316,7 @@ async def test_versions_that_begin_alike_are_of_different_events(
 async def test_an_envelope_with_other_fields_makes_no_second_row_of_its_event(
     given: Given, change: dict[str, Any]
 ) -> None:
-    row = _letter("5-7-9", "2026-11-24T07:00:00Z")
+    row = _dead_letter("5-7-9", "2026-11-24T07:00:00Z")
     envelope = json.loads(row.dlq_payload)
 
     assert await given.save(row)
@@ -327,7 +327,8 @@ async def test_an_envelope_with_other_fields_makes_no_second_row_of_its_event(
 
 async def test_two_replicas_that_write_a_version_differently_make_one_row(given: Given) -> None:
     letters = [
-        _letter(version, f"2026-11-24T0{hour}:00:00Z") for hour, version in enumerate(["5-7", "5-7-9"] * 3)
+        _dead_letter(version, f"2026-11-24T0{hour}:00:00Z")
+        for hour, version in enumerate(["5-7", "5-7-9"] * 3)
     ]
     saved = await asyncio.gather(*map(given.save, letters))
     assert sum(saved) == 1

@@ -75,7 +75,7 @@ async def test_a_worker_at_a_leaf_handles_the_hubs_events(
         return not any(await read_lag(broker, source.stream, source.durable))
 
     await eventually(settled)
-    await broker.publish(tenant_letter(tenant), b"letter", {"Nats-Msg-Id": "one"})
+    await broker.publish(tenant_dead_letter(tenant), b"letter", {"Nats-Msg-Id": "one"})
     await source.stop()
     assert await reader.gets_nothing(0.1)
     async with connected(pair.hub.url) as hub:
@@ -84,7 +84,7 @@ async def test_a_worker_at_a_leaf_handles_the_hubs_events(
     assert await streams_of(pair.leaf) == []
 
 
-def tenant_letter(tenant: Tenant) -> str:
+def tenant_dead_letter(tenant: Tenant) -> str:
     return f"{CONFIG.dlq_subject}.{tenant.company}"
 
 

@@ -64,17 +64,17 @@ def test_valid_json_without_such_oddities_is_never_changed(value: Any, ascii_onl
 def test_a_value_with_oddities_keeps_everything_else(value: Any) -> None:
     """NUL vanishes, half a surrogate pair becomes U+FFFD, in keys too."""
     mended = json.loads(sanitize(json.dumps(value).encode()))
-    assert mended == json.loads(json.dumps(_mended(value)))
+    assert mended == json.loads(json.dumps(_sanitized(value)))
 
 
-def _mended(value: Any) -> Any:
+def _sanitized(value: Any) -> Any:
     if isinstance(value, str):
         # What json reads back joins halves that stand side by side.
         whole = json.loads(json.dumps(value))
         return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in whole if char != "\0")
     if isinstance(value, dict):
-        return {_mended(key): _mended(item) for key, item in value.items()}
-    return [_mended(item) for item in value]
+        return {_sanitized(key): _sanitized(item) for key, item in value.items()}
+    return [_sanitized(item) for item in value]
 
 
 @pytest.mark.rule("PAY-9")

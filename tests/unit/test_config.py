@@ -78,7 +78,7 @@ def settings(**changed: str) -> Settings:
     return Settings.from_env({**NEEDED, **changed})
 
 
-def refusal(**changed: str) -> str:
+def settings_error(**changed: str) -> str:
     with pytest.raises(SettingsError) as caught:
         settings(**changed)
     return str(caught.value)
@@ -246,7 +246,7 @@ def test_one_message_names_every_wrong_variable() -> None:
         "NATS_DLQACKWAIT": "30",
         "METRICS_ENABLED": "maybe",
     }
-    message = refusal(**wrong)
+    message = settings_error(**wrong)
     assert all(name in message for name in wrong)
     assert "\n" not in message
 
@@ -263,13 +263,13 @@ def test_one_message_names_every_wrong_variable() -> None:
     ],
 )
 def test_secret_is_never_shown(wrong: dict[str, str]) -> None:
-    assert "hunter2" not in refusal(**wrong)
+    assert "hunter2" not in settings_error(**wrong)
     assert "hunter2" not in repr(settings(NATS_URL="nats://user:hunter2@nats"))
 
 
 @pytest.mark.rule("SUB-5")
 def test_companies_that_share_a_schema_are_both_named() -> None:
-    message = refusal(COMPANY_ID="KopiNusa,TokoBaru,kopinusa")
+    message = settings_error(COMPANY_ID="KopiNusa,TokoBaru,kopinusa")
     assert "'KopiNusa'" in message
     assert "'kopinusa'" in message
     assert "TokoBaru" not in message

@@ -88,7 +88,7 @@ class Replayer:
         assert not self.meter.of("received", "agent_seen", "settled", "stuck")
 
 
-def letter(
+def dead_letter(
     payload: Any = ABSENT, *, num_delivered: int = 1, headers: Any = None, **changes: Any
 ) -> FakeDelivery:
     if payload is ABSENT:
@@ -105,7 +105,7 @@ def letter(
 @pytest.mark.rule("DLQ-5")
 @pytest.mark.parametrize(("retry_count", "num_delivered"), [(1, 1), (5, 1), (5, 20)])
 async def test_a_replay_that_works_is_acknowledged_and_counted(retry_count: int, num_delivered: int) -> None:
-    replayer, delivery = Replayer(), letter(retry_count=retry_count, num_delivered=num_delivered)
+    replayer, delivery = Replayer(), dead_letter(retry_count=retry_count, num_delivered=num_delivered)
     await replayer.handle(delivery)
     assert delivery.outcome == "ack"
     assert replayer.meter.calls == [("dlq_acked", COMPANY)]
@@ -116,7 +116,7 @@ async def test_a_replay_that_works_is_acknowledged_and_counted(retry_count: int,
 @pytest.mark.parametrize("event_type", builders.BUILDERS)
 async def test_every_event_type_can_be_replayed(event_type: str) -> None:
     replayer = Replayer()
-    delivery = letter(builders.BUILDERS[event_type](), source_subject=f"{event_type}.{COMPANY}")
+    delivery = dead_letter(builders.BUILDERS[event_type](), source_subject=f"{event_type}.{COMPANY}")
     await replayer.handle(delivery)
     assert delivery.outcome == "ack"
     assert replayer.tables.bulks == ["history" in event_type]
@@ -125,7 +125,7 @@ async def test_every_event_type_can_be_replayed(event_type: str) -> None:
 @pytest.mark.rule("VER-1", "DLQ-5")
 async def test_a_replay_keeps_the_version_subject_and_id_of_its_event() -> None:
     replayer = Replayer()
-    await replayer.handle(letter(headers={"Original-Nats-Msg-Id": "wa-1", "Nats-Msg-Id": "dead-1"}))
+    await replayer.handle(dead_letter(headers={"Original-Nats-Msg-Id": "wa-1", "Nats-Msg-Id": "dead-1"}))
     [row] = replayer.tables.stored
     assert isinstance(row, ChatRow)
     assert row.stamp.version == Version(1_795_500_123_000_000_000, 7)
@@ -137,19 +137,19 @@ async def test_a_replay_keeps_the_version_subject_and_id_of_its_event() -> None:
 @pytest.mark.parametrize("version", [ABSENT, None, "", "yesterday"])
 async def test_an_envelope_of_the_existing_service_has_no_version(version: Any) -> None:
     replayer = Replayer()
-    await replayer.handle(letter(event_version=version))
+    await replayer.handle(dead_letter(event_version=version))
     assert replayer.tables.stored[0].stamp.version is None  # type: ignore[union-attr]
 
 
 async def test_an_absent_company_is_ours() -> None:
     for company in ("", ABSENT, None):
-        replayer, delivery = Replayer(), letter(company=company)
+        replayer, delivery = Replayer(), dead_letter(company=company)
         await replayer.handle(delivery)
         assert delivery.outcome == "ack"
 
 
 async def test_a_text_payload_is_replayed_as_the_event_it_was() -> None:
-    replayer, delivery = Replayer(), letter("{oops", retry_count=5)
+    replayer, delivery = Replayer(), dead_letter("{oops", retry_count=5)
     await replayer.handle(delivery)
     assert delivery.outcome == "term"
     assert replayer.tables.row.last_error.startswith("fatal: cannot decode")
@@ -159,7 +159,7 @@ async def test_a_text_payload_is_replayed_as_the_event_it_was() -> None:
 @pytest.mark.rule("DLQ-5")
 async def test_a_replayed_message_is_onboarded_before_it_is_acknowledged() -> None:
     replayer = Replayer()
-    delivery = letter(builders.message(), source_subject=f"v1.messages.upsert.{COMPANY}")
+    delivery = dead_letter(builders.message(), source_subject=f"v1.messages.upsert.{COMPANY}")
     await replayer.handle(delivery)
     assert len(replayer.onboarding.events) == 1
     assert delivery.outcome == "ack"
@@ -167,14 +167,14 @@ async def test_a_replayed_message_is_onboarded_before_it_is_acknowledged() -> No
 
 async def test_a_replayed_message_that_cannot_be_onboarded_waits() -> None:
     replayer = Replayer(result=errors.Rejected("x"))
-    delivery = letter(builders.message(), source_subject=f"v1.messages.upsert.{COMPANY}")
+    delivery = dead_letter(builders.message(), source_subject=f"v1.messages.upsert.{COMPANY}")
     await replayer.handle(delivery)
     assert delivery.outcome == "nak"
 
 
 @pytest.mark.rule("DLQ-15")
 async def test_an_outage_is_waited_for() -> None:
-    replayer, delivery = Replayer(FakeTables(*[db.Unavailable("gone")] * 4)), letter(retry_count=5)
+    replayer, delivery = Replayer(FakeTables(*[db.Unavailable("gone")] * 4)), dead_letter(retry_count=5)
     await replayer.handle(delivery)
     assert delivery.outcome == "ack"
 
@@ -185,7 +185,7 @@ async def test_an_outage_is_waited_for() -> None:
 @pytest.mark.rule("DLQ-6")
 @pytest.mark.parametrize(("retry_count", "delivered"), [(1, 1), (1, 4), (3, 2), (4, 1), (0, 5)])
 async def test_a_failed_replay_is_put_off_with_jitter(retry_count: int, delivered: int) -> None:
-    replayer, delivery = Replayer(), letter({}, retry_count=retry_count, num_delivered=delivered)
+    replayer, delivery = Replayer(), dead_letter({}, retry_count=retry_count, num_delivered=delivered)
     await replayer.handle(delivery)
     [(how, delay)] = delivery.settlements
     assert how == "nak"
@@ -202,7 +202,7 @@ async def test_a_replay_that_fails_at_its_limit_is_stored_then_ended(
 ) -> None:
     replayer, delivery = (
         Replayer(),
-        letter({"chat_id": "C"}, retry_count=retry_count, num_delivered=delivered),
+        dead_letter({"chat_id": "C"}, retry_count=retry_count, num_delivered=delivered),
     )
     await replayer.handle(delivery)
     assert delivery.outcome == "term"
@@ -218,7 +218,9 @@ async def test_a_replay_that_fails_at_its_limit_is_stored_then_ended(
 
 async def test_a_row_still_missing_is_given_up_like_any_other() -> None:
     tables = FakeTables(judge=lambda changes: [WriteRejection(change.ref, "not_found") for change in changes])
-    delivery = letter(builders.chat_update(), source_subject=f"v1.chats.update.{COMPANY}", num_delivered=5)
+    delivery = dead_letter(
+        builders.chat_update(), source_subject=f"v1.chats.update.{COMPANY}", num_delivered=5
+    )
     replayer = Replayer(tables)
     await replayer.handle(delivery)
     assert delivery.outcome == "term"
@@ -232,14 +234,14 @@ async def test_an_unexpected_exception_while_replaying_is_a_failed_replay(
         raise LookupError("a fault of ours")
 
     monkeypatch.setattr("agents.dead_letter_replay.decode", fail)
-    replayer, delivery = Replayer(), letter()
+    replayer, delivery = Replayer(), dead_letter()
     await replayer.handle(delivery)
     assert delivery.outcome == "nak"
 
 
 @pytest.mark.parametrize("delivered", [21, 1000])
 async def test_an_envelope_that_seems_to_kill_its_worker_is_stored_unreplayed(delivered: int) -> None:
-    replayer, delivery = Replayer(), letter(num_delivered=delivered)
+    replayer, delivery = Replayer(), dead_letter(num_delivered=delivered)
     await replayer.handle(delivery)
     assert delivery.outcome == "term"
     assert replayer.tables.writes == []
@@ -280,7 +282,7 @@ async def test_an_envelope_of_twenty_thousand_levels_is_stored_as_text() -> None
 
 
 async def test_an_envelope_of_another_company_is_never_replayed() -> None:
-    replayer, delivery = Replayer(), letter(company="Other")
+    replayer, delivery = Replayer(), dead_letter(company="Other")
     await replayer.handle(delivery)
     assert delivery.outcome == "term"
     assert replayer.tables.writes == []
@@ -293,7 +295,10 @@ async def test_an_envelope_of_another_company_is_never_replayed() -> None:
 async def test_an_envelope_whose_subject_is_another_companys_is_never_replayed(
     company: object, token: str
 ) -> None:
-    replayer, delivery = Replayer(), letter(company=company, source_subject=f"v1.messages.upsert.{token}")
+    replayer, delivery = (
+        Replayer(),
+        dead_letter(company=company, source_subject=f"v1.messages.upsert.{token}"),
+    )
     await replayer.handle(delivery)
     assert delivery.outcome == "term"
     assert replayer.tables.writes == []
@@ -302,14 +307,14 @@ async def test_an_envelope_whose_subject_is_another_companys_is_never_replayed(
 
 
 async def test_an_envelope_whose_subject_names_no_company_is_ours() -> None:
-    replayer, delivery = Replayer(), letter(source_subject="v1.chats.upsert")
+    replayer, delivery = Replayer(), dead_letter(source_subject="v1.chats.upsert")
     await replayer.handle(delivery)
     assert delivery.outcome == "ack"
 
 
 @pytest.mark.parametrize("subject", ["", ABSENT, None, f"v1.foo.bar.{COMPANY}", f"v1.dlq.{COMPANY}"])
 async def test_an_envelope_of_unknown_subject_is_never_acknowledged_as_success(subject: Any) -> None:
-    replayer, delivery = Replayer(), letter(source_subject=subject)
+    replayer, delivery = Replayer(), dead_letter(source_subject=subject)
     await replayer.handle(delivery)
     assert delivery.outcome == "term"
     assert replayer.tables.row.source_subject == (
@@ -337,7 +342,7 @@ async def test_an_envelope_of_unknown_subject_is_never_acknowledged_as_success(s
 async def test_odd_fields_of_an_envelope_do_not_keep_its_row_from_being_stored(
     changes: dict[str, Any], column: str, value: Any
 ) -> None:
-    replayer, delivery = Replayer(), letter({}, **{"retry_count": 5, **changes})
+    replayer, delivery = Replayer(), dead_letter({}, **{"retry_count": 5, **changes})
     await replayer.handle(delivery)
     assert delivery.outcome == "term"
     assert getattr(replayer.tables.row, column) == value
@@ -346,7 +351,7 @@ async def test_odd_fields_of_an_envelope_do_not_keep_its_row_from_being_stored(
 @pytest.mark.parametrize("readable", [True, False])
 async def test_an_envelope_that_the_server_gave_up_is_stored(readable: bool) -> None:
     replayer = Replayer()
-    delivery = letter() if readable else FakeDelivery(subject=f"v1.dlq.{COMPANY}", data=b"oops")
+    delivery = dead_letter() if readable else FakeDelivery(subject=f"v1.dlq.{COMPANY}", data=b"oops")
     await replayer.agent.on_max_deliveries(TENANT, delivery)
     assert delivery.outcome == "term"
     assert replayer.tables.writes == []
@@ -360,7 +365,7 @@ async def test_an_envelope_that_the_server_gave_up_is_stored(readable: bool) -> 
 @pytest.mark.rule("DLQ-8")
 async def test_a_row_that_cannot_be_stored_puts_the_envelope_off() -> None:
     replayer = Replayer(FakeTables(exhausted_troubles=[db.Unavailable("gone")]))
-    delivery = letter({}, retry_count=5)
+    delivery = dead_letter({}, retry_count=5)
     await replayer.handle(delivery)
     assert delivery.settlements == [("nak", 300.0)]
     assert replayer.meter.calls == [("dlq_ack_failed", COMPANY)]
@@ -369,7 +374,7 @@ async def test_a_row_that_cannot_be_stored_puts_the_envelope_off() -> None:
 @pytest.mark.rule("DLQ-8")
 async def test_at_the_last_delivery_storing_the_row_is_tried_until_it_works() -> None:
     replayer = Replayer(FakeTables(exhausted_troubles=[db.Unavailable("gone")] * 5))
-    delivery = letter({}, retry_count=1, num_delivered=10)
+    delivery = dead_letter({}, retry_count=1, num_delivered=10)
     await replayer.handle(delivery)
     assert delivery.outcome == "term"
     assert len(replayer.tables.rows) == 1
@@ -395,7 +400,7 @@ async def run(replayer: Replayer, *deliveries: FakeDelivery) -> None:
 @pytest.mark.rule("DLQ-14")
 async def test_envelopes_are_handled_side_by_side_and_each_is_counted_once() -> None:
     replayer = Replayer()
-    deliveries = [letter(), letter({}), letter({}, retry_count=5), letter()]
+    deliveries = [dead_letter(), dead_letter({}), dead_letter({}, retry_count=5), dead_letter()]
     await run(replayer, *deliveries)
     assert [delivery.outcome for delivery in deliveries] == ["ack", "nak", "term", "ack"]
     assert replayer.meter.count() == {
@@ -414,7 +419,7 @@ async def test_envelopes_are_handled_side_by_side_and_each_is_counted_once() -> 
 async def test_an_outcome_that_cannot_be_told_is_a_failed_ack_and_nothing_else(
     payload: Any, retry_count: int
 ) -> None:
-    replayer, delivery = Replayer(), letter(payload, retry_count=retry_count)
+    replayer, delivery = Replayer(), dead_letter(payload, retry_count=retry_count)
     delivery.failures = 1
     await run(replayer, delivery)
     assert replayer.meter.count() == {"dlq_submitted": 1, "dlq_finished": 1, "dlq_ack_failed": 1}
@@ -422,7 +427,7 @@ async def test_an_outcome_that_cannot_be_told_is_a_failed_ack_and_nothing_else(
 
 async def test_no_exception_leaves_the_agent_and_no_envelope_stays_in_flight() -> None:
     replayer = Replayer(FakeTables(exhausted_troubles=[LookupError("a fault of ours")]))
-    first, second = letter({}, retry_count=5), letter()
+    first, second = dead_letter({}, retry_count=5), dead_letter()
     await run(replayer, first, second)
     assert first.settlements == [("nak", 300.0)]
     assert second.outcome == "ack"
@@ -443,7 +448,7 @@ async def test_no_company_waits_with_its_replays_for_another_ones_tables(trouble
     replayer = Replayer(of=of.__getitem__)
     changes = {"num_delivered": 10} if trouble != "event" else {}
     payload = ABSENT if trouble == "event" else {}
-    stuck = [letter(payload, **changes) for _ in range(30)]
+    stuck = [dead_letter(payload, **changes) for _ in range(30)]
     envelope = builders.envelope(
         builders.chat(company_id="TehNusa"), source_subject="v1.chats.upsert.TehNusa", company="TehNusa"
     )

@@ -26,7 +26,7 @@ JSON = st.recursive(
 )
 
 
-def letter(payload: bytes = b'{"a":1}', encoding: str | None = None) -> Envelope:
+def dead_letter(payload: bytes = b'{"a":1}', encoding: str | None = None) -> Envelope:
     return Envelope(
         source_subject="v1.chats.upsert.KopiNusa01",
         company="KopiNusa01",
@@ -43,7 +43,7 @@ def letter(payload: bytes = b'{"a":1}', encoding: str | None = None) -> Envelope
 
 def embedded(payload: bytes) -> bytes:
     """What a replay makes of an event that was given up."""
-    written = envelope.encode(letter(*envelope.embed(payload)))
+    written = envelope.encode(dead_letter(*envelope.embed(payload)))
     json.loads(written)
     return envelope.original(envelope.decode(written))
 
@@ -133,7 +133,7 @@ def test_huge_numbers_are_embedded_exactly() -> None:
 
 @pytest.mark.rule("DLQ-1")
 def test_the_envelope_has_the_documented_fields_and_no_null() -> None:
-    assert json.loads(envelope.encode(letter())) == {
+    assert json.loads(envelope.encode(dead_letter())) == {
         "source_subject": "v1.chats.upsert.KopiNusa01",
         "company": "KopiNusa01",
         "original_payload": {"a": 1},

@@ -98,14 +98,14 @@ class Meter(RecordingMeter):
         self.seconds.append(seconds)
 
 
-class NoPauses(Backoff):
+class NoBackoff(Backoff):
     """Waits for nothing, and counts how often."""
 
     def __init__(self) -> None:
         super().__init__()
         self.waits = 0
 
-    def __call__(self) -> NoPauses:
+    def __call__(self) -> NoBackoff:
         return self
 
     async def wait(self) -> None:
@@ -142,7 +142,7 @@ class Agent:
     def __init__(self, **settings: object) -> None:
         self.tables = Tables()
         self.meter = Meter()
-        self.pauses = NoPauses()
+        self.pauses = NoBackoff()
         self.channel: asyncio.Queue[Sequence[ReceivedEvent]] = asyncio.Queue()
         self.handled = 0
         self.health = Health()

@@ -145,7 +145,7 @@ def refusing(reason: Any, *refs: int) -> Callable[[Sequence[Mutation]], Iterable
     return judge
 
 
-def guilty(error: Exception, *refs: int) -> Callable[[Sequence[Mutation]], Iterable[WriteRejection]]:
+def rejecting(error: Exception, *refs: int) -> Callable[[Sequence[Mutation]], Iterable[WriteRejection]]:
     def judge(changes: Sequence[Mutation]) -> Iterable[WriteRejection]:
         if {change.ref for change in changes} & set(refs):
             raise error
@@ -270,7 +270,7 @@ async def test_a_row_of_another_company_is_a_validation_error() -> None:
 
 
 async def test_data_that_the_database_refuses_is_dead_lettered_alone() -> None:
-    pipeline = Pipeline(FakeTables(judge=guilty(db.DataError("SQLSTATE 22003", "22003"), 1)))
+    pipeline = Pipeline(FakeTables(judge=rejecting(db.DataError("SQLSTATE 22003", "22003"), 1)))
     deliveries = [FakeDelivery(CHAT) for _ in range(3)]
     await pipeline.run(*deliveries)
     assert [delivery.outcome for delivery in deliveries] == ["ack"] * 3
@@ -282,7 +282,7 @@ async def test_data_that_the_database_refuses_is_dead_lettered_alone() -> None:
 @pytest.mark.rule("OUT-7")
 async def test_an_unexpected_exception_while_storing_is_a_panic_dead_letter() -> None:
     pipeline, delivery = (
-        Pipeline(FakeTables(judge=guilty(LookupError("a fault of ours"), 0))),
+        Pipeline(FakeTables(judge=rejecting(LookupError("a fault of ours"), 0))),
         FakeDelivery(CHAT),
     )
     await pipeline.run(delivery, FakeDelivery(CHAT))
@@ -320,14 +320,14 @@ async def test_a_passing_error_is_tried_again_later_then_dead_lettered(
     payload = builders.history_chats(builders.chat()) if consumer_type == "historical" else builders.chat()
     for attempt, delay in enumerate(delays, start=1):
         pipeline, delivery = (
-            Pipeline(FakeTables(judge=guilty(trouble, 0))),
+            Pipeline(FakeTables(judge=rejecting(trouble, 0))),
             FakeDelivery(event_type, payload, num_delivered=attempt),
         )
         await pipeline.run(delivery, consumer_type=consumer_type)
         assert delivery.settlements == [("nak", delay)]
         assert pipeline.settled == [("nack_retryable", label)]
         assert pipeline.publisher.letters == []
-    pipeline = Pipeline(FakeTables(judge=guilty(trouble, 0)))
+    pipeline = Pipeline(FakeTables(judge=rejecting(trouble, 0)))
     last = FakeDelivery(event_type, payload, num_delivered=len(delays) + 1)
     await pipeline.run(last, consumer_type=consumer_type)
     assert last.outcome == "ack"
@@ -362,7 +362,7 @@ async def test_an_outage_fills_neither_the_dead_letters_nor_the_counters(trouble
 
 
 async def test_a_nak_that_is_not_sent_leaves_the_others_alone() -> None:
-    pipeline = Pipeline(FakeTables(judge=guilty(db.DatabaseError("odd", "XX000"), 0)))
+    pipeline = Pipeline(FakeTables(judge=rejecting(db.DatabaseError("odd", "XX000"), 0)))
     first, second = FakeDelivery(CHAT, failures=1), FakeDelivery(CHAT)
     await pipeline.run(first, second)
     assert (first.settlements, second.outcome) == ([], "ack")
@@ -457,7 +457,7 @@ async def test_the_good_items_of_a_batch_are_stored_before_one_envelope_with_the
             assert delivery.settlements == []
             await super().publish(*values)
 
-    pipeline = Pipeline(FakeTables(judge=guilty(db.DataError("SQLSTATE 22003", "22003"), 2)), Publisher())
+    pipeline = Pipeline(FakeTables(judge=rejecting(db.DataError("SQLSTATE 22003", "22003"), 2)), Publisher())
     bad = [{"chat_id": "B"}, builders.chat(unread_count="x"), builders.chat(company_id="Other")]
     items = [builders.chat(chat_id="1"), *bad, builders.chat(chat_id="2"), builders.chat(chat_id="3")]
     delivery = FakeDelivery("v1.history.chats", builders.history_chats(*items))
@@ -502,7 +502,7 @@ async def test_a_batch_without_items_is_acknowledged(payload: Any) -> None:
 
 @pytest.mark.rule("HIS-4")
 async def test_a_passing_error_of_one_item_brings_the_whole_batch_again() -> None:
-    pipeline = Pipeline(FakeTables(judge=guilty(db.DatabaseError("odd", "XX000"), 1)))
+    pipeline = Pipeline(FakeTables(judge=rejecting(db.DatabaseError("odd", "XX000"), 1)))
     delivery = FakeDelivery("v1.history.chats", builders.history_chats(builders.chat(), {}, builders.chat()))
     await pipeline.run(delivery, consumer_type="historical")
     assert delivery.settlements == [("nak", 2.0)]
@@ -556,7 +556,7 @@ async def test_other_messages_are_not_onboarded(changes: dict[str, Any]) -> None
 
 
 async def test_a_message_that_is_not_stored_is_not_onboarded() -> None:
-    pipeline = Pipeline(FakeTables(judge=guilty(db.DataError("x", "22003"), 0)))
+    pipeline = Pipeline(FakeTables(judge=rejecting(db.DataError("x", "22003"), 0)))
     await pipeline.run(FakeDelivery("v1.messages.upsert"))
     assert pipeline.stored == []
 
