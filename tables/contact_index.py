@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, Final
 from uuid import uuid4
 
@@ -19,6 +20,8 @@ _EXPLICIT: Final = ("origin", "first_message_id", "tags")
 _NEVER: Final = datetime.datetime.max.replace(tzinfo=datetime.UTC)
 
 
+# A batch asks several times for each of its phones.
+@lru_cache(maxsize=4096)
 def clean_phone(phone: str) -> str:
     """`phone` without plus signs, spaces and brackets; hyphens stay."""
     return phone.translate(_PUNCTUATION)
@@ -154,8 +157,10 @@ class ContactIndex:
         return contact
 
     def _free_chat_id(self, wanted: str, agent_id: str, phone: str) -> str | None:
-        candidates = (wanted, derived_chat_id(agent_id, phone))
-        return next((each for each in candidates if each and each not in self._by_chat_id), None)
+        if wanted and wanted not in self._by_chat_id:
+            return wanted
+        derived = derived_chat_id(agent_id, phone)
+        return None if derived in self._by_chat_id else derived
 
     def _assign(self, contact: Contact, chat_id: str | None) -> None:
         # The chat_id it had stays taken for this batch: the statements see the rows as they were before.

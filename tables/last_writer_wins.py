@@ -130,10 +130,14 @@ def encode_metadata(
 ) -> str:
     """`metadata` with the row's version, the versions of the columns that differ from it, and `_adopted`."""
     parts = []
-    if version is not None:
-        parts.append(f'"version":"{version}"')
+    text = "" if version is None else str(version)
+    if text:
+        parts.append(f'"version":"{text}"')
     if versions:
-        columns = ",".join(f'"{column}":"{each or ""}"' for column, each in sorted(versions.items()))
+        columns = ",".join(
+            f'"{column}":"{text if each is version else each or ""}"'
+            for column, each in sorted(versions.items())
+        )
         parts.append(f'"versions":{{{columns}}}')
     if adopted:
         parts.append(f'"adopted":{_json(adopted)}')
