@@ -8,6 +8,7 @@ import platform
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -372,20 +373,25 @@ def test_worker_with_another_port_is_healthy(
         comes_up(image, worker, port=port, **given)
 
 
+@pytest.fixture
+def silent_dsn() -> Iterator[str]:
+    """A PostgreSQL that says nothing: a refusal would end `migrate`, an answer would let it make tables."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"postgres://postgres@127.0.0.1:{server.getsockname()[1]}/none"
+
+
 @needs_namespaces
 @pytest.mark.parametrize("words", [["worker"], ["migrate"]], ids=" ".join)
 @pytest.mark.parametrize("delay", [0, 0.2, 0.6])
 def test_stop_while_python_starts_is_heard_by_a_first_process(
-    image: Image, company: str, nats_url: str, delay: float, words: list[str]
+    image: Image, company: str, nats_url: str, silent_dsn: str, delay: float, words: list[str]
 ) -> None:
     """Without an init: the kernel drops a signal that a first process has no handler for."""
-    # With this address nothing gets so far that it ends by itself, or makes anything.
-    given = settings(company, nats_url, f"postgres://postgres@127.0.0.1:{free_port()}/none")
     entry = stages()["worker"].command("ENTRYPOINT")
     with subprocess.Popen(
         [*_CONTAINED, *entry, *words],
         cwd=image.code,
-        env=image.environment(stages()["worker"], **given),
+        env=image.environment(stages()["worker"], **settings(company, nats_url, silent_dsn)),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as outer:
