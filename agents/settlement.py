@@ -49,7 +49,8 @@ class Settlement:
         for event in events:
             if event.error is None:
                 await self._settle(event)
-        await asyncio.gather(*(self._settle(event) for event in events if event.error is not None))
+        if failed := [event for event in events if event.error is not None]:
+            await asyncio.gather(*map(self._settle, failed))
 
     async def stop(self) -> None:
         """Leave what still waits to the source, which asks for it again."""

@@ -120,13 +120,13 @@ class Permissions:
 
     def granted(self, kind: str, subject: str) -> None:
         """Note that the server permits it; ends an earlier denial."""
-        known = self._known.pop((kind, ack_prefix(subject)), None)
+        known = self._known.pop((kind, ack_prefix(subject)), None) if self._known else None
         if known is not None:
             logger.info("NATS grants it again: %s to %s", kind, known.denial.subject or "all that is needed")
 
     def denial(self, kind: str, subject: str) -> Denial | None:
         """The denial of this permission; None if it is not denied now."""
-        known = self._known.get((kind, ack_prefix(subject)))
+        known = self._known.get((kind, ack_prefix(subject))) if self._known else None
         return None if known is None or self._expired(known) else known.denial
 
     def denials(self, kind: str) -> list[Denial]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -48,6 +49,8 @@ class Metrics:
         self._watched: list[tuple[Gauge, Callable[[], int]]] = []
         self._reasons: Callable[[], Awaitable[Mapping[str, str]]] | None = None
         self._scrape = asyncio.Lock()
+        # `labels` checks and looks up its values anew each time, which small batches feel.
+        self._batches = functools.cache(self.collectors.batches.labels)
         for part in PARTS:
             self.collectors.ready.labels(part)
         for company in companies:
@@ -169,9 +172,11 @@ class Metrics:
     def database_observer(self, company: str) -> Callable[[str, str, float, bool], None]:
         """A callback for after each database operation: its name, entity, seconds, and whether it succeeded."""
 
+        series = functools.cache(self.collectors.database.labels)
+
         def observe(operation: str, entity: str, seconds: float, succeeded: bool) -> None:
             status = "success" if succeeded else "error"
-            self.collectors.database.labels(operation, entity, company or "unknown", status).observe(seconds)
+            series(operation, entity, company or "unknown", status).observe(seconds)
             self.operations[company] += succeeded
 
         return observe
@@ -189,7 +194,7 @@ class Metrics:
 
     def batch_received(self, company: str, consumer_type: str, size: int) -> None:
         """A batch of deliveries arrived."""
-        self.collectors.batches.labels(company, consumer_type).observe(size)
+        self._batches(company, consumer_type).observe(size)
 
     def store_time_stepped_back(self, company: str, consumer_type: str, seconds: float) -> None:
         """An event has a store time so much earlier than one of a lower sequence."""

@@ -87,6 +87,19 @@ class EventsWorker(logs.Worker):
             raise
 
 
+class EventsAgent(faust.Agent):
+    """An agent that formats only log lines that are shown: Faust writes a debug line for each batch."""
+
+    def _format_log(self, severity: int, msg: str, *args: Any, **kwargs: Any) -> str:
+        return (
+            super()._format_log(severity, msg, *args, **kwargs) if self.logger.isEnabledFor(severity) else msg
+        )
+
+
+# Service makes each class a logger of its own; the lines of an agent are Faust's, and so is their level.
+EventsAgent.logger = faust.Agent.logger
+
+
 class EventsApp(faust.App):
     """A Faust app whose services are given to it; agents read channels, no broker is ever connected."""
 
@@ -100,6 +113,7 @@ class EventsApp(faust.App):
             name,
             broker="kafka://none.invalid",  # never connected: Faust requires a broker's name
             Worker=EventsWorker,
+            Agent=EventsAgent,
             agent_supervisor="mode.supervisors.CrashingSupervisor",
             **options,
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakSet
 
 import asyncpg
@@ -20,7 +20,8 @@ from tables.errors import POOLED, READ_ONLY, QueryTimeout, StorageError, Unavail
 if TYPE_CHECKING:
     from asyncpg.transaction import Transaction
 
-    Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]
+    Proxy = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+    Connection = Proxy | asyncpg.Connection[asyncpg.Record]
     Pool = asyncpg.Pool[asyncpg.Record]
 
 logger = logging.getLogger(__name__)
@@ -32,10 +33,20 @@ RELEASE_TIMEOUT: Final = 2.0
 CLOSE_TIMEOUT: Final = 1.5
 # Seconds of use after which another connection checks the host, and between two such checks.
 SUSPECT_AFTER: Final = 5.0
+# Seconds after which a loan goes back to the driver's pool, which closes connections that are idle or worn out.
+LOAN_SECONDS: Final = 60.0
 
 
 async def _keep_session(_: object) -> None:
     """Nothing to reset: every statement runs in a transaction, and settings are local to it."""
+
+
+class _Loan(NamedTuple):
+    """A connection of the driver's pool: its proxy, which is useless once it has been given back, and itself."""
+
+    proxy: Proxy
+    itself: HostConnection
+    since: float  # `time.monotonic()`
 
 
 class Database:
@@ -50,6 +61,10 @@ class Database:
         self._size = size
         self._connector = Connector(self._dsn)
         self._pool: Pool | None = None
+        # Loans that nobody uses. The driver's pool takes a task, three timers and some turns of the event loop for each
+        # loan, which was a tenth of the processor's time of small batches.
+        self._spare: list[_Loan] = []
+        self._borrowing = 0  # from the driver's pool
         self._known: WeakSet[HostConnection] = WeakSet()
         self._lent: dict[HostConnection, float] = {}
         self._trials: dict[Host | None, asyncio.Task[None]] = {}
@@ -83,6 +98,7 @@ class Database:
     async def close(self) -> None:
         """Give every connection back, within some seconds; safe before `open` and when repeated."""
         pool, self._pool = self._pool, None
+        spare, self._spare = self._spare, []
         tasks = [task for task in (self._watcher, *self._trials.values()) if task is not None]
         self._watcher = None
         for task in tasks:
@@ -90,7 +106,7 @@ class Database:
         await asyncio.gather(*tasks, return_exceptions=True)
         if pool is None:
             return
-        closing = asyncio.ensure_future(pool.close())
+        closing = asyncio.ensure_future(_close(pool, spare))
         done, _ = await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
         if not done:
             pool.terminate()
@@ -103,23 +119,50 @@ class Database:
         pool = self._pool
         if pool is None:
             raise Unavailable("not connected yet")
-        # Every host has its own time; what goes beyond that of one comes on top.
-        limit = ACQUIRE_TIMEOUT + max(0.0, self._connector.longest - ONLY_HOST_TIMEOUT)
-        with connecting():
-            lent: Any = await pool.acquire(timeout=limit)
-        # The proxy that is lent is useless once it has been given back.
-        itself: HostConnection = lent.itself
-        self._lent[itself] = time.monotonic()
+        loan = await self._borrow(pool)
+        self._lent[loan.itself] = time.monotonic()
+        kept = False
         try:
             with translated():
-                yield lent
+                yield loan.proxy
+            kept = self._keep(pool, loan)
         except StorageError as error:
-            self._judge(itself, error)
+            self._judge(loan.itself, error)
             raise
         finally:
-            self._lent.pop(itself, None)
-            with translated(), suppress(TimeoutError):
-                await pool.release(lent, timeout=RELEASE_TIMEOUT)
+            self._lent.pop(loan.itself, None)
+            if not kept:
+                await _give_back(pool, loan)
+
+    async def _borrow(self, pool: Pool) -> _Loan:
+        """A connection that nobody uses. Raises `Unavailable`."""
+        while self._spare:
+            loan = self._spare.pop()
+            if not loan.itself.is_closed():
+                return loan
+            await _give_back(pool, loan)
+        # Every host has its own time; what goes beyond that of one comes on top.
+        limit = ACQUIRE_TIMEOUT + max(0.0, self._connector.longest - ONLY_HOST_TIMEOUT)
+        self._borrowing += 1
+        try:
+            with connecting():
+                proxy: Any = await pool.acquire(timeout=limit)
+        finally:
+            self._borrowing -= 1
+        return _Loan(proxy, proxy.itself, time.monotonic())
+
+    def _keep(self, pool: Pool, loan: _Loan) -> bool:
+        """Keep a loan for the next one who needs it; False if it has to go back to the driver's pool."""
+        if (
+            self._borrowing
+            or pool is not self._pool
+            or loan.itself.is_closed()
+            or loan.itself.is_in_transaction()
+            or time.monotonic() - loan.since > LOAN_SECONDS
+        ):
+            return False
+        self._spare.append(loan)
+        return True
 
     @asynccontextmanager
     async def transaction(self, *, commit: bool = True) -> AsyncIterator[Connection]:
@@ -196,6 +239,17 @@ class Database:
                 if now - since > SUSPECT_AFTER:
                     self._lent[connection] = now
                     self._try_host(connection.host)
+
+
+async def _give_back(pool: Pool, loan: _Loan) -> None:
+    with translated(), suppress(TimeoutError):
+        await pool.release(loan.proxy, timeout=RELEASE_TIMEOUT)
+
+
+async def _close(pool: Pool, spare: Sequence[_Loan]) -> None:
+    for loan in spare:
+        await _give_back(pool, loan)
+    await pool.close()
 
 
 async def _roll_back(connection: Connection, transaction: Transaction, error: BaseException) -> None:
