@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
 from typing import Final
 
 import asyncpg
@@ -153,18 +154,25 @@ def _text(state: str, text: str, objects: Mapping[str, str]) -> str:
     return f"SQLSTATE {state}: {text}" + (f" ({where})" if where else "")
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn the driver's exceptions into ours; no other module sees the driver's."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except Exception as error:
-        ours = translate(error)
-        if ours is None:
-            raise
-        raise ours from error
+class _Translated:
+    """What `translated` returns: one for all, and no generator, for it surrounds every statement."""
+
+    def __enter__(self) -> None:
+        """Nothing to begin."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and (ours := translate(error)) is not None:
+            raise ours from error
+
+
+_TRANSLATED: Final = _Translated()
+
+
+def translated() -> AbstractContextManager[None]:
+    """In a `with` statement: the driver's exceptions become ours; no other module sees the driver's."""
+    return _TRANSLATED
 
 
 @contextmanager
