@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from contextlib import suppress
 
+import asyncpg
 import pytest
 
 from agents.batch_writer import BatchWriter
@@ -58,6 +59,49 @@ async def test_the_database_cannot_be_used_before_it_is_open(database_dsn: str) 
     with pytest.raises(Unavailable, match="not connected yet"):
         async with Database(database_dsn).connection():
             pass
+
+
+async def test_a_connection_that_comes_back_goes_to_whoever_waits_for_one(database_dsn: str) -> None:
+    database = Database(database_dsn, size=1)
+    await database.open()
+    async with database.connection():
+        waiting = asyncio.create_task(database.ping())
+        await asyncio.sleep(0)
+    await waiting
+    await database.close()
+
+
+async def test_a_connection_that_the_server_ended_is_not_lent_again(
+    database: Database, database_dsn: str
+) -> None:
+    async with database.connection() as connection:
+        process = await connection.fetchval("SELECT pg_backend_pid()")
+    administrator = await asyncpg.connect(database_dsn)
+    await administrator.execute("SELECT pg_terminate_backend($1)", process)
+    await administrator.close()
+    while not database._spare[0].itself.is_closed():
+        await asyncio.sleep(0.01)
+    async with database.connection() as connection:
+        assert await connection.fetchval("SELECT pg_backend_pid()") != process
+
+
+async def test_a_session_that_was_left_in_a_transaction_is_not_lent_in_it(database: Database) -> None:
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # the driver complains of it
+    async with database.connection() as connection:
+        await connection.execute("BEGIN")
+    async with database.connection() as connection:
+        assert not connection.is_in_transaction()
+
+
+@pytest.mark.parametrize(("seconds", "idle"), [(60.0, 0), (0.0, 1)])
+async def test_a_connection_goes_back_to_the_drivers_pool_after_a_while(
+    database: Database, monkeypatch: pytest.MonkeyPatch, seconds: float, idle: int
+) -> None:
+    """Which closes connections that are idle or worn out."""
+    monkeypatch.setattr(pool, "LOAN_SECONDS", seconds)
+    await database.ping()
+    assert database._pool is not None
+    assert database._pool.get_idle_size() == idle
 
 
 class _Calm:

@@ -7,14 +7,18 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterator
 from typing import Any
 
 import asyncpg
+import faust
 import pytest
 import structlog
 
 from streams import logs
+from streams.worker.application import EventsApp
+from streams.worker.channel import DirectChannel
+from streams.worker.shutdown import Shutdown
 
 Lines = Callable[[], list[dict[str, Any]]]
 Configure = Callable[[str], Lines]
@@ -179,3 +183,16 @@ def test_warnings_are_lines_too(configure: Configure) -> None:
         logging.captureWarnings(True)
         warnings.warn("old", DeprecationWarning, stacklevel=1)
     assert lines()[0]["logger"] == "py.warnings"
+
+
+async def test_an_agent_formats_no_line_that_nobody_sees() -> None:
+    """Faust writes one for each batch."""
+    app = EventsApp("agents", shutdown=Shutdown(1.0), connections=[])
+
+    async def body(stream: AsyncIterable[int]) -> None:
+        """Never run."""
+
+    agent: Any = app.agent(DirectChannel(app), name="routing")(body)
+    assert agent._format_log(logging.DEBUG, "%r yielded: %r") == "%r yielded: %r"
+    assert "body" in agent._format_log(logging.ERROR, "gone")
+    assert agent.logger is faust.Agent.logger
