@@ -14,10 +14,14 @@ _SYSTEM_DEPS: Final = "run `make system-deps` (Debian, root)"
 
 def required(program: str) -> str:
     """The path of a program."""
-    found = shutil.which(program, path=_FOLDERS)
-    if found is None:
+    if (found := installed(program)) is None:
         missing(program)
     return found
+
+
+def installed(program: str) -> str | None:
+    """The path of a program; None if it is missing."""
+    return shutil.which(program, path=_FOLDERS)
 
 
 def missing(what: str, how: str = _SYSTEM_DEPS) -> NoReturn:

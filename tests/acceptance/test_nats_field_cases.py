@@ -9,9 +9,9 @@ from pathlib import Path
 import nats
 import pytest
 
-from testkit import builders
 from testkit.servers import NatsServer
 from testkit.worker import Worker, command, environment
+from tests import builders
 from tests.acceptance.company_probe import comes_true
 from tests.acceptance.conftest import Launch, visited
 from tests.nats_jwt import Realm

@@ -13,9 +13,9 @@ import nats
 import pytest
 from nats.js.api import DiscardPolicy, StreamConfig
 
-from testkit import builders
 from testkit.servers import NatsServer
 from testkit.worker import Worker, command, environment
+from tests import builders
 from tests.acceptance.company_probe import HISTORY_STREAM, CompanyProbe, comes_to, comes_true, stream_of
 from tests.acceptance.conftest import Launch, visited
 

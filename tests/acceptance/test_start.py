@@ -10,9 +10,9 @@ import asyncpg
 import pytest
 
 from streams.version import VERSION
-from testkit import builders
 from testkit.servers import NatsServer, PostgresServer, free_port
 from testkit.worker import Worker
+from tests import builders
 from tests.acceptance.company_probe import CompanyProbe, comes_true
 from tests.acceptance.conftest import Launch
 

@@ -17,9 +17,9 @@ from nats.js.api import ConsumerConfig, DiscardPolicy, RetentionPolicy, StreamSo
 
 from events.subjects import REALTIME
 from tables.queries import quoted
-from testkit import builders
 from testkit.servers import NatsServer
 from testkit.worker import Worker, command, environment
+from tests import builders
 from tests.acceptance.company_probe import (
     DLQ_STREAM,
     HISTORY_STREAM,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from testkit import builders
 from testkit.worker import Worker
+from tests import builders
 from tests.acceptance.company_probe import CompanyProbe
 from tests.acceptance.conftest import Launch
 

@@ -21,13 +21,13 @@ from events.subjects import Tenant
 from streams.config.credentials import ANONYMOUS
 from streams.jetstream.client import NatsClient
 from testkit.oracle import Published, Version
-from testkit.postgres_pair import PostgresPair
-from testkit.proxy import Proxy
 from testkit.servers import NatsServer, PostgresServer
 from testkit.worker import Worker
 from tests.acceptance.conftest import Launch
 from tests.faults.fault import Fault
 from tests.faults.load import Load
+from tests.servers.postgres_pair import PostgresPair
+from tests.servers.proxy import Proxy
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]

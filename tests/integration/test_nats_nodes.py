@@ -21,10 +21,10 @@ from streams.jetstream.changes import TopologyError
 from streams.jetstream.nodes import AVOID_SECONDS, Nodes
 from streams.jetstream.specs import streams
 from streams.jetstream.stream_reader import ApiError
-from testkit.proxy import Proxy
 from testkit.servers import NatsServer, free_port
 from tests.nats_servers import rights
 from tests.reconcile import default_settings, reconcile
+from tests.servers.proxy import Proxy
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = default_settings()

@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 
 from events import envelope
 from streams.jetstream.stream_reader import nanoseconds
-from testkit import builders
 from testkit.oracle import Published, Version, expected, facts
 from testkit.publisher import Ledger, Publisher
 from testkit.traffic import MESSAGE_ID_HEADER, NUMBER_HEADER, Publication
+from tests import builders
 from tests.acceptance.company_probe import HISTORY_STREAM, REALTIME_STREAM, CompanyProbe, stream_of
 from tests.properties.outcome import Adopted
 from tests.properties.worlds import ROUNDS, Builder, Built
