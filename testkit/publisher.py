@@ -50,13 +50,25 @@ class Confirmed(NamedTuple):
 
 
 class _Error(msgspec.Struct):
+    code: int = 0
+    err_code: int = 0
     description: str = "refused"
 
 
 class _Answer(msgspec.Struct):
+    stream: str = ""
     seq: int = 0
     duplicate: bool = False
     error: _Error | None = None
+
+
+# The request itself is wrong, and no retry mends it; except that an account that is full empties with each ack.
+_BAD_REQUEST: Final = 400
+_ACCOUNT_FULL: Final = 10002
+_UNANSWERED: Final = _Answer(error=_Error(description="no stream takes it"))
+_FOREIGN: Final = _Answer(
+    error=_Error(_BAD_REQUEST, description="something other than JetStream answers on its subject")
+)
 
 
 class _InFlight(NamedTuple):
@@ -70,7 +82,8 @@ class Publisher:
 
     One inbox takes all answers: nats-py's own asynchronous publish costs three times as much, and (in 2.16) no refusal
     arrives there. An event that is not confirmed within `patience` seconds is sent again, `tries` times in all (None:
-    without end); then `on_failed` is called with the reason. Without `on_failed` the next call raises `PublishError`.
+    without end), unless no retry could mend it; then `on_failed` is called with the reason. Without `on_failed` the
+    next call raises `PublishError`.
     """
 
     def __init__(
@@ -157,7 +170,7 @@ class Publisher:
         reply = f"{self._inbox}.{next(self._numbers)}"
         self._in_flight[reply] = _InFlight(publication, time.perf_counter(), attempt)
         if _size(publication) > self._client.max_payload:
-            self._fail(reply, "larger than the server takes")
+            self._fail(reply, "larger than the server takes", final=True)
             return
         try:
             await self._client.publish(publication.subject, publication.body, reply, publication.headers)
@@ -169,10 +182,10 @@ class Publisher:
 
     async def _answered(self, message: Msg) -> None:
         now = time.perf_counter()
-        # Empty: there is nobody who could answer (503).
-        answer = self._decode(message.data or b'{"error":{"description":"no stream takes it"}}')
-        if answer.error is not None:
-            self._fail(message.subject, answer.error.description)
+        answer = self._read(message)
+        if (error := answer.error) is not None:
+            final = error.code == _BAD_REQUEST and error.err_code != _ACCOUNT_FULL
+            self._fail(message.subject, error.description, final=final)
         elif event := self._in_flight.pop(message.subject, None):  # else its time was over
             self.published += 1
             self._end(event.publication)
@@ -181,10 +194,19 @@ class Publisher:
                     Confirmed(event.publication, answer.seq, answer.duplicate, now - event.sent)
                 )
 
-    def _fail(self, reply: str, reason: str) -> None:
+    def _read(self, message: Msg) -> _Answer:
+        if not message.data and message.headers:  # the server's own word: there is nobody who could answer
+            return _UNANSWERED
+        try:
+            answer = self._decode(message.data)
+        except ValueError:
+            return _FOREIGN
+        return answer if answer.error or (answer.stream and answer.seq) else _FOREIGN
+
+    def _fail(self, reply: str, reason: str, *, final: bool = False) -> None:
         if (event := self._in_flight.pop(reply, None)) is None:
             return
-        if self._tries is None or event.attempt < self._tries:
+        if not final and (self._tries is None or event.attempt < self._tries):
             self._again.append(event)
             return
         self._end(event.publication)

@@ -156,7 +156,7 @@ class Server(ABC):
         with self._log.open("ab") as log:
             try:
                 return subprocess.Popen(
-                    self._arguments(),
+                    process_guard.while_owned(self._arguments()),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

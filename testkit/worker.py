@@ -24,9 +24,11 @@ START: Final = 60.0
 # More than the worker's own limit (STOP_TIMEOUT).
 STOP: Final = 40.0
 _POLL: Final = 0.05
-# Ends the child with the thread that made it, however that ends, also when its process is killed (on Linux only).
+# Ends the child with the thread that made it, however that ends, also when its process is killed (on Linux only), and
+# also when that was before.
 _BOUND: Final = (
     "import ctypes, os, sys; sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, 9); "
+    f"os.getppid() == {os.getpid()} or sys.exit(1); "
     "os.execv(sys.executable, [sys.executable, '-m', 'faust', *sys.argv[1:]])"
 )
 
