@@ -19,6 +19,7 @@ from nats.aio.client import Client
 from demo.load_options import Options, parse
 from demo.load_report import LoadError, LoadReport, Progress, page
 from events.subjects import Tenant
+from streams.config.credentials import host
 from testkit.publisher import Publisher, PublishError
 from testkit.traffic import COMPANY_HEADER, DECK, MESSAGE_ID_HEADER, Publication, Traffic
 
@@ -99,8 +100,7 @@ class Load:
         self._publisher = Publisher(
             self._client, window=options.window, on_confirmed=report.confirmed, on_failed=report.failed
         )
-        self._trouble = "no answer"
-        self._refused = False
+        self._trouble = ""
         self._stage: asyncio.Task[None] | None = None
         self._signals = 0
         self._waited = False
@@ -144,16 +144,15 @@ class Load:
             self._stage.cancel()
 
     async def _prepare(self) -> None:
-        limit = self._options.wait
+        hosts = ", ".join(map(host, self._options.nats_url))
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(self._options.wait):
                 await self._connect()
-        except TimeoutError:
-            raise LoadError(
-                f"--nats-url: no NATS at {self._hosts()} in {limit:g} s: {self._trouble}"
-            ) from None
         except (nats.errors.Error, OSError, ValueError) as error:
-            raise LoadError(f"--nats-url: no NATS at {self._hosts()}: {type(error).__name__}") from error
+            trouble = self._trouble or type(error).__name__
+            raise LoadError(
+                f"--nats-url: no NATS at {hosts} in {self._options.wait:g} s: {trouble}"
+            ) from None
         for company, event_type in itertools.product(self._options.companies, self._options.mix):
             await self._wait_stream(Tenant(company).subject(event_type))
 
@@ -245,13 +244,8 @@ class Load:
         """Remember what the connection complains of: the server's words, or else only the kind of error."""
         # Other texts may quote the address with its password. A server that refuses us closes the connection, too.
         if type(error) is nats.errors.Error:
-            self._trouble, self._refused = str(error), True
-        elif not self._refused:
-            self._trouble = type(error).__name__
-
-    def _hosts(self) -> str:
-        """The servers, without their credentials."""
-        return ", ".join(url.rpartition("@")[2].rpartition("//")[2] for url in self._options.nats_url)
+            self._trouble = str(error)
+        self._trouble = self._trouble or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
-from typing import Final, TextIO
+from typing import Final
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, disable_created_metrics, start_http_server
@@ -19,9 +19,6 @@ from events.subjects import EVENT_TYPES
 from testkit.publisher import Confirmed, PublishError
 from testkit.traffic import COMPANY_HEADER, Publication
 
-# Seconds between refreshes of a line on a terminal, and between lines of a log.
-LIVE_EVERY: Final = 0.25
-LINE_EVERY: Final = 5.0
 # With the numbers it fits into 80 columns.
 _BAR: Final = 16
 _PERCENTILES: Final = (50, 95, 99)
@@ -201,17 +198,10 @@ def _labels(publication: Publication) -> tuple[str, str]:
 class Progress(LiveLine):
     """How far a run is, with the rate since the call before; on a terminal with a bar."""
 
-    def __init__(self, out: TextIO) -> None:
-        super().__init__(out)
-        self.every = LIVE_EVERY if self.live else LINE_EVERY
-        self._before = (0.0, 0)
-
     def update(self, report: LoadReport) -> None:
         """Show it."""
         elapsed, (_, confirmed, errors) = time.monotonic() - report.started, report.tally.counts()
-        since, before = self._before
-        rate = (confirmed - before) / max(elapsed - since, 1e-9)
-        self._before = (elapsed, confirmed)
+        [rate] = self.rates(confirmed)
         self.show(
             f"{self._how_far(report.share, elapsed)}  confirmed {confirmed} ({rate:.0f}/s)  errors {errors}"
             f"  behind {report.behind:.1f} s"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Final, TextIO
+from typing import Final
 
 import asyncpg
 import nats
@@ -25,6 +24,7 @@ from testkit.worker import Scrape, Worker
 PATIENCE: Final = 60.0
 # For a dead letter whose replay has begun, once all else is quiet.
 SETTLING: Final = 10.0
+# Seconds between looks at the worker and its consumers, at the least.
 _REFRESH: Final = 1.0
 _TRIES: Final = 5
 _POLL: Final = 0.25
@@ -36,40 +36,26 @@ _SHOWN: Final[Mapping[str, tuple[str, dict[str, str]]]] = {
     "exhausted": ("dlq_tasks_dropped_total", {}),
     "new contacts": ("onboarding_tasks_processed_total", {"status": "success_created"}),
 }
-# Seconds between lines of a log; a line on a terminal is refreshed each time.
-_LINE_EVERY: Final = 5.0
 
 
 class Progress(LiveLine):
     """The rates since the call before, and the totals."""
 
-    def __init__(self, out: TextIO = sys.stdout) -> None:
-        super().__init__(out)
-        self._before = (time.monotonic(), 0, 0)
-        self._written = -_LINE_EVERY
-
     def update(self, published: int, scrape: Scrape, backlog: Backlog) -> None:
         """Show how far it is, by the worker's page of metrics."""
-        now = time.monotonic()
-        if not self.live and now - self._written < _LINE_EVERY:
-            return
         stored = int(scrape.value("message_event_service_events_processed_total"))
         totals = (f"{name} {scrape.value(metric, **labels):.0f}" for name, (metric, labels) in _SHOWN.items())
-        since, published_before, stored_before = self._before
-        elapsed = max(now - since, 1e-9)
+        publishing, storing = self.rates(published, stored)
         self.show(
-            f"published {published} ({(published - published_before) / elapsed:.0f}/s)"
-            f"  stored {stored} ({(stored - stored_before) / elapsed:.0f}/s)"
+            f"published {published} ({publishing:.0f}/s)  stored {stored} ({storing:.0f}/s)"
             f"  {'  '.join(totals)}  lag {backlog.lag}"
         )
-        self._before = (now, published, stored)
-        self._written = now
 
 
 class Run:
     """Traffic for `companies`, for which nothing was published before."""
 
-    def __init__(self, client: Client, dsn: str, companies: Sequence[str], *, seed: int) -> None:
+    def __init__(self, client: Client, dsn: str, companies: Sequence[str], *, seed: int = 1) -> None:
         self._js = client.jetstream()
         self._dsn = dsn
         self._companies = companies
@@ -80,13 +66,14 @@ class Run:
         self._endless = False
         self._progress = Progress()
 
-    async def flow(self, rate: float) -> None:
+    async def flow(self, rate: float) -> Report:
         """Publish at `rate` events a second, without end."""
         self._endless = True
         start = time.monotonic()
         for number, publication in enumerate(merged(self._traffic())):
             await asyncio.sleep(max(0.0, start + number / rate - time.monotonic()))
             await self._publisher.send(publication)
+        raise AssertionError("traffic has no end")
 
     async def prove(self, count: int) -> Report:
         """Publish `count` events; the account, once everything is accounted for or nothing moves any more."""
@@ -153,7 +140,7 @@ class Run:
                 scrape = Scrape(text)
             with suppress(nats.errors.Error):
                 self._progress.update(self._publisher.published, scrape, await self._backlog())
-            await asyncio.sleep(_REFRESH)
+            await asyncio.sleep(max(_REFRESH, self._progress.every))
 
     async def close(self) -> None:
         """Leave the progress line and stop reading."""

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -69,13 +66,13 @@ class NatsServer(Server):
 class PostgresServer(Server):
     """PostgreSQL, superuser `postgres`, no passwords. `settings` go over those that we choose.
 
-    `fsync` off is for tests: faster, and `kill` still loses nothing, for the machine does not crash.
+    Without `fsync` it is faster, and `kill` still loses nothing, for the machine does not crash.
     """
 
     name = "postgresql"
     stop_signal = signal.SIGINT  # "fast": ends the sessions instead of waiting for them
 
-    def __init__(self, *, fsync: bool = False, settings: dict[str, str] | None = None) -> None:
+    def __init__(self, settings: dict[str, str] | None = None) -> None:
         super().__init__(unprivileged_account())
         self._programs = postgres_folder(self._account)
         self._settings = {
@@ -84,8 +81,8 @@ class PostgresServer(Server):
             "max_connections": "200",
             "track_commit_timestamp": "on",
             "wal_level": "logical",
-            "fsync": "on" if fsync else "off",
-            "full_page_writes": "on" if fsync else "off",
+            "fsync": "off",
+            "full_page_writes": "off",
             **(settings or {}),
         }
 
@@ -138,18 +135,3 @@ class PostgresServer(Server):
             return False
         # First line: whose file it is; eighth: what that process is doing.
         return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() in ("ready", "standby")
-
-
-@dataclass(frozen=True, slots=True)
-class Servers:
-    """Both servers, running."""
-
-    nats: NatsServer
-    postgres: PostgresServer
-
-
-@contextmanager
-def embedded_servers(*, fsync: bool = False) -> Iterator[Servers]:
-    """Both servers, started on entry and gone with their data on leaving. Raises `ServerError`."""
-    with NatsServer() as nats, PostgresServer(fsync=fsync) as postgres:
-        yield Servers(nats, postgres)

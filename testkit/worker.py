@@ -61,12 +61,6 @@ def command(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess
     )
 
 
-def logged(log: Path) -> list[dict[str, Any]]:
-    """The lines of a log; fails if one is not JSON. A line that its process is just writing is left out."""
-    whole, _, _ = log.read_text(encoding="utf-8").rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
-
-
 class Scrape:
     """A metrics page, read once."""
 
@@ -207,8 +201,9 @@ class Worker:
             self._process.wait()
 
     def lines(self) -> list[dict[str, Any]]:
-        """What it logged; fails if that is not JSON."""
-        return logged(self.log)
+        """What it logged; fails if that is not JSON. A line that it is just writing is left out."""
+        whole, _, _ = self.log.read_text(encoding="utf-8").rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def written(self) -> str:
         """The end of what it wrote, for a message."""

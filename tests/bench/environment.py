@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import asyncpg
 import nats
@@ -19,7 +19,7 @@ from events.subjects import Tenant
 from streams.jetstream import specs
 from tables.connection.pool import Database
 from tables.schema.migrations import migrate
-from testkit.servers import Servers, embedded_servers
+from testkit.servers import NatsServer, PostgresServer
 from tests.bench.events import KEYS, Load
 from tests.reconcile import default_settings
 
@@ -102,6 +102,13 @@ class Place:
         )
 
 
+class Servers(NamedTuple):
+    """Both servers, running."""
+
+    nats: NatsServer
+    postgres: PostgresServer
+
+
 @dataclass(frozen=True, slots=True)
 class Environment:
     """Running servers and a connection to each; what is opened later is closed with `stack`."""
@@ -147,17 +154,17 @@ class Environment:
 @asynccontextmanager
 async def environment() -> AsyncIterator[Environment]:
     """Fresh servers, PostgreSQL with fsync and commit timestamps, and the streams."""
-    with embedded_servers(fsync=True) as servers:
+    with NatsServer() as broker, PostgresServer({"fsync": "on", "full_page_writes": "on"}) as postgres:
         async with AsyncExitStack() as stack:
-            client = await nats.connect(servers.nats.url)
+            client = await nats.connect(broker.url)
             stack.push_async_callback(client.close)
-            admin = await _connect(servers.postgres.dsn)
+            admin = await _connect(postgres.dsn)
             stack.push_async_callback(admin.close)
             await _age(admin)
             bare = specs.StreamSpec(BARE_STREAM, (f"{BARE_PREFIX}>",), 0)
             for spec in (*specs.streams(default_settings()), bare):
                 await _create(client, spec)
-            yield Environment(servers, client, admin, stack)
+            yield Environment(Servers(broker, postgres), client, admin, stack)
 
 
 async def _age(admin: Connection) -> None:

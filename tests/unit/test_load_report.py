@@ -63,8 +63,9 @@ def test_latencies_out_of_range_count_at_its_ends_and_none_give_no_percentile() 
 
 
 def test_a_terminal_gets_a_bar_that_is_written_over_itself(clock: Clock) -> None:
-    out, clock.now = Terminal(), 1.0
-    Progress(out).update(report(50, 40, 2, "--events", "100"))
+    out = Terminal()
+    progress, clock.now = Progress(out), 1.0
+    progress.update(report(50, 40, 2, "--events", "100"))
     assert out.getvalue().startswith("\r\x1b[K[########........]  50%  confirmed 40 (40/s)")
     assert "\n" not in out.getvalue()
 
