@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -97,7 +96,7 @@ def _watched(stack: ExitStack, worker: DemoWorker) -> str:
 
 async def _reachable(nats_url: str, dsn: str) -> None:
     """Raises `ServerError`: the worker would wait for its servers, but whoever starts a demo wants to know."""
-    # Of an error its kind is told, not its text, which may quote the address with the password.
+    # Neither an address nor the text of an error, which may quote it, is told: there may be a password in it.
     try:
         # 0 attempts would mean without end.
         client = await _connected(nats_url, allow_reconnect=False, max_reconnect_attempts=1)
@@ -106,13 +105,11 @@ async def _reachable(nats_url: str, dsn: str) -> None:
         finally:
             await client.close()
     except (nats.errors.Error, OSError, ValueError, TimeoutError) as error:
-        raise ServerError(
-            f"no NATS server with JetStream at {_masked(nats_url)}: {type(error).__name__}"
-        ) from error
+        raise ServerError(f"no NATS server with JetStream at NATS_URL: {type(error).__name__}") from error
     try:
         await (await asyncpg.connect(dsn, timeout=_CONNECT)).close()
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, TimeoutError) as error:
-        raise ServerError(f"no PostgreSQL at {_masked(dsn)}: {type(error).__name__}") from error
+        raise ServerError(f"no PostgreSQL at POSTGRES_DSN: {type(error).__name__}") from error
 
 
 async def _connected(nats_url: str, **reconnecting: Any) -> Client:
@@ -201,7 +198,6 @@ def _print_addresses(
     worker: DemoWorker, watcher: str, nats_url: str, dsn: str, companies: Sequence[str]
 ) -> None:
     schema = Tenant(companies[0]).schema
-    shown = _masked(dsn)
     print(
         f"""
   companies   {", ".join(companies)}
@@ -209,17 +205,17 @@ def _print_addresses(
   metrics     curl {worker.url}/metrics
   ready       curl {worker.url}/ready
   Prometheus  {watcher}
-  PostgreSQL  psql {shown} -c 'SELECT * FROM {schema}.messages ORDER BY id DESC LIMIT 5'
-  NATS        {_masked(nats_url)}
+  PostgreSQL  psql {_shown("POSTGRES_DSN", dsn)} -c 'SELECT * FROM {schema}.messages ORDER BY id DESC LIMIT 5'
+  NATS        {_shown("NATS_URL", nats_url)}
   worker log  {worker.log}
 """,
         flush=True,
     )
 
 
-def _masked(url: str) -> str:
-    """An address without the password in it."""
-    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", re.sub(r"password=[^&\s]*", "password=***", url))
+def _shown(variable: str, address: str) -> str:
+    """The address of a server of ours; the variable that has another one, with its password perhaps."""
+    return f'"${variable}"' if os.environ.get(variable) else address
 
 
 if __name__ == "__main__":

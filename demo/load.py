@@ -17,7 +17,7 @@ import nats.js.errors
 from nats.aio.client import Client
 
 from demo.load_options import Options, parse
-from demo.load_report import LoadError, LoadReport, Progress, page
+from demo.load_report import LoadReport, Progress, page
 from events.subjects import Tenant
 from streams.config.credentials import host
 from testkit.publisher import Publisher, PublishError
@@ -150,7 +150,7 @@ class Load:
                 await self._connect()
         except (nats.errors.Error, OSError, ValueError) as error:
             trouble = self._trouble or type(error).__name__
-            raise LoadError(
+            raise PublishError(
                 f"--nats-url: no NATS at {hosts} in {self._options.wait:g} s: {trouble}"
             ) from None
         for company, event_type in itertools.product(self._options.companies, self._options.mix):
@@ -167,7 +167,7 @@ class Load:
         )
 
     async def _wait_stream(self, subject: str) -> None:
-        """Raises `LoadError` if no stream takes the subject in time."""
+        """Raises `PublishError` if no stream takes the subject in time."""
         end = time.monotonic() + self._options.wait
         while True:
             try:
@@ -178,7 +178,7 @@ class Load:
             except (nats.errors.Error, TimeoutError) as error:
                 trouble = f"JetStream: {type(error).__name__}"
             if time.monotonic() >= end:
-                raise LoadError(
+                raise PublishError(
                     f"no stream takes {subject} after {self._options.wait:g} s ({trouble}): "
                     "start a worker first, it creates the streams"
                 )

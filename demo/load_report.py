@@ -24,10 +24,6 @@ _BAR: Final = 16
 _PERCENTILES: Final = (50, 95, 99)
 
 
-class LoadError(PublishError):
-    """The load generator cannot start; the message is one line."""
-
-
 class Tally:
     """The counts by event type and company, all there from the start."""
 
@@ -63,11 +59,11 @@ def _sum(counter: prometheus_client.Counter, event_type: str) -> int:
 
 @contextmanager
 def page(tally: Tally, port: int) -> Iterator[int]:
-    """Serve the counts on a port (0: any free one), which is handed out. Raises `LoadError`."""
+    """Serve the counts on a port (0: any free one), which is handed out. Raises `PublishError`."""
     try:
         server, thread = start_http_server(port, registry=tally.registry)
     except OSError as error:
-        raise LoadError(f"--metrics-port {port}: cannot be used: {error.strerror}") from error
+        raise PublishError(f"--metrics-port {port}: cannot be used: {error.strerror}") from error
     try:
         yield server.server_port
     finally:
@@ -108,7 +104,6 @@ class LoadReport:
         self.tally = Tally(options.companies)
         self.latencies = Latencies()
         self.reasons: Counter[str] = Counter()
-        self.repeats = 0
         self.started = 0.0
         self.ended = 0.0
         self.behind = 0.0
@@ -124,7 +119,6 @@ class LoadReport:
         """JetStream has it."""
         self.tally.confirmed.labels(*_labels(event.publication)).inc()
         self.latencies.add(event.seconds)
-        self.repeats += event.repeat
         self.ended = time.monotonic()
 
     def failed(self, publication: Publication, reason: str) -> None:
@@ -156,12 +150,11 @@ class LoadReport:
         """The summary."""
         (attempted, confirmed, errors), planned = self.tally.counts(), self._options.planned
         part = "" if planned in (None, attempted) else f" of {planned} planned"
-        known = f", {self.repeats} of them known to the stream already" if self.repeats else ""
         lines = [
             *self._table(),
             "",
             f"attempted   {attempted}{part}{', stopped by a signal' if self.stopped else ''}",
-            f"confirmed   {confirmed}{known}",
+            f"confirmed   {confirmed}",
             f"errors      {errors}",
             *(f"            {count} x {reason}" for reason, count in sorted(self.reasons.items())),
             f"rate        {self._rate(attempted, confirmed)}",

@@ -20,6 +20,7 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig
 
 from events.subjects import HISTORICAL, REALTIME
+from streams.jetstream.publishing import wire_size
 from testkit.oracle import Published, Version
 from testkit.traffic import NUMBER_HEADER, Publication
 
@@ -28,16 +29,13 @@ WINDOW: Final = 64
 ANSWER: Final = 5.0
 _WINDOW_BYTES: Final = 64 * 1024 * 1024
 _SWEEP: Final = 0.1
-_POLL: Final = 0.01
 # The window opens again a little below its limit, so that one wake-up lets several through.
 _REOPEN: Final = 0.75
-_HEADER_FRAME: Final = len(b"NATS/1.0\r\n\r\n")
-_HEADER_LINE: Final = len(b": \r\n")
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
 class PublishError(RuntimeError):
-    """JetStream did not confirm an event, or the connection is closed; the message is one line."""
+    """JetStream cannot be used or did not confirm an event; the message is one line."""
 
 
 class Confirmed(NamedTuple):
@@ -169,7 +167,7 @@ class Publisher:
     async def _send(self, publication: Publication, attempt: int) -> None:
         reply = f"{self._inbox}.{next(self._numbers)}"
         self._in_flight[reply] = _InFlight(publication, time.perf_counter(), attempt)
-        if _size(publication) > self._client.max_payload:
+        if wire_size(publication.body, publication.headers) > self._client.max_payload:
             self._fail(reply, "larger than the server takes", final=True)
             return
         try:
@@ -237,12 +235,6 @@ class Publisher:
                     await self._send(event.publication, event.attempt + 1)
 
 
-def _size(publication: Publication) -> int:
-    """What the server counts against its limit: body and headers (all of them ASCII but the company)."""
-    lines = sum(len(key) + len(value.encode()) + _HEADER_LINE for key, value in publication.headers.items())
-    return len(publication.body) + _HEADER_FRAME + lines
-
-
 class Ledger:
     """Reads along what the streams store of some companies, by headers alone.
 
@@ -283,11 +275,9 @@ class Ledger:
             self._stored[message.subject, version.sequence] = (int(number), version)
             self._first.setdefault((message.subject, int(number)), version)
 
-    async def version(self, publication: Publication) -> Version:
-        """The version of a publication, once it is stored."""
-        while (found := self._first.get((publication.subject, publication.number))) is None:
-            await asyncio.sleep(_POLL)
-        return found
+    def version(self, publication: Publication) -> Version | None:
+        """The version of a publication; None as long as it is not stored."""
+        return self._first.get((publication.subject, publication.number))
 
     def published(self, confirmed: list[Confirmed]) -> Iterator[Published]:
         """The events as they were stored; a repeat that the server dropped is not one."""

@@ -1,4 +1,4 @@
-"""The real worker as a child process, its metrics, and commands of `faust -A streams.app`."""
+"""The real worker as a child process, and its metrics."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
-
-from prometheus_client.parser import text_string_to_metric_families
 
 import streams
 from testkit.servers import free_port
@@ -32,8 +30,6 @@ _BOUND: Final = (
     "os.execv(sys.executable, [sys.executable, '-m', 'faust', *sys.argv[1:]])"
 )
 
-Series = tuple[str, frozenset[tuple[str, str]]]
-
 
 class WorkerError(RuntimeError):
     """The worker does not start, or has died; the message says what it wrote last."""
@@ -46,19 +42,6 @@ def environment(
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ}
     ours = {"NATS_URL": nats_url, "POSTGRES_DSN": postgres_dsn, "COMPANY_ID": ",".join(companies)}
     return {**kept, **ours, **settings}
-
-
-def command(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """`faust -A streams.app <arguments>`, run to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "faust", "-A", "streams.app", *arguments],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=START,
-        check=False,
-    )
 
 
 class Scrape:
@@ -75,14 +58,6 @@ class Scrape:
         return sum(
             float(line.rpartition(" ")[2]) for line in having if all(label in line for label in wanted)
         )
-
-    def series(self) -> dict[Series, float]:
-        """Every series with its value."""
-        return {
-            (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in text_string_to_metric_families(self.text)
-            for sample in family.samples
-        }
 
 
 class Worker:

@@ -10,12 +10,13 @@ import nats
 import pytest
 
 from testkit.servers import NatsServer
-from testkit.worker import Worker, command, environment
+from testkit.worker import Worker, environment
 from tests import builders
 from tests.acceptance.company_probe import comes_true
 from tests.acceptance.conftest import Launch, visited
 from tests.nats_jwt import Realm
 from tests.nats_servers import domain_pair, reload, rights
+from tests.programs import command
 from tests.sources import connected
 
 EVENTS = 98

@@ -18,7 +18,7 @@ from nats.js.api import ConsumerConfig, DiscardPolicy, RetentionPolicy, StreamSo
 from events.subjects import REALTIME
 from tables.queries import quoted
 from testkit.servers import NatsServer
-from testkit.worker import Worker, command, environment
+from testkit.worker import Worker, environment
 from tests import builders
 from tests.acceptance.company_probe import (
     DLQ_STREAM,
@@ -30,6 +30,7 @@ from tests.acceptance.company_probe import (
 )
 from tests.acceptance.conftest import Launch, visited
 from tests.nats_servers import reload
+from tests.programs import command
 
 SUBJECTS = [f"{base}.*" for base in REALTIME]
 
