@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import signal
@@ -157,11 +156,10 @@ class DemoWorker(Worker):
     keep_log = False
 
     def written(self) -> str:
-        """Its first error, else its first line."""
-        texts = [path.read_text(encoding="utf-8", errors="replace") for path in (self.errors, self.log)]
-        lines = "".join(texts).splitlines()
-        errors = [line for line in lines if '"level": "error"' in line or not line.startswith("{")] or lines
-        return f"{_message(errors[0])[:300] if errors else 'it wrote nothing'} (its log: {self.log})"
+        """Its first error."""
+        said = self.errors.read_text(encoding="utf-8", errors="replace").splitlines()
+        said += [str(line.get("msg")) for line in self.lines() if line.get("level") == "error"]
+        return f"{said[0][:300] if said else 'it told of no error'} (its log: {self.log})"
 
 
 @contextmanager
@@ -185,13 +183,6 @@ def _running_worker(companies: Sequence[str], nats_url: str, postgres_dsn: str) 
         worker.kill()
         if not worker.keep_log:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _message(line: str) -> str:
-    try:
-        return str(json.loads(line)["msg"])
-    except (ValueError, KeyError, TypeError):
-        return line.strip()
 
 
 def _print_addresses(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import product
+from itertools import accumulate, product
 from typing import Final
 
 import prometheus_client
@@ -43,13 +44,9 @@ class Tally:
             counter.labels(*values)
         return counter
 
-    def counts(self, event_type: str = "") -> tuple[int, int, int]:
+    def counts(self, event_type: str = "") -> list[int]:
         """Attempted, confirmed and errors: the sums over the companies, of an event type or of all."""
-        return (
-            _sum(self.attempted, event_type),
-            _sum(self.confirmed, event_type),
-            _sum(self.errors, event_type),
-        )
+        return [_sum(counter, event_type) for counter in (self.attempted, self.confirmed, self.errors)]
 
 
 def _sum(counter: prometheus_client.Counter, event_type: str) -> int:
@@ -76,7 +73,6 @@ class Latencies:
     """Latencies in classes that grow by 2 %: the memory is the same however long it runs."""
 
     _SHORTEST: Final = 1e-5
-    _LONGEST: Final = 1000.0
     _GROWTH: Final = 1.02
 
     def __init__(self) -> None:
@@ -84,17 +80,14 @@ class Latencies:
 
     def add(self, seconds: float) -> None:
         """One more."""
-        within = min(max(seconds, self._SHORTEST), self._LONGEST)
-        self._classes[math.ceil(math.log(within / self._SHORTEST, self._GROWTH))] += 1
+        self._classes[math.ceil(math.log(max(seconds / self._SHORTEST, 1.0), self._GROWTH))] += 1
 
     def quantile(self, share: float) -> float | None:
         """The latency, in seconds, that this share of all does not exceed; None if there are none."""
-        wanted, seen = math.ceil(self._classes.total() * share), 0
-        for place, count in sorted(self._classes.items()):
-            seen += count
-            if seen >= wanted:
-                return self._SHORTEST * self._GROWTH**place
-        return None
+        places = sorted(self._classes)
+        seen = list(accumulate(self._classes[place] for place in places))
+        wanted = bisect_left(seen, math.ceil(self._classes.total() * share))
+        return self._SHORTEST * self._GROWTH ** places[wanted] if places else None
 
 
 class LoadReport:

@@ -38,18 +38,15 @@ _SHOWN: Final[Mapping[str, tuple[str, dict[str, str]]]] = {
 }
 
 
-class Progress(LiveLine):
-    """The rates since the call before, and the totals."""
-
-    def update(self, published: int, scrape: Scrape, backlog: Backlog) -> None:
-        """Show how far it is, by the worker's page of metrics."""
-        stored = int(scrape.value("message_event_service_events_processed_total"))
-        totals = (f"{name} {scrape.value(metric, **labels):.0f}" for name, (metric, labels) in _SHOWN.items())
-        publishing, storing = self.rates(published, stored)
-        self.show(
-            f"published {published} ({publishing:.0f}/s)  stored {stored} ({storing:.0f}/s)"
-            f"  {'  '.join(totals)}  lag {backlog.lag}"
-        )
+def show(line: LiveLine, published: int, scrape: Scrape, backlog: Backlog) -> None:
+    """Show how far it is, by the worker's page of metrics: the totals, and the rates since the line before."""
+    stored = int(scrape.value("message_event_service_events_processed_total"))
+    totals = (f"{name} {scrape.value(metric, **labels):.0f}" for name, (metric, labels) in _SHOWN.items())
+    publishing, storing = line.rates(published, stored)
+    line.show(
+        f"published {published} ({publishing:.0f}/s)  stored {stored} ({storing:.0f}/s)"
+        f"  {'  '.join(totals)}  lag {backlog.lag}"
+    )
 
 
 class Run:
@@ -62,33 +59,29 @@ class Run:
         self._seed = seed
         self._ledger = Ledger(self._js)
         self._confirmed: list[Confirmed] = []
-        self._publisher = Publisher(client, tries=_TRIES, on_confirmed=self._note)
-        self._endless = False
-        self._progress = Progress()
+        self._publisher = Publisher(client, tries=_TRIES, on_confirmed=self._confirmed.append)
+        self._progress = LiveLine()
 
     async def flow(self, rate: float) -> Report:
         """Publish at `rate` events a second, without end."""
-        self._endless = True
         start = time.monotonic()
         for number, publication in enumerate(merged(self._traffic())):
             await asyncio.sleep(max(0.0, start + number / rate - time.monotonic()))
             await self._publisher.send(publication)
+            # Nothing of it is accounted for, and there is no end of it.
+            self._confirmed.clear()
         raise AssertionError("traffic has no end")
 
     async def prove(self, count: int) -> Report:
-        """Publish `count` events; the account, once everything is accounted for or nothing moves any more."""
-        await self.publish(count)
-        return await self.settle()
-
-    async def publish(self, count: int) -> None:
-        """Publish `count` events as fast as they are confirmed. Raises `PublishError`."""
+        """Publish `count` events as fast as they are confirmed; the account of them. Raises `PublishError`."""
         for company in self._companies:
             await self._ledger.follow(company)
         for publication in merged(self._traffic(), count):
             await self._publisher.send(publication)
         await self._publisher.finish()
+        return await self._settled()
 
-    async def settle(self) -> Report:
+    async def _settled(self) -> Report:
         """Wait until everything is accounted for, or nothing moves any more; then the account."""
         self._progress.say("waiting until each is accounted for: an update without its row is tried for 15 s")
         seen: object = None
@@ -139,7 +132,7 @@ class Run:
             if status == 200:
                 scrape = Scrape(text)
             with suppress(nats.errors.Error):
-                self._progress.update(self._publisher.published, scrape, await self._backlog())
+                show(self._progress, self._publisher.published, scrape, await self._backlog())
             await asyncio.sleep(max(_REFRESH, self._progress.every))
 
     async def close(self) -> None:
@@ -147,10 +140,6 @@ class Run:
         self._progress.end()
         await self._publisher.close()
         await self._ledger.close()
-
-    def _note(self, event: Confirmed) -> None:
-        if not self._endless:
-            self._confirmed.append(event)
 
     async def _backlog(self) -> Backlog:
         return total([await backlog(self._js, company) for company in self._companies])

@@ -54,9 +54,7 @@ def stop(pid: int, number: int) -> None:
 def kill(pid: int) -> None:
     """End a process and its descendants at once (SIGKILL), as a crash or the out-of-memory killer would."""
     processes = family(pid)
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
+    signal_family(pid, signal.SIGKILL)
     _ended(processes)
 
 

@@ -6,10 +6,9 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 import msgspec
 import nats.errors
@@ -21,6 +20,7 @@ from nats.js.api import ConsumerConfig
 
 from events.subjects import HISTORICAL, REALTIME
 from streams.jetstream.publishing import wire_size
+from testkit.evidence import incarnation, stored_version
 from testkit.oracle import Published, Version
 from testkit.traffic import NUMBER_HEADER, Publication
 
@@ -31,7 +31,6 @@ _WINDOW_BYTES: Final = 64 * 1024 * 1024
 _SWEEP: Final = 0.1
 # The window opens again a little below its limit, so that one wake-up lets several through.
 _REOPEN: Final = 0.75
-_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
 class PublishError(RuntimeError):
@@ -75,7 +74,7 @@ class _InFlight(NamedTuple):
     attempt: int
 
 
-class Publisher:
+class Publisher(AbstractAsyncContextManager["Publisher"]):
     """Keeps a window of events in flight; `published` counts the confirmed ones.
 
     One inbox takes all answers: nats-py's own asynchronous publish costs three times as much, and (in 2.16) no refusal
@@ -113,9 +112,6 @@ class Publisher:
         self._decode = msgspec.json.Decoder(_Answer).decode
         self._failure: PublishError | None = None
         self._sweeper: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
@@ -299,16 +295,3 @@ class Ledger:
         for subscription in self._subscriptions:
             with suppress(nats.errors.Error):
                 await subscription.unsubscribe()
-
-
-async def incarnation(js: JetStreamContext, stream: str) -> int:
-    """When a stream was made, in microseconds since 1970."""
-    made = (await js.stream_info(stream)).created
-    return 0 if made is None else (made - _EPOCH) // timedelta(microseconds=1)
-
-
-def stored_version(reply: str) -> Version:
-    """Store time and sequence out of an ack subject; nats-py's own reading drops the nanoseconds."""
-    tokens = reply.split(".")
-    sequence, ns = (tokens[5], tokens[7]) if len(tokens) == 9 else (tokens[7], tokens[9])
-    return Version(int(ns), int(sequence))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 from pathlib import Path
@@ -31,22 +30,6 @@ class NatsServer(Server):
     def url(self) -> str:
         """Where clients connect."""
         return f"nats://127.0.0.1:{self.port}"
-
-    def reload(self, settings: str) -> None:
-        """Change the further lines of its configuration while it runs. It takes them a moment later."""
-        self._settings = settings
-        self._configure()
-        os.kill(self.pid, signal.SIGHUP)
-
-    def reconfigure(self, settings: str) -> None:
-        """Start again with these further lines."""
-        self.stop()
-        self._settings = settings
-        self.start()
-
-    def at(self, user: str) -> str:
-        """Where this user (`name:password`) connects."""
-        return f"nats://{user}@127.0.0.1:{self.port}"
 
     def _arguments(self) -> list[str]:
         return [str(self._program), "-c", str(self._folder / "nats.conf")]

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import streams
 from testkit.servers import free_port
@@ -44,17 +44,15 @@ def environment(
     return {**kept, **ours, **settings}
 
 
-class Scrape:
+class Scrape(NamedTuple):
     """A metrics page, read once."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self._lines = text.splitlines()
+    text: str
 
     def value(self, name: str, **labels: str) -> float:
         """The sum of all series of this name that have these labels."""
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
-        having = (line for line in self._lines if line.startswith((f"{name}{{", f"{name} ")))
+        having = (line for line in self.text.splitlines() if line.startswith((f"{name}{{", f"{name} ")))
         return sum(
             float(line.rpartition(" ")[2]) for line in having if all(label in line for label in wanted)
         )
@@ -164,10 +162,6 @@ class Worker:
         """Send the signal; the exit code, once the process has ended."""
         self.process.send_signal(number)
         return self.process.wait(STOP)
-
-    def wait_end(self, within: float = START) -> int:
-        """The exit code of a process that ends by itself."""
-        return self.process.wait(within)
 
     def kill(self) -> None:
         """End it as a crash would; safe when repeated, and before `start`."""

@@ -230,8 +230,7 @@ async def test_a_lost_row_is_found_and_named(
         worker.start()
         await asyncio.to_thread(worker.wait_ready)
         run = Run(client, database_dsn, [company], seed=3)
-        await run.publish(60)
-        report = await run.settle()
+        report = await run.prove(60)
         assert report.ok, report.text()
         lost = await database.fetchval(
             f'DELETE FROM "daisi_{company.lower()}".messages WHERE id ='

@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 import nats
@@ -102,18 +102,12 @@ class Place:
         )
 
 
-class Servers(NamedTuple):
-    """Both servers, running."""
-
-    nats: NatsServer
-    postgres: PostgresServer
-
-
 @dataclass(frozen=True, slots=True)
 class Environment:
     """Running servers and a connection to each; what is opened later is closed with `stack`."""
 
-    servers: Servers
+    broker: NatsServer
+    postgres: PostgresServer
     client: Client
     admin: Connection
     stack: AsyncExitStack
@@ -128,7 +122,7 @@ class Environment:
         tenants = tuple(Tenant(f"Bench{name}{number:02}") for number in range(1, companies + 1))
         database = f"bench_{name.lower()}"
         await self.admin.execute(f'CREATE DATABASE "{database}"')
-        dsn = self.servers.postgres.dsn_of(database)
+        dsn = self.postgres.dsn_of(database)
         schemas = [tenant.schema for tenant in tenants]
         await _migrate(dsn, schemas)
         connection = await _connect(dsn)
@@ -164,7 +158,7 @@ async def environment() -> AsyncIterator[Environment]:
             bare = specs.StreamSpec(BARE_STREAM, (f"{BARE_PREFIX}>",), 0)
             for spec in (*specs.streams(default_settings()), bare):
                 await _create(client, spec)
-            yield Environment(Servers(broker, postgres), client, admin, stack)
+            yield Environment(broker, postgres, client, admin, stack)
 
 
 async def _age(admin: Connection) -> None:
