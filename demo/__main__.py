@@ -43,6 +43,8 @@ _OWN: Final = ("COMPANY_ID", "NATS_URL", "POSTGRES_DSN", "SERVER_PORT")
 
 def main() -> int:
     """Run the demo; the exit status: 0 all well, 1 something is wrong."""
+    if sys.argv[1:]:
+        sys.exit("error: it has no options; the number of events is in the environment: EVENTS=n")
     # Ctrl-C, SIGTERM and a closed terminal all end it in the orderly way, at whatever point it is.
     for end in _ENDS:
         signal.signal(end, _interrupt)

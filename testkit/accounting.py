@@ -133,9 +133,8 @@ class Accounting:
         report.problems += differences(self._company, expected(stored, self._before), self._evidence)
         report.problems += self._letters.problems(self._by_version)
         report.problems += self._exhausted.problems(self._by_version)
-        report.problems += self._wrong_queue(
-            {fact.event.version for fact, place in places if place == WAITING}
-        )
+        waiting = {fact.event.version for fact, place in places if place == WAITING}
+        report.problems += self._wrong_queue(waiting)
 
     def place(self, fact: Fact) -> tuple[str, Problem | None]:
         """Where an item has ended, and what is wrong with that."""
@@ -153,6 +152,10 @@ class Accounting:
         text = "has neither a row of its version or newer, nor a dead letter, nor an exhausted row"
         return MISSING, Problem("lost", text)
 
+    def given_up(self, fact: Fact) -> bool:
+        """Whether a dead letter or an exhausted row carries this item for its own sake."""
+        return self._letters.has(fact, whole=False) or self._exhausted.has(fact, whole=False)
+
     def _stored(self, fact: Fact) -> bool:
         rows = self._evidence.rows[fact.item.table].get(fact.item.key, ())
         if fact.item.refused:
@@ -164,10 +167,6 @@ class Accounting:
         """A version with its incarnation, which not every worker knows."""
         event = self._by_version.get(version)
         return version if event is None else event.version
-
-    def given_up(self, fact: Fact) -> bool:
-        """Whether a dead letter or an exhausted row carries this item for its own sake."""
-        return self._letters.has(fact, whole=False) or self._exhausted.has(fact, whole=False)
 
     def _wrong_queue(self, waiting: set[Version]) -> Iterator[Problem]:
         backlog = self._evidence.backlog

@@ -175,6 +175,13 @@ def test_a_wrong_number_of_events_is_told_in_one_line(events: str) -> None:
     assert re.fullmatch(r"error: EVENTS: .* expected an integer from 0.*\n", output), output
 
 
+def test_options_are_refused_with_a_word_on_the_environment() -> None:
+    command = [sys.executable, "-m", "demo", "--events", "5"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=DEADLINE)
+    assert done.returncode == 1
+    assert "EVENTS=n" in done.stderr
+
+
 def test_the_death_of_the_worker_ends_the_demo_and_names_its_log() -> None:
     with running() as process:
         read_until(process, r"published [1-9]")
