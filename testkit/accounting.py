@@ -174,13 +174,11 @@ class Accounting:
             text = f"{backlog.pending} events pending and {backlog.unacknowledged} unacknowledged"
             yield Problem("wrong", f"{self._company}: the consumers have {text}")
         if backlog.waiting != len(waiting):
-            text = (
-                f"{self._company}: {backlog.waiting} dead letters wait in the consumer, {len(waiting)} should"
-            )
+            text = f"{backlog.waiting} dead letters wait in the consumer, but {len(waiting)} events need one"
             letters = self._letters.by_version.keys() & self._by_version.keys() - waiting
             doubtful = [self._by_version[version].name for version in letters]
             text += f"; in two places perhaps: {', '.join(doubtful[:3])}" if doubtful else ""
-            yield Problem("wrong", text)
+            yield Problem("wrong", f"{self._company}: {text}")
 
 
 def _is_whole(published: Published) -> bool:
