@@ -1,19 +1,16 @@
-"""`python -m demo`: servers, a worker and traffic, to look at (until Ctrl-C) or to prove (`--events N`)."""
+"""`python -m demo`: servers, a worker and traffic, to look at (until Ctrl-C) or to prove (EVENTS=n)."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +21,7 @@ from nats.aio.client import Client
 
 from demo.run import Run
 from events.subjects import Tenant
+from streams.config.scalars import number
 from testkit.accounting import Report
 from testkit.ports import preferred_port
 from testkit.prometheus import RULES, Prometheus
@@ -33,6 +31,8 @@ from testkit.worker import Worker, WorkerError
 
 COMPANIES: Final = ("KopiNusa01", "TokoJaya02")
 _ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Events a second without a number of them.
+_RATE: Final = 50.0
 # Between two looks of Prometheus at the worker.
 _SCRAPES: Final = "2s"
 # Seconds for a server to answer.
@@ -43,16 +43,21 @@ _OWN: Final = ("COMPANY_ID", "NATS_URL", "POSTGRES_DSN", "SERVER_PORT")
 
 def main() -> int:
     """Run the demo; the exit status: 0 all well, 1 something is wrong."""
+    if sys.argv[1:]:
+        sys.exit("error: it has no options; the number of events is in the environment: EVENTS=n")
     # Ctrl-C, SIGTERM and a closed terminal all end it in the orderly way, at whatever point it is.
-    for number in _ENDS:
-        signal.signal(number, _interrupt)
-    options = _options(sys.argv[1:])
+    for end in _ENDS:
+        signal.signal(end, _interrupt)
+    try:
+        events = number(0)(os.environ.get("EVENTS") or "0")
+    except ValueError as error:
+        sys.exit(f"error: EVENTS: {error}")
     try:
         with ExitStack() as stack:
-            return _run(stack, options)
+            return _run(stack, events)
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("\nstopped", flush=True)
-        return 1 if options.events else 0
+        return 1 if events else 0
     except (PublishError, ServerError, WorkerError) as error:
         print(f"\nerror: {error}", file=sys.stderr, flush=True)
         return 1
@@ -62,19 +67,7 @@ def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
-    events = os.environ.get("EVENTS") or "0"
-    parser.add_argument("--events", type=int, default=events, help="publish this many, account for each, end")
-    parser.add_argument("--rate", type=float, default=50.0, help="events a second without --events")
-    parser.add_argument("--seed", type=int, default=1, help="another seed, other traffic")
-    options = parser.parse_args(arguments)
-    if options.events < 0 or options.rate <= 0:
-        parser.error("--events must not be negative, and --rate must be above 0")
-    return options
-
-
-def _run(stack: ExitStack, options: argparse.Namespace) -> int:
+def _run(stack: ExitStack, events: int) -> int:
     nats_url, dsn = os.environ.get("NATS_URL", ""), os.environ.get("POSTGRES_DSN", "")
     # Rows of an earlier run must not count, so on servers that stay the companies are new each time.
     companies = [f"{name}x{int(time.time()):x}" if nats_url or dsn else name for name in COMPANIES]
@@ -86,7 +79,7 @@ def _run(stack: ExitStack, options: argparse.Namespace) -> int:
     print("starting the worker: faust -A streams.app worker", flush=True)
     worker = stack.enter_context(_running_worker(companies, nats_url, dsn))
     _print_addresses(worker, _watched(stack, worker), nats_url, dsn, companies)
-    return asyncio.run(_drive(worker, nats_url, dsn, companies, options))
+    return asyncio.run(_drive(worker, nats_url, dsn, companies, events))
 
 
 def _watched(stack: ExitStack, worker: DemoWorker) -> str:
@@ -104,7 +97,7 @@ def _watched(stack: ExitStack, worker: DemoWorker) -> str:
 
 async def _reachable(nats_url: str, dsn: str) -> None:
     """Raises `ServerError`: the worker would wait for its servers, but whoever starts a demo wants to know."""
-    # Of an error its kind is told, not its text, which may quote the address with the password.
+    # Neither an address nor the text of an error, which may quote it, is told: there may be a password in it.
     try:
         # 0 attempts would mean without end.
         client = await _connected(nats_url, allow_reconnect=False, max_reconnect_attempts=1)
@@ -113,13 +106,11 @@ async def _reachable(nats_url: str, dsn: str) -> None:
         finally:
             await client.close()
     except (nats.errors.Error, OSError, ValueError, TimeoutError) as error:
-        raise ServerError(
-            f"no NATS server with JetStream at {_masked(nats_url)}: {type(error).__name__}"
-        ) from error
+        raise ServerError(f"no NATS server with JetStream at NATS_URL: {type(error).__name__}") from error
     try:
         await (await asyncpg.connect(dsn, timeout=_CONNECT)).close()
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, TimeoutError) as error:
-        raise ServerError(f"no PostgreSQL at {_masked(dsn)}: {type(error).__name__}") from error
+        raise ServerError(f"no PostgreSQL at POSTGRES_DSN: {type(error).__name__}") from error
 
 
 async def _connected(nats_url: str, **reconnecting: Any) -> Client:
@@ -136,19 +127,14 @@ async def _ignore(_error: Exception) -> None:
     """Errors of the connection come back from the calls that meet them."""
 
 
-async def _drive(
-    worker: DemoWorker, nats_url: str, dsn: str, companies: Sequence[str], options: argparse.Namespace
-) -> int:
+async def _drive(worker: DemoWorker, nats_url: str, dsn: str, companies: Sequence[str], events: int) -> int:
     client = await _connected(nats_url, max_reconnect_attempts=-1)
-    run = Run(client, dsn, companies, seed=options.seed)
+    run = Run(client, dsn, companies)
     watch = asyncio.create_task(run.watch(worker))
-    traffic: Coroutine[Any, Any, Any] = (
-        run.prove(options.events) if options.events else run.flow(options.rate)
-    )
-    work = asyncio.create_task(traffic)
+    work: asyncio.Task[Report] = asyncio.create_task(run.prove(events) if events else run.flow(_RATE))
     watch.add_done_callback(lambda _: work.cancel())
-    for number in _ENDS:
-        asyncio.get_running_loop().add_signal_handler(number, work.cancel)
+    for end in _ENDS:
+        asyncio.get_running_loop().add_signal_handler(end, work.cancel)
     try:
         await asyncio.wait([work])
         if watch.done():
@@ -158,7 +144,7 @@ async def _drive(
         await asyncio.gather(watch, work, return_exceptions=True)
         await run.close()
         await client.close()
-    report: Report = work.result()
+    report = work.result()
     print(f"\n{report.text()}", flush=True)
     if not report.ok:
         worker.keep_log = True
@@ -172,10 +158,10 @@ class DemoWorker(Worker):
     keep_log = False
 
     def written(self) -> str:
-        """Its first error, else its first line."""
-        lines = [line for path in (self.errors, self.log) for line in _lines(path)]
-        errors = [line for line in lines if '"level": "error"' in line or not line.startswith("{")] or lines
-        return f"{_message(errors[0])[:300] if errors else 'it wrote nothing'} (its log: {self.log})"
+        """Its first error."""
+        said = self.errors.read_text(encoding="utf-8", errors="replace").splitlines()
+        said += [str(line.get("msg")) for line in self.lines() if line.get("level") == "error"]
+        return f"{said[0][:300] if said else 'it told of no error'} (its log: {self.log})"
 
 
 @contextmanager
@@ -201,22 +187,10 @@ def _running_worker(companies: Sequence[str], nats_url: str, postgres_dsn: str) 
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-
-
-def _message(line: str) -> str:
-    try:
-        return str(json.loads(line)["msg"])
-    except (ValueError, KeyError, TypeError):
-        return line.strip()
-
-
 def _print_addresses(
     worker: DemoWorker, watcher: str, nats_url: str, dsn: str, companies: Sequence[str]
 ) -> None:
     schema = Tenant(companies[0]).schema
-    shown = _masked(dsn)
     print(
         f"""
   companies   {", ".join(companies)}
@@ -224,17 +198,17 @@ def _print_addresses(
   metrics     curl {worker.url}/metrics
   ready       curl {worker.url}/ready
   Prometheus  {watcher}
-  PostgreSQL  psql {shown} -c 'SELECT * FROM {schema}.messages ORDER BY id DESC LIMIT 5'
-  NATS        {_masked(nats_url)}
+  PostgreSQL  psql {_shown("POSTGRES_DSN", dsn)} -c 'SELECT * FROM {schema}.messages ORDER BY id DESC LIMIT 5'
+  NATS        {_shown("NATS_URL", nats_url)}
   worker log  {worker.log}
 """,
         flush=True,
     )
 
 
-def _masked(url: str) -> str:
-    """An address without the password in it."""
-    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", re.sub(r"password=[^&\s]*", "password=***", url))
+def _shown(variable: str, address: str) -> str:
+    """The address of a server of ours; the variable that has another one, with its password perhaps."""
+    return f'"${variable}"' if os.environ.get(variable) else address
 
 
 if __name__ == "__main__":

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import shutil
-from typing import TextIO
+import sys
+import time
+from itertools import zip_longest
+from typing import Final, TextIO
+
+# Seconds between refreshes of a line on a terminal, and between lines of a log.
+LIVE_EVERY: Final = 0.25
+LINE_EVERY: Final = 5.0
 
 
 class LiveLine:
-    """The last line of `out`."""
+    """The last line of `out`, to be shown anew `every` so many seconds."""
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: TextIO = sys.stdout) -> None:
         self._out = out
         self.live = out.isatty()
+        self.every = LIVE_EVERY if self.live else LINE_EVERY
+        self._before: tuple[float, tuple[int, ...]] = (time.monotonic(), ())
+
+    def rates(self, *totals: int) -> list[float]:
+        """How much each total has grown in a second since the call before; at first, from 0 since this line began."""
+        now, (since, before) = time.monotonic(), self._before
+        self._before = (now, totals)
+        elapsed = max(now - since, 1e-9)
+        return [(total - old) / elapsed for total, old in zip_longest(totals, before, fillvalue=0)]
 
     def show(self, text: str) -> None:
         """Replace the line."""

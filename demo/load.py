@@ -17,8 +17,9 @@ import nats.js.errors
 from nats.aio.client import Client
 
 from demo.load_options import Options, parse
-from demo.load_report import LoadError, LoadReport, Progress, page
+from demo.load_report import LoadReport, Progress, page
 from events.subjects import Tenant
+from streams.config.credentials import host
 from testkit.publisher import Publisher, PublishError
 from testkit.traffic import COMPANY_HEADER, DECK, MESSAGE_ID_HEADER, Publication, Traffic
 
@@ -58,12 +59,11 @@ class LoadTraffic:
         self._invalid = options.invalid
         self._rng = random.Random(f"load {company} {options.seed}")
         self._traffic = Traffic(company, options.seed, start=0, agents=options.agents, broken_share=0.0)
-        self._types = tuple(options.mix)
-        self._weights = tuple(options.mix.values())
+        self._mix = options.mix
 
     def event(self, now: float) -> Publication:
         """The next event; `now` is Unix seconds."""
-        event_type = self._rng.choices(self._types, self._weights)[0]
+        event_type = self._rng.choices(list(self._mix), list(self._mix.values()))[0]
         if self._rng.random() < self._invalid:
             made = self._traffic.spoil(event_type, at=now)
         else:
@@ -99,31 +99,25 @@ class Load:
         self._publisher = Publisher(
             self._client, window=options.window, on_confirmed=report.confirmed, on_failed=report.failed
         )
-        self._trouble = "no answer"
-        self._refused = False
+        self._trouble = ""
         self._stage: asyncio.Task[None] | None = None
         self._signals = 0
-        self._waited = False
 
     async def run(self) -> None:
         """Publish, and print the summary. Raises `PublishError`."""
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._interrupt)
-        failure: PublishError | None = None
         try:
             await self._until_signal(1, self._prepare())
             await self._until_signal(1, self._publish())
-        except PublishError as error:
-            failure = error
-        await self._until_signal(2, self._publisher.finish())
-        await self._close()
-        if self._report.started:
-            self._progress.update(self._report)
-            self._progress.end()
-        if self._report.started or not failure:
-            self._progress.say(self._report.text())
-        if failure:
-            raise failure
+        finally:
+            await self._until_signal(2, self._publisher.finish())
+            await self._close()
+            if self._report.started:
+                self._progress.update(self._report)
+                self._progress.end()
+            if self._report.started or self._signals:
+                self._progress.say(self._report.text())
 
     async def _until_signal(self, last: int, work: Coroutine[Any, Any, None]) -> None:
         """Do a stage of the work, unless this many signals have come or come meanwhile."""
@@ -144,32 +138,28 @@ class Load:
             self._stage.cancel()
 
     async def _prepare(self) -> None:
-        limit = self._options.wait
+        hosts = ", ".join(map(host, self._options.nats_url))
         try:
-            async with asyncio.timeout(limit):
-                await self._connect()
-        except TimeoutError:
-            raise LoadError(
-                f"--nats-url: no NATS at {self._hosts()} in {limit:g} s: {self._trouble}"
-            ) from None
+            async with asyncio.timeout(self._options.wait):
+                await self._client.connect(
+                    list(self._options.nats_url),
+                    name="daisi load generator",
+                    error_cb=self._note,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=1,
+                    pending_size=_PENDING_BYTES,
+                )
         except (nats.errors.Error, OSError, ValueError) as error:
-            raise LoadError(f"--nats-url: no NATS at {self._hosts()}: {type(error).__name__}") from error
+            trouble = self._trouble or type(error).__name__
+            raise PublishError(
+                f"--nats-url: no NATS at {hosts} in {self._options.wait:g} s: {trouble}"
+            ) from None
         for company, event_type in itertools.product(self._options.companies, self._options.mix):
             await self._wait_stream(Tenant(company).subject(event_type))
 
-    async def _connect(self) -> None:
-        await self._client.connect(
-            list(self._options.nats_url),
-            name="daisi load generator",
-            error_cb=self._note,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=1,
-            pending_size=_PENDING_BYTES,
-        )
-
     async def _wait_stream(self, subject: str) -> None:
-        """Raises `LoadError` if no stream takes the subject in time."""
-        end = time.monotonic() + self._options.wait
+        """Raises `PublishError` if no stream takes the subject in time."""
+        end, said = time.monotonic() + self._options.wait, False
         while True:
             try:
                 await self._client.jetstream().find_stream_name_by_subject(subject)
@@ -179,15 +169,15 @@ class Load:
             except (nats.errors.Error, TimeoutError) as error:
                 trouble = f"JetStream: {type(error).__name__}"
             if time.monotonic() >= end:
-                raise LoadError(
+                raise PublishError(
                     f"no stream takes {subject} after {self._options.wait:g} s ({trouble}): "
                     "start a worker first, it creates the streams"
                 )
-            if not self._waited:
+            if not said:
                 self._progress.say(
                     f"waiting for a stream that takes {subject} ({trouble}): a worker creates it"
                 )
-                self._waited = True
+                said = True
             await asyncio.sleep(_POLL)
 
     async def _publish(self) -> None:
@@ -245,13 +235,8 @@ class Load:
         """Remember what the connection complains of: the server's words, or else only the kind of error."""
         # Other texts may quote the address with its password. A server that refuses us closes the connection, too.
         if type(error) is nats.errors.Error:
-            self._trouble, self._refused = str(error), True
-        elif not self._refused:
-            self._trouble = type(error).__name__
-
-    def _hosts(self) -> str:
-        """The servers, without their credentials."""
-        return ", ".join(url.rpartition("@")[2].rpartition("//")[2] for url in self._options.nats_url)
+            self._trouble = str(error)
+        self._trouble = self._trouble or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 from events.subjects import EVENT_TYPES
@@ -37,7 +36,6 @@ _EPILOG: Final = (
     "It writes into the rows of the companies that it names: never name a company that is in use. "
     "Ends with 0 only if JetStream confirmed every event."
 )
-_WEIGHT: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,22 +89,14 @@ def _parser() -> argparse.ArgumentParser:
     weights = ",".join(f"{short(name)}={weight:g}" for name, weight in DEFAULT_MIX.items())
     url = os.environ.get("NATS_URL") or _LOCAL
     add("--companies", COMPANIES, "whose events, separated by commas", required=True, metavar="A,B")
-    add(
-        "--rate",
-        partial(_decimal, 1e6, "events a second"),
-        "events a second over all companies, 0: as fast as confirmed (100)",
-        default=100.0,
-    )
+    rate = _decimal(1e6, "events a second")
+    add("--rate", rate, "events a second over all companies, 0: as fast as confirmed (100)", default=100.0)
     ends = parser.add_mutually_exclusive_group()
     add("--duration", _seconds, "such as 90s or 5m, or seconds", ends)
     add("--events", number(1, 10**12), "how many; without either, until Ctrl-C", ends)
     add("--mix", mix, f"weights of the event types ({weights})", default=DEFAULT_MIX, metavar="TYPE=N,...")
-    add(
-        "--invalid",
-        partial(_decimal, 1.0, "a share"),
-        "share of events that can never be stored, 0 to 1 (0)",
-        default=0.0,
-    )
+    share = _decimal(1.0, "a share")
+    add("--invalid", share, "share of events that can never be stored, 0 to 1 (0)", default=0.0)
     add("--agents", number(1, 10_000), f"agents of each company ({AGENTS})", default=AGENTS)
     seed = number(0)
     add("--seed", seed, "same seed: same rows (each run another one)", default=random.randrange(2**31))
@@ -135,9 +125,7 @@ def mix(text: str) -> Mix:
             raise ValueError(f"unknown event type {name!r}: expected {', '.join(map(short, EVENT_TYPES))}")
         if event_type in weights:
             raise ValueError(f"names {name!r} twice: expected each event type once")
-        if not _WEIGHT.fullmatch(weight):
-            raise ValueError(f"{weight!r} is not a weight of {name!r}: expected for example {name}=70")
-        weights[event_type] = float(weight)
+        weights[event_type] = _decimal(1e9, f"a weight of {name!r}")(weight)
     if not any(weights.values()):
         raise ValueError("all weights are 0: expected at least one above 0")
     return {event_type: weight for event_type, weight in weights.items() if weight}
@@ -162,8 +150,11 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _decimal(most: float, what: str, text: str) -> float:
-    value = float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}", text) else math.inf
-    if value > most:
-        raise ValueError(f"{text!r} is not {what}: expected a number from 0 to {most:.0f}")
-    return value
+def _decimal(most: float, what: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}", text) else math.inf
+        if value > most:
+            raise ValueError(f"{text!r} is not {what}: expected a number from 0 to {most:.0f}")
+        return value
+
+    return parse

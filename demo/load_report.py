@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import product
-from typing import Final, TextIO
+from itertools import accumulate, product
+from typing import Final
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, disable_created_metrics, start_http_server
@@ -19,16 +20,9 @@ from events.subjects import EVENT_TYPES
 from testkit.publisher import Confirmed, PublishError
 from testkit.traffic import COMPANY_HEADER, Publication
 
-# Seconds between refreshes of a line on a terminal, and between lines of a log.
-LIVE_EVERY: Final = 0.25
-LINE_EVERY: Final = 5.0
 # With the numbers it fits into 80 columns.
 _BAR: Final = 16
 _PERCENTILES: Final = (50, 95, 99)
-
-
-class LoadError(PublishError):
-    """The load generator cannot start; the message is one line."""
 
 
 class Tally:
@@ -50,13 +44,9 @@ class Tally:
             counter.labels(*values)
         return counter
 
-    def counts(self, event_type: str = "") -> tuple[int, int, int]:
+    def counts(self, event_type: str = "") -> list[int]:
         """Attempted, confirmed and errors: the sums over the companies, of an event type or of all."""
-        return (
-            _sum(self.attempted, event_type),
-            _sum(self.confirmed, event_type),
-            _sum(self.errors, event_type),
-        )
+        return [_sum(counter, event_type) for counter in (self.attempted, self.confirmed, self.errors)]
 
 
 def _sum(counter: prometheus_client.Counter, event_type: str) -> int:
@@ -66,11 +56,11 @@ def _sum(counter: prometheus_client.Counter, event_type: str) -> int:
 
 @contextmanager
 def page(tally: Tally, port: int) -> Iterator[int]:
-    """Serve the counts on a port (0: any free one), which is handed out. Raises `LoadError`."""
+    """Serve the counts on a port (0: any free one), which is handed out. Raises `PublishError`."""
     try:
         server, thread = start_http_server(port, registry=tally.registry)
     except OSError as error:
-        raise LoadError(f"--metrics-port {port}: cannot be used: {error.strerror}") from error
+        raise PublishError(f"--metrics-port {port}: cannot be used: {error.strerror}") from error
     try:
         yield server.server_port
     finally:
@@ -83,7 +73,6 @@ class Latencies:
     """Latencies in classes that grow by 2 %: the memory is the same however long it runs."""
 
     _SHORTEST: Final = 1e-5
-    _LONGEST: Final = 1000.0
     _GROWTH: Final = 1.02
 
     def __init__(self) -> None:
@@ -91,17 +80,14 @@ class Latencies:
 
     def add(self, seconds: float) -> None:
         """One more."""
-        within = min(max(seconds, self._SHORTEST), self._LONGEST)
-        self._classes[math.ceil(math.log(within / self._SHORTEST, self._GROWTH))] += 1
+        self._classes[math.ceil(math.log(max(seconds / self._SHORTEST, 1.0), self._GROWTH))] += 1
 
     def quantile(self, share: float) -> float | None:
         """The latency, in seconds, that this share of all does not exceed; None if there are none."""
-        wanted, seen = math.ceil(self._classes.total() * share), 0
-        for place, count in sorted(self._classes.items()):
-            seen += count
-            if seen >= wanted:
-                return self._SHORTEST * self._GROWTH**place
-        return None
+        places = sorted(self._classes)
+        seen = list(accumulate(self._classes[place] for place in places))
+        wanted = bisect_left(seen, math.ceil(self._classes.total() * share))
+        return self._SHORTEST * self._GROWTH ** places[wanted] if places else None
 
 
 class LoadReport:
@@ -111,7 +97,6 @@ class LoadReport:
         self.tally = Tally(options.companies)
         self.latencies = Latencies()
         self.reasons: Counter[str] = Counter()
-        self.repeats = 0
         self.started = 0.0
         self.ended = 0.0
         self.behind = 0.0
@@ -127,7 +112,6 @@ class LoadReport:
         """JetStream has it."""
         self.tally.confirmed.labels(*_labels(event.publication)).inc()
         self.latencies.add(event.seconds)
-        self.repeats += event.repeat
         self.ended = time.monotonic()
 
     def failed(self, publication: Publication, reason: str) -> None:
@@ -159,12 +143,11 @@ class LoadReport:
         """The summary."""
         (attempted, confirmed, errors), planned = self.tally.counts(), self._options.planned
         part = "" if planned in (None, attempted) else f" of {planned} planned"
-        known = f", {self.repeats} of them known to the stream already" if self.repeats else ""
         lines = [
             *self._table(),
             "",
             f"attempted   {attempted}{part}{', stopped by a signal' if self.stopped else ''}",
-            f"confirmed   {confirmed}{known}",
+            f"confirmed   {confirmed}",
             f"errors      {errors}",
             *(f"            {count} x {reason}" for reason, count in sorted(self.reasons.items())),
             f"rate        {self._rate(attempted, confirmed)}",
@@ -201,17 +184,10 @@ def _labels(publication: Publication) -> tuple[str, str]:
 class Progress(LiveLine):
     """How far a run is, with the rate since the call before; on a terminal with a bar."""
 
-    def __init__(self, out: TextIO) -> None:
-        super().__init__(out)
-        self.every = LIVE_EVERY if self.live else LINE_EVERY
-        self._before = (0.0, 0)
-
     def update(self, report: LoadReport) -> None:
         """Show it."""
         elapsed, (_, confirmed, errors) = time.monotonic() - report.started, report.tally.counts()
-        since, before = self._before
-        rate = (confirmed - before) / max(elapsed - since, 1e-9)
-        self._before = (elapsed, confirmed)
+        [rate] = self.rates(confirmed)
         self.show(
             f"{self._how_far(report.share, elapsed)}  confirmed {confirmed} ({rate:.0f}/s)  errors {errors}"
             f"  behind {report.behind:.1f} s"

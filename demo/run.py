@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Final, TextIO
+from typing import Final
 
 import asyncpg
 import nats
@@ -25,6 +24,7 @@ from testkit.worker import Scrape, Worker
 PATIENCE: Final = 60.0
 # For a dead letter whose replay has begun, once all else is quiet.
 SETTLING: Final = 10.0
+# Seconds between looks at the worker and its consumers, at the least.
 _REFRESH: Final = 1.0
 _TRIES: Final = 5
 _POLL: Final = 0.25
@@ -36,72 +36,52 @@ _SHOWN: Final[Mapping[str, tuple[str, dict[str, str]]]] = {
     "exhausted": ("dlq_tasks_dropped_total", {}),
     "new contacts": ("onboarding_tasks_processed_total", {"status": "success_created"}),
 }
-# Seconds between lines of a log; a line on a terminal is refreshed each time.
-_LINE_EVERY: Final = 5.0
 
 
-class Progress(LiveLine):
-    """The rates since the call before, and the totals."""
-
-    def __init__(self, out: TextIO = sys.stdout) -> None:
-        super().__init__(out)
-        self._before = (time.monotonic(), 0, 0)
-        self._written = -_LINE_EVERY
-
-    def update(self, published: int, scrape: Scrape, backlog: Backlog) -> None:
-        """Show how far it is, by the worker's page of metrics."""
-        now = time.monotonic()
-        if not self.live and now - self._written < _LINE_EVERY:
-            return
-        stored = int(scrape.value("message_event_service_events_processed_total"))
-        totals = (f"{name} {scrape.value(metric, **labels):.0f}" for name, (metric, labels) in _SHOWN.items())
-        since, published_before, stored_before = self._before
-        elapsed = max(now - since, 1e-9)
-        self.show(
-            f"published {published} ({(published - published_before) / elapsed:.0f}/s)"
-            f"  stored {stored} ({(stored - stored_before) / elapsed:.0f}/s)"
-            f"  {'  '.join(totals)}  lag {backlog.lag}"
-        )
-        self._before = (now, published, stored)
-        self._written = now
+def show(line: LiveLine, published: int, scrape: Scrape, backlog: Backlog) -> None:
+    """Show how far it is, by the worker's page of metrics: the totals, and the rates since the line before."""
+    stored = int(scrape.value("message_event_service_events_processed_total"))
+    totals = (f"{name} {scrape.value(metric, **labels):.0f}" for name, (metric, labels) in _SHOWN.items())
+    publishing, storing = line.rates(published, stored)
+    line.show(
+        f"published {published} ({publishing:.0f}/s)  stored {stored} ({storing:.0f}/s)"
+        f"  {'  '.join(totals)}  lag {backlog.lag}"
+    )
 
 
 class Run:
     """Traffic for `companies`, for which nothing was published before."""
 
-    def __init__(self, client: Client, dsn: str, companies: Sequence[str], *, seed: int) -> None:
+    def __init__(self, client: Client, dsn: str, companies: Sequence[str], *, seed: int = 1) -> None:
         self._js = client.jetstream()
         self._dsn = dsn
         self._companies = companies
         self._seed = seed
         self._ledger = Ledger(self._js)
         self._confirmed: list[Confirmed] = []
-        self._publisher = Publisher(client, tries=_TRIES, on_confirmed=self._note)
-        self._endless = False
-        self._progress = Progress()
+        self._publisher = Publisher(client, tries=_TRIES, on_confirmed=self._confirmed.append)
+        self._progress = LiveLine()
 
-    async def flow(self, rate: float) -> None:
+    async def flow(self, rate: float) -> Report:
         """Publish at `rate` events a second, without end."""
-        self._endless = True
         start = time.monotonic()
         for number, publication in enumerate(merged(self._traffic())):
             await asyncio.sleep(max(0.0, start + number / rate - time.monotonic()))
             await self._publisher.send(publication)
+            # Nothing of it is accounted for, and there is no end of it.
+            self._confirmed.clear()
+        raise AssertionError("traffic has no end")
 
     async def prove(self, count: int) -> Report:
-        """Publish `count` events; the account, once everything is accounted for or nothing moves any more."""
-        await self.publish(count)
-        return await self.settle()
-
-    async def publish(self, count: int) -> None:
-        """Publish `count` events as fast as they are confirmed. Raises `PublishError`."""
+        """Publish `count` events as fast as they are confirmed; the account of them. Raises `PublishError`."""
         for company in self._companies:
             await self._ledger.follow(company)
         for publication in merged(self._traffic(), count):
             await self._publisher.send(publication)
         await self._publisher.finish()
+        return await self._settled()
 
-    async def settle(self) -> Report:
+    async def _settled(self) -> Report:
         """Wait until everything is accounted for, or nothing moves any more; then the account."""
         self._progress.say("waiting until each is accounted for: an update without its row is tried for 15 s")
         seen: object = None
@@ -152,18 +132,14 @@ class Run:
             if status == 200:
                 scrape = Scrape(text)
             with suppress(nats.errors.Error):
-                self._progress.update(self._publisher.published, scrape, await self._backlog())
-            await asyncio.sleep(_REFRESH)
+                show(self._progress, self._publisher.published, scrape, await self._backlog())
+            await asyncio.sleep(max(_REFRESH, self._progress.every))
 
     async def close(self) -> None:
         """Leave the progress line and stop reading."""
         self._progress.end()
         await self._publisher.close()
         await self._ledger.close()
-
-    def _note(self, event: Confirmed) -> None:
-        if not self._endless:
-            self._confirmed.append(event)
 
     async def _backlog(self) -> Backlog:
         return total([await backlog(self._js, company) for company in self._companies])

@@ -208,8 +208,9 @@ class Account:
         known = {"agent_id": chat.agent.id, "company_id": self.company, "phone_number": chat.number}
         return known | {"push_name": f"{self.name()} {RENAMED}"}
 
-    def connection(self, agent: Agent) -> Payload:
+    def connection(self) -> Payload:
         """`v1.connection.update`: an agent that is paired, comes on or goes off."""
+        agent = self.agent()
         status = self.rng.choice(("pairing", "connected", "connected", "disconnected"))
         known = {"agent_id": agent.id, "company_id": self.company, "status": status}
         if status == "connected":

@@ -96,8 +96,7 @@ class _GivenUp:
 class Accounting:
     """The account of one company. `published`: its events as JetStream stored them.
 
-    `letters_allowed`: an event that can be stored may have become a dead letter all the same. `before`: rows that were
-    there already.
+    An event that can be stored may have become a dead letter all the same. `before`: rows that were there already.
     """
 
     def __init__(
@@ -106,7 +105,6 @@ class Accounting:
         published: Sequence[Published],
         evidence: Evidence,
         *,
-        letters_allowed: bool = True,
         before: Expected | None = None,
     ) -> None:
         self._company = company
@@ -115,7 +113,6 @@ class Accounting:
         self._evidence = evidence
         self._letters = _GivenUp("dead letters", evidence.letters)
         self._exhausted = _GivenUp("exhausted rows", evidence.exhausted)
-        self._letters_allowed = letters_allowed
         self._before = before
 
     def add_to(self, report: Report) -> None:
@@ -129,17 +126,15 @@ class Accounting:
                 counts[place] += 1
                 places.append((fact, place))
                 if problem:
-                    text = f"{_name(published, index)}: {problem.text}"
+                    which = f" item {index}" if len(published.publication.items) > 1 else ""
+                    text = f"{published.name}{which}: {problem.text}"
                     report.problems.append(Problem(problem.kind, text, str(fact.item)))
         stored = [fact for fact, place in places if place == STORED]
         report.problems += differences(self._company, expected(stored, self._before), self._evidence)
         report.problems += self._letters.problems(self._by_version)
         report.problems += self._exhausted.problems(self._by_version)
-        report.problems += self._wrong_queue(
-            {fact.event.version for fact, place in places if place == WAITING}
-        )
-        if not self._letters_allowed:
-            report.problems += self._needless(places)
+        waiting = {fact.event.version for fact, place in places if place == WAITING}
+        report.problems += self._wrong_queue(waiting)
 
     def place(self, fact: Fact) -> tuple[str, Problem | None]:
         """Where an item has ended, and what is wrong with that."""
@@ -157,6 +152,10 @@ class Accounting:
         text = "has neither a row of its version or newer, nor a dead letter, nor an exhausted row"
         return MISSING, Problem("lost", text)
 
+    def given_up(self, fact: Fact) -> bool:
+        """Whether a dead letter or an exhausted row carries this item for its own sake."""
+        return self._letters.has(fact, whole=False) or self._exhausted.has(fact, whole=False)
+
     def _stored(self, fact: Fact) -> bool:
         rows = self._evidence.rows[fact.item.table].get(fact.item.key, ())
         if fact.item.refused:
@@ -169,39 +168,17 @@ class Accounting:
         event = self._by_version.get(version)
         return version if event is None else event.version
 
-    def _needless(self, places: Iterable[tuple[Fact, str]]) -> Iterator[Problem]:
-        orphans = {fact.version for fact in expected(facts(self._published), self._before).orphans}
-        needless = {
-            fact.event.name
-            for fact, place in places
-            if not fact.item.refused and fact.version not in orphans
-            if place in (WAITING, EXHAUSTED)
-            or self._letters.has(fact, whole=False)
-            or self._exhausted.has(fact, whole=False)
-        }
-        for name in needless:
-            yield Problem("needless", f"{name}: nothing is wrong with it, but it became a dead letter")
-
     def _wrong_queue(self, waiting: set[Version]) -> Iterator[Problem]:
         backlog = self._evidence.backlog
         if backlog.lag:
-            text = (
-                f"{self._company}: the consumers have {backlog.pending} events pending and "
-                f"{backlog.unacknowledged} unacknowledged"
-            )
-            yield Problem("wrong", text)
+            text = f"{backlog.pending} events pending and {backlog.unacknowledged} unacknowledged"
+            yield Problem("wrong", f"{self._company}: the consumers have {text}")
         if backlog.waiting != len(waiting):
-            doubtful = [
-                one.name
-                for one in self._published
-                if one.version in self._letters.by_version and one.version not in waiting
-            ]
-            where = f"; in two places perhaps: {', '.join(doubtful[:3])}" if doubtful else ""
-            text = (
-                f"{self._company}: {backlog.waiting} dead letters wait in the consumer, but "
-                f"{len(waiting)} events need one{where}"
-            )
-            yield Problem("wrong", text)
+            text = f"{backlog.waiting} dead letters wait in the consumer, but {len(waiting)} events need one"
+            letters = self._letters.by_version.keys() & self._by_version.keys() - waiting
+            doubtful = [self._by_version[version].name for version in letters]
+            text += f"; in two places perhaps: {', '.join(doubtful[:3])}" if doubtful else ""
+            yield Problem("wrong", f"{self._company}: {text}")
 
 
 def _is_whole(published: Published) -> bool:
@@ -231,8 +208,3 @@ def _differ(one: bytes, other: bytes) -> bool:
         return bool(json.loads(one) != json.loads(other))
     except (ValueError, RecursionError):
         return False
-
-
-def _name(published: Published, index: int) -> str:
-    many = len(published.publication.items) > 1
-    return f"{published.name}{f' item {index}' if many else ''}"

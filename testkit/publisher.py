@@ -6,10 +6,9 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 import msgspec
 import nats.errors
@@ -20,6 +19,8 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig
 
 from events.subjects import HISTORICAL, REALTIME
+from streams.jetstream.publishing import wire_size
+from testkit.evidence import incarnation, stored_version
 from testkit.oracle import Published, Version
 from testkit.traffic import NUMBER_HEADER, Publication
 
@@ -28,16 +29,12 @@ WINDOW: Final = 64
 ANSWER: Final = 5.0
 _WINDOW_BYTES: Final = 64 * 1024 * 1024
 _SWEEP: Final = 0.1
-_POLL: Final = 0.01
 # The window opens again a little below its limit, so that one wake-up lets several through.
 _REOPEN: Final = 0.75
-_HEADER_FRAME: Final = len(b"NATS/1.0\r\n\r\n")
-_HEADER_LINE: Final = len(b": \r\n")
-_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
 class PublishError(RuntimeError):
-    """JetStream did not confirm an event, or the connection is closed; the message is one line."""
+    """JetStream cannot be used or did not confirm an event; the message is one line."""
 
 
 class Confirmed(NamedTuple):
@@ -50,13 +47,25 @@ class Confirmed(NamedTuple):
 
 
 class _Error(msgspec.Struct):
+    code: int = 0
+    err_code: int = 0
     description: str = "refused"
 
 
 class _Answer(msgspec.Struct):
+    stream: str = ""
     seq: int = 0
     duplicate: bool = False
     error: _Error | None = None
+
+
+# The request itself is wrong, and no retry mends it; except that an account that is full empties with each ack.
+_BAD_REQUEST: Final = 400
+_ACCOUNT_FULL: Final = 10002
+_UNANSWERED: Final = _Answer(error=_Error(description="no stream takes it"))
+_FOREIGN: Final = _Answer(
+    error=_Error(_BAD_REQUEST, description="something other than JetStream answers on its subject")
+)
 
 
 class _InFlight(NamedTuple):
@@ -65,12 +74,13 @@ class _InFlight(NamedTuple):
     attempt: int
 
 
-class Publisher:
+class Publisher(AbstractAsyncContextManager["Publisher"]):
     """Keeps a window of events in flight; `published` counts the confirmed ones.
 
     One inbox takes all answers: nats-py's own asynchronous publish costs three times as much, and (in 2.16) no refusal
     arrives there. An event that is not confirmed within `patience` seconds is sent again, `tries` times in all (None:
-    without end); then `on_failed` is called with the reason. Without `on_failed` the next call raises `PublishError`.
+    without end), unless no retry could mend it; then `on_failed` is called with the reason. Without `on_failed` the
+    next call raises `PublishError`.
     """
 
     def __init__(
@@ -102,9 +112,6 @@ class Publisher:
         self._decode = msgspec.json.Decoder(_Answer).decode
         self._failure: PublishError | None = None
         self._sweeper: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
@@ -156,8 +163,8 @@ class Publisher:
     async def _send(self, publication: Publication, attempt: int) -> None:
         reply = f"{self._inbox}.{next(self._numbers)}"
         self._in_flight[reply] = _InFlight(publication, time.perf_counter(), attempt)
-        if _size(publication) > self._client.max_payload:
-            self._fail(reply, "larger than the server takes")
+        if wire_size(publication.body, publication.headers) > self._client.max_payload:
+            self._fail(reply, "larger than the server takes", final=True)
             return
         try:
             await self._client.publish(publication.subject, publication.body, reply, publication.headers)
@@ -169,10 +176,10 @@ class Publisher:
 
     async def _answered(self, message: Msg) -> None:
         now = time.perf_counter()
-        # Empty: there is nobody who could answer (503).
-        answer = self._decode(message.data or b'{"error":{"description":"no stream takes it"}}')
-        if answer.error is not None:
-            self._fail(message.subject, answer.error.description)
+        answer = self._read(message)
+        if (error := answer.error) is not None:
+            final = error.code == _BAD_REQUEST and error.err_code != _ACCOUNT_FULL
+            self._fail(message.subject, error.description, final=final)
         elif event := self._in_flight.pop(message.subject, None):  # else its time was over
             self.published += 1
             self._end(event.publication)
@@ -181,10 +188,19 @@ class Publisher:
                     Confirmed(event.publication, answer.seq, answer.duplicate, now - event.sent)
                 )
 
-    def _fail(self, reply: str, reason: str) -> None:
+    def _read(self, message: Msg) -> _Answer:
+        if not message.data and message.headers:  # the server's own word: there is nobody who could answer
+            return _UNANSWERED
+        try:
+            answer = self._decode(message.data)
+        except ValueError:
+            return _FOREIGN
+        return answer if answer.error or (answer.stream and answer.seq) else _FOREIGN
+
+    def _fail(self, reply: str, reason: str, *, final: bool = False) -> None:
         if (event := self._in_flight.pop(reply, None)) is None:
             return
-        if self._tries is None or event.attempt < self._tries:
+        if not final and (self._tries is None or event.attempt < self._tries):
             self._again.append(event)
             return
         self._end(event.publication)
@@ -213,12 +229,6 @@ class Publisher:
             for event in again:
                 with suppress(PublishError):
                     await self._send(event.publication, event.attempt + 1)
-
-
-def _size(publication: Publication) -> int:
-    """What the server counts against its limit: body and headers (all of them ASCII but the company)."""
-    lines = sum(len(key) + len(value.encode()) + _HEADER_LINE for key, value in publication.headers.items())
-    return len(publication.body) + _HEADER_FRAME + lines
 
 
 class Ledger:
@@ -261,11 +271,9 @@ class Ledger:
             self._stored[message.subject, version.sequence] = (int(number), version)
             self._first.setdefault((message.subject, int(number)), version)
 
-    async def version(self, publication: Publication) -> Version:
-        """The version of a publication, once it is stored."""
-        while (found := self._first.get((publication.subject, publication.number))) is None:
-            await asyncio.sleep(_POLL)
-        return found
+    def version(self, publication: Publication) -> Version | None:
+        """The version of a publication; None as long as it is not stored."""
+        return self._first.get((publication.subject, publication.number))
 
     def published(self, confirmed: list[Confirmed]) -> Iterator[Published]:
         """The events as they were stored; a repeat that the server dropped is not one."""
@@ -287,16 +295,3 @@ class Ledger:
         for subscription in self._subscriptions:
             with suppress(nats.errors.Error):
                 await subscription.unsubscribe()
-
-
-async def incarnation(js: JetStreamContext, stream: str) -> int:
-    """When a stream was made, in microseconds since 1970."""
-    made = (await js.stream_info(stream)).created
-    return 0 if made is None else (made - _EPOCH) // timedelta(microseconds=1)
-
-
-def stored_version(reply: str) -> Version:
-    """Store time and sequence out of an ack subject; nats-py's own reading drops the nanoseconds."""
-    tokens = reply.split(".")
-    sequence, ns = (tokens[5], tokens[7]) if len(tokens) == 9 else (tokens[7], tokens[9])
-    return Version(int(ns), int(sequence))

@@ -154,19 +154,16 @@ class Server(ABC):
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:
-            try:
-                return subprocess.Popen(
-                    self._arguments(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    cwd="/",
-                    **as_account(self._account),
-                    # A Ctrl-C in the terminal is for the owner.
-                    start_new_session=True,
-                )
-            except (OSError, subprocess.SubprocessError) as error:
-                raise ServerError(f"{self.name} cannot be started: {error}") from error
+            return subprocess.Popen(
+                process_guard.while_owned(self._arguments()),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                **as_account(self._account),
+                # A Ctrl-C in the terminal is for the owner.
+                start_new_session=True,
+            )
 
     def _log_tail(self) -> str:
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()

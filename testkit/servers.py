@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -35,22 +31,6 @@ class NatsServer(Server):
         """Where clients connect."""
         return f"nats://127.0.0.1:{self.port}"
 
-    def reload(self, settings: str) -> None:
-        """Change the further lines of its configuration while it runs. It takes them a moment later."""
-        self._settings = settings
-        self._configure()
-        os.kill(self.pid, signal.SIGHUP)
-
-    def reconfigure(self, settings: str) -> None:
-        """Start again with these further lines."""
-        self.stop()
-        self._settings = settings
-        self.start()
-
-    def at(self, user: str) -> str:
-        """Where this user (`name:password`) connects."""
-        return f"nats://{user}@127.0.0.1:{self.port}"
-
     def _arguments(self) -> list[str]:
         return [str(self._program), "-c", str(self._folder / "nats.conf")]
 
@@ -69,13 +49,13 @@ class NatsServer(Server):
 class PostgresServer(Server):
     """PostgreSQL, superuser `postgres`, no passwords. `settings` go over those that we choose.
 
-    `fsync` off is for tests: faster, and `kill` still loses nothing, for the machine does not crash.
+    Without `fsync` it is faster, and `kill` still loses nothing, for the machine does not crash.
     """
 
     name = "postgresql"
     stop_signal = signal.SIGINT  # "fast": ends the sessions instead of waiting for them
 
-    def __init__(self, *, fsync: bool = False, settings: dict[str, str] | None = None) -> None:
+    def __init__(self, settings: dict[str, str] | None = None) -> None:
         super().__init__(unprivileged_account())
         self._programs = postgres_folder(self._account)
         self._settings = {
@@ -84,8 +64,8 @@ class PostgresServer(Server):
             "max_connections": "200",
             "track_commit_timestamp": "on",
             "wal_level": "logical",
-            "fsync": "on" if fsync else "off",
-            "full_page_writes": "on" if fsync else "off",
+            "fsync": "off",
+            "full_page_writes": "off",
             **(settings or {}),
         }
 
@@ -138,18 +118,3 @@ class PostgresServer(Server):
             return False
         # First line: whose file it is; eighth: what that process is doing.
         return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() in ("ready", "standby")
-
-
-@dataclass(frozen=True, slots=True)
-class Servers:
-    """Both servers, running."""
-
-    nats: NatsServer
-    postgres: PostgresServer
-
-
-@contextmanager
-def embedded_servers(*, fsync: bool = False) -> Iterator[Servers]:
-    """Both servers, started on entry and gone with their data on leaving. Raises `ServerError`."""
-    with NatsServer() as nats, PostgresServer(fsync=fsync) as postgres:
-        yield Servers(nats, postgres)

@@ -90,7 +90,8 @@ class Traffic:
     def spoil(self, event_type: str, *, at: float) -> Publication:
         """One event of this type that can never be stored, at a moment (Unix seconds)."""
         self._account.clock = at
-        return self._publication(invalid_events.of_type(self._account, event_type))
+        spoiled = invalid_events.invalid if self._account.chance(0.7) else invalid_events.malformed
+        return self._publication(spoiled(self._account, event_type))
 
     def _next(self, left: int | None) -> Publication:
         waiting = len(self._later)
@@ -173,9 +174,6 @@ class Traffic:
             return self._contact(self._account.person())
         return _draft("v1.contacts.update", self._account.rename(chat or self._rng.choice(self._contacts)))
 
-    def _connection(self) -> Draft:
-        return _draft("v1.connection.update", self._account.connection(self._account.agent()))
-
     def _history(self, field: str) -> Draft:
         return history.batch(self._account, field, broken_share=self._broken_share)
 
@@ -212,7 +210,7 @@ _CARDS: Final[Mapping[str, tuple[int, Callable[[Traffic], Draft]]]] = {
     "unread many": (2, lambda it: it._chat_update(unread_count=4, last_message=it._account.last_message())),
     "contact": (5, lambda it: it._contact(it._account.person())),
     "rename": (3, lambda it: it._rename()),
-    "connection": (3, lambda it: it._connection()),
+    "connection": (3, lambda it: _draft("v1.connection.update", it._account.connection())),
     "history messages": (1, lambda it: it._history("messages")),
     "history chats": (1, lambda it: it._history("chats")),
     "history contacts": (1, lambda it: it._history("contacts")),

@@ -1,4 +1,4 @@
-"""The real worker as a child process, its metrics, and commands of `faust -A streams.app`."""
+"""The real worker as a child process, and its metrics."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
-
-from prometheus_client.parser import text_string_to_metric_families
+from typing import Any, Final, NamedTuple
 
 import streams
 from testkit.servers import free_port
@@ -24,13 +22,13 @@ START: Final = 60.0
 # More than the worker's own limit (STOP_TIMEOUT).
 STOP: Final = 40.0
 _POLL: Final = 0.05
-# Ends the child with the thread that made it, however that ends, also when its process is killed (on Linux only).
+# Ends the child with the thread that made it, however that ends, also when its process is killed (on Linux only), and
+# also when that was before.
 _BOUND: Final = (
     "import ctypes, os, sys; sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, 9); "
+    f"os.getppid() == {os.getpid()} or sys.exit(1); "
     "os.execv(sys.executable, [sys.executable, '-m', 'faust', *sys.argv[1:]])"
 )
-
-Series = tuple[str, frozenset[tuple[str, str]]]
 
 
 class WorkerError(RuntimeError):
@@ -46,47 +44,18 @@ def environment(
     return {**kept, **ours, **settings}
 
 
-def command(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """`faust -A streams.app <arguments>`, run to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "faust", "-A", "streams.app", *arguments],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=START,
-        check=False,
-    )
-
-
-def logged(log: Path) -> list[dict[str, Any]]:
-    """The lines of a log; fails if one is not JSON. A line that its process is just writing is left out."""
-    whole, _, _ = log.read_text(encoding="utf-8").rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
-
-
-class Scrape:
+class Scrape(NamedTuple):
     """A metrics page, read once."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self._lines = text.splitlines()
+    text: str
 
     def value(self, name: str, **labels: str) -> float:
         """The sum of all series of this name that have these labels."""
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
-        having = (line for line in self._lines if line.startswith((f"{name}{{", f"{name} ")))
+        having = (line for line in self.text.splitlines() if line.startswith((f"{name}{{", f"{name} ")))
         return sum(
             float(line.rpartition(" ")[2]) for line in having if all(label in line for label in wanted)
         )
-
-    def series(self) -> dict[Series, float]:
-        """Every series with its value."""
-        return {
-            (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in text_string_to_metric_families(self.text)
-            for sample in family.samples
-        }
 
 
 class Worker:
@@ -194,10 +163,6 @@ class Worker:
         self.process.send_signal(number)
         return self.process.wait(STOP)
 
-    def wait_end(self, within: float = START) -> int:
-        """The exit code of a process that ends by itself."""
-        return self.process.wait(within)
-
     def kill(self) -> None:
         """End it as a crash would; safe when repeated, and before `start`."""
         if self._process is not None:
@@ -205,8 +170,9 @@ class Worker:
             self._process.wait()
 
     def lines(self) -> list[dict[str, Any]]:
-        """What it logged; fails if that is not JSON."""
-        return logged(self.log)
+        """What it logged; fails if that is not JSON. A line that it is just writing is left out."""
+        whole, _, _ = self.log.read_text(encoding="utf-8").rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def written(self) -> str:
         """The end of what it wrote, for a message."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 import urllib.request
 from collections.abc import Sequence
@@ -43,7 +45,27 @@ def rights(*, denied: Sequence[str] = (), inbox: str = "_INBOX.>", without: Sequ
         {{ user: "tests", password: "t" }} ] }}"""
 
 
-def reload(server: NatsServer, settings: str) -> None:
+class ConfigurableNats(NatsServer):
+    """A server whose further lines of configuration change."""
+
+    def reload(self, settings: str) -> None:
+        """Change them while it runs. It takes them a moment later."""
+        self._settings = settings
+        self._configure()
+        os.kill(self.pid, signal.SIGHUP)
+
+    def reconfigure(self, settings: str) -> None:
+        """Start again with these further lines."""
+        self.stop()
+        self._settings = settings
+        self.start()
+
+    def at(self, user: str) -> str:
+        """Where this user (`name:password`) connects."""
+        return f"nats://{user}@127.0.0.1:{self.port}"
+
+
+def reload(server: ConfigurableNats, settings: str) -> None:
     """Change the further lines of a server's configuration while it runs; returns when it has taken them."""
     before = _loaded(server)
     server.reload(settings)

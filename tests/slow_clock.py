@@ -34,7 +34,7 @@ class SlowClock:
         return replace(stored, ns=stored.ns - self.behind)
 
     def rewrite(self, data: bytes) -> bytes:
-        """Lines of the server with the store times of this clock; the length stays. For `testkit.proxy.Proxy`."""
+        """Lines of the server with the store times of this clock; the length stays. For a `Proxy`."""
         return data if self.since is None else self._reply.sub(self._rewritten, data)
 
     def _rewritten(self, found: re.Match[bytes]) -> bytes:

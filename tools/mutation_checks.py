@@ -58,23 +58,19 @@ def judge(mutation: Mutation) -> str:
         tree = Path(folder) / "tree"
         shutil.copytree(ROOT, tree, ignore=_LEFT_OUT)
         apply(mutation, tree)
-        return _first_failure(mutation.tests, tree)
-
-
-def _first_failure(tests: Sequence[str], tree: Path) -> str:
-    options = ("-x", "-q", "--show-capture=no", "--tb=no", "-p", "no:cacheprovider")
-    try:
-        result = subprocess.run(
-            [sys.executable, "-m", "pytest", *options, *tests],
-            cwd=tree,
-            env={**os.environ, "SHRINK": "0", "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return "a test that never ends"
+        options = ("-x", "-q", "--show-capture=no", "--tb=no", "-p", "no:cacheprovider")
+        try:
+            result = subprocess.run(
+                [sys.executable, "-m", "pytest", *options, *mutation.tests],
+                cwd=tree,
+                env={**os.environ, "SHRINK": "0", "PYTHONDONTWRITEBYTECODE": "1"},
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return "a test that never ends"
     if result.returncode > 1:
         raise RuntimeError(f"the tests did not run: {result.stdout[-500:]}{result.stderr[-500:]}")
     match = _FAILED.search(result.stdout)

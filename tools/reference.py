@@ -113,20 +113,13 @@ def _numbered() -> list[tuple[str, Declaration]]:
 
 def metrics(prefix: str) -> str:
     """The metrics whose names begin so."""
-    return table(
-        ("#", "Metric", "Type", "Labels", "Meaning"),
-        (
-            (
-                number,
-                f"`{each.name}`",
-                each.kind,
-                ", ".join(f"`{label}`" for label in each.labels),
-                each.meaning,
-            )
-            for number, each in _numbered()
-            if each.name.startswith(prefix)
-        ),
-    )
+    declared = [(number, each) for number, each in _numbered() if each.name.startswith(prefix)]
+    labels = [", ".join(f"`{label}`" for label in each.labels) for _, each in declared]
+    rows = [
+        (number, f"`{each.name}`", each.kind, named, each.meaning)
+        for (number, each), named in zip(declared, labels, strict=True)
+    ]
+    return table(("#", "Metric", "Type", "Labels", "Meaning"), rows)
 
 
 TABLES: Final[Mapping[str, Callable[[], str]]] = {

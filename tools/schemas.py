@@ -22,10 +22,6 @@ from tools.reference import keep_in_step
 ROOT: Final = Path(__file__).parents[1] / "docs" / "specification"
 ENVELOPE: Final = "dead-letter"
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
-_DESCRIPTIONS: Final = {
-    "company": "The company as in COMPANY_ID; its case counts.",
-    "headers": "Headers of NATS. JetStream drops a repeat of Nats-Msg-Id within two minutes.",
-}
 
 Schema = dict[str, Any]
 
@@ -92,7 +88,7 @@ def asyncapi(examples: Mapping[str, Any]) -> Schema:
         channels[subject] = {
             "address": f"{subject}.{{company}}",
             "messages": {name: {"$ref": f"#/components/messages/{name}"}},
-            "parameters": {"company": {"description": _DESCRIPTIONS["company"]}},
+            "parameters": {"company": {"description": "The company as in COMPANY_ID; its case counts."}},
         }
         for action in ("receive", "send") if letter else ("receive",):
             operations[f"{action}.{name}"] = {
@@ -105,7 +101,7 @@ def asyncapi(examples: Mapping[str, Any]) -> Schema:
             "name": schema,
             "headers": {
                 "type": "object",
-                "description": _DESCRIPTIONS["headers"],
+                "description": "Headers of NATS. JetStream drops a repeat of Nats-Msg-Id within two minutes.",
                 "properties": {header: {"type": "string"} for header in headers},
             },
             "payload": {"$ref": f"schemas/{schema}.json"},

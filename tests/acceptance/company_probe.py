@@ -16,7 +16,7 @@ from nats.js.api import ConsumerInfo, PubAck
 
 from events.subjects import HISTORICAL, Tenant
 from tables.queries import quoted
-from testkit import builders
+from tests import builders
 
 PATIENCE: Final = 60.0
 REALTIME_STREAM: Final = "wa_events_stream"

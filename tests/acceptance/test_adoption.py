@@ -11,8 +11,8 @@ from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy, RetentionPolicy, StreamConfig
 
 from events.subjects import HISTORICAL, REALTIME
-from testkit import builders
 from testkit.servers import NatsServer
+from tests import builders
 from tests.acceptance.company_probe import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, CompanyProbe, comes_to
 from tests.acceptance.conftest import Launch, visited
 

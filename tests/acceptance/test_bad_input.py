@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 
-from testkit import builders
 from testkit.worker import Worker
+from tests import builders
 from tests.acceptance.company_probe import DLQ_STREAM, CompanyProbe, comes_to, stream_of
 from tests.acceptance.conftest import Shared, visited
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from nats.aio.client import Client
 
-from testkit import builders
+from tests import builders
 from tests.acceptance.company_probe import HISTORY_STREAM, REALTIME_STREAM, CompanyProbe
 from tests.acceptance.conftest import Launch, visited
 

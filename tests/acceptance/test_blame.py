@@ -13,12 +13,12 @@ import asyncpg
 import nats
 import pytest
 
-from testkit import builders
-from testkit.proxy import Proxy
 from testkit.servers import NatsServer, PostgresServer
 from testkit.worker import Worker
+from tests import builders
 from tests.acceptance.company_probe import CompanyProbe, comes_true
 from tests.acceptance.conftest import Launch, visited
+from tests.servers.proxy import Proxy
 
 _COUNT: Final = 20
 _MESSAGES: Final = "v1.messages.upsert"

@@ -12,9 +12,10 @@ from nats.js.errors import NotFoundError
 
 from streams.version import VERSION
 from testkit.servers import NatsServer, free_port
-from testkit.worker import command, environment
+from testkit.worker import environment
 from tests.acceptance.company_probe import CompanyProbe
 from tests.acceptance.conftest import visited
+from tests.programs import command
 
 Run = Callable[..., CompletedProcess[str]]
 

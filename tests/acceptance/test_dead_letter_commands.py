@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from testkit import builders
 from testkit.servers import NatsServer, free_port
-from testkit.worker import Worker, command, environment
+from testkit.worker import Worker, environment
+from tests import builders
 from tests.acceptance.company_probe import DLQ_STREAM, CompanyProbe, comes_to, comes_true
+from tests.programs import command
 
 Run = Callable[..., CompletedProcess[str]]
 

@@ -13,9 +13,9 @@ import nats
 import pytest
 from nats.js.api import DiscardPolicy, StreamConfig
 
-from testkit import builders
 from testkit.servers import NatsServer
 from testkit.worker import Worker
+from tests import builders
 from tests.acceptance.company_probe import (
     DLQ_STREAM,
     HISTORY_STREAM,

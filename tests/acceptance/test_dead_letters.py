@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from testkit import builders
 from testkit.worker import Worker
+from tests import builders
 from tests.acceptance.company_probe import DLQ_STREAM, CompanyProbe, comes_to, comes_true
 from tests.acceptance.conftest import Launch
 

@@ -36,10 +36,10 @@ PROCESSED = "message_event_service_events_processed_total"
 
 
 @contextmanager
-def running(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+def running(**environment: str) -> Iterator[subprocess.Popen[str]]:
     """A demo, killed if the test leaves it running."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "demo", *arguments],
+        [sys.executable, "-m", "demo"],
         cwd=ROOT,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
@@ -145,7 +145,7 @@ def test_where_prometheus_is_installed_it_watches_the_demo_and_is_gone_with_it()
 
 
 def test_without_prometheus_the_demo_says_so_and_goes_on(tmp_path: Path) -> None:
-    with running("--events", "20", PATH=str(tmp_path)) as process:
+    with running(EVENTS="20", PATH=str(tmp_path)) as process:
         output, _ = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, output
     assert "Prometheus  not installed" in output
@@ -160,11 +160,26 @@ def test_a_port_that_somebody_has_is_left_to_him() -> None:
 
 
 def test_a_counted_demo_that_is_stopped_early_does_not_end_with_0() -> None:
-    with running("--events", "1000000") as process:
+    with running(EVENTS="1000000") as process:
         read_until(process, r"published [1-9]")
         process.terminate()
         output, _ = process.communicate(timeout=DEADLINE)
     assert process.returncode == 1, output
+
+
+@pytest.mark.parametrize("events", ["-1", "many"])
+def test_a_wrong_number_of_events_is_told_in_one_line(events: str) -> None:
+    with running(EVENTS=events) as process:
+        output, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 1
+    assert re.fullmatch(r"error: EVENTS: .* expected an integer from 0.*\n", output), output
+
+
+def test_options_are_refused_with_a_word_on_the_environment() -> None:
+    command = [sys.executable, "-m", "demo", "--events", "5"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=DEADLINE)
+    assert done.returncode == 1
+    assert "EVENTS=n" in done.stderr
 
 
 def test_the_death_of_the_worker_ends_the_demo_and_names_its_log() -> None:
@@ -182,7 +197,7 @@ def test_the_death_of_the_worker_ends_the_demo_and_names_its_log() -> None:
 
 def test_own_servers_are_used_with_new_companies_and_left_alone(nats_url: str, database_dsn: str) -> None:
     for _ in range(2):
-        with running("--events", "40", NATS_URL=nats_url, POSTGRES_DSN=database_dsn) as process:
+        with running(EVENTS="40", NATS_URL=nats_url, POSTGRES_DSN=database_dsn) as process:
             output, _ = process.communicate(timeout=DEADLINE)
         assert process.returncode == 0, output
     assert len(asyncio.run(schemas(database_dsn))) == 4
@@ -203,7 +218,7 @@ def test_a_server_that_cannot_be_reached_is_told_in_one_line_without_its_passwor
         "NATS_URL": "nats://u:geheim@127.0.0.1:1",
         "POSTGRES_DSN": "postgresql://u:geheim@127.0.0.1:1/x",
     }
-    with running("--events", "1", **{variable: address[variable]}) as process:
+    with running(EVENTS="1", **{variable: address[variable]}) as process:
         output, _ = process.communicate(timeout=DEADLINE)
     assert process.returncode == 1
     assert len(output.strip().splitlines()) == 1, output
@@ -222,8 +237,7 @@ async def test_a_lost_row_is_found_and_named(
         worker.start()
         await asyncio.to_thread(worker.wait_ready)
         run = Run(client, database_dsn, [company], seed=3)
-        await run.publish(60)
-        report = await run.settle()
+        report = await run.prove(60)
         assert report.ok, report.text()
         lost = await database.fetchval(
             f'DELETE FROM "daisi_{company.lower()}".messages WHERE id ='

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from testkit import builders
 from testkit.worker import Worker
+from tests import builders
 from tests.acceptance.company_probe import PATIENCE, CompanyProbe, comes_to, stream_of
 
 _TODAY_OF_SENDING = datetime.datetime.fromtimestamp(builders.SENT_AT, datetime.UTC).date()

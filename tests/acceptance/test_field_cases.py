@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from testkit import builders
-from testkit.builders import ABSENT
+from tests import builders
 from tests.acceptance.company_probe import CompanyProbe
+from tests.builders import ABSENT
 
 LID = "98765432101234"
 LINKED = f"{LID}@lid"

@@ -23,6 +23,7 @@ from testkit.server import free_port
 from testkit.servers import NatsServer
 from testkit.worker import ROOT, Scrape, Worker
 from tests.acceptance.company_probe import HISTORY_STREAM, REALTIME_STREAM, CompanyProbe, comes_to
+from tests.series import series
 
 DEADLINE = 60.0
 
@@ -164,7 +165,7 @@ async def test_a_rate_and_a_duration_make_their_product_of_events_evenly_over_th
         assert number(output, "confirmed") == attempted
         # All of them, unless this machine was so busy that it fell behind, which is then said.
         assert (attempted == 300) != ("of 300 planned" in output), output
-        assert len(page.series()) == 3 * 2 * len(REALTIME + HISTORICAL)
+        assert len(series(page)) == 3 * 2 * len(REALTIME + HISTORICAL)
         client = await nats.connect(server.url)
         counted = dict.fromkeys(("KopiNusa01", "TokoJaya02"), 0)
         for stream in (REALTIME_STREAM, HISTORY_STREAM):

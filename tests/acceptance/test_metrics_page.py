@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from testkit import builders
+from tests import builders
 from tests.acceptance.company_probe import CompanyProbe
 from tests.acceptance.conftest import Launch
 from tests.unit.documented_metrics import (

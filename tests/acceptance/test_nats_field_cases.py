@@ -9,13 +9,13 @@ from pathlib import Path
 import nats
 import pytest
 
-from testkit import builders
-from testkit.servers import NatsServer
-from testkit.worker import Worker, command, environment
+from testkit.worker import Worker, environment
+from tests import builders
 from tests.acceptance.company_probe import comes_true
 from tests.acceptance.conftest import Launch, visited
 from tests.nats_jwt import Realm
-from tests.nats_servers import domain_pair, reload, rights
+from tests.nats_servers import ConfigurableNats, domain_pair, reload, rights
+from tests.programs import command
 from tests.sources import connected
 
 EVENTS = 98
@@ -34,7 +34,7 @@ def problem(worker: Worker) -> str:
 async def test_denied_acks_make_no_event_a_dead_letter_however_long(
     launch: Launch, company: str, postgres_dsn: str
 ) -> None:
-    with NatsServer(settings=rights()) as server:
+    with ConfigurableNats(settings=rights()) as server:
         worker = launch(company, nats_url=server.at("worker:w"), also=SOON)
         observer = await nats.connect(server.at("tests:t"))
         async with visited(company, observer, postgres_dsn) as probe:
@@ -60,7 +60,7 @@ async def test_denied_acks_make_no_event_a_dead_letter_however_long(
 async def test_a_worker_that_starts_with_denied_acks_touches_no_event(
     launch: Launch, company: str, postgres_dsn: str
 ) -> None:
-    with NatsServer(settings=rights(without=["ack"])) as server:
+    with ConfigurableNats(settings=rights(without=["ack"])) as server:
         worker = launch(company, ready=False, nats_url=server.at("worker:w"), also=SOON)
         await comes_true(lambda: 'Permissions Violation for Publish to "$JS.ACK.' in problem(worker))
         observer = await nats.connect(server.at("tests:t"))
@@ -79,7 +79,7 @@ async def test_rights_that_the_start_misses_are_named_by_ready_by_topology_and_i
 ) -> None:
     # Three consumers are refused side by side; the first answer to come is the one that is named.
     missing = 'Permissions Violation for Publish to "$JS.API.CONSUMER.CREATE.'
-    with NatsServer(settings=rights(denied=["$JS.API.CONSUMER.CREATE.>"])) as server:
+    with ConfigurableNats(settings=rights(denied=["$JS.API.CONSUMER.CREATE.>"])) as server:
         worker = launch(company, ready=False, nats_url=server.at("worker:w"))
         await comes_true(lambda: missing in problem(worker))
         assert missing in worker.log.read_text().replace('\\"', '"')
@@ -94,7 +94,7 @@ async def test_rights_that_the_start_misses_are_named_by_ready_by_topology_and_i
 async def test_dead_letters_that_may_not_be_published_are_named_and_kept(
     launch: Launch, company: str, postgres_dsn: str
 ) -> None:
-    with NatsServer(settings=rights()) as server:
+    with ConfigurableNats(settings=rights()) as server:
         worker = launch(company, nats_url=server.at("worker:w"))
         reload(server, rights(without=["dlq"]))
         observer = await nats.connect(server.at("tests:t"))
@@ -116,7 +116,7 @@ async def test_a_token_that_expires_is_renewed_without_a_restart(
 ) -> None:
     realm, creds = Realm(), tmp_path / "worker.creds"
     realm.write_user(creds, expires=12)
-    with NatsServer(settings=realm.settings()) as server:
+    with ConfigurableNats(settings=realm.settings()) as server:
         worker = launch(company, ready=False, nats_url=server.url, NATS_CREDS=str(creds))
 
         def is_ready() -> bool:
@@ -136,7 +136,7 @@ async def test_a_worker_at_a_leaf_node_serves_the_domain_of_the_hub(
     launch: Launch, company: str, postgres_dsn: str, tmp_path: Path
 ) -> None:
     hub_settings, leaf_settings = domain_pair(tmp_path)
-    with NatsServer(settings=hub_settings) as hub, NatsServer(settings=leaf_settings) as leaf:
+    with ConfigurableNats(settings=hub_settings) as hub, ConfigurableNats(settings=leaf_settings) as leaf:
         launch(
             company,
             nats_url=leaf.url,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from testkit import builders
 from testkit.worker import Worker
+from tests import builders
 from tests.acceptance.company_probe import CompanyProbe, comes_to
 
 _MESSAGES = "v1.messages.upsert"

@@ -11,9 +11,9 @@ import pytest
 from nats.aio.client import Client
 from nats.errors import Error
 
-from testkit import builders
 from testkit.servers import NatsServer, PostgresServer
 from testkit.worker import Worker
+from tests import builders
 from tests.acceptance.company_probe import HISTORY_STREAM, CompanyProbe, comes_to, comes_true
 from tests.acceptance.conftest import Launch, visited
 

@@ -13,11 +13,13 @@ import nats
 import pytest
 from nats.js.api import DiscardPolicy, StreamConfig
 
-from testkit import builders
 from testkit.servers import NatsServer
-from testkit.worker import Worker, command, environment
+from testkit.worker import Worker, environment
+from tests import builders
 from tests.acceptance.company_probe import HISTORY_STREAM, CompanyProbe, comes_to, comes_true, stream_of
 from tests.acceptance.conftest import Launch, visited
+from tests.programs import command
+from tests.series import series
 
 _ACTIONS = "message_event_service_event_processing_actions_total"
 _MESSAGES = "v1.messages.upsert"
@@ -38,7 +40,7 @@ async def _ends(
     async def found() -> dict[tuple[str, str], int]:
         scrape = worker.scrape()
         counted = {}
-        for (name, pairs), value in scrape.series().items():
+        for (name, pairs), value in series(scrape).items():
             labels = dict(pairs)
             ours = labels.get("company_id") == probe.company and labels.get("event_type") == event_type
             if name == _ACTIONS and ours and value:

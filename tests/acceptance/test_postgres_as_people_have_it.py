@@ -11,14 +11,14 @@ import asyncpg
 import pytest
 
 from tables.queries import quoted
-from testkit import builders
-from testkit.pooler import IGNORED, KEEPS_PREPARED, Pooler, version
-from testkit.postgres_pair import STANDBY, PostgresNode
 from testkit.servers import PostgresServer
-from testkit.worker import Worker, command, environment
+from testkit.worker import Worker, environment
+from tests import builders
 from tests.acceptance.company_probe import CompanyProbe, comes_true
 from tests.acceptance.conftest import Launch, visited
-from tests.programs import required
+from tests.programs import command, required
+from tests.servers.pooler import IGNORED, KEEPS_PREPARED, Pooler, version
+from tests.servers.postgres_pair import STANDBY, PostgresNode
 
 _COUNT = 200
 

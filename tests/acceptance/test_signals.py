@@ -11,8 +11,8 @@ import nats
 import pytest
 from nats.js.api import DiscardPolicy, StreamConfig
 
-from testkit import builders
 from testkit.servers import NatsServer
+from tests import builders
 from tests.acceptance.company_probe import CompanyProbe, comes_to
 from tests.acceptance.conftest import Launch, visited
 

@@ -10,9 +10,9 @@ import asyncpg
 import pytest
 
 from streams.version import VERSION
-from testkit import builders
 from testkit.servers import NatsServer, PostgresServer, free_port
-from testkit.worker import Worker
+from testkit.worker import START, Worker
+from tests import builders
 from tests.acceptance.company_probe import CompanyProbe, comes_true
 from tests.acceptance.conftest import Launch
 
@@ -28,7 +28,7 @@ def _wait_reason(worker: Worker, part: str) -> str:
 
 def _end(worker: Worker) -> str:
     """The one line that tells why the worker ended, with code 1."""
-    assert worker.wait_end() == 1
+    assert worker.process.wait(START) == 1
     severe = [line["msg"] for line in worker.lines() if line["level"] not in ("debug", "info", "warn")]
     printed = worker.errors.read_text(encoding="utf-8").splitlines()
     [line] = severe + printed

@@ -8,11 +8,12 @@ import nats
 import pytest
 from nats.aio.client import Client
 
-from testkit import builders
 from testkit.servers import NatsServer, free_port
-from testkit.worker import command, environment
+from testkit.worker import environment
+from tests import builders
 from tests.acceptance.company_probe import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, comes_to, comes_true
 from tests.acceptance.conftest import Launch, visited
+from tests.programs import command
 
 
 class Nodes:

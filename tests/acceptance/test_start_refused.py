@@ -17,9 +17,8 @@ from nats.js.api import ConsumerConfig, DiscardPolicy, RetentionPolicy, StreamSo
 
 from events.subjects import REALTIME
 from tables.queries import quoted
-from testkit import builders
-from testkit.servers import NatsServer
-from testkit.worker import Worker, command, environment
+from testkit.worker import Worker, environment
+from tests import builders
 from tests.acceptance.company_probe import (
     DLQ_STREAM,
     HISTORY_STREAM,
@@ -29,7 +28,8 @@ from tests.acceptance.company_probe import (
     comes_true,
 )
 from tests.acceptance.conftest import Launch, visited
-from tests.nats_servers import reload
+from tests.nats_servers import ConfigurableNats, reload
+from tests.programs import command
 
 SUBJECTS = [f"{base}.*" for base in REALTIME]
 
@@ -41,14 +41,14 @@ def account(max_streams: int) -> str:
 
 
 @pytest.fixture
-def server() -> Iterator[NatsServer]:
+def server() -> Iterator[ConfigurableNats]:
     """An empty NATS of the test's own."""
-    with NatsServer() as server:
+    with ConfigurableNats() as server:
         yield server
 
 
 @pytest.fixture
-async def client(server: NatsServer) -> AsyncIterator[Client]:
+async def client(server: ConfigurableNats) -> AsyncIterator[Client]:
     client = await nats.connect(server.url)
     yield client
     await client.close()
@@ -67,7 +67,7 @@ class Start:
     """Starts a worker for two companies; what the pair's servers are is known."""
 
     def __init__(
-        self, launch: Launch, server: NatsServer, dsn: str, pair: tuple[CompanyProbe, CompanyProbe]
+        self, launch: Launch, server: ConfigurableNats, dsn: str, pair: tuple[CompanyProbe, CompanyProbe]
     ) -> None:
         self._launch = launch
         self._server = server
@@ -82,7 +82,7 @@ class Start:
 
 @pytest.fixture
 def start(
-    launch: Launch, server: NatsServer, database_dsn: str, pair: tuple[CompanyProbe, CompanyProbe]
+    launch: Launch, server: ConfigurableNats, database_dsn: str, pair: tuple[CompanyProbe, CompanyProbe]
 ) -> Start:
     return Start(launch, server, database_dsn, pair)
 
@@ -138,7 +138,7 @@ async def wait_ready(worker: Worker) -> None:
 async def test_a_refused_stream_is_waited_for_and_the_others_are_served(
     launch: Launch, company: str, database_dsn: str
 ) -> None:
-    with NatsServer(settings=account(2)) as server:
+    with ConfigurableNats(settings=account(2)) as server:
         url = server.url.replace("//", "//a:b@")
         worker = launch(company, ready=False, nats_url=url, postgres_dsn=database_dsn)
         part = f"stream {DLQ_STREAM}"
@@ -259,7 +259,7 @@ async def test_a_right_that_is_missing_in_postgresql_holds_up_its_company_only(
     pair: tuple[CompanyProbe, CompanyProbe],
     start: Start,
     launch: Launch,
-    server: NatsServer,
+    server: ConfigurableNats,
     database_dsn: str,
 ) -> None:
     one, two = pair
@@ -390,7 +390,7 @@ async def test_dead_letters_that_cannot_be_stored_are_told_with_their_stream_and
 
 
 async def test_topology_shows_what_decides_over_durability_and_room_before_anything_is_changed(
-    client: Client, pair: tuple[CompanyProbe, CompanyProbe], server: NatsServer, database_dsn: str
+    client: Client, pair: tuple[CompanyProbe, CompanyProbe], server: ConfigurableNats, database_dsn: str
 ) -> None:
     js = client.jetstream()
     await js.add_stream(name="hub", subjects=["v1.history.>"])

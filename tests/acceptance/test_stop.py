@@ -12,9 +12,9 @@ from pathlib import Path
 import nats
 import pytest
 
-from testkit import builders
 from testkit.servers import NatsServer, PostgresServer
 from testkit.worker import Worker
+from tests import builders
 from tests.acceptance.company_probe import CompanyProbe, comes_to, comes_true
 from tests.acceptance.conftest import Launch, visited
 

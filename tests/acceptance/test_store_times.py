@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import pytest
 
-from testkit import builders
-from testkit.proxy import Proxy
 from testkit.servers import NatsServer
 from testkit.worker import Worker
+from tests import builders
 from tests.acceptance.company_probe import DLQ_STREAM, CompanyProbe, comes_to
 from tests.acceptance.conftest import Launch
+from tests.servers.proxy import Proxy
 from tests.slow_clock import SlowClock
 
 # More than the second after which a step is told in the log, less than the ten that are bridged.

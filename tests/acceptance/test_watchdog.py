@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from testkit import builders
-from testkit.worker import Worker
+from testkit.worker import START, Worker
+from tests import builders
 from tests.acceptance.company_probe import CompanyProbe
 from tests.acceptance.conftest import Launch
 
@@ -50,7 +50,7 @@ async def test_a_stuck_worker_says_so_and_ends_with_1_and_the_next_one_stores_it
     stuck.wait_ready()
     await probe.publish("v1.chats.upsert", builders.chat())
     assert "1 deliveries under way" in stuck.wait_page("/ready", 503)
-    assert stuck.wait_end() == 1
+    assert stuck.process.wait(START) == 1
     told = [line["msg"] for line in stuck.lines() if "giving up" in line["msg"]]
     assert len(told) == 1
     assert f"realtime {probe.company}: 1 deliveries under way, and no progress" in told[0]

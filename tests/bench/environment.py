@@ -19,7 +19,7 @@ from events.subjects import Tenant
 from streams.jetstream import specs
 from tables.connection.pool import Database
 from tables.schema.migrations import migrate
-from testkit.servers import Servers, embedded_servers
+from testkit.servers import NatsServer, PostgresServer
 from tests.bench.events import KEYS, Load
 from tests.reconcile import default_settings
 
@@ -106,7 +106,8 @@ class Place:
 class Environment:
     """Running servers and a connection to each; what is opened later is closed with `stack`."""
 
-    servers: Servers
+    broker: NatsServer
+    postgres: PostgresServer
     client: Client
     admin: Connection
     stack: AsyncExitStack
@@ -121,7 +122,7 @@ class Environment:
         tenants = tuple(Tenant(f"Bench{name}{number:02}") for number in range(1, companies + 1))
         database = f"bench_{name.lower()}"
         await self.admin.execute(f'CREATE DATABASE "{database}"')
-        dsn = self.servers.postgres.dsn_of(database)
+        dsn = self.postgres.dsn_of(database)
         schemas = [tenant.schema for tenant in tenants]
         await _migrate(dsn, schemas)
         connection = await _connect(dsn)
@@ -147,17 +148,17 @@ class Environment:
 @asynccontextmanager
 async def environment() -> AsyncIterator[Environment]:
     """Fresh servers, PostgreSQL with fsync and commit timestamps, and the streams."""
-    with embedded_servers(fsync=True) as servers:
+    with NatsServer() as broker, PostgresServer({"fsync": "on", "full_page_writes": "on"}) as postgres:
         async with AsyncExitStack() as stack:
-            client = await nats.connect(servers.nats.url)
+            client = await nats.connect(broker.url)
             stack.push_async_callback(client.close)
-            admin = await _connect(servers.postgres.dsn)
+            admin = await _connect(postgres.dsn)
             stack.push_async_callback(admin.close)
             await _age(admin)
             bare = specs.StreamSpec(BARE_STREAM, (f"{BARE_PREFIX}>",), 0)
             for spec in (*specs.streams(default_settings()), bare):
                 await _create(client, spec)
-            yield Environment(servers, client, admin, stack)
+            yield Environment(broker, postgres, client, admin, stack)
 
 
 async def _age(admin: Connection) -> None:

@@ -12,10 +12,10 @@ from typing import Final, NamedTuple
 from uuid import uuid4
 
 from events.subjects import ConsumerType
-from testkit import builders
 from testkit.account import TEXT, Account, Chat, encoded
-from testkit.builders import Payload
 from testkit.traffic import MESSAGE_ID_HEADER, Publication
+from tests import builders
+from tests.builders import Payload
 
 # Rows of a history batch, rows of one that NATS barely takes (1 MB), agents of a company, and phones of a load.
 HISTORY_BATCH: Final = 100

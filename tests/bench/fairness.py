@@ -38,7 +38,7 @@ async def measure(section: Section) -> list[Line]:
         try:
             async with (
                 worker(section.env, place, section.folder) as system,
-                publisher(section.env.servers.nats.url) as to,
+                publisher(section.env.broker.url) as to,
             ):
                 await _round(section, place, system, to)
         except BenchError as error:

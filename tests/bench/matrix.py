@@ -51,7 +51,7 @@ async def _start(section: Section, place: Place, drains: Sequence[str], rates: S
     """Start the worker while an event waits for it; then measure the rest."""
     await place.clear()
     first = realtime(place.companies, 1)
-    async with publisher(section.env.servers.nats.url) as to:
+    async with publisher(section.env.broker.url) as to:
         await flood(to, first.events)
     since = time.time()
     async with worker(section.env, place, section.folder) as system:

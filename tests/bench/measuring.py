@@ -54,8 +54,8 @@ class Bench:
         `per_s` leaves out the rows of the first commit, with which the clock starts.
         """
         await self._prepare(load)
-        servers = self._env.servers
-        pids = {"": self._system.pid, "postgres_": servers.postgres.pid, "nats_": servers.nats.pid}
+        env = self._env
+        pids = {"": self._system.pid, "postgres_": env.postgres.pid, "nats_": env.broker.pid}
         begun = time.time()
         with self._system.stopped():
             await flood(self._to, load.events)
@@ -121,7 +121,7 @@ class Bench:
 @asynccontextmanager
 async def bench(env: Environment, place: Place, system: SystemUnderTest) -> AsyncIterator[Bench]:
     """A bench with a connection of its own to publish on."""
-    async with publisher(env.servers.nats.url, system.prefix) as to:
+    async with publisher(env.broker.url, system.prefix) as to:
         yield Bench(env, place, system, to)
 
 

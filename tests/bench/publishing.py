@@ -49,8 +49,9 @@ async def publisher(
     """A publisher on a connection of its own. An event that is not confirmed raises `BenchError`."""
     client = await nats.connect(url)
     try:
-        async with EventPublisher(client, prefix, on_confirmed) as publisher:
-            yield publisher
+        to = EventPublisher(client, prefix, on_confirmed)
+        async with to:
+            yield to
     except PublishError as error:
         raise BenchError(str(error)) from error
     finally:

@@ -87,8 +87,7 @@ async def worker(env: Environment, place: Place, folder: Path) -> AsyncIterator[
 def launch(env: Environment, place: Place, folder: Path) -> Worker:
     """Start a worker; returns at once. Its log goes into a new file of `folder`."""
     log = Path(tempfile.mkdtemp(prefix="worker-", dir=folder)) / "worker.log"
-    servers = env.servers
-    process = Worker(place.companies, nats_url=servers.nats.url, postgres_dsn=place.dsn, log=log)
+    process = Worker(place.companies, nats_url=env.broker.url, postgres_dsn=place.dsn, log=log)
     # From this thread, which lives as long as the bench: the worker ends with the thread that made it.
     process.start()
     return process
@@ -113,7 +112,7 @@ async def bare(env: Environment, place: Place) -> AsyncIterator[SystemUnderTest]
             BARE_STREAM, durable_name=durable(tenant.schema), filter_subject=subject, max_ack_pending=-1
         )
     arguments = {
-        "nats": env.servers.nats.url,
+        "nats": env.broker.url,
         "postgres": place.dsn,
         "stream": BARE_STREAM,
         "schemas": place.schemas,

@@ -13,11 +13,11 @@ from nats.js import JetStreamContext
 
 from events.subjects import HISTORICAL, REALTIME, Tenant
 from testkit.accounting import Accounting, Report
-from testkit.evidence import gather
+from testkit.evidence import gather, incarnation, stored_version
 from testkit.items import HISTORY, good
 from testkit.oracle import Published
-from testkit.publisher import incarnation, stored_version
 from testkit.traffic import Publication
+from tests import strict
 
 _STREAMS: Final = {"wa_events_stream": REALTIME, "wa_history_events_stream": HISTORICAL}
 _SILENCE: Final = 3.0
@@ -33,7 +33,8 @@ async def account(nats_url: str, dsn: str, company: str) -> tuple[Report, int]:
         events = [event async for event in _published(js, Tenant(company))]
         report = Report()
         in_order = sorted(events, key=lambda event: (event.version.ns, event.version.sequence))
-        Accounting(company, in_order, evidence, letters_allowed=False).add_to(report)
+        Accounting(company, in_order, evidence).add_to(report)
+        report.problems += strict.problems(company, in_order, evidence)
         return report, len(events)
     finally:
         await database.close()

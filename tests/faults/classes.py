@@ -11,7 +11,6 @@ import asyncpg
 from nats.js.errors import NotFoundError
 
 from events.subjects import HISTORICAL
-from testkit.proxy import Proxy
 from testkit.servers import Server
 from testkit.worker import Worker
 from tests.acceptance.company_probe import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
@@ -20,6 +19,7 @@ from tests.faults.environment import MOST_CONNECTIONS, Environment
 from tests.faults.fault import Fault, Injection
 from tests.faults.letters import BAD, dead_letters_refused
 from tests.faults.load import RETRIED
+from tests.servers.proxy import Proxy
 
 _OURS: Final = "datname = current_database() AND application_name = 'daisi-wa-events-processor'"
 _TRIES: Final = 2000

@@ -12,17 +12,17 @@ import psutil
 
 from events.subjects import HISTORICAL
 from streams.jetstream.specs import streams as specified
-from testkit.nats_cluster import NatsCluster, NatsNode
 from testkit.oracle import Published
-from testkit.pooler import IGNORED, INSTALLED, Pooler
-from testkit.postgres_pair import PostgresPair
-from testkit.proxy import Proxy
 from testkit.servers import NatsServer, ServerError
 from testkit.worker import Worker
 from tests.acceptance.company_probe import DLQ_STREAM, REALTIME_STREAM
 from tests.faults.environment import Database, Environment
 from tests.faults.fault import Fault
 from tests.reconcile import default_settings
+from tests.servers.nats_cluster import NatsCluster, NatsNode
+from tests.servers.pooler import IGNORED, INSTALLED, Pooler
+from tests.servers.postgres_pair import PostgresPair
+from tests.servers.proxy import Proxy
 from tests.slow_clock import SlowClock
 
 # Seconds that the clock of a node is behind.

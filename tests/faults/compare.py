@@ -16,6 +16,7 @@ from testkit.accounting import EXHAUSTED, MISSING, STORED, WAITING, Accounting, 
 from testkit.differences import Problem
 from testkit.evidence import Evidence, gather
 from testkit.oracle import Published, Version, by_age, facts
+from tests import strict
 from tests.acceptance.company_probe import HISTORY_STREAM, REALTIME_STREAM
 
 _SHOWN: Final = 10
@@ -125,8 +126,9 @@ def judge(claim: Claim, evidence: Evidence) -> Outcome:
 
 def _report(claim: Claim, published: Sequence[Published], evidence: Evidence) -> Report:
     report = Report()
-    accounting = Accounting(claim.company, published, evidence, letters_allowed=claim.letters_allowed)
-    accounting.add_to(report)
+    Accounting(claim.company, published, evidence).add_to(report)
+    if not claim.letters_allowed:
+        report.problems += strict.problems(claim.company, published, evidence)
     return report
 
 

@@ -14,8 +14,6 @@ import nats
 
 from testkit.differences import Problem
 from testkit.evidence import Evidence, backlog
-from testkit.nats_cluster import NatsCluster
-from testkit.postgres_pair import PostgresPair
 from testkit.worker import Worker
 from tests.faults.catalogue import FAULTS
 from tests.faults.clusters import ClusterEnvironment, PairEnvironment, PoolerEnvironment
@@ -23,6 +21,8 @@ from tests.faults.compare import Claim, Outcome, compare, deliveries
 from tests.faults.environment import SETTINGS_OF_POSTGRES, Database, Environment, postgres
 from tests.faults.fault import Fault
 from tests.faults.server_fault import repair, stale_replicas, stuck_consumers, vanished
+from tests.servers.nats_cluster import NatsCluster
+from tests.servers.postgres_pair import PostgresPair
 
 # Without any progress for this long nothing more is expected.
 _PATIENCE: Final = 40.0

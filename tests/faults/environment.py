@@ -21,13 +21,14 @@ from events.subjects import Tenant
 from streams.config.credentials import ANONYMOUS
 from streams.jetstream.client import NatsClient
 from testkit.oracle import Published, Version
-from testkit.postgres_pair import PostgresPair
-from testkit.proxy import Proxy
 from testkit.servers import NatsServer, PostgresServer
 from testkit.worker import Worker
 from tests.acceptance.conftest import Launch
 from tests.faults.fault import Fault
 from tests.faults.load import Load
+from tests.nats_servers import ConfigurableNats
+from tests.servers.postgres_pair import PostgresPair
+from tests.servers.proxy import Proxy
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -128,7 +129,7 @@ class Environment:
 
     async def _open_servers(self) -> list[str]:
         """Start what the run has for itself; the URLs of NATS for the load."""
-        self.nats = self._stack.enter_context(NatsServer(settings=EVERYBODY))
+        self.nats = self._stack.enter_context(ConfigurableNats(settings=EVERYBODY))
         self.nats_proxy = await self._stack.enter_async_context(Proxy(self.nats.port))
         self.postgres_proxy = await self._stack.enter_async_context(Proxy(self.database.port))
         return [self.nats.url]

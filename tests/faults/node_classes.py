@@ -9,12 +9,12 @@ from typing import Final
 
 import nats
 
-from testkit.nats_cluster import NatsNode
 from tests.acceptance.company_probe import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM
 from tests.faults.clusters import ClusterEnvironment
 from tests.faults.fault import Fault
 from tests.faults.letters import BAD, PROBE, dead_letters_refused_in_a_cluster
 from tests.faults.load import EARLY, HISTORY, RETRIED
+from tests.servers.nats_cluster import NatsNode
 
 _STREAMS: Final = (REALTIME_STREAM, HISTORY_STREAM, DLQ_STREAM)
 _EXIT: Final = 60.0

@@ -12,7 +12,6 @@ import pytest
 import pytest_asyncio
 
 from events.subjects import REALTIME
-from testkit.nats_cluster import NatsCluster
 from testkit.publisher import Confirmed
 from testkit.servers import PostgresServer
 from testkit.traffic import Traffic
@@ -22,6 +21,7 @@ from tests.faults.driver import database_for, run
 from tests.faults.environment import postgres
 from tests.faults.fault import Fault
 from tests.faults.server_fault import stale_replicas, stuck_consumers, vanished
+from tests.servers.nats_cluster import NatsCluster
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

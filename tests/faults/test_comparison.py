@@ -17,10 +17,10 @@ from nats.aio.msg import Msg
 from testkit.differences import Problem
 from testkit.evidence import Evidence, Given, Row
 from testkit.oracle import Published, Version
-from testkit.proxy import Proxy
 from tests.faults.compare import Claim, Outcome, judge
 from tests.faults.load import EARLY, Load
 from tests.faults.results import Results
+from tests.servers.proxy import Proxy
 from tests.unit.test_accounting import COMPANY, perfect, stream
 
 _STREAM = stream()

@@ -10,13 +10,13 @@ from typing import Any
 
 from testkit.differences import Problem
 from testkit.oracle import Version
-from testkit.proxy import Proxy
 from tests.acceptance.company_probe import REALTIME_STREAM
 from tests.faults.__main__ import missing
 from tests.faults.catalogue import FAULTS, of_kind
 from tests.faults.compare import Outcome
 from tests.faults.results import Results
 from tests.faults.server_fault import differing, stuck
+from tests.servers.proxy import Proxy
 from tests.slow_clock import SlowClock
 
 COMPANY = "Kopi"

@@ -21,18 +21,18 @@ from events.subjects import Tenant
 from tables.connection.pool import Database
 from testkit import binaries, process_guard
 from testkit.binaries import ServerError, unprivileged_account
-from testkit.servers import NatsServer, PostgresServer, Server, embedded_servers
+from testkit.servers import NatsServer, PostgresServer, Server
 
 ROOT = Path(__file__).parents[2]
 
 _OWNER = """
 import sys, time
-from testkit.servers import embedded_servers
-with embedded_servers() as servers:
+from testkit.servers import NatsServer, PostgresServer
+with NatsServer() as broker, PostgresServer() as postgres:
     if "paused" in sys.argv:
-        servers.nats.pause()
-        servers.postgres.pause()
-    print(servers.nats.pid, servers.postgres.pid, flush=True)
+        broker.pause()
+        postgres.pause()
+    print(broker.pid, postgres.pid, flush=True)
     time.sleep(600)
 """
 
@@ -153,8 +153,8 @@ async def test_postgresql_is_set_up_as_the_processor_needs_it(postgres: Postgres
         assert await fetch(postgres, f"SHOW {name}") == value
 
 
-async def test_fsync_is_on_when_asked_for() -> None:
-    with PostgresServer(fsync=True, settings={"max_connections": "20"}) as server:
+async def test_settings_go_over_those_that_are_chosen() -> None:
+    with PostgresServer({"fsync": "on", "max_connections": "20"}) as server:
         assert await fetch(server, "SHOW fsync") == "on"
         assert await fetch(server, "SHOW max_connections") == "20"
 
@@ -188,9 +188,9 @@ def alive(process: psutil.Process) -> bool:
 
 
 def test_closed_servers_leave_no_data(temporary_folder: Path) -> None:
-    with embedded_servers() as servers:
-        assert servers.nats.running
-        assert servers.postgres.running
+    with NatsServer() as broker, PostgresServer() as postgres:
+        assert broker.running
+        assert postgres.running
         assert len(list(temporary_folder.iterdir())) == 2
     assert not any(temporary_folder.iterdir())
 

@@ -12,8 +12,8 @@ import pytest
 from events.errors import BrokerError
 from streams.config.credentials import Login
 from streams.jetstream.broker import Broker
-from testkit.servers import NatsServer
 from tests.nats_jwt import Realm, pair, seed
+from tests.nats_servers import ConfigurableNats
 from tests.sources import eventually
 
 
@@ -23,9 +23,9 @@ def realm() -> Realm:
 
 
 @pytest.fixture
-def server(realm: Realm) -> Iterator[NatsServer]:
+def server(realm: Realm) -> Iterator[ConfigurableNats]:
     """A NATS that knows users by their tokens."""
-    with NatsServer(settings=realm.settings()) as server:
+    with ConfigurableNats(settings=realm.settings()) as server:
         yield server
 
 
@@ -67,7 +67,7 @@ async def refused(broker: Broker, *words: str) -> None:
 
 
 async def test_a_token_that_expires_is_waited_out_and_renewed_without_a_restart(
-    server: NatsServer, realm: Realm, tmp_path: Path
+    server: ConfigurableNats, realm: Realm, tmp_path: Path
 ) -> None:
     creds = tmp_path / "app.creds"
     realm.write_user(creds, expires=3)
@@ -79,7 +79,7 @@ async def test_a_token_that_expires_is_waited_out_and_renewed_without_a_restart(
 
 
 async def test_a_token_that_is_renewed_in_time_costs_a_reconnect(
-    server: NatsServer, realm: Realm, tmp_path: Path
+    server: ConfigurableNats, realm: Realm, tmp_path: Path
 ) -> None:
     creds = tmp_path / "app.creds"
     realm.write_user(creds, expires=3)
@@ -97,7 +97,7 @@ async def test_a_token_that_is_renewed_in_time_costs_a_reconnect(
 
 
 async def test_a_token_that_expired_before_the_start_is_waited_for(
-    server: NatsServer, realm: Realm, tmp_path: Path
+    server: ConfigurableNats, realm: Realm, tmp_path: Path
 ) -> None:
     creds = tmp_path / "app.creds"
     realm.write_user(creds, expires=-60)
@@ -109,7 +109,7 @@ async def test_a_token_that_expired_before_the_start_is_waited_for(
 
 @pytest.mark.parametrize("text", ["", "half a file", None], ids=["empty", "half", "gone"])
 async def test_a_file_that_is_being_replaced_stops_nothing(
-    server: NatsServer, realm: Realm, tmp_path: Path, text: str | None
+    server: ConfigurableNats, realm: Realm, tmp_path: Path, text: str | None
 ) -> None:
     """A reader may come between the truncation of a file and its new content."""
     creds = tmp_path / "app.creds"
@@ -129,7 +129,7 @@ async def test_a_file_that_is_being_replaced_stops_nothing(
 
 @pytest.mark.parametrize("trouble", ["without_account", "revoked"])
 async def test_an_account_or_user_that_is_taken_away_and_given_back(
-    server: NatsServer, realm: Realm, tmp_path: Path, trouble: str
+    server: ConfigurableNats, realm: Realm, tmp_path: Path, trouble: str
 ) -> None:
     creds = tmp_path / "app.creds"
     realm.write_user(creds)
@@ -145,7 +145,7 @@ async def test_a_wrong_seed_file_is_replaced(tmp_path: Path) -> None:
     user = pair(nkeys.PREFIX_BYTE_USER, 1).public_key.decode()
     file = tmp_path / "user.nk"
     file.write_bytes(seed(nkeys.PREFIX_BYTE_USER, 2))
-    with NatsServer(settings=f"authorization {{ users: [ {{ nkey: {user} }} ] }}") as server:
+    with ConfigurableNats(settings=f"authorization {{ users: [ {{ nkey: {user} }} ] }}") as server:
         async with connecting(server.url, Login(nkey_seed=str(file))) as broker:
             await refused(broker, "NATS_NKEY_SEED")
             file.write_bytes(seed(nkeys.PREFIX_BYTE_USER, 1))
@@ -157,7 +157,7 @@ async def test_another_password_for_a_while(how: str) -> None:
     def users(password: str) -> str:
         return f'authorization {{ users: [ {{ user: "app", password: "{password}" }} ] }}'
 
-    with NatsServer(settings=users("old")) as server:
+    with ConfigurableNats(settings=users("old")) as server:
         async with connecting(server.at("app:old")) as broker:
             await works(broker)
             getattr(server, how)(users("new"))
@@ -169,7 +169,7 @@ async def test_another_password_for_a_while(how: str) -> None:
 
 async def test_too_many_connections_are_waited_out() -> None:
     """Not a matter of credentials, but closed by the server all the same."""
-    with NatsServer() as server:
+    with ConfigurableNats() as server:
         async with connecting(server.url) as broker:
             await works(broker)
             server.reconfigure("max_connections: 1")

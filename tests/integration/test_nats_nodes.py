@@ -21,10 +21,10 @@ from streams.jetstream.changes import TopologyError
 from streams.jetstream.nodes import AVOID_SECONDS, Nodes
 from streams.jetstream.specs import streams
 from streams.jetstream.stream_reader import ApiError
-from testkit.proxy import Proxy
-from testkit.servers import NatsServer, free_port
-from tests.nats_servers import rights
+from testkit.servers import free_port
+from tests.nats_servers import ConfigurableNats, rights
 from tests.reconcile import default_settings, reconcile
+from tests.servers.proxy import Proxy
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = default_settings()
@@ -49,7 +49,7 @@ async def begun(*urls: str, **more: Any) -> AsyncIterator[Broker]:
         await broker.stop()
 
 
-async def at(broker: Broker, server: NatsServer) -> None:
+async def at(broker: Broker, server: ConfigurableNats) -> None:
     """Wait until it works at this server."""
 
     async def there() -> bool:
@@ -59,15 +59,15 @@ async def at(broker: Broker, server: NatsServer) -> None:
 
 
 @pytest.fixture
-def nodes() -> Iterator[tuple[NatsServer, NatsServer]]:
+def nodes() -> Iterator[tuple[ConfigurableNats, ConfigurableNats]]:
     """Two servers with JetStream in an account that can lose it."""
     settings = WITHOUT.format("enabled")
-    with NatsServer(settings=settings) as first, NatsServer(settings=settings) as second:
+    with ConfigurableNats(settings=settings) as first, ConfigurableNats(settings=settings) as second:
         yield first, second
 
 
 async def test_a_node_that_lost_jetstream_is_left_for_another_and_told_once(
-    nodes: tuple[NatsServer, NatsServer], caplog: pytest.LogCaptureFixture
+    nodes: tuple[ConfigurableNats, ConfigurableNats], caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = nodes
     counted: list[str] = []
@@ -82,7 +82,7 @@ async def test_a_node_that_lost_jetstream_is_left_for_another_and_told_once(
 
 
 async def test_a_node_without_an_answer_is_left_already_while_the_worker_starts(
-    nodes: tuple[NatsServer, NatsServer],
+    nodes: tuple[ConfigurableNats, ConfigurableNats],
 ) -> None:
     first, second = nodes
     silent = 'authorization { users: [ { user: "a", password: "a" } ] }\njetstream: disabled'
@@ -101,7 +101,7 @@ async def test_a_node_without_an_answer_is_left_already_while_the_worker_starts(
 
 
 async def test_a_node_that_only_tells_of_its_streams_is_left(
-    nodes: tuple[NatsServer, NatsServer],
+    nodes: tuple[ConfigurableNats, ConfigurableNats],
 ) -> None:
     """So does a node that is cut off from its cluster: STREAM.INFO is answered, everything else is refused."""
     first, second = nodes
@@ -129,7 +129,7 @@ async def test_a_node_that_only_tells_of_its_streams_is_left(
 
 
 async def test_a_first_node_without_jetstream_does_not_end_the_start_while_others_are_untried(
-    nodes: tuple[NatsServer, NatsServer], monkeypatch: pytest.MonkeyPatch
+    nodes: tuple[ConfigurableNats, ConfigurableNats], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streams.jetstream.broker.NO_JETSTREAM_SECONDS", 0.5)
     first, second = nodes
@@ -141,7 +141,7 @@ async def test_a_first_node_without_jetstream_does_not_end_the_start_while_other
 
 
 async def test_the_start_ends_when_no_node_has_jetstream_for_the_account(
-    nodes: tuple[NatsServer, NatsServer], monkeypatch: pytest.MonkeyPatch
+    nodes: tuple[ConfigurableNats, ConfigurableNats], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streams.jetstream.broker.NO_JETSTREAM_SECONDS", 0.5)
     for node in nodes:
@@ -159,7 +159,7 @@ async def test_a_cluster_whose_jetstream_nodes_are_down_is_waited_for(
     ports = [free_port(), free_port()]
     cluster = 'cluster {{ name: C, listen: "127.0.0.1:{}", routes: [ "nats://127.0.0.1:{}" ] }}\n'
     bare = cluster.format(ports[0], ports[1]) + "jetstream: disabled"
-    with NatsServer() as first:
+    with ConfigurableNats() as first:
         first.reconfigure(bare)
         async with begun(first.url) as broker:
 
@@ -172,7 +172,7 @@ async def test_a_cluster_whose_jetstream_nodes_are_down_is_waited_for(
 
 
 async def test_a_single_node_is_not_left_and_named_on_ready(
-    nodes: tuple[NatsServer, NatsServer],
+    nodes: tuple[ConfigurableNats, ConfigurableNats],
 ) -> None:
     first, _ = nodes
     async with begun(first.at("a:a")) as broker:
@@ -193,7 +193,7 @@ async def test_a_single_node_is_not_left_and_named_on_ready(
         await at(broker, first)
 
 
-async def test_two_names_of_one_node_are_one_node(nodes: tuple[NatsServer, NatsServer]) -> None:
+async def test_two_names_of_one_node_are_one_node(nodes: tuple[ConfigurableNats, ConfigurableNats]) -> None:
     first, _ = nodes
     async with begun(first.at("a:a"), first.at("a:a").replace("127.0.0.1", "localhost")) as broker:
         lost: list[bool] = []
@@ -217,7 +217,7 @@ async def test_a_node_with_several_addresses_is_counted_once() -> None:
         addresses = []
         for port in routes:
             settings = f'cluster {{ name: C, listen: "127.0.0.1:{port}", routes: [ {known} ] }}'
-            server = await asyncio.to_thread(stack.enter_context, NatsServer(settings=settings))
+            server = await asyncio.to_thread(stack.enter_context, ConfigurableNats(settings=settings))
             proxies = [await stack.enter_async_context(Proxy(server.port)) for _ in range(2)]
             addresses += [server.url, *(f"nats://127.0.0.1:{proxy.port}" for proxy in proxies)]
         async with connected(*addresses) as broker:
@@ -229,7 +229,7 @@ async def test_a_node_with_several_addresses_is_counted_once() -> None:
 
 async def test_a_denied_right_is_no_reason_to_leave_a_node() -> None:
     settings = rights(denied=["$JS.API.INFO"])
-    with NatsServer(settings=rights()) as first, NatsServer(settings=rights()) as second:
+    with ConfigurableNats(settings=rights()) as first, ConfigurableNats(settings=rights()) as second:
         async with begun(first.at("worker:w"), second.at("worker:w")) as broker:
             await at(broker, first)
             lost: list[bool] = []
@@ -245,7 +245,7 @@ async def test_a_denied_right_is_no_reason_to_leave_a_node() -> None:
 
 
 @pytest.fixture
-async def cluster() -> AsyncIterator[tuple[list[NatsServer], list[Proxy]]]:
+async def cluster() -> AsyncIterator[tuple[list[ConfigurableNats], list[Proxy]]]:
     """Three nodes; the routes of the first one lead through proxies."""
     routes = [free_port() for _ in range(3)]
     async with AsyncExitStack() as stack:
@@ -260,13 +260,13 @@ async def cluster() -> AsyncIterator[tuple[list[NatsServer], list[Proxy]]]:
                 f'cluster {{ name: C, listen: "127.0.0.1:{port}", advertise: "127.0.0.1:{advertised}", '
                 f"no_advertise: true, routes: [ {urls} ] }}"
             )
-            servers.append(await asyncio.to_thread(stack.enter_context, NatsServer(settings=settings)))
+            servers.append(await asyncio.to_thread(stack.enter_context, ConfigurableNats(settings=settings)))
         yield servers, proxies
 
 
 @pytest.mark.rule("RUN-9")
 async def test_a_node_that_is_cut_off_from_its_cluster_is_left_and_the_events_go_on(
-    cluster: tuple[list[NatsServer], list[Proxy]], tenant: Tenant
+    cluster: tuple[list[ConfigurableNats], list[Proxy]], tenant: Tenant
 ) -> None:
     servers, proxies = cluster
     reader = Reader()

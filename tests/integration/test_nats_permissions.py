@@ -19,8 +19,7 @@ from streams.jetstream.broker import Broker
 from streams.jetstream.changes import TopologyError
 from streams.jetstream.max_deliveries import MaxDeliveriesListener
 from streams.jetstream.pull_source import PullSource
-from testkit.servers import NatsServer
-from tests.nats_servers import reload, rights
+from tests.nats_servers import ConfigurableNats, reload, rights
 from tests.reconcile import default_settings, read_lag, reconcile
 from tests.sources import SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
@@ -29,9 +28,9 @@ NEXT = "$JS.API.CONSUMER.MSG.NEXT.>"
 
 
 @pytest.fixture
-def server() -> Iterator[NatsServer]:
+def server() -> Iterator[ConfigurableNats]:
     """A NATS whose user `worker` has all rights that a worker needs."""
-    with NatsServer(settings=rights()) as server:
+    with ConfigurableNats(settings=rights()) as server:
         yield server
 
 
@@ -41,13 +40,13 @@ def reader() -> Reader:
 
 
 @pytest.fixture
-async def broker(server: NatsServer) -> AsyncIterator[Broker]:
+async def broker(server: ConfigurableNats) -> AsyncIterator[Broker]:
     async with connected(server.at("worker:w")) as broker:
         yield broker
 
 
 @pytest.fixture
-async def observer(server: NatsServer, tenant: Tenant) -> AsyncIterator[Client]:
+async def observer(server: ConfigurableNats, tenant: Tenant) -> AsyncIterator[Client]:
     """A user with all rights; streams and consumers are there."""
     async with connected(server.at("tests:t")) as all_rights:
         await reconcile(all_rights, CONFIG, [tenant])
@@ -88,7 +87,7 @@ async def fine(broker: Broker) -> None:
 
 @pytest.mark.rule("CON-11")
 async def test_without_the_right_to_acknowledge_nothing_is_delivered(
-    server: NatsServer, broker: Broker, observer: Client, reader: Reader, tenant: Tenant
+    server: ConfigurableNats, broker: Broker, observer: Client, reader: Reader, tenant: Tenant
 ) -> None:
     reload(server, rights(without=["ack"]))
     await acks_are(broker, False)
@@ -108,7 +107,7 @@ async def test_without_the_right_to_acknowledge_nothing_is_delivered(
 
 
 async def test_a_right_to_acknowledge_that_is_taken_away_costs_no_more_than_one_delivery(
-    server: NatsServer,
+    server: ConfigurableNats,
     broker: Broker,
     observer: Client,
     reader: Reader,
@@ -152,7 +151,7 @@ async def test_a_right_to_acknowledge_that_is_taken_away_costs_no_more_than_one_
 
 
 async def test_an_event_with_one_delivery_whose_ack_is_denied_reaches_the_listener_of_lost_events(
-    server: NatsServer, broker: Broker, observer: Client, reader: Reader, tenant: Tenant
+    server: ConfigurableNats, broker: Broker, observer: Client, reader: Reader, tenant: Tenant
 ) -> None:
     stream, durable = CONFIG.realtime_stream, CONFIG.realtime_durable + tenant.company
     config = (await broker.api(f"CONSUMER.INFO.{stream}.{durable}"))["config"]
@@ -186,7 +185,7 @@ async def test_an_event_with_one_delivery_whose_ack_is_denied_reaches_the_listen
 
 
 async def test_denied_pulls_are_named_and_go_on_with_the_right(
-    server: NatsServer, broker: Broker, observer: Client, reader: Reader, tenant: Tenant
+    server: ConfigurableNats, broker: Broker, observer: Client, reader: Reader, tenant: Tenant
 ) -> None:
     source = pull_source(broker, tenant, CONFIG, reader)
     await source.start()
@@ -203,7 +202,7 @@ async def test_denied_pulls_are_named_and_go_on_with_the_right(
 
 
 async def test_a_denied_inbox_is_named_and_goes_on_with_the_right(
-    server: NatsServer, broker: Broker, observer: Client, reader: Reader, tenant: Tenant
+    server: ConfigurableNats, broker: Broker, observer: Client, reader: Reader, tenant: Tenant
 ) -> None:
     source = pull_source(broker, tenant, CONFIG, reader)
     await source.start()
@@ -221,7 +220,7 @@ async def test_a_denied_inbox_is_named_and_goes_on_with_the_right(
 
 
 async def test_a_source_that_starts_without_its_inbox_waits_for_it(
-    server: NatsServer, observer: Client, reader: Reader, tenant: Tenant
+    server: ConfigurableNats, observer: Client, reader: Reader, tenant: Tenant
 ) -> None:
     reload(server, rights(inbox="nobody"))
     await publish(observer, tenant, 3)
@@ -238,7 +237,7 @@ async def test_a_source_that_starts_without_its_inbox_waits_for_it(
 
 
 async def test_a_dead_letter_that_we_may_not_publish_is_refused_in_the_servers_words(
-    server: NatsServer, broker: Broker, observer: Client, tenant: Tenant
+    server: ConfigurableNats, broker: Broker, observer: Client, tenant: Tenant
 ) -> None:
     reload(server, rights(without=["dlq"]))
     subject = f"v1.dlq.{tenant.company}"
@@ -270,7 +269,9 @@ async def test_a_dead_letter_that_we_may_not_publish_is_refused_in_the_servers_w
 @pytest.mark.parametrize(
     "right", ["STREAM.INFO.>", "STREAM.CREATE.>", "CONSUMER.INFO.>", "CONSUMER.CREATE.>"]
 )
-async def test_what_the_start_may_not_do_is_named(server: NatsServer, tenant: Tenant, right: str) -> None:
+async def test_what_the_start_may_not_do_is_named(
+    server: ConfigurableNats, tenant: Tenant, right: str
+) -> None:
     reload(server, rights(denied=[f"$JS.API.{right}"]))
     name = right.removesuffix(">")
 
@@ -285,7 +286,9 @@ async def test_what_the_start_may_not_do_is_named(server: NatsServer, tenant: Te
     await eventually(denied)
 
 
-async def test_denied_advisories_are_named(server: NatsServer, broker: Broker, observer: Client) -> None:
+async def test_denied_advisories_are_named(
+    server: ConfigurableNats, broker: Broker, observer: Client
+) -> None:
     reload(server, rights().replace("MAX_DELIVERIES.>", "OTHERS.>"))
 
     async def ignore(_: object) -> None:
@@ -304,7 +307,7 @@ async def test_denied_advisories_are_named(server: NatsServer, broker: Broker, o
 
 
 async def test_a_denied_right_is_logged_once(
-    server: NatsServer, broker: Broker, caplog: pytest.LogCaptureFixture
+    server: ConfigurableNats, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     for number in range(20):
@@ -317,7 +320,7 @@ async def test_a_limit_of_subscriptions_is_told_and_waited_out_without_a_restart
     later: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     tenants = [Tenant(f"Company{number}") for number in range(3)]
-    with NatsServer(settings="" if later else "max_subscriptions: 4") as server:
+    with ConfigurableNats(settings="" if later else "max_subscriptions: 4") as server:
         async with connected(server.url) as broker:
             await reconcile(broker, CONFIG, tenants)  # answers take a subscription, too
             other = await broker._client.subscribe("other")

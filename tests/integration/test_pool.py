@@ -20,9 +20,9 @@ from tables.errors import Unavailable
 from tables.last_writer_wins import EventStamp, Version
 from tables.mutations import Mutation
 from tables.tenant import TenantTables
-from testkit import builders
-from testkit.proxy import Proxy
 from testkit.servers import PostgresServer
+from tests import builders
+from tests.servers.proxy import Proxy
 from tests.unit.fakes import LIMITS, STORED_NS, FakeDelivery
 
 

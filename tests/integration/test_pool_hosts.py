@@ -13,8 +13,8 @@ import pytest
 from tables.connection import hosts, pool
 from tables.connection.pool import Database
 from tables.errors import StorageError, Unavailable
-from testkit.postgres_pair import PostgresNode
 from testkit.servers import PostgresServer, free_port
+from tests.servers.postgres_pair import PostgresNode
 
 
 @pytest.fixture(scope="module")

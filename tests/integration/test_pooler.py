@@ -16,9 +16,9 @@ from tables.connection.session import are_shared, require_prepared
 from tables.errors import Unavailable
 from tables.schema.migrations import migrate
 from tables.tenant import TenantTables
-from testkit.pooler import IGNORED, KEEPS_PREPARED, Pooler, version
 from testkit.servers import PostgresServer
 from tests.programs import required
+from tests.servers.pooler import IGNORED, KEEPS_PREPARED, Pooler, version
 
 SESSION, TRANSACTION = "pool_mode = session", "pool_mode = transaction"
 

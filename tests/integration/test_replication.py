@@ -12,8 +12,8 @@ import pytest
 
 from tables.connection.pool import Database
 from tables.connection.replication import durability_warnings
-from testkit.postgres_pair import STANDBY, PostgresNode, fetch_value
 from testkit.servers import PostgresServer
+from tests.servers.postgres_pair import STANDBY, PostgresNode, fetch_value
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ import trustme
 
 from streams.config.credentials import Login
 from streams.jetstream.broker import Broker
-from testkit import builders
 from testkit.servers import NatsServer, free_port
 from testkit.worker import Worker
+from tests import builders
 from tests.acceptance.conftest import visited
 from tests.nats_jwt import Realm, pair, seed
 from tests.sources import connected, eventually

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from testkit.servers import free_port
-from testkit.worker import Worker
+from testkit.worker import START, Worker
 
 ELSEWHERE = "127.0.0.2"
 READ_ONLY = ("/", "/status.json", "/ready", "/metrics")
@@ -73,7 +73,7 @@ async def test_an_address_that_is_not_there_ends_the_start_and_is_named(tmp_path
     )
     worker.start()
     try:
-        assert await asyncio.to_thread(worker.wait_end) == 1
+        assert await asyncio.to_thread(worker.process.wait, START) == 1
     finally:
         worker.kill()
     errors = [line["msg"] for line in worker.lines() if line["level"] == "error"]

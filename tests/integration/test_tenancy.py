@@ -19,8 +19,8 @@ from nats.aio.client import Client
 from events.subjects import Tenant
 from streams.config.names import COMPANIES
 from tables.queries import load
-from testkit import builders
 from testkit.worker import Worker
+from tests import builders
 from tests.acceptance.company_probe import HISTORY_STREAM, CompanyProbe
 from tests.acceptance.conftest import visited
 

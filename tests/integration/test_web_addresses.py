@@ -21,7 +21,7 @@ from aiohttp import web
 
 from streams.monitoring.http import PortTaken, Web
 from testkit.servers import free_port
-from testkit.worker import ROOT, Worker
+from testkit.worker import ROOT, START, Worker
 
 _V4, _V6 = "127.0.0.1", "::1"
 _NOWHERE = "postgres://postgres@127.0.0.1:1/wa"
@@ -151,7 +151,7 @@ def test_port_that_is_taken_in_one_family_ends_the_start_and_is_named(tmp_path: 
         )
         worker.start()
         try:
-            assert worker.wait_end() == 1
+            assert worker.process.wait(START) == 1
         finally:
             worker.kill()
     errors = [line["msg"] for line in worker.lines() if line["level"] == "error"]

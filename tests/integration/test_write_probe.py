@@ -28,8 +28,8 @@ from tables.mutations import Mutation
 from tables.schema.migrations import migrate
 from tables.tenant import TenantTables
 from tables.write_probe import Like
-from testkit import builders
 from testkit.servers import PostgresServer
+from tests import builders
 from tests.unit.fakes import LIMITS, STORED_NS, FakeDelivery, RecordingMeter
 
 _TABLES = (

@@ -17,11 +17,11 @@ import asyncpg
 import nats
 
 from events.subjects import Tenant
-from testkit import builders
 from testkit.publisher import Confirmed, Publisher
 from testkit.servers import free_port
 from testkit.traffic import Traffic, merged
 from testkit.worker import ROOT, Scrape
+from tests import builders
 from tests.acceptance.company_probe import DLQ_STREAM, HISTORY_STREAM, REALTIME_STREAM, CompanyProbe, comes_to
 from tests.acceptance.conftest import Launch
 from tests.monitoring.dashboards import LOAD_TEST

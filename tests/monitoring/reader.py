@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from functools import cache
 
-from testkit.worker import Scrape, Series
+from testkit.worker import Scrape
 from tests.monitoring.dashboards import dashboards, substituted
 from tests.monitoring.environment import A, Environment, Facts
 from tests.monitoring.guide import Example
 from tests.monitoring.increases import Bounds, increases
 from tests.monitoring.prometheus import Sample
+from tests.series import series
 
 
 class Reader:
@@ -67,7 +67,7 @@ class Reader:
 
     def _buckets(self, metric: str, labels: dict[str, str]) -> dict[float, float]:
         found: dict[float, float] = {}
-        for (name, having), value in _series(self.page).items():
+        for (name, having), value in series(self.page).items():
             if name == metric and labels.items() <= having:
                 bound = float(dict(having)["le"])
                 found[bound] = found.get(bound, 0.0) + value
@@ -77,11 +77,6 @@ class Reader:
         text = substituted(expression, company=self.company, job=self.job)
         samples = self._env.prometheus.query(text, self._env.moment(self.company))
         return [sample for sample in samples if not math.isnan(sample.value)]
-
-
-@cache
-def _series(page: Scrape) -> dict[Series, float]:
-    return page.series()
 
 
 def _by(label: str, samples: list[Sample]) -> dict[str, float]:

@@ -17,9 +17,9 @@ import pytest
 from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 from events.subjects import Tenant
-from testkit import builders
 from testkit.servers import NatsServer, PostgresServer
 from testkit.worker import Worker
+from tests import builders
 
 Scheme = Literal["light", "dark"]
 

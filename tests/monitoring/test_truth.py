@@ -33,6 +33,7 @@ from tests.monitoring.guide import EXAMPLES, Example
 from tests.monitoring.increases import MINUTE, Bounds, increases, total
 from tests.monitoring.prometheus import Sample
 from tests.monitoring.reader import Reader
+from tests.series import series
 
 _EVENT: Final = "message_event_service_event"
 _DATABASE: Final = "message_event_service_db_operation_duration_seconds"
@@ -88,7 +89,7 @@ class Live:
         self._prometheus = env.prometheus
         self._labels: dict[str, set[str]] = {}
         everything = set(self._prometheus.get("label/__name__/values"))
-        pages = {name for page in env.pages.values() for name, _ in page.series()}
+        pages = {name for page in env.pages.values() for name, _ in series(page)}
         loadgen = {name for name in everything if name.startswith("loadgen_")}
         self._metrics = pages | loadgen | (everything & _recorded()) | set(FOREIGN)
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from testkit import builders
+from tests import builders
 
 Path = list[Any]
 

@@ -12,6 +12,7 @@ from testkit.differences import Problem
 from testkit.evidence import Evidence
 from testkit.items import Table
 from testkit.oracle import Expected, Published
+from tests import strict
 
 
 class Adopted(NamedTuple):
@@ -60,5 +61,5 @@ def problems(
 ) -> list[Problem]:
     """Each way in which the tables differ from what the events ask for; a needless dead letter is one, too."""
     report = Report()
-    Accounting(company, events, evidence, letters_allowed=False, before=rows_of(adopted)).add_to(report)
-    return report.problems
+    Accounting(company, events, evidence, before=rows_of(adopted)).add_to(report)
+    return [*report.problems, *strict.problems(company, events, evidence, before=rows_of(adopted))]

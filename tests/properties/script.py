@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 
 from events import envelope
 from streams.jetstream.stream_reader import nanoseconds
-from testkit import builders
 from testkit.oracle import Published, Version, expected, facts
 from testkit.publisher import Ledger, Publisher
 from testkit.traffic import MESSAGE_ID_HEADER, NUMBER_HEADER, Publication
+from tests import builders
 from tests.acceptance.company_probe import HISTORY_STREAM, REALTIME_STREAM, CompanyProbe, stream_of
 from tests.properties.outcome import Adopted
 from tests.properties.worlds import ROUNDS, Builder, Built
@@ -149,16 +149,21 @@ class Publishing:
 
     async def published(self, script: Script) -> list[Published]:
         """The events as they were stored."""
-        return [Published(one, await self._ledger.version(one)) for one in script.publications]
+        return [Published(one, await self._version(one)) for one in script.publications]
 
     async def close(self) -> None:
         """Arrival publishing and reading."""
         await self._publisher.close()
         await self._ledger.close()
 
+    async def _version(self, publication: Publication) -> Version:
+        while (found := self._ledger.version(publication)) is None:
+            await asyncio.sleep(0.01)
+        return found
+
     async def _publish(self, part: Publication | DeadLetter) -> None:
         if isinstance(part, DeadLetter):
-            part = self._letter(part, await self._ledger.version(part.publication))
+            part = self._letter(part, await self._version(part.publication))
         await self._publisher.send(part)
 
     def _letter(self, letter: DeadLetter, version: Version) -> Publication:

@@ -16,7 +16,7 @@ from events import envelope
 from events.sanitize import sanitize
 from events.subjects import HISTORICAL
 from tables.queries import quoted
-from testkit import builders
+from tests import builders
 from tests.properties.bodies import CORPUS, bodies
 from tests.properties.conftest import SOAK, Simulation, cases, takes_long
 from tests.properties.replicas import Message, Replica

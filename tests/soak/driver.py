@@ -107,7 +107,7 @@ async def _soak_run(seed: int, folder: Path) -> AsyncIterator[SoakRun]:
             await asyncio.to_thread(process.wait_ready)
             ledger, confirmed = Ledger(env.js), list[Confirmed]()
             await ledger.follow(place.companies[0])
-            async with publisher(env.servers.nats.url, on_confirmed=confirmed.append) as to:
+            async with publisher(env.broker.url, on_confirmed=confirmed.append) as to:
                 traffic = Traffic(place.companies[0], seed)
                 worker = under_test(process, place)
                 yield SoakRun(env, place, process, worker, to, traffic, confirmed, ledger)
@@ -133,7 +133,7 @@ async def _step(run: SoakRun, size: int, number: int, say: Say) -> verdict.Step:
 
 async def _outage(run: SoakRun, options: Options) -> verdict.Outage:
     before = usage.memory(run.worker.pid).now
-    postgres = run.env.servers.postgres
+    postgres = run.env.postgres
     async with usage.watching(run.worker.pid) as during:
         await asyncio.to_thread(postgres.stop)
         await steadily(run.to, run.traffic.events(round(options.rate * options.outage)), options.rate)

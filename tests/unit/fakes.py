@@ -22,7 +22,7 @@ from tables.last_writer_wins import Version
 from tables.mutations import Mutation, WriteRejection
 from tables.onboarding import Outcome, Pair
 from tables.tenant import TenantTables
-from testkit import builders
+from tests import builders
 
 TENANT = Tenant(builders.COMPANY)
 STORED_NS = 1_795_500_200_000_000_000

@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import pytest
 
-from demo.run import Progress
+from demo.live_line import LiveLine
+from demo.run import show
 from testkit.accounting import Accounting, Report
-from testkit.evidence import Backlog, Evidence, Given, Row
+from testkit.evidence import Backlog, Evidence, Given, Row, stored_version
 from testkit.items import Item, Payload, Table, good, refused
 from testkit.oracle import ExpectedRow, Published, Version, expected, facts
-from testkit.publisher import stored_version
 from testkit.traffic import Publication, Traffic
 from testkit.worker import Scrape
 
@@ -356,7 +356,7 @@ onboarding_tasks_processed_total{company_id="A",status="success_created"} 6.0
 dlq_queue_length 0.0
 """
     out = io.StringIO()
-    Progress(out).update(9, Scrape(page), Backlog(pending=3))
+    show(LiveLine(out), 9, Scrape(page), Backlog(pending=3))
     line = out.getvalue().rstrip()
     assert line.startswith("published 9 (")
     assert "  stored 7 (" in line

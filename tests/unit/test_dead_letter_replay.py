@@ -23,8 +23,8 @@ from tables import errors as db
 from tables.last_writer_wins import Version
 from tables.mutations import ChatRow, WriteRejection
 from tables.tenant import TenantTables
-from testkit import builders
-from testkit.builders import ABSENT, COMPANY
+from tests import builders
+from tests.builders import ABSENT, COMPANY
 from tests.unit.fakes import (
     LIMITS,
     TENANT,

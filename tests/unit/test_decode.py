@@ -19,7 +19,7 @@ from events.delivery import Delivery, MessageMetadata
 from events.history import History
 from tables.last_writer_wins import EventStamp, Version
 from tables.mutations import ChatRow, MessageRow, Mutation, PostScanRequest
-from testkit import builders
+from tests import builders
 from tests.unit.fakes import LIMITS, STORED_NS, TENANT, FakeDelivery
 
 STAMP = EventStamp(Version(STORED_NS, 7), '{"stream":"s"}')

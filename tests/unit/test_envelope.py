@@ -15,8 +15,8 @@ from events import envelope
 from events.envelope import Envelope
 from events.errors import Malformed
 from events.sanitize import sanitize
-from testkit import builders
-from testkit.builders import ABSENT, body
+from tests import builders
+from tests.builders import ABSENT, body
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 JSON = st.recursive(

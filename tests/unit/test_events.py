@@ -14,8 +14,8 @@ from events.errors import EventError, Invalid, Malformed
 from events.history import History, Item
 from events.sanitize import sanitize
 from events.subjects import EVENT_TYPES, HISTORICAL, REALTIME
-from testkit import builders
-from testkit.builders import ABSENT, COMPANY, SENT_AT, body
+from tests import builders
+from tests.builders import ABSENT, COMPANY, SENT_AT, body
 
 REQUIRED = {
     "v1.messages.upsert": ("message_id", "chat_id", "jid", "flow", "agent_id"),

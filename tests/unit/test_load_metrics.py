@@ -10,8 +10,9 @@ import pytest
 from prometheus_client import Counter, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from demo.load_report import LoadError, Tally, page
+from demo.load_report import Tally, page
 from events.subjects import EVENT_TYPES
+from testkit.publisher import PublishError
 
 NAMES = {
     "loadgen_messages_attempted_total",
@@ -89,7 +90,7 @@ def test_a_taken_port_is_said_with_its_option() -> None:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(LoadError, match=f"--metrics-port {port}: .*in use"), page(Tally(["A"]), port):
+        with pytest.raises(PublishError, match=f"--metrics-port {port}: .*in use"), page(Tally(["A"]), port):
             pass
 
 

@@ -34,7 +34,7 @@ from tables.errors import (
 from tables.last_writer_wins import EventStamp, Version
 from tables.onboarding import Outcome, Pair
 from tables.tenant import TenantTables
-from testkit import builders
+from tests import builders
 from tests.unit.fakes import LIMITS, FakeDelivery, RecordingMeter
 
 TENANT = Tenant(builders.COMPANY)

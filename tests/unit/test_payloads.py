@@ -16,8 +16,8 @@ from events.fields import AlternateAddresses
 from events.senders import Jid, is_to_many, jid
 from tables.last_writer_wins import EventStamp, Version
 from tables.mutations import MessageRow
-from testkit import builders
-from testkit.builders import ABSENT, PHONE
+from tests import builders
+from tests.builders import ABSENT, PHONE
 from tests.unit.fakes import LIMITS, STORED_NS, TENANT, FakeDelivery
 
 LID = "98765432101234"

@@ -19,7 +19,7 @@ from events.history import History
 from events.redaction import redacted, redacted_value
 from streams import logs
 from tables.errors import translate
-from testkit import builders
+from tests import builders
 
 SECRET = "hunter2hunter2"
 FIELDS = {

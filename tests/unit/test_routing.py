@@ -23,8 +23,8 @@ from events.errors import BrokerError
 from events.subjects import ConsumerType
 from tables import errors as db
 from tables.mutations import ChatRow, Mutation, WriteRejection
-from testkit import builders
-from testkit.builders import AGENT, COMPANY, JID
+from tests import builders
+from tests.builders import AGENT, COMPANY, JID
 from tests.unit.fakes import (
     LIMITS,
     TENANT,

@@ -14,8 +14,8 @@ from events.history import History
 from events.models import MessageUpsert
 from tables.last_writer_wins import EventStamp, Version
 from tables.mutations import MessageRow
-from testkit import builders
-from testkit.builders import ABSENT, COMPANY, SENT_AT, body
+from tests import builders
+from tests.builders import ABSENT, COMPANY, SENT_AT, body
 
 STAMP = EventStamp(Version(5, 7), '{"stream":"s"}')
 STORED = datetime.date(2026, 11, 25)

@@ -16,7 +16,7 @@ from events.errors import EventError
 from events.history import History
 from events.payloads import decode
 from events.subjects import EVENT_TYPES
-from testkit import builders
+from tests import builders
 from tools import schemas
 
 EXAMPLES = schemas.examples()

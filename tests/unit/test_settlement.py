@@ -20,7 +20,7 @@ from events.delivery import TooLarge, message_id
 from events.errors import BrokerError, EventError
 from events.subjects import Tenant
 from tables.errors import Unavailable
-from testkit import builders
+from tests import builders
 from tests.unit.fakes import (
     LIMITS,
     STORED_NS,

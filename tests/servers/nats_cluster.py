@@ -14,8 +14,8 @@ from typing import Any, Final, Self
 
 import psutil
 
-from testkit.proxy import Proxy
 from testkit.servers import NatsServer, ServerError, free_port
+from tests.servers.proxy import Proxy
 
 NODES: Final = 3
 _HEALTHY: Final = 60.0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Final
 from testkit.binaries import ServerError, unprivileged_account
 from testkit.server import Server
 from testkit.servers import PostgresServer
+from tests.programs import installed
 
 # The first that keeps prepared statements in transaction mode (max_prepared_statements).
 KEEPS_PREPARED: Final = (1, 21)
@@ -20,8 +19,7 @@ IGNORED: Final = (
     "ignore_startup_parameters = statement_timeout,lock_timeout,idle_in_transaction_session_timeout,"
     "jit,plan_cache_mode,enable_seqscan"
 )
-_FOLDERS: Final = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin"))
-INSTALLED: Final = shutil.which("pgbouncer", path=_FOLDERS)
+INSTALLED: Final = installed("pgbouncer")
 PROGRAM: Final = INSTALLED or "pgbouncer"
 
 
