@@ -24,20 +24,23 @@ from streams import logs
 from streams.cli.commands import CommandApp, Operations
 from streams.cli.unconfigured import UnconfiguredApp
 from streams.config.settings import Settings, SettingsError
+from streams.jetstream.batch_slots import BatchSlots
 from streams.jetstream.broker import Broker
 from streams.jetstream.consumer_state import ConsumerStates
+from streams.jetstream.lanes import CompanyLanes, Lanes, Send, SingleLane
 from streams.jetstream.pull_source import PullSource
 from streams.jetstream.reconciler import Reconciler
-from streams.jetstream.specs import ConsumerSpec, consumers
+from streams.jetstream.specs import ConsumerSpec, lane_limits, worker_consumers
 from streams.lifecycle.bootstrap import Bootstrap
 from streams.lifecycle.company_startup import CompanyStartup
 from streams.lifecycle.conditions import Conditions
+from streams.lifecycle.fleet import Fleet, FleetRules
 from streams.lifecycle.outages import Outages
 from streams.lifecycle.periodic_tasks import PeriodicTasks
 from streams.lifecycle.readiness import Readiness
 from streams.lifecycle.scheduler import PeriodicTask, Scheduler, WakeUp
 from streams.lifecycle.sources import Sources
-from streams.lifecycle.startup import Startup
+from streams.lifecycle.startup import Startup, StartupStep
 from streams.lifecycle.watchdog import LOOK_EVERY, Watchdog
 from streams.monitoring import http, status_page
 from streams.monitoring.metrics import Metrics
@@ -48,7 +51,8 @@ from streams.worker.application import Connections, use_fast_loop
 from streams.worker.channel import DirectChannel
 from streams.worker.shutdown import Shutdown, drain_budget, hear_blocked_stop
 from tables.connection.pool import Database
-from tables.tenant import TenantTables
+from tables.schema.companies import list_companies
+from tables.tenant import CompanyTables, TenantTables
 
 
 class Container:
@@ -62,7 +66,7 @@ class Container:
         self.companies = [tenant.company for tenant in settings.tenants]
         self.metrics = Metrics(self.companies, jid_limit=settings.metrics_jid_limit, version=VERSION)
         self.database = Database(settings.postgres_dsn, size=settings.postgres_pool_size)
-        self.tables = {tenant: self._tables(tenant) for tenant in settings.tenants}
+        self.tables = CompanyTables(self._tables)
         self.broker = self._broker()
         self.reconciler = Reconciler(self.broker, settings, self.consumer_states)
         self.bootstrap = Bootstrap(settings, self.database, self.broker, self.tables)
@@ -81,10 +85,13 @@ class Container:
         self.onboarding = self._onboarding()
         self.routing = self._routing()
         self.replay = self._replay()
-        self.specs = [spec for tenant in settings.tenants for spec in consumers(settings, tenant)]
+        self.outages = Outages(self.conditions, self.broker, self.database.ping)
+        self.wake_up = WakeUp()
+        self.fleet = self._fleet()
+        self.slots = BatchSlots(settings.postgres_pool_size)
+        self.specs = worker_consumers(settings)
         self.pull_sources = {spec: self._pull_source(spec) for spec in self.specs}
         self.sources = Sources(self.broker, self.reconciler, self.pull_sources, self._on_max_deliveries)
-        self.outages = Outages(self.conditions, self.broker, self.database.ping)
         self.watchdog = self._watchdog()
         self.readiness = Readiness(
             self.conditions, self.outages, self.watchdog, self.sources.active, self.app.running_agents
@@ -173,23 +180,48 @@ class Container:
 
     async def _on_max_deliveries(self, spec: ConsumerSpec, delivery: Delivery) -> None:
         """Handle a message that reached the limit of an operator's consumer."""
+        tenant = spec.tenant or Tenant(delivery.subject.rpartition(".")[2])
         if spec.consumer_type == "dlq":
-            await self.replay.on_max_deliveries(spec.tenant, delivery)
+            await self.replay.on_max_deliveries(tenant, delivery)
         else:
-            await self.routing.on_max_deliveries(spec.tenant, spec.consumer_type, delivery)
+            await self.routing.on_max_deliveries(tenant, spec.consumer_type, delivery)
 
     def _pull_source(self, spec: ConsumerSpec) -> PullSource:
         channel = self.dead_letter_batches if spec.consumer_type == "dlq" else self.batches
         return PullSource(
             spec,
             broker=self.broker,
-            send=channel.send_item,
+            lanes=self._lanes(spec, channel.send_item),
             restore=partial(self.reconciler.restore, spec),
             unanswered=partial(self.conditions.unanswered.begin, spec.name),
             answered=partial(self.conditions.unanswered.end, spec.name),
             metrics=self.metrics,
             drain_budget=drain_budget(self.settings.stop_timeout),
         )
+
+    def _lanes(self, spec: ConsumerSpec, send: Send) -> Lanes:
+        if spec.tenant is not None:
+            return SingleLane(spec.tenant, spec.consumer_type, send)
+        limits = lane_limits(spec)
+        return CompanyLanes(
+            spec.consumer_type, send=send, companies=self.fleet, slots=self.slots, limits=limits
+        )
+
+    def _fleet(self) -> Fleet:
+        return Fleet(
+            rules=FleetRules.of(self.settings),
+            listed=partial(list_companies, self.database),
+            provision=self.bootstrap.provision,
+            outage=self.outages.database_down,
+            on_company=self._on_company,
+            on_refused=self.metrics.company_refused,
+            troubles=self.conditions.unserved,
+        )
+
+    def _on_company(self, tenant: Tenant) -> None:
+        """A company of the fleet is served from now on."""
+        self.metrics.add_company(tenant.company)
+        self.wake_up.notify()
 
     def _watchdog(self) -> Watchdog:
         return Watchdog(
@@ -221,31 +253,33 @@ class Container:
         return [PeriodicTask("samples for the page", SNAPSHOT_EVERY, status.history.record)]
 
     def _register_services(self) -> None:
-        wake_up = WakeUp()
         companies = CompanyStartup(
             specs=self.specs,
             stream=self.reconciler.stream,
             schema=self.bootstrap.schema,
             consumer=self.sources.make_consumer,
             start_source=self.sources.start_source,
-            on_company=wake_up.notify,
+            on_company=self.wake_up.notify,
             unserved=self.conditions.unserved,
         )
         startup = Startup(
-            steps=self.bootstrap.steps(),
+            steps=[*self.bootstrap.steps(), *self._fleet_steps()],
             companies=companies,
             sources=self.sources,
             conditions=self.conditions,
             fail=self.shutdown.fail,
             on_drained=self.settlement.stop,
         )
-        scheduler = Scheduler(self._periodic_tasks(companies), startup.ready, wake_up)
-        self.app.register_services(scheduler, startup)
+        scheduler = Scheduler(self._periodic_tasks(companies), startup.ready, self.wake_up)
+        self.app.register_services(scheduler, startup, *([self.fleet] if self.settings.fleet else []))
+
+    def _fleet_steps(self) -> list[StartupStep]:
+        return [StartupStep("companies", self.fleet.load)] if self.settings.fleet else []
 
     def _periodic_tasks(self, companies: CompanyStartup) -> list[PeriodicTask]:
         tasks = PeriodicTasks(
             database=self.database,
-            tenants=companies.companies,
+            tenants=self.fleet.tenants if self.settings.fleet else companies.companies,
             tables=self.tables.__getitem__,
             api=self.broker,
             specs=self.specs,

@@ -14,6 +14,7 @@ from events.delivery import Batch, Delivery
 from events.subjects import ConsumerType, Tenant
 from streams.config.settings import Settings
 from streams.jetstream.broker import Broker
+from streams.jetstream.lanes import SingleLane
 from streams.jetstream.pull_source import PullSource
 from streams.jetstream.specs import consumers
 from tests.reconcile import reconcile
@@ -49,7 +50,7 @@ class Counters:
 class StubSource:
     """A source whose status is set by the test."""
 
-    tenant: Tenant = field(default_factory=lambda: Tenant("KopiNusa"))
+    company: str = "KopiNusa"
     consumer_type: ConsumerType = "realtime"
     stream: str = "wa_events_stream"
     durable: str = "wa_realtime_KopiNusa"
@@ -61,7 +62,7 @@ class StubSource:
 
     @property
     def name(self) -> str:
-        return f"{self.consumer_type} {self.tenant.company}"
+        return f"{self.consumer_type} {self.company}"
 
 
 class Reader:
@@ -140,7 +141,7 @@ def pull_source(
 
     spec = replace(consumers(settings, tenant)[0], batch_size=batch_size, batch_bytes=batch_bytes)
     arguments: dict[str, Any] = {
-        "send": reader.send,
+        "lanes": SingleLane(tenant, "realtime", reader.send),
         "restore": restore,
         "unanswered": lambda reason: None,
         "answered": lambda: None,

@@ -11,6 +11,7 @@ from faust.cli import option
 from streams.cli.dead_letter_commands import exhausted, exhausted_discard, exhausted_replay, exhausted_show
 from streams.cli.operations import CommandApp, Operations, OperatorCommand
 from streams.jetstream import topology as jetstream
+from streams.jetstream.specs import worker_consumers
 from streams.version import VERSION
 
 __all__ = [
@@ -54,11 +55,12 @@ class topology(OperatorCommand):  # noqa: N801
         async with operations.connected() as broker:
             for line in await jetstream.description(broker, settings):
                 self.say(line)
-            changes = await jetstream.plan(broker, settings, settings.tenants, await broker.count_nodes())
+            specs = worker_consumers(settings)
+            changes = await jetstream.plan(broker, settings, specs, await broker.count_nodes())
             if apply:
                 await jetstream.apply(broker, changes)
             if drop_old:
-                changes += await jetstream.drop_old(broker, settings, settings.tenants)
+                changes += await jetstream.drop_old(broker, specs)
         for change in changes:
             self.say(f"{change.kind} {change.name}: {change.text}")
         for warning in await operations.durability_warnings():

@@ -86,6 +86,13 @@ class Bootstrap:
         for tenant in self.settings.tenants:
             await self.schema(tenant)
 
+    async def provision(self, tenant: Tenant) -> None:
+        """Make or adopt the schema of a company of a fleet. Raises `StorageError`."""
+        try:
+            await self.schema(tenant)
+        except Fatal as error:
+            raise migrations.SchemaProblem(str(error)) from error
+
     async def schema(self, tenant: Tenant) -> None:
         """Make or adopt a tenant's schema.
 

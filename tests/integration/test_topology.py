@@ -173,7 +173,7 @@ async def test_the_dlq_durable_begins_where_the_shared_one_stands(
         await message.ack_sync()
     await reconcile(broker, CONFIG, [ACME])
     assert await read_lag(broker, "dlq_stream", "v1_dlq_worker_consumer_Acme") == (1, 0)
-    assert await topology.drop_old(broker, CONFIG, [ACME]) == []
+    assert await topology.drop_old(broker, consumers(CONFIG, ACME)) == []
     assert await js.consumer_info("dlq_stream", "v1_dlq_worker_consumer")
 
 
@@ -184,11 +184,13 @@ async def test_an_old_durable_is_dropped_only_by_command_and_only_after_its_succ
     await topology.apply(broker, await topology.plan(broker, CONFIG, []))
     await js.subscribe(UPSERT, durable="wa_listener_Acme", stream="wa_events_stream", manual_ack=True)
     with pytest.raises(TopologyError, match="start the worker first"):
-        await topology.drop_old(broker, CONFIG, [ACME])
+        await topology.drop_old(broker, consumers(CONFIG, ACME))
     await reconcile(broker, CONFIG, [ACME])
     assert await js.consumer_info("wa_events_stream", "wa_listener_Acme")
-    assert actions(await topology.drop_old(broker, CONFIG, [ACME])) == [("wa_listener_Acme", "delete")]
-    assert await topology.drop_old(broker, CONFIG, [ACME]) == []
+    assert actions(await topology.drop_old(broker, consumers(CONFIG, ACME))) == [
+        ("wa_listener_Acme", "delete")
+    ]
+    assert await topology.drop_old(broker, consumers(CONFIG, ACME)) == []
     assert await reconcile(broker, CONFIG, [ACME]) == []
 
 

@@ -1,0 +1,204 @@
+"""The companies of a worker that serves all: each is provisioned at its first event."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Final, Self
+
+import mode
+
+from events.subjects import Tenant, company_problem
+from streams.config.settings import Settings
+from streams.jetstream.lanes import Admission
+from streams.lifecycle.conditions import WaitReasons
+from streams.lifecycle.retrying import until_done
+
+logger = logging.getLogger(__name__)
+
+# Seconds after which the database is asked again which companies have a schema, while others wait for one.
+LOOK_AGAIN: Final = 15.0
+# Seconds after which the next company is prepared, even if this one is not done.
+PREPARING: Final = 1.0
+# Names that events came with and that are not served, kept in memory.
+REMEMBERED: Final = 10_000
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class FleetRules:
+    """Which companies are served: by name or pattern, and how many are given a schema at their first event."""
+
+    allow: Sequence[str]
+    exclude: Sequence[str]
+    provision: bool
+    maximum: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The rules of these settings."""
+        return cls(
+            allow=settings.company_allow,
+            exclude=settings.company_exclude,
+            provision=settings.company_provision,
+            maximum=settings.company_max,
+        )
+
+    def allows(self, company: str) -> bool:
+        """Whether the company is to be served, and its name can be used."""
+        return (
+            any(fnmatchcase(company, pattern) for pattern in self.allow)
+            and not any(fnmatchcase(company, pattern) for pattern in self.exclude)
+            and company_problem(company) is None
+        )
+
+
+class Fleet(mode.Service):
+    """Knows the companies that have a schema, and gives one to those that come.
+
+    An event of a company that is not allowed is not handled, and stays in its stream. One of a company that may have
+    no schema, or whose schema is another's, comes again.
+    """
+
+    def __init__(
+        self,
+        *,
+        rules: FleetRules,
+        listed: Callable[[], Awaitable[Sequence[Tenant]]],
+        provision: Callable[[Tenant], Awaitable[None]],
+        outage: Callable[[], Awaitable[bool]],
+        on_company: Callable[[Tenant], None],
+        on_refused: Callable[[], None],
+        troubles: WaitReasons,
+    ) -> None:
+        """`listed` are the companies that have a schema; `on_company` is called for each one that is served."""
+        super().__init__()
+        self._rules = rules
+        self._listed = listed
+        self._provision = provision
+        self._outage = outage
+        self._on_company = on_company
+        self._on_refused = on_refused
+        self._troubles = troubles
+        self._by_schema: dict[str, Tenant] = {}
+        self._preparing: dict[Tenant, asyncio.Task[None]] = {}
+        self._served: set[Tenant] = set()
+        self._refused: _Recent = _Recent(REMEMBERED)
+        self._waiting: _Recent = _Recent(REMEMBERED)
+        self.tenants: list[Tenant] = []  # those that are served
+
+    async def load(self) -> None:
+        """Ask which companies there are. Raises `StorageError`."""
+        for tenant in await self._listed():
+            if self._rules.allows(tenant.company):
+                self._by_schema.setdefault(tenant.schema, tenant)
+
+    def admit(self, company: str) -> Admission:
+        """See `Companies.admit`."""
+        if company in self._refused:
+            self._on_refused()
+            return "refused"
+        tenant = Tenant(company)
+        if tenant in self._served:
+            return "served"
+        if not self._rules.allows(company):
+            self._refused.add(company)
+            self._on_refused()
+            return "refused"
+        owner = self._by_schema.get(tenant.schema)
+        if owner is None and self._rules.provision and len(self._by_schema) < self._rules.maximum:
+            owner = self._by_schema[tenant.schema] = tenant
+        if owner == tenant:
+            return "served"
+        self._wait(tenant, owner)
+        return "waits"
+
+    async def serve(self, tenant: Tenant) -> None:
+        """See `Companies.serve`."""
+        if tenant not in self._served:
+            await asyncio.shield(self._prepared(tenant))
+
+    async def outage(self) -> bool:
+        """See `Companies.outage`."""
+        return await self._outage()
+
+    async def on_started(self) -> None:
+        """Begin to look for companies that others have provisioned."""
+        self.add_future(self._look())
+
+    async def prepare_all(self) -> None:
+        """Bring every schema up to date, also of companies without events; those of events go before."""
+        for tenant in list(self._by_schema.values()):
+            if tenant not in self._served:
+                await asyncio.wait({self._prepared(tenant)}, timeout=PREPARING)
+
+    def _prepared(self, tenant: Tenant) -> asyncio.Task[None]:
+        if tenant not in self._preparing:
+            self._preparing[tenant] = asyncio.create_task(self._prepare(tenant))
+        return self._preparing[tenant]
+
+    async def _prepare(self, tenant: Tenant) -> None:
+        name = f"company {tenant.company}"
+        began = time.monotonic()
+        await until_done(partial(self._provision, tenant), partial(self._troubles.begin, name))
+        self._troubles.end(name)
+        self._served.add(tenant)
+        self.tenants.append(tenant)
+        del self._preparing[tenant]
+        self._on_company(tenant)
+        logger.info("served after %.1f s", time.monotonic() - began, extra={"company_id": tenant.company})
+
+    def _wait(self, tenant: Tenant, owner: Tenant | None) -> None:
+        if tenant.company in self._waiting:
+            return
+        self._waiting.add(tenant.company)
+        if owner is not None:
+            reason = f"its schema {tenant.schema} is that of {owner.company!r}, which differs only in case"
+            self._troubles.begin(f"company {tenant.company}", reason)
+        elif self._rules.provision:
+            reason = f"{self._rules.maximum} have a schema, and COMPANY_MAX allows no more"
+            self._troubles.begin("new companies", reason)
+        else:
+            self._troubles.begin("new companies", "no schema, and COMPANY_PROVISION is existing")
+
+    async def _look(self) -> None:
+        while not self.should_stop:
+            await self.sleep(LOOK_AGAIN)
+            if self._waiting:
+                await self._look_again()
+
+    async def _look_again(self) -> None:
+        try:
+            await self.load()
+        except Exception as error:
+            logger.debug("which companies have a schema is not known: %s", error)
+            return
+        self._waiting.clear()
+        self._troubles.end("new companies")
+
+
+class _Recent:
+    """The latest names, so many at most."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._names: OrderedDict[str, None] = OrderedDict()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def add(self, name: str) -> None:
+        self._names[name] = None
+        if len(self._names) > self._limit:
+            self._names.popitem(last=False)
+
+    def clear(self) -> None:
+        self._names.clear()
