@@ -61,7 +61,7 @@ class Container:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.shutdown = Shutdown(settings.stop_timeout)
-        self.conditions = Conditions()
+        self.conditions = Conditions(fleet=settings.fleet)
         self.consumer_states = ConsumerStates()
         self.companies = [tenant.company for tenant in settings.tenants]
         self.metrics = Metrics(self.companies, jid_limit=settings.metrics_jid_limit, version=VERSION)
@@ -215,7 +215,7 @@ class Container:
             outage=self.outages.database_down,
             on_company=self._on_company,
             on_refused=self.metrics.company_refused,
-            troubles=self.conditions.unserved,
+            troubles=self.conditions.companies,
         )
 
     def _on_company(self, tenant: Tenant) -> None:
@@ -238,7 +238,13 @@ class Container:
         readiness = self.readiness.reasons
         self.metrics.watch_readiness(readiness)
         metrics = self.metrics if self.settings.metrics_enabled else None
-        http.register(self.app, metrics=metrics, readiness=readiness, version=VERSION)
+        http.register(
+            self.app,
+            metrics=metrics,
+            readiness=readiness,
+            troubles=self.conditions.company_troubles,
+            version=VERSION,
+        )
         if metrics is None:
             return []
         status = WorkerStatus(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from time import monotonic
 from typing import Final, Literal, Protocol
 
 from events.delivery import Batch
@@ -78,7 +78,7 @@ class _Lane:
         self.tenant = tenant
         self.waiting: deque[JetDelivery] = deque()
         self.size = 0
-        self.moved = time.monotonic()
+        self.moved = monotonic()
         self.task: asyncio.Task[None] | None = None
 
     def add(self, delivery: JetDelivery) -> None:
@@ -88,7 +88,7 @@ class _Lane:
     @property
     def stalled(self) -> bool:
         """Whether deliveries wait although the agents took none for some time."""
-        return bool(self.waiting) and time.monotonic() - self.moved > STALLED
+        return bool(self.waiting) and monotonic() - self.moved > STALLED
 
 
 class CompanyLanes:
@@ -192,7 +192,7 @@ class CompanyLanes:
             room -= size
             taken.append(lane.waiting.popleft())
             self._remove(lane, size)
-        lane.moved = time.monotonic()
+        lane.moved = monotonic()
         self._changed.set()
         return taken
 
@@ -233,7 +233,7 @@ class CompanyLanes:
             batch = Batch(lane.tenant, self._consumer_type, self._take(lane), slot.release)
             await self._send(batch)
             await batch.released.wait()
-            lane.moved = time.monotonic()
+            lane.moved = monotonic()
         del self._lanes[lane.tenant.company]
 
 
