@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -19,6 +19,7 @@ from streams.config.settings import Settings
 from streams.jetstream.lanes import Admission
 from streams.lifecycle.conditions import WaitReasons
 from streams.lifecycle.retrying import until_done
+from tables.schema.companies import Company
 
 logger = logging.getLogger(__name__)
 
@@ -69,17 +70,24 @@ class Fleet(mode.Service):
         self,
         *,
         rules: FleetRules,
-        listed: Callable[[], Awaitable[Sequence[Tenant]]],
+        listed: Callable[[], Awaitable[Sequence[Company]]],
+        schemas: Callable[[], Awaitable[Collection[str]]],
+        busy: Callable[[str], bool],
         provision: Callable[[Tenant], Awaitable[None]],
         outage: Callable[[], Awaitable[bool]],
         on_company: Callable[[Tenant], None],
         on_refused: Callable[[], None],
         troubles: WaitReasons,
     ) -> None:
-        """`listed` are the companies that have a schema; `on_company` is called for each one that is served."""
+        """`listed` are the companies that have tables, `schemas` all schemas, also without tables.
+
+        `busy`: whether events of a company are in hand; `on_company` is called for each one that is served.
+        """
         super().__init__()
         self._rules = rules
         self._listed = listed
+        self._schemas = schemas
+        self._busy = busy
         self._provision = provision
         self._outage = outage
         self._on_company = on_company
@@ -94,9 +102,9 @@ class Fleet(mode.Service):
 
     async def load(self) -> None:
         """Ask which companies there are. Raises `StorageError`."""
-        for tenant in await self._listed():
-            if self._rules.allows(tenant.company):
-                self._by_schema.setdefault(tenant.schema, tenant)
+        for company in await self._listed():
+            if company.name is not None and self._rules.allows(company.name):
+                self._by_schema.setdefault(company.schema, Tenant(company.name))
 
     def admit(self, company: str) -> Admission:
         """See `Companies.admit`."""
@@ -128,7 +136,7 @@ class Fleet(mode.Service):
         return await self._outage()
 
     async def on_started(self) -> None:
-        """Begin to look for companies that others have provisioned."""
+        """Begin to look for companies that others have provisioned, or whose schema they have dropped."""
         self.add_future(self._look())
 
     async def prepare_all(self) -> None:
@@ -169,17 +177,38 @@ class Fleet(mode.Service):
     async def _look(self) -> None:
         while not self.should_stop:
             await self.sleep(LOOK_AGAIN)
-            if self._waiting:
-                await self._look_again()
+            try:
+                await self.look()
+            except Exception as error:
+                logger.debug("which companies have a schema is not known: %s", error)
 
-    async def _look_again(self) -> None:
-        try:
-            await self.load()
-        except Exception as error:
-            logger.debug("which companies have a schema is not known: %s", error)
+    async def look(self) -> None:
+        """See which schemas others have made or dropped meanwhile (FLT-6, FLT-9). Raises `StorageError`."""
+        await self._leave_dropped()
+        if not self._waiting:
             return
+        await self.load()
         self._waiting.clear()
         self._troubles.end("new companies")
+
+
+    async def _leave_dropped(self) -> None:
+        """Serve no longer whose schema is gone; its next event makes one, as that of any new company."""
+        served = list(self._served)
+        if not served:
+            return
+        schemas = await self._schemas()
+        for tenant in served:
+            if tenant.schema in schemas:
+                continue
+            logger.warning("its schema was dropped", extra={"company_id": tenant.company})
+            self._served.discard(tenant)
+            self.tenants.remove(tenant)
+            del self._by_schema[tenant.schema]
+            # What is in hand waits for its tables, and admits nothing anew.
+            if self._busy(tenant.company):
+                self._by_schema[tenant.schema] = tenant
+                self._prepared(tenant)
 
 
 class _Recent:
