@@ -147,7 +147,7 @@ class Settings:
         "auto",
         PROVISION,
         "with `COMPANY_ID=*`: auto: a new company gets its schema at its first event; existing: only by "
-        "`companies provision`",
+        "`companies-provision`",
     )
     company_max: int = variable(
         "COMPANY_MAX",

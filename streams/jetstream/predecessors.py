@@ -59,7 +59,7 @@ async def _companies(api: Api, spec: ConsumerSpec) -> list[Position]:
     prefixes = (spec.company_durable, spec.predecessor.removesuffix(ALL_COMPANIES))
     return [
         _position(spec, info, last)
-        async for info in _consumers(api, spec.stream)
+        async for info in list_consumers(api, spec.stream)
         if info["name"].startswith(prefixes) and info["name"] != spec.durable
     ]
 
@@ -86,8 +86,8 @@ async def _last_sequence(api: Api, spec: ConsumerSpec) -> int | None:
     return None if stream is None else int(stream["state"]["last_seq"])
 
 
-async def _consumers(api: Api, stream: str) -> AsyncIterator[Mapping[str, Any]]:
-    """Every consumer of a stream, page by page."""
+async def list_consumers(api: Api, stream: str) -> AsyncIterator[Mapping[str, Any]]:
+    """Every consumer of a stream, page by page. Raises `TopologyError` and `BrokerError`."""
     offset, total = 0, 1
     while offset < total:
         try:

@@ -191,7 +191,6 @@ class Fleet(mode.Service):
         self._waiting.clear()
         self._troubles.end("new companies")
 
-
     async def _leave_dropped(self) -> None:
         """Serve no longer whose schema is gone; its next event makes one, as that of any new company."""
         served = list(self._served)

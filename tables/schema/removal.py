@@ -47,14 +47,16 @@ async def require_no_dependents(database: Database, schema: str) -> None:
         rows = await connection.fetch(load("removal", "")["dependents"], schema)
     if rows:
         names = ", ".join(row["name"] for row in rows)
-        raise SchemaProblem(f"{names} would go with schema {schema}: drop or change what uses its tables first")
+        raise SchemaProblem(
+            f"{names} would go with schema {schema}: drop or change what uses its tables first"
+        )
 
 
 async def drop(database: Database, schema: str) -> None:
     """Drop a schema with all that is in it; nothing if there is none.
 
-    Only this company's tables are locked, for which no try waits longer than a moment, and the publication is not: other
-    companies go on. Raises `SchemaProblem` if others depend on its tables, `QueryTimeout` that names who holds a
+    Only this company's tables are locked, for which no try waits longer than a moment, and the publication is not:
+    other companies go on. Raises `SchemaProblem` if others depend on its tables, `QueryTimeout` that names who holds a
     lock in the way, otherwise `StorageError`; then nothing was dropped.
     """
     sql = load("removal", schema)
@@ -87,7 +89,7 @@ async def count_exhausted(database: Database, schemas: Sequence[str]) -> Mapping
 
 def _counting(schemas: Sequence[str]) -> str:
     texts = (
-        load("removal", schema)["exhausted"].replace("{number}", str(number))
+        load("removal", schema)["exhausted"].replace("{number}", str(number), 1)
         for number, schema in enumerate(schemas)
     )
     return " UNION ALL ".join(texts)
