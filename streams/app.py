@@ -88,7 +88,6 @@ class Container:
         self.replay = self._replay()
         self.outages = Outages(self.conditions, self.broker, self.database.ping)
         self.wake_up = WakeUp()
-        self.company_lanes: list[CompanyLanes] = []
         self.fleet = self._fleet()
         self.slots = BatchSlots(settings.postgres_pool_size)
         self.specs = worker_consumers(settings)
@@ -205,18 +204,16 @@ class Container:
         if spec.tenant is not None:
             return SingleLane(spec.tenant, spec.consumer_type, send)
         limits = lane_limits(spec)
-        lanes = CompanyLanes(
+        return CompanyLanes(
             spec.consumer_type, send=send, companies=self.fleet, slots=self.slots, limits=limits
         )
-        self.company_lanes.append(lanes)
-        return lanes
 
     def _fleet(self) -> Fleet:
         return Fleet(
             rules=FleetRules.of(self.settings),
             listed=partial(list_companies, self.database),
             schemas=partial(existing_schemas, self.database),
-            busy=lambda company: any(company in lanes for lanes in self.company_lanes),
+            halted=self.conditions.halted_companies,
             provision=self.bootstrap.provision,
             outage=self.outages.database_down,
             on_company=self._on_company,

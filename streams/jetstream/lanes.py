@@ -120,10 +120,6 @@ class CompanyLanes:
         self._changed = asyncio.Event()
         self._returns = _Returns()
 
-    def __contains__(self, company: str) -> bool:
-        """Whether events of this company are in hand, not yet written."""
-        return company in self._lanes
-
     async def hand_over(self, deliveries: Sequence[JetDelivery]) -> None:
         """See `Lanes.hand_over`."""
         for delivery in deliveries:

@@ -77,6 +77,10 @@ class Conditions:
         # Sources whose requests are not answered.
         self.unanswered = WaitReasons("{name}: {reason}", "{name} is there again")
 
+    def halted_companies(self) -> set[str]:
+        """The companies with events in hand that wait for their tables."""
+        return {name.partition(" ")[2] for name in self.pauses.all() if name.startswith(_FOR_DATABASE)}
+
     def paused(self, waiter: str, reason: str) -> None:
         """Processing waits."""
         self.pauses.begin(waiter, reason)

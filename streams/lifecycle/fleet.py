@@ -72,7 +72,7 @@ class Fleet(mode.Service):
         rules: FleetRules,
         listed: Callable[[], Awaitable[Sequence[Company]]],
         schemas: Callable[[], Awaitable[Collection[str]]],
-        busy: Callable[[str], bool],
+        halted: Callable[[], Collection[str]],
         provision: Callable[[Tenant], Awaitable[None]],
         outage: Callable[[], Awaitable[bool]],
         on_company: Callable[[Tenant], None],
@@ -81,13 +81,14 @@ class Fleet(mode.Service):
     ) -> None:
         """`listed` are the companies that have tables, `schemas` all schemas, also without tables.
 
-        `busy`: whether events of a company are in hand; `on_company` is called for each one that is served.
+        `halted` are those with events in hand that wait for their tables; `on_company` is called for each one that is
+        served.
         """
         super().__init__()
         self._rules = rules
         self._listed = listed
         self._schemas = schemas
-        self._busy = busy
+        self._halted = halted
         self._provision = provision
         self._outage = outage
         self._on_company = on_company
@@ -194,19 +195,16 @@ class Fleet(mode.Service):
     async def _leave_dropped(self) -> None:
         """Serve no longer whose schema is gone; its next event makes one, as that of any new company."""
         served = list(self._served)
-        if not served:
-            return
         schemas = await self._schemas()
         for tenant in served:
-            if tenant.schema in schemas:
-                continue
-            logger.warning("its schema was dropped", extra={"company_id": tenant.company})
-            self._served.discard(tenant)
-            self.tenants.remove(tenant)
-            del self._by_schema[tenant.schema]
-            # What is in hand waits for its tables, and admits nothing anew.
-            if self._busy(tenant.company):
-                self._by_schema[tenant.schema] = tenant
+            if tenant.schema not in schemas:
+                logger.warning("its schema was dropped", extra={"company_id": tenant.company})
+                self._served.discard(tenant)
+                self.tenants.remove(tenant)
+                del self._by_schema[tenant.schema]
+        # What was in hand waits for tables, and is not admitted anew.
+        for tenant in map(Tenant, self._halted()):
+            if tenant.schema not in schemas and self._by_schema.setdefault(tenant.schema, tenant) == tenant:
                 self._prepared(tenant)
 
 
