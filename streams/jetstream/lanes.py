@@ -36,6 +36,10 @@ class Lanes(Protocol):
         """Pass them on in order; returns when the source may pull again."""
         ...
 
+    def close(self) -> None:
+        """Pass on nothing more; what is left is for the source to give back."""
+        ...
+
 
 class SingleLane:
     """The lane of a consumer that delivers one company's events: what was pulled is one batch.
@@ -53,6 +57,9 @@ class SingleLane:
         batch = Batch(self._tenant, self._consumer_type, deliveries)
         await self._send(batch)
         await batch.released.wait()
+
+    def close(self) -> None:
+        """See `Lanes.close`."""
 
 
 class Companies(Protocol):
@@ -125,6 +132,13 @@ class CompanyLanes:
         for delivery in deliveries:
             await self._sort(delivery)
         await self._room()
+
+    def close(self) -> None:
+        """See `Lanes.close`."""
+        for lane in self._lanes.values():
+            lane.waiting.clear()
+            if lane.task is not None:
+                lane.task.cancel()
 
     def stalled(self) -> dict[str, str]:
         """What stands still, as text by company."""

@@ -22,10 +22,12 @@ from streams.lifecycle.retrying import until_done
 
 logger = logging.getLogger(__name__)
 
-# Seconds after which the database is asked again which companies have a schema, while others wait for one.
+# Seconds after which the database is asked again which companies have a schema.
 LOOK_AGAIN: Final = 15.0
 # Seconds after which the next company is prepared, even if this one is not done.
 PREPARING: Final = 1.0
+# The wait of companies that have no schema.
+_NEW: Final = "new companies"
 # Names that events came with and that are not served, kept in memory.
 REMEMBERED: Final = 10_000
 
@@ -86,6 +88,7 @@ class Fleet(mode.Service):
         self._on_refused = on_refused
         self._troubles = troubles
         self._by_schema: dict[str, Tenant] = {}
+        self._loaded = asyncio.Event()
         self._preparing: dict[Tenant, asyncio.Task[None]] = {}
         self._served: set[Tenant] = set()
         self._refused: _Recent = _Recent(REMEMBERED)
@@ -94,9 +97,21 @@ class Fleet(mode.Service):
 
     async def load(self) -> None:
         """Ask which companies there are. Raises `StorageError`."""
-        for tenant in await self._listed():
-            if self._rules.allows(tenant.company):
-                self._by_schema.setdefault(tenant.schema, tenant)
+        before = set(self._served)
+        listed = [tenant for tenant in await self._listed() if self._rules.allows(tenant.company)]
+        for tenant in listed:
+            self._by_schema.setdefault(tenant.schema, tenant)
+        for tenant in before.difference(listed):
+            self._forget(tenant)
+        self._waiting.clear()
+        self._troubles.end(_NEW)
+        self._loaded.set()
+
+    def _forget(self, tenant: Tenant) -> None:
+        """Its schema is gone; with its next event it is a new company."""
+        self._served.discard(tenant)
+        self.tenants.remove(tenant)
+        self._by_schema.pop(tenant.schema, None)
 
     def admit(self, company: str) -> Admission:
         """See `Companies.admit`."""
@@ -128,7 +143,7 @@ class Fleet(mode.Service):
         return await self._outage()
 
     async def on_started(self) -> None:
-        """Begin to look for companies that others have provisioned."""
+        """Prepare the companies that are there, and look for those that others provision."""
         self.add_future(self._look())
 
     async def prepare_all(self) -> None:
@@ -158,28 +173,23 @@ class Fleet(mode.Service):
             return
         self._waiting.add(tenant.company)
         if owner is not None:
-            reason = f"its schema {tenant.schema} is that of {owner.company!r}, which differs only in case"
-            self._troubles.begin(f"company {tenant.company}", reason)
+            reason = f"is that of {owner.company!r}: events of {tenant.company!r}, which differs only in case, wait"
+            self._troubles.begin(f"schema {tenant.schema}", reason)
         elif self._rules.provision:
             reason = f"{self._rules.maximum} have a schema, and COMPANY_MAX allows no more"
-            self._troubles.begin("new companies", reason)
+            self._troubles.begin(_NEW, reason)
         else:
-            self._troubles.begin("new companies", "no schema, and COMPANY_PROVISION is existing")
+            self._troubles.begin(_NEW, "no schema, and COMPANY_PROVISION is existing")
 
     async def _look(self) -> None:
+        await self._loaded.wait()
         while not self.should_stop:
+            await self.prepare_all()
             await self.sleep(LOOK_AGAIN)
-            if self._waiting:
-                await self._look_again()
-
-    async def _look_again(self) -> None:
-        try:
-            await self.load()
-        except Exception as error:
-            logger.debug("which companies have a schema is not known: %s", error)
-            return
-        self._waiting.clear()
-        self._troubles.end("new companies")
+            try:
+                await self.load()
+            except Exception as error:
+                logger.debug("which companies have a schema is not known: %s", error)
 
 
 class _Recent:
