@@ -106,11 +106,9 @@ async def test_a_new_company_is_served_by_its_first_event(
         probe = await visit(prefix + name)
         await probe.publish(UPSERT, builders.message())
         await stored(probe, 1)
-    assert worker.scrape().value(
-        "message_event_service_events_processed_total",
-        event_type=UPSERT,
-        company_id=f"{prefix}Two",
-        consumer_type="realtime",
+    labels = {"event_type": UPSERT, "company_id": f"{prefix}Two", "consumer_type": "realtime"}
+    await comes_true(
+        lambda: worker.scrape().value("message_event_service_events_processed_total", **labels) == 1
     )
 
 
