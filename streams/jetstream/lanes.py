@@ -14,7 +14,7 @@ from events.errors import BrokerError
 from events.subjects import ConsumerType, Tenant
 from streams.jetstream.batch_slots import BatchSlots
 from streams.jetstream.in_flight import JetDelivery
-from streams.jetstream.specs import LaneLimits
+from streams.jetstream.specs import ConsumerSpec, LaneLimits, lane_limits
 
 Send = Callable[[Batch], Awaitable[None]]
 # What becomes of a company's events: they are handled, acknowledged without being handled, or come again later.
@@ -277,3 +277,12 @@ class _Returns:
         if self._times and (times := self._times.pop(delivery.metadata.stream_sequence, 0)):
             metadata = delivery.metadata
             delivery.metadata = metadata._replace(num_delivered=max(1, metadata.num_delivered - times))
+
+
+def lanes(spec: ConsumerSpec, send: Send, companies: Companies, slots: BatchSlots) -> Lanes:
+    """The lanes of a consumer: one if it delivers the events of one company."""
+    if spec.tenant is not None:
+        return SingleLane(spec.tenant, spec.consumer_type, send)
+    return CompanyLanes(
+        spec.consumer_type, send=send, companies=companies, slots=slots, limits=lane_limits(spec)
+    )
