@@ -34,8 +34,8 @@ async def read_lag(api: Api, stream: str, durable: str) -> Lag:
     return Lag(state.num_pending, state.num_ack_pending)
 
 
-async def reconcile(api: Api, settings: Settings, tenants: Iterable[Tenant]) -> list[TopologyChange]:
-    """Plan and apply; what was planned."""
+async def reconcile(api: Api, settings: Settings, tenants: Iterable[Tenant | None]) -> list[TopologyChange]:
+    """Plan and apply; what was planned. None among the tenants: the shared consumers of a fleet."""
     specs = [spec for tenant in tenants for spec in consumers(settings, tenant)]
     changes = await plan(api, settings, specs)
     await apply(api, changes)

@@ -1,7 +1,7 @@
 """The commands but `worker`: `migrate`, `topology`, `version`, and those for companies and exhausted events.
 
 They run without Faust's worker around them, so that their output is their own and their exit code is plain. Faust
-knows a command once its class is made: all of them are named here, and `streams.app` imports this module.
+knows a command once its class is made: all of them are named here, and `streams.container` imports this module.
 """
 
 from __future__ import annotations

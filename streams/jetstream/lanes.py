@@ -14,7 +14,7 @@ from events.errors import BrokerError
 from events.subjects import ConsumerType, Tenant
 from streams.jetstream.batch_slots import BatchSlots
 from streams.jetstream.in_flight import JetDelivery
-from streams.jetstream.specs import LaneLimits
+from streams.jetstream.specs import ConsumerSpec, LaneLimits, lane_limits
 
 Send = Callable[[Batch], Awaitable[None]]
 # What becomes of a company's events: they are handled, acknowledged without being handled, or come again later.
@@ -36,6 +36,10 @@ class Lanes(Protocol):
         """Pass them on in order; returns when the source may pull again."""
         ...
 
+    def close(self) -> None:
+        """Pass on nothing more; what is left is for the source to give back."""
+        ...
+
 
 class SingleLane:
     """The lane of a consumer that delivers one company's events: what was pulled is one batch.
@@ -53,6 +57,9 @@ class SingleLane:
         batch = Batch(self._tenant, self._consumer_type, deliveries)
         await self._send(batch)
         await batch.released.wait()
+
+    def close(self) -> None:
+        """See `Lanes.close`."""
 
 
 class Companies(Protocol):
@@ -125,6 +132,13 @@ class CompanyLanes:
         for delivery in deliveries:
             await self._sort(delivery)
         await self._room()
+
+    def close(self) -> None:
+        """See `Lanes.close`."""
+        for lane in self._lanes.values():
+            lane.waiting.clear()
+            if lane.task is not None:
+                lane.task.cancel()
 
     def stalled(self) -> dict[str, str]:
         """What stands still, as text by company."""
@@ -263,3 +277,12 @@ class _Returns:
         if self._times and (times := self._times.pop(delivery.metadata.stream_sequence, 0)):
             metadata = delivery.metadata
             delivery.metadata = metadata._replace(num_delivered=max(1, metadata.num_delivered - times))
+
+
+def lanes(spec: ConsumerSpec, send: Send, companies: Companies, slots: BatchSlots) -> Lanes:
+    """The lanes of a consumer: one if it delivers the events of one company."""
+    if spec.tenant is not None:
+        return SingleLane(spec.tenant, spec.consumer_type, send)
+    return CompanyLanes(
+        spec.consumer_type, send=send, companies=companies, slots=slots, limits=lane_limits(spec)
+    )

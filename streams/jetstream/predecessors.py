@@ -46,8 +46,10 @@ async def _existing_service(api: Api, spec: ConsumerSpec) -> Position | None:
 
 
 async def _look_up(api: Api, spec: ConsumerSpec, name: str) -> Position | None:
+    if await look_up(api, "consumer", spec.stream, name) is None:
+        return None
     last = await _last_sequence(api, spec)
-    info = None if last is None else await look_up(api, "consumer", spec.stream, name)
+    info = await look_up(api, "consumer", spec.stream, name)
     return None if info is None else _position(spec, info, last or 0)
 
 

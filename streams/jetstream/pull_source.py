@@ -131,6 +131,7 @@ class PullSource(mode.Service):
         self._loop_task.cancel()
         self._requests.closed = True
         await self._in_flight.wait_empty(max(deadline - time.monotonic(), 0.0))
+        self._lanes.close()
         unsettled = await self._in_flight.nak_all()
         if unsettled:
             logger.warning("%s gave %d messages back", self.durable, unsettled)

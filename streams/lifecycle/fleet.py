@@ -23,10 +23,12 @@ from tables.schema.companies import Company
 
 logger = logging.getLogger(__name__)
 
-# Seconds after which the database is asked again which companies have a schema, while others wait for one.
+# Seconds after which the database is asked again which companies have a schema.
 LOOK_AGAIN: Final = 15.0
 # Seconds after which the next company is prepared, even if this one is not done.
 PREPARING: Final = 1.0
+# The wait of companies that have no schema.
+_NEW: Final = "new companies"
 # Names that events came with and that are not served, kept in memory.
 REMEMBERED: Final = 10_000
 
@@ -95,6 +97,7 @@ class Fleet(mode.Service):
         self._on_refused = on_refused
         self._troubles = troubles
         self._by_schema: dict[str, Tenant] = {}
+        self._loaded = asyncio.Event()
         self._preparing: dict[Tenant, asyncio.Task[None]] = {}
         self._served: set[Tenant] = set()
         self._refused: _Recent = _Recent(REMEMBERED)
@@ -103,9 +106,31 @@ class Fleet(mode.Service):
 
     async def load(self) -> None:
         """Ask which companies there are. Raises `StorageError`."""
+        served = list(self._served)
+        schemas = await self._schemas()
         for company in await self._listed():
             if company.name is not None and self._rules.allows(company.name):
                 self._by_schema.setdefault(company.schema, Tenant(company.name))
+        for tenant in served:
+            if tenant.schema not in schemas:
+                self._forget(tenant)
+        for tenant in set(self._by_schema.values()) - self._served - self._preparing.keys():
+            if tenant.schema not in schemas:
+                del self._by_schema[tenant.schema]
+        # What was in hand waits for tables, and is not admitted anew.
+        for tenant in map(Tenant, self._halted()):
+            if tenant.schema not in schemas and self._by_schema.setdefault(tenant.schema, tenant) == tenant:
+                self._prepared(tenant)
+        self._waiting.clear()
+        self._troubles.end(_NEW)
+        self._loaded.set()
+
+    def _forget(self, tenant: Tenant) -> None:
+        """Its schema is gone; with its next event it is a new company (FLT-9)."""
+        logger.warning("its schema was dropped", extra={"company_id": tenant.company})
+        self._served.discard(tenant)
+        self.tenants.remove(tenant)
+        self._by_schema.pop(tenant.schema, None)
 
     def admit(self, company: str) -> Admission:
         """See `Companies.admit`."""
@@ -137,7 +162,7 @@ class Fleet(mode.Service):
         return await self._outage()
 
     async def on_started(self) -> None:
-        """Begin to look for companies that others have provisioned, or whose schema they have dropped."""
+        """Prepare the companies that are there, and look for those that others provision."""
         self.add_future(self._look())
 
     async def prepare_all(self) -> None:
@@ -167,45 +192,23 @@ class Fleet(mode.Service):
             return
         self._waiting.add(tenant.company)
         if owner is not None:
-            reason = f"its schema {tenant.schema} is that of {owner.company!r}, which differs only in case"
-            self._troubles.begin(f"company {tenant.company}", reason)
+            reason = f"is that of {owner.company!r}: events of {tenant.company!r}, which differs only in case, wait"
+            self._troubles.begin(f"schema {tenant.schema}", reason)
         elif self._rules.provision:
             reason = f"{self._rules.maximum} have a schema, and COMPANY_MAX allows no more"
-            self._troubles.begin("new companies", reason)
+            self._troubles.begin(_NEW, reason)
         else:
-            self._troubles.begin("new companies", "no schema, and COMPANY_PROVISION is existing")
+            self._troubles.begin(_NEW, "no schema, and COMPANY_PROVISION is existing")
 
     async def _look(self) -> None:
+        await self._loaded.wait()
         while not self.should_stop:
+            await self.prepare_all()
             await self.sleep(LOOK_AGAIN)
             try:
-                await self.look()
+                await self.load()
             except Exception as error:
                 logger.debug("which companies have a schema is not known: %s", error)
-
-    async def look(self) -> None:
-        """See which schemas others have made or dropped meanwhile (FLT-6, FLT-9). Raises `StorageError`."""
-        await self._leave_dropped()
-        if not self._waiting:
-            return
-        await self.load()
-        self._waiting.clear()
-        self._troubles.end("new companies")
-
-    async def _leave_dropped(self) -> None:
-        """Serve no longer whose schema is gone; its next event makes one, as that of any new company."""
-        served = list(self._served)
-        schemas = await self._schemas()
-        for tenant in served:
-            if tenant.schema not in schemas:
-                logger.warning("its schema was dropped", extra={"company_id": tenant.company})
-                self._served.discard(tenant)
-                self.tenants.remove(tenant)
-                del self._by_schema[tenant.schema]
-        # What was in hand waits for tables, and is not admitted anew.
-        for tenant in map(Tenant, self._halted()):
-            if tenant.schema not in schemas and self._by_schema.setdefault(tenant.schema, tenant) == tenant:
-                self._prepared(tenant)
 
 
 class _Recent:
