@@ -32,7 +32,7 @@ class companies(OperatorCommand):  # noqa: N801 - Faust takes the command's name
         option("--limit", type=int, default=1000, show_default=True, help="At most so many."),
     ]
 
-    async def run(self, pattern: str, lag: bool, limit: int) -> None:
+    async def run(self, pattern: str, no_lag: bool, limit: int) -> None:
         """See the class."""
         if limit < 1:
             raise CommandFailed(f"--limit {limit}: expected 1 or more")
@@ -40,7 +40,7 @@ class companies(OperatorCommand):  # noqa: N801 - Faust takes the command's name
         async with operations.storage(), operations.connected() as broker:
             known = await survey(broker, operations.settings)
             found = await overviews(
-                broker, operations.database, operations.settings, known, pattern=pattern, lag=lag
+                broker, operations.database, operations.settings, known, pattern=pattern, lag=not no_lag
             )
         shown = found[:limit]
         self.say(json.dumps(as_objects(shown)) if self.json else as_table(shown))

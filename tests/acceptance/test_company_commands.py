@@ -243,3 +243,39 @@ async def test_exhausted_events_of_all_companies_of_a_fleet_are_handled_with_one
     assert done.stdout.strip() == "Acme 1 discarded"
     assert _listed(run, "--no-lag")[fleet.company]["exhausted"] == 1
     assert _listed(run, "--no-lag")["Acme"]["exhausted"] == 0
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.rule("FLT-1", "FLT-9")
+async def test_nothing_is_lost_or_doubled_when_a_company_moves_out_of_a_fleet_and_back_while_events_come(
+    run: Run, start: Start, fleet: CompanyProbe
+) -> None:
+    async def stored(first: int) -> None:
+        payloads = [builders.message(message_id=f"M{number}") for number in range(first, first + 20)]
+        await fleet.publish_many("v1.messages.upsert", payloads)
+        await fleet.holds("messages", first + 20)
+
+    shared = start("*")
+    await fleet.publish("v1.chats.upsert", builders.chat())
+    await comes_to(1, lambda: _count(fleet, "chats"))
+    await stored(0)
+    own = start(fleet.company)
+    await stored(20)
+    assert shared.stop() == 0
+    # Between the two of them only its own worker serves the company.
+    await stored(40)
+    excluding = start("*", COMPANY_EXCLUDE=fleet.company)
+    await stored(60)
+    await comes_true(lambda: excluding.scrape().value("daisi_fleet_refused_events_total") >= 20)
+    assert excluding.stop() == 0
+    start("*")
+    await fleet.settled()
+    assert own.stop() == 0
+    await stored(80)
+
+    forgotten = run("companies-forget", fleet.company, "--yes")
+    assert forgotten.returncode == 0, forgotten.stderr
+    [seen] = command_json(run)
+    assert (seen["served_by"], seen["is_served"]) == ("fleet", True)
+    assert await fleet.count("message_keys") == 100
+    assert await fleet.letters() == 0
