@@ -23,6 +23,7 @@ _COLUMNS: Final = ("company", "lag", "dead letters", "exhausted", "size", "serve
 _STRANGERS: Final = 1000
 _EVENTS: Final[tuple[ConsumerType, ...]] = ("realtime", "historical")
 _DEAD_LETTERS: Final[tuple[ConsumerType, ...]] = ("dlq",)
+_EXCLUDED: Final = "excluded"
 _CALLED: Final[Mapping[Owner, str]] = {
     "company": "own worker",
     "existing": "existing service",
@@ -48,7 +49,8 @@ class Overview:
     def trouble(self) -> tuple[Any, ...]:
         """The order in which an operator looks at them."""
         lag, dead = self.lag or NONE, self.dead_letters or NONE
-        unserved = not self.is_served and bool(self.stored if self.lag is None else lag.most)
+        waits = bool(self.stored if self.lag is None else lag.most)
+        unserved = waits and not self.is_served and self.service != _EXCLUDED
         return not unserved, -lag.most, -dead.most, -(self.exhausted or 0), self.company or self.schema or ""
 
 
@@ -68,7 +70,7 @@ class CompanyService:
         if (problem := company_problem(company)) is not None:
             return f"refused: {problem}"
         if not rules.allows(company):
-            return "excluded"
+            return _EXCLUDED
         owner = self.owners.get(Tenant(company).schema)
         if owner is None and not rules.provision:
             return "waits for companies-provision"
