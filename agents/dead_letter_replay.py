@@ -123,7 +123,7 @@ class DeadLetterReplayer:
         for delivery in batch.deliveries:
             self._meter.dlq_submitted(batch.tenant.company)
             await self._queue_of(batch.tenant).put(delivery)
-        batch.release()
+        batch.finish()
 
     def _queue_of(self, tenant: Tenant) -> asyncio.Queue[Delivery]:
         if tenant not in self._queues:

@@ -98,7 +98,7 @@ class Routing:
             logger.exception("unexpected exception in the routing agent; its events come again")
             await self._nak_all(batch)
         finally:
-            batch.release()
+            batch.finish()
 
     async def _nak_all(self, batch: Batch) -> None:
         # Left unsettled they would stay in flight for ever; for those that are settled it has no effect.

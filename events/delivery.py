@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -74,8 +74,8 @@ class SourceStatus(Protocol):
         ...
 
     @property
-    def tenant(self) -> Tenant:
-        """Whose events it pulls."""
+    def company(self) -> str:
+        """Whose events it pulls; `*` for all companies."""
         ...
 
     @property
@@ -127,15 +127,22 @@ class TooLarge(Exception):
 class Batch:
     """Deliveries of one tenant from one source, in stream order: one item of a channel.
 
-    The agent calls `release` when the source may pull the next batch; the deliveries themselves are settled one by
-    one, before or after that.
+    The agent calls `release` when it takes the next batch, and `finish` when it is done with this one; the deliveries
+    themselves are settled one by one, before or after that.
     """
 
     tenant: Tenant
     consumer_type: ConsumerType
     deliveries: Sequence[Delivery]
+    on_finished: Callable[[], None] | None = None
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
     def release(self) -> None:
-        """Let the source pull its next batch."""
+        """Let the source send its next batch."""
         self.released.set()
+
+    def finish(self) -> None:
+        """The agent does no more for this batch: everything is written, and settled or handed on."""
+        self.released.set()
+        if self.on_finished is not None:
+            self.on_finished()

@@ -19,6 +19,8 @@ REALTIME: Final = (
 HISTORICAL: Final = ("v1.history.chats", "v1.history.messages", "v1.history.contacts")
 EVENT_TYPES: Final = REALTIME + HISTORICAL
 
+# In `COMPANY_ID`, in the filter of a consumer and as a label: every company. No company can have this name.
+ALL_COMPANIES: Final = "*"
 # PostgreSQL cuts identifiers at 63 bytes, and the schema is `daisi_` + company.
 MAX_COMPANY_BYTES: Final = 57
 _FORBIDDEN: Final = frozenset(".*>/\\")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
+from events.subjects import Tenant
 from tables.connection.pool import Database
 from tables.exhausted import ExhaustedEvents
 from tables.mutation_writer import MutationWriter
@@ -64,3 +65,15 @@ class TenantTables:
         """When an event was last parked; None without any."""
         async with self._database.connection() as connection:
             return await self.exhausted.newest(connection)
+
+
+class CompanyTables(dict[Tenant, TenantTables]):
+    """Each company's tables, made when they are first asked for."""
+
+    def __init__(self, make: Callable[[Tenant], TenantTables]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, tenant: Tenant) -> TenantTables:
+        tables = self[tenant] = self._make(tenant)
+        return tables

@@ -10,6 +10,7 @@ from events.subjects import Tenant
 from streams.config.settings import Settings
 from streams.jetstream.changes import TopologyChange
 from streams.jetstream.consumer_state import ConsumerStates
+from streams.jetstream.specs import consumers
 from streams.jetstream.stream_reader import Api
 from streams.jetstream.topology import apply, plan
 
@@ -33,8 +34,9 @@ async def read_lag(api: Api, stream: str, durable: str) -> Lag:
     return Lag(state.num_pending, state.num_ack_pending)
 
 
-async def reconcile(api: Api, settings: Settings, tenants: Iterable[Tenant]) -> list[TopologyChange]:
-    """Plan and apply; what was planned."""
-    changes = await plan(api, settings, tenants)
+async def reconcile(api: Api, settings: Settings, tenants: Iterable[Tenant | None]) -> list[TopologyChange]:
+    """Plan and apply; what was planned. None among the tenants: the shared consumers of a fleet."""
+    specs = [spec for tenant in tenants for spec in consumers(settings, tenant)]
+    changes = await plan(api, settings, specs)
     await apply(api, changes)
     return changes

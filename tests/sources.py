@@ -13,9 +13,11 @@ from typing import Any
 from events.delivery import Batch, Delivery
 from events.subjects import ConsumerType, Tenant
 from streams.config.settings import Settings
+from streams.jetstream.batch_slots import BatchSlots
 from streams.jetstream.broker import Broker
+from streams.jetstream.lanes import Admission, CompanyLanes, Lanes, SingleLane
 from streams.jetstream.pull_source import PullSource
-from streams.jetstream.specs import consumers
+from streams.jetstream.specs import consumers, lane_limits
 from tests.reconcile import reconcile
 
 SUBJECT = "v1.messages.upsert"
@@ -49,7 +51,7 @@ class Counters:
 class StubSource:
     """A source whose status is set by the test."""
 
-    tenant: Tenant = field(default_factory=lambda: Tenant("KopiNusa"))
+    company: str = "KopiNusa"
     consumer_type: ConsumerType = "realtime"
     stream: str = "wa_events_stream"
     durable: str = "wa_realtime_KopiNusa"
@@ -61,7 +63,7 @@ class StubSource:
 
     @property
     def name(self) -> str:
-        return f"{self.consumer_type} {self.tenant.company}"
+        return f"{self.consumer_type} {self.company}"
 
 
 class Reader:
@@ -123,6 +125,22 @@ async def connected(*urls: str, **more: Any) -> AsyncIterator[Broker]:
         await broker.stop()
 
 
+class OneCompany:
+    """The only company that a fleet serves: other tests publish to the same stream."""
+
+    def __init__(self, tenant: Tenant) -> None:
+        self._tenant = tenant
+
+    def admit(self, company: str) -> Admission:
+        return "served" if company == self._tenant.company else "refused"
+
+    async def serve(self, tenant: Tenant) -> None:
+        """It has its tables."""
+
+    async def outage(self) -> bool:
+        return False
+
+
 def pull_source(
     broker: Broker,
     tenant: Tenant,
@@ -133,14 +151,24 @@ def pull_source(
     batch_bytes: int = 1_000_000,
     **more: Any,
 ) -> PullSource:
-    """The tenant's real-time source, read by `reader`."""
+    """The tenant's real-time source, read by `reader`: with settings of a fleet, the shared one."""
+    owner = None if settings.fleet else tenant
 
     async def restore() -> None:
-        await reconcile(broker, settings, [tenant])
+        await reconcile(broker, settings, [owner])
 
-    spec = replace(consumers(settings, tenant)[0], batch_size=batch_size, batch_bytes=batch_bytes)
+    spec = replace(consumers(settings, owner)[0], batch_size=batch_size, batch_bytes=batch_bytes)
+    lanes: Lanes = SingleLane(tenant, "realtime", reader.send)
+    if settings.fleet:
+        lanes = CompanyLanes(
+            "realtime",
+            send=reader.send,
+            companies=OneCompany(tenant),
+            slots=BatchSlots(10),
+            limits=lane_limits(spec),
+        )
     arguments: dict[str, Any] = {
-        "send": reader.send,
+        "lanes": lanes,
         "restore": restore,
         "unanswered": lambda reason: None,
         "answered": lambda: None,

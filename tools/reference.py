@@ -72,8 +72,12 @@ def command_table() -> str:
 
 def _usage(command: click.Command) -> str:
     arguments = [each for each in command.params if isinstance(each, click.Argument)]
-    words = [f"{each.human_readable_name.removesuffix('S')}{'…' * (each.nargs < 0)}" for each in arguments]
-    return f"`{' '.join((_RUN, str(command.name), *words))}`"
+    return f"`{' '.join((_RUN, str(command.name), *map(_argument, arguments)))}`"
+
+
+def _argument(argument: click.Argument) -> str:
+    name = f"{argument.human_readable_name.removesuffix('S')}{'…' * (argument.nargs < 0)}"
+    return name if argument.required or argument.nargs < 0 else f"[{name}]"
 
 
 def option_table() -> str:

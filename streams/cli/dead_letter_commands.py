@@ -19,7 +19,7 @@ from tables.exhausted import Search
 
 _BIGGEST_ID: Final = 2**63 - 1
 
-_COMPANY: Final = option("--company", help="One of COMPANY_ID.")
+_COMPANY: Final = option("--company", help="One of COMPANY_ID, or of the database with COMPANY_ID=*.")
 _ERROR: Final = option("--error", help="Only those whose error has this text in it, in any case.")
 _OLDER: Final = option("--older-than", help="Only those given up at least so long ago, such as 30m or 48h.")
 _NEWER: Final = option("--newer-than", help="Only those given up at most so long ago.")
@@ -50,14 +50,13 @@ class exhausted(OperatorCommand):  # noqa: N801 - Faust takes the command's name
         limit: int,
     ) -> None:
         """See the class."""
-        service = self.operations.exhausted_events
-        tenants = service.of(company)
         resolved = None if state == "any" else state == "resolved"
         search = _search(error, older_than, newer_than)._replace(resolved=resolved)
         if limit < 1:
             raise CommandFailed(f"--limit {limit}: expected 1 or more")
         async with self.operations.storage():
-            found = await service.find(tenants, search, limit + 1)
+            service = await self.operations.exhausted_events()
+            found = await service.find(service.of(company), search, limit + 1)
         self.say((formatting.as_json if self.json else formatting.table)(found[:limit]))
         if len(found) > limit:
             self.say(f"these are the newest {limit}; --limit shows more", file=self.stderr)
@@ -74,9 +73,10 @@ class exhausted_show(OperatorCommand):  # noqa: N801
 
     async def run(self, row: int, company: str | None, payload: bool) -> None:
         """See the class."""
-        service = self.operations.exhausted_events
-        [target] = _targets(service, company, [row])
+        ids = _rows([row])
         async with self.operations.storage():
+            service = await self.operations.exhausted_events()
+            [target] = _targets(service, company, ids)
             found = await service.read(target)
         self.say((formatting.fields_as_json if self.json else formatting.fields)(found, payload=payload))
 
@@ -110,7 +110,7 @@ class exhausted_replay(OperatorCommand):  # noqa: N801
         by: str | None,
     ) -> None:
         """See the class."""
-        service, who = self.operations.exhausted_events, _who(by)
+        who = _who(by)
         search = _search(error, older_than, newer_than)
         if bool(ids) == everything:
             raise CommandFailed("expected the ids of rows, or --all")
@@ -118,11 +118,12 @@ class exhausted_replay(OperatorCommand):  # noqa: N801
             raise CommandFailed("--error, --older-than and --newer-than go with --all, not with ids")
         if not 0 < rate <= 1_000_000:
             raise CommandFailed(f"--rate {rate:g}: expected a number above 0")
-        targets = _targets(service, company, ids) if ids else []
-        tenants = service.of(company)
+        rows = _rows(ids) if ids else []
         async with self.operations.storage():
+            service = await self.operations.exhausted_events()
+            targets = _targets(service, company, rows) if rows else []
             if everything:
-                found = await service.find(tenants, search._replace(resolved=False), None)
+                found = await service.find(service.of(company), search._replace(resolved=False), None)
                 targets = [Target(tenant, row.id) for tenant, row in reversed(found)]
             if not targets:
                 return self.say("nothing to replay")
@@ -164,16 +165,17 @@ class exhausted_discard(OperatorCommand):  # noqa: N801
         self, ids: tuple[int, ...], company: str | None, reason: str | None, sure: bool, by: str | None
     ) -> None:
         """See the class."""
-        service, who = self.operations.exhausted_events, _who(by)
-        targets = _targets(service, company, ids)
+        who, rows = _who(by), _rows(ids)
         why = " ".join((reason or "").split())
         if not why:
             raise CommandFailed("nothing discarded: --reason must say why")
-        if not sure:
-            names = ", ".join(target.name for target in targets)
-            raise CommandFailed(f"nothing discarded: --yes confirms that {names} will never be stored")
-        report = _Report(self, "discarded", len(targets))
         async with self.operations.storage():
+            service = await self.operations.exhausted_events()
+            targets = _targets(service, company, rows)
+            if not sure:
+                names = ", ".join(target.name for target in targets)
+                raise CommandFailed(f"nothing discarded: --yes confirms that {names} will never be stored")
+            report = _Report(self, "discarded", len(targets))
             for target in targets:
                 report.add(await service.discard(target, by=who, reason=why))
         report.end()
@@ -205,14 +207,19 @@ class _Report:
             self._command.say(summary)
 
 
-def _targets(service: ExhaustedEventService, company: str | None, ids: Iterable[int]) -> list[Target]:
-    """The rows, each once. Raises `CommandFailed` for what cannot be an id, or if it is not clear whose it is."""
+def _rows(ids: Iterable[int]) -> list[int]:
+    """The ids, each once. Raises `CommandFailed` for what cannot be an id."""
     rows = list(dict.fromkeys(ids))
     if not rows:
         raise CommandFailed("expected the ids of rows")
     for row in rows:
         if not 0 < row <= _BIGGEST_ID:
             raise CommandFailed(f"{row} is no id: expected a number from 1")
+    return rows
+
+
+def _targets(service: ExhaustedEventService, company: str | None, rows: Iterable[int]) -> list[Target]:
+    """The rows with their company. Raises `CommandFailed` if it is not clear whose they are."""
     tenant = service.one(company)
     return [Target(tenant, row) for row in rows]
 

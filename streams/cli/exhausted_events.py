@@ -22,6 +22,8 @@ from tables.exhausted import EXHAUSTED_ID, ExhaustedEvents, FoundRow, LockedRow,
 Outcome = Literal["replayed", "duplicate", "refused", "discarded"]
 
 _JSON_STRING: Final = '"'
+# Companies that a message names.
+_NAMED: Final = 20
 
 
 class CommandFailed(Exception):
@@ -56,7 +58,7 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ExhaustedEventService:
-    """The rows of some companies; `subject` is the base subject of the dead letters.
+    """The rows of some companies; `subject` is the base subject of the dead letters, `known_as` what the companies are.
 
     A replay publishes the row's own envelope as a dead letter, so the event keeps its version and overwrites nothing
     newer. The row is resolved once the dead-letter stream has confirmed it. If the event is given up again, the
@@ -66,6 +68,7 @@ class ExhaustedEventService:
     tenants: Sequence[Tenant]
     database: Database
     subject: str
+    known_as: str = "among COMPANY_ID"
 
     def of(self, company: str | None) -> Sequence[Tenant]:
         """The company that was asked for, or all. Raises `CommandFailed` for one that is not ours."""
@@ -74,26 +77,31 @@ class ExhaustedEventService:
         for tenant in self.tenants:
             if tenant.company == company:
                 return [tenant]
-        raise CommandFailed(f"--company {company!r} is not among COMPANY_ID: {self._companies}")
+        raise CommandFailed(f"--company {company!r} is not {self.known_as}: {self._companies}")
 
     def one(self, company: str | None) -> Tenant:
         """The company that ids belong to: each has its own. Raises `CommandFailed` if it is not clear."""
         tenants = self.of(company)
-        if len(tenants) > 1:
+        if len(tenants) != 1:
             raise CommandFailed(f"ids belong to one company: add --company with one of {self._companies}")
         return tenants[0]
 
     @property
     def _companies(self) -> str:
-        return ", ".join(tenant.company for tenant in self.tenants)
+        names = ", ".join(tenant.company for tenant in self.tenants[:_NAMED]) or "there is none"
+        more = len(self.tenants) - _NAMED
+        return f"{names} and {more} more" if more > 0 else names
 
     async def find(self, tenants: Iterable[Tenant], search: Search, limit: int | None) -> list[Listed]:
         """At most `limit` rows of all these companies together, last given up first. Raises `StorageError`."""
-        found = []
+        found: list[Listed] = []
         for tenant in tenants:
             async with self.database.connection() as connection:
                 rows = await _events(tenant).find(connection, search, limit)
             found += [Listed(tenant, row) for row in rows]
+            # Of a thousand companies no more rows are kept than are shown.
+            if limit is not None and len(found) > 2 * limit:
+                found = sorted(found, key=_moment, reverse=True)[:limit]
         return sorted(found, key=_moment, reverse=True)[:limit]
 
     async def read(self, target: Target) -> dict[str, Any]:

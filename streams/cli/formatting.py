@@ -17,13 +17,29 @@ _WIDEST_ERROR: Final = 100
 
 def table(found: Sequence[Listed]) -> str:
     """One line a row, with a heading; long errors are cut."""
-    if not found:
+    return aligned(_COLUMNS, [_values(listed) for listed in found])
+
+
+def aligned(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """One line a row, with a heading; the last column is cut where it is long."""
+    if not rows:
         return "none"
-    lines = [_COLUMNS, *(tuple(map(_line, _values(listed))) for listed in found)]
+    lines = [tuple(columns), *(tuple(map(_line, row)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join([*map(str.ljust, line[:-1], widths), line[-1][:_WIDEST_ERROR]]) for line in lines
     )
+
+
+def size(number: int | None) -> str:
+    """Bytes as a person reads them; "" for None."""
+    if number is None:
+        return ""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 10_000:
+            return f"{number} {unit}"
+        number = round(number / 1000)
+    return f"{number} TB"
 
 
 def as_json(found: Sequence[Listed]) -> str:

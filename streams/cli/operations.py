@@ -12,6 +12,7 @@ from typing import Any, Final, NoReturn
 from faust.cli import AppCommand
 
 from events.errors import EventError
+from events.subjects import Tenant
 from streams.cli.exhausted_events import CommandFailed, ExhaustedEventService
 from streams.config.settings import Settings
 from streams.jetstream.broker import Broker
@@ -24,7 +25,9 @@ from tables.connection.pool import Database
 from tables.connection.replication import durability_warnings
 from tables.errors import StorageError
 from tables.schema import indexes
+from tables.schema.companies import list_companies, name_in_rows
 from tables.schema.partitions import make_partitions
+from tables.schema.removal import count_exhausted
 
 # Seconds a command waits for a server before it says that there is none; the worker waits for ever.
 PATIENCE: Final = 15.0
@@ -45,11 +48,19 @@ class Operations:
         """Make or extend every tenant's schema. Raises `Fatal`, `CommandFailed` and `StorageError`."""
         async with self.storage():
             await self.bootstrap.migrate()
-            # What a worker does in its periodic tasks.
-            today = datetime.datetime.now(datetime.UTC).date()
             for tenant in self.settings.tenants:
-                await make_partitions(self.database, tenant.schema, today, patient=True)
-                await indexes.build(self.database, tenant.schema)
+                await self._keep_up(tenant)
+
+    async def provision(self, tenant: Tenant) -> None:
+        """Make or extend one company's schema, within `storage`. Raises `StorageError`."""
+        await self.bootstrap.provision(tenant)
+        await self._keep_up(tenant)
+
+    async def _keep_up(self, tenant: Tenant) -> None:
+        """What a worker does in its periodic tasks."""
+        today = datetime.datetime.now(datetime.UTC).date()
+        await make_partitions(self.database, tenant.schema, today, patient=True)
+        await indexes.build(self.database, tenant.schema)
 
     async def durability_warnings(self) -> list[str]:
         """What PostgreSQL may lose of what is acknowledged; a server that does not answer is a warning, too."""
@@ -61,10 +72,25 @@ class Operations:
         finally:
             await self.database.close()
 
-    @property
-    def exhausted_events(self) -> ExhaustedEventService:
-        """The exhausted events, to be used within `storage`."""
-        return ExhaustedEventService(self.settings.tenants, self.database, self.settings.dlq_subject)
+    async def exhausted_events(self) -> ExhaustedEventService:
+        """The exhausted events of all companies, within `storage`; of a fleet all that have such a table.
+
+        Raises `StorageError`.
+        """
+        tenants, of = self.settings.tenants, "among COMPANY_ID"
+        if self.settings.fleet:
+            tenants, of = await self._of_database(), "a company with exhausted events in this database"
+        return ExhaustedEventService(tenants, self.database, self.settings.dlq_subject, of)
+
+    async def _of_database(self) -> tuple[Tenant, ...]:
+        found = await list_companies(self.database)
+        countable = await count_exhausted(self.database, [each.schema for each in found])
+        names = [
+            each.name or await name_in_rows(self.database, each.schema)
+            for each in found
+            if each.schema in countable
+        ]
+        return tuple(Tenant(name) for name in names if name is not None)
 
     @contextlib.asynccontextmanager
     async def storage(self) -> AsyncIterator[None]:

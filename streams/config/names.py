@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import tables.connection.dsn
-from events.subjects import EVENT_TYPES, Tenant, company_problem
+from events.subjects import ALL_COMPANIES, EVENT_TYPES, Tenant, company_problem
 from streams.config.scalars import Form, shown
 
 
@@ -55,10 +55,12 @@ def subjects(known: tuple[str, ...]) -> Form[tuple[str, ...]]:
 
 
 def _companies(text: str) -> tuple[Tenant, ...]:
+    if text.strip() == ALL_COMPANIES:
+        return ()
     names = _items(text)
     for company in names:
         if problem := company_problem(company):
-            raise ValueError(f"{problem}: expected one company, or several separated by commas")
+            raise ValueError(f"{problem}: expected one company, several separated by commas, or * for all")
     if twice := _repeated(names):
         raise ValueError(f"names {twice!r} twice: expected each company once")
     tenants = tuple(map(Tenant, names))
@@ -69,6 +71,16 @@ def _companies(text: str) -> tuple[Tenant, ...]:
             f"{', '.join(shared)} differ only in case: expected companies with schemas of their own"
         )
     return tenants
+
+
+def _patterns(text: str) -> tuple[str, ...]:
+    patterns = _items(text) if text else ()
+    for pattern in patterns:
+        if not pattern or any(char.isspace() or char in "./\\>" for char in pattern):
+            raise ValueError(
+                f"{shown(pattern)} is no pattern of companies: expected names with * and ?, separated by commas"
+            )
+    return patterns
 
 
 def _dsn(text: str) -> str:
@@ -123,6 +135,8 @@ NATS_NAME: Final = Form("text", _nats_name)
 # The subject of the dead letters without the company, apart from the events' subjects.
 BASE_SUBJECT: Final = Form("text", _base_subject)
 COMPANIES: Final = Form("list", _companies)
+# Names of companies in which `*` and `?` stand for any characters.
+COMPANY_PATTERNS: Final = Form("list", _patterns)
 # A connection URL or keyword/value text of PostgreSQL.
 DSN: Final = Form("URL", _dsn)
 # URLs of NATS servers, separated by commas.

@@ -121,6 +121,12 @@ MINUTES: Final[Form[float]] = Form(
         "is not a number of minutes: expected for example 5 or 0.5",
     ),
 )
+# Whether companies that have no schema yet are given one.
+PROVISION: Final[Form[bool]] = Form(
+    "text",
+    _choice({"auto": True, "existing": False}, bool, "is not allowed: expected auto or existing"),
+    "auto or existing",
+)
 # Copies of a stream; 0 is `auto`.
 REPLICAS: Final[Form[int]] = Form(
     "text",

@@ -13,7 +13,16 @@ from typing import Any, Final, Self
 from events.subjects import HISTORICAL, REALTIME, Tenant
 from streams.config import credentials
 from streams.config.conflicts import conflicts
-from streams.config.names import ADDRESSES, BASE_SUBJECT, COMPANIES, DSN, NATS_NAME, SERVERS, subjects
+from streams.config.names import (
+    ADDRESSES,
+    BASE_SUBJECT,
+    COMPANIES,
+    COMPANY_PATTERNS,
+    DSN,
+    NATS_NAME,
+    SERVERS,
+    subjects,
+)
 from streams.config.scalars import (
     BOOLEAN,
     COUNT,
@@ -21,6 +30,7 @@ from streams.config.scalars import (
     LEVEL,
     MINUTES,
     PORT,
+    PROVISION,
     REPLICAS,
     TEXT,
     duration,
@@ -51,7 +61,7 @@ _UNUSED: Final = (TEXT, "read, not used")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything an operator can set. Durations are seconds, ages days; `tenants` is never empty."""
+    """Everything an operator can set. Durations are seconds, ages days; `tenants` is empty for a fleet."""
 
     postgres_dsn: str = variable(
         "POSTGRES_DSN",
@@ -118,7 +128,35 @@ class Settings:
         None,
         COMPANIES,
         "company, or companies separated by commas; case is kept, 57 bytes at most, no blanks and "
-        "none of `. * > / \\`",
+        "none of `. * > / \\`. `*`: every company, see [fleets](fleets.md)",
+    )
+    company_allow: tuple[str, ...] = variable(
+        "COMPANY_ALLOW",
+        "*",
+        COMPANY_PATTERNS,
+        "with `COMPANY_ID=*`: the companies that are served, by name or pattern (`*`, `?`)",
+    )
+    company_exclude: tuple[str, ...] = variable(
+        "COMPANY_EXCLUDE",
+        "",
+        COMPANY_PATTERNS,
+        "with `COMPANY_ID=*`: those of them that are not served, as they have a worker of their own or are unwanted",
+    )
+    company_provision: bool = variable(
+        "COMPANY_PROVISION",
+        "auto",
+        PROVISION,
+        "with `COMPANY_ID=*`: auto: a new company gets its schema at its first event; existing: only by "
+        "`companies-provision`",
+    )
+    company_max: int = variable(
+        "COMPANY_MAX",
+        "1000",
+        number(1, 100_000),
+        "with `COMPANY_ID=*`: as many companies get a schema at their first event; what is beyond waits in JetStream",
+    )
+    fleet_durable: str = variable(
+        "NATS_FLEET_DURABLE", "wa_fleet_", NATS_NAME, "prefix of the durables of `COMPANY_ID=*`"
     )
     company_default: str = variable("COMPANY_DEFAULT", "default_tenant", *_UNUSED)
     environment: str = variable("ENVIRONMENT", "development", TEXT, "name of the deployment, only logged")
@@ -275,6 +313,11 @@ class Settings:
             tls_cert=self.nats_tls_cert,
             tls_key=self.nats_tls_key,
         )
+
+    @property
+    def fleet(self) -> bool:
+        """Whether every company is served, through shared consumers."""
+        return not self.tenants
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:

@@ -7,6 +7,7 @@ from typing import Any
 
 from streams.jetstream.changes import Action, Request, TopologyChange, TopologyError, look_up
 from streams.jetstream.consumer_state import ConsumerStates
+from streams.jetstream.predecessors import position
 from streams.jetstream.specs import ConsumerSpec
 from streams.jetstream.stream_reader import Api
 
@@ -25,7 +26,7 @@ async def plan_consumer(
 
 
 async def _create(api: Api, spec: ConsumerSpec, consumer_states: ConsumerStates | None) -> TopologyChange:
-    """Begin at its own former position, else at that of its predecessor, else at the start of the stream."""
+    """Begin at its own former position, else at that of a predecessor, else at the start of the stream."""
     action: Action = "create"
     text = "create, from the start of the stream"
     start = None
@@ -33,11 +34,9 @@ async def _create(api: Api, spec: ConsumerSpec, consumer_states: ConsumerStates 
         start = await consumer_states.start_sequence(api, spec.stream, spec.durable)
     if start is not None:
         text = f"create, at sequence {start}: all before it is settled"
-    elif spec.predecessor != spec.durable:
-        old = await look_up(api, "consumer", spec.stream, spec.predecessor)
-        if old is not None and (ack_floor := old["ack_floor"]["stream_seq"]):
-            start = ack_floor + 1
-            action, text = "take_over", f"take over from {spec.predecessor} at sequence {start}"
+    elif (old := await position(api, spec)) is not None:
+        start = old.sequence
+        action, text = "take_over", f"take over from {old.name} at sequence {start}"
     config = spec.config()
     if start is not None:
         config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": start}

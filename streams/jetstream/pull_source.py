@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import mode
 
-from events.delivery import Batch
 from events.errors import BrokerError
 from streams.jetstream.broker import Broker
 from streams.jetstream.in_flight import InFlight, JetDelivery
 from streams.jetstream.incarnation import Incarnation
+from streams.jetstream.lanes import Lanes
 from streams.jetstream.permissions import PUBLISH
 from streams.jetstream.pull_requests import MAX_WAITING_PAUSE, PullRequests, Status
 from streams.jetstream.specs import ConsumerSpec
@@ -40,8 +40,8 @@ DENIED_PAUSE: Final = 2.0
 class PullSource(mode.Service):
     """Pulls one consumer and sends batches to an agent, one at a time.
 
-    * A batch has at most `batch_size` messages and `batch_bytes`; a message with more bytes is one by itself.
-    * `send` puts a batch on the agent's channel; the next one is pulled when the agent has released it.
+    * A pull has at most `batch_size` messages and `batch_bytes`; a message with more bytes is one by itself.
+    * `lanes` pass them on to the agent in batches; the next pull begins when they have room.
     * `restore` makes stream and consumer again when they are gone; `unanswered` is called with the reason if it fails,
       `answered` when pulling works again, whoever made them.
     * `on_stop` drains: it waits until everything handed over is settled, at most `drain_budget` seconds, so
@@ -53,7 +53,7 @@ class PullSource(mode.Service):
         spec: ConsumerSpec,
         *,
         broker: Broker,
-        send: Callable[[Batch], Awaitable[None]],
+        lanes: Lanes,
         restore: Callable[[], Awaitable[None]],
         unanswered: Callable[[str], None],
         answered: Callable[[], None],
@@ -62,18 +62,18 @@ class PullSource(mode.Service):
     ) -> None:
         super().__init__()
         self.name = spec.name
-        self.tenant = spec.tenant
+        self.company = spec.company
         self.consumer_type = spec.consumer_type
         self.stream = spec.stream
         self.durable = spec.durable
         self.last_fetch = time.monotonic()  # when a pull request was last answered
         self._broker = broker
-        self._send = send
+        self._lanes = lanes
         self._restore = restore
         self._unanswered = unanswered
         self._answered = answered
         self._metrics = metrics
-        self._labels = (spec.tenant.company, spec.consumer_type)
+        self._labels = (spec.company, spec.consumer_type)
         self._drain_budget = drain_budget
         self.incarnation = Incarnation(broker, spec.stream)
         self._in_flight = InFlight(
@@ -131,6 +131,7 @@ class PullSource(mode.Service):
         self._loop_task.cancel()
         self._requests.closed = True
         await self._in_flight.wait_empty(max(deadline - time.monotonic(), 0.0))
+        self._lanes.close()
         unsettled = await self._in_flight.nak_all()
         if unsettled:
             logger.warning("%s gave %d messages back", self.durable, unsettled)
@@ -156,10 +157,8 @@ class PullSource(mode.Service):
             if not deliveries:
                 continue
             await self._in_flight.set_incarnations()
-            batch = Batch(self.tenant, self.consumer_type, deliveries)
-            await self._send(batch)
             self._metrics.batch_received(*self._labels, len(deliveries))
-            await batch.released.wait()
+            await self._lanes.hand_over(deliveries)
 
     async def _pull(self) -> Sequence[JetDelivery]:
         """One request: up to a batch of messages, as soon as any are there; nothing after a while."""

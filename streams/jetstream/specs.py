@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from events.subjects import ConsumerType, Tenant
+from events.subjects import ALL_COMPANIES, ConsumerType, Tenant
 from streams.config.settings import Settings
 
 _DAY: Final = 86_400
@@ -23,6 +23,19 @@ MAX_BYTES_OF_WORKER: Final[Mapping[ConsumerType, int]] = {
     "realtime": 32 * 1024 * 1024,
     "historical": 12 * 1024 * 1024,
     "dlq": 4 * 1024 * 1024,
+}
+
+
+# What of it waits in the lanes of a fleet for the agents.
+_LANE_EVENTS: Final[Mapping[ConsumerType, int]] = {
+    "realtime": MAX_EVENTS_OF_WORKER,
+    "historical": 50,
+    "dlq": 1000,
+}
+_FLEET_NAMES: Final[Mapping[ConsumerType, str]] = {
+    "realtime": "realtime",
+    "historical": "history",
+    "dlq": "dlq",
 }
 
 
@@ -55,13 +68,19 @@ class StreamSpec:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSpec:
-    """A pull consumer, and the older durable whose position it takes over."""
+    """A pull consumer, and the older durables whose position it takes over.
+
+    `tenant` is None if it delivers the events of all companies, as `fleet_durable` does; the durables of single
+    companies are named `company_durable` and the company.
+    """
 
     consumer_type: ConsumerType
-    tenant: Tenant
+    tenant: Tenant | None
     stream: str
     durable: str
     predecessor: str
+    fleet_durable: str
+    company_durable: str
     subjects: tuple[str, ...]
     ack_wait: float  # seconds
     max_ack_pending: int
@@ -71,7 +90,12 @@ class ConsumerSpec:
     @property
     def name(self) -> str:
         """Consumer type and company, as `/ready` names them."""
-        return f"{self.consumer_type} {self.tenant.company}"
+        return f"{self.consumer_type} {self.company}"
+
+    @property
+    def company(self) -> str:
+        """The company, or `*` for all."""
+        return ALL_COMPANIES if self.tenant is None else self.tenant.company
 
     def config(self) -> dict[str, object]:
         """Its configuration for the server, from the start of the stream."""
@@ -92,6 +116,21 @@ class ConsumerSpec:
             "ack_wait": round(self.ack_wait * NANOSECONDS),
             "max_ack_pending": self.max_ack_pending,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class LaneLimits:
+    """How much may wait in lanes for the agents, and how much of it is one batch; sizes in bytes.
+
+    A single message that is larger than a limit is taken all the same.
+    """
+
+    events: int
+    size: int
+    lane_events: int
+    lane_size: int
+    batch_events: int
+    batch_size: int
 
 
 def streams(settings: Settings, nodes: int = 1) -> tuple[StreamSpec, ...]:
@@ -127,15 +166,21 @@ def byte_share(consumer_type: ConsumerType, tenants: int) -> int:
     return MAX_BYTES_OF_WORKER[consumer_type] // tenants
 
 
-def consumers(settings: Settings, tenant: Tenant) -> tuple[ConsumerSpec, ...]:
-    """The tenant's three consumers."""
-    company, shared_dlq = tenant.company, f"{settings.dlq_subject.replace('.', '_')}_worker_consumer"
-    spec = partial(_consumer, tenant, len(settings.tenants))
+def worker_consumers(settings: Settings) -> tuple[ConsumerSpec, ...]:
+    """All consumers of a worker: three for each company, or three for a fleet."""
+    owners: Sequence[Tenant | None] = settings.tenants or (None,)
+    return tuple(spec for owner in owners for spec in consumers(settings, owner))
+
+
+def consumers(settings: Settings, tenant: Tenant | None) -> tuple[ConsumerSpec, ...]:
+    """The three consumers of a company, or those of a fleet."""
+    spec = partial(_consumer, settings, tenant)
+    shared_dlq = f"{settings.dlq_subject.replace('.', '_')}_worker_consumer"
     return (
         spec(
             "realtime",
             settings.realtime_stream,
-            (settings.realtime_durable + company, settings.realtime_consumer + company),
+            (settings.realtime_durable, settings.realtime_consumer + _company(tenant)),
             settings.realtime_subjects,
             settings.realtime_ack_wait,
             settings.realtime_batch_size,
@@ -143,7 +188,7 @@ def consumers(settings: Settings, tenant: Tenant) -> tuple[ConsumerSpec, ...]:
         spec(
             "historical",
             settings.historical_stream,
-            (settings.historical_durable + company, settings.historical_consumer + company),
+            (settings.historical_durable, settings.historical_consumer + _company(tenant)),
             settings.historical_subjects,
             settings.historical_ack_wait,
             settings.historical_batch_size,
@@ -151,7 +196,7 @@ def consumers(settings: Settings, tenant: Tenant) -> tuple[ConsumerSpec, ...]:
         spec(
             "dlq",
             settings.dlq_stream,
-            (f"{shared_dlq}_{company}", shared_dlq),
+            (f"{shared_dlq}_", shared_dlq),
             (settings.dlq_subject,),
             settings.dlq_ack_wait,
             settings.dlq_batch_size,
@@ -160,9 +205,13 @@ def consumers(settings: Settings, tenant: Tenant) -> tuple[ConsumerSpec, ...]:
     )
 
 
+def _company(tenant: Tenant | None) -> str:
+    return ALL_COMPANIES if tenant is None else tenant.company
+
+
 def _consumer(
-    tenant: Tenant,
-    tenants: int,
+    settings: Settings,
+    tenant: Tenant | None,
     consumer_type: ConsumerType,
     stream: str,
     durables: tuple[str, str],
@@ -171,16 +220,37 @@ def _consumer(
     batch_size: int,
     max_ack_pending: int = -1,
 ) -> ConsumerSpec:
+    prefix, predecessor = durables
+    fleet = settings.fleet_durable + _FLEET_NAMES[consumer_type]
+    tenants = max(1, len(settings.tenants))
     return ConsumerSpec(
         consumer_type,
         tenant,
         stream,
-        *durables,
-        tuple(map(tenant.subject, bases)),
+        fleet if tenant is None else prefix + tenant.company,
+        predecessor,
+        fleet,
+        prefix,
+        tuple(f"{base}.{_company(tenant)}" for base in bases),
         ack_wait,
         max_ack_pending,
         batch_share(batch_size, tenants),
         byte_share(consumer_type, tenants),
+    )
+
+
+def lane_limits(spec: ConsumerSpec) -> LaneLimits:
+    """How much a fleet's worker keeps in hand of what this consumer delivers."""
+    events = _LANE_EVENTS[spec.consumer_type]
+    size = MAX_BYTES_OF_WORKER[spec.consumer_type]
+    batch = spec.batch_size
+    return LaneLimits(
+        events=max(events, batch),
+        size=2 * size,
+        lane_events=max(events // 5, batch),
+        lane_size=size // 2,
+        batch_events=batch,
+        batch_size=size // 4,
     )
 
 

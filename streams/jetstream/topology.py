@@ -10,11 +10,11 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from events.subjects import Tenant
 from streams.config.settings import Settings
 from streams.jetstream.changes import EXISTS, TopologyChange, TopologyError, look_up, refused
 from streams.jetstream.consumer_changes import plan_consumer
-from streams.jetstream.specs import StreamSpec, consumers, streams
+from streams.jetstream.predecessors import predecessors
+from streams.jetstream.specs import ConsumerSpec, StreamSpec, streams
 from streams.jetstream.stream_changes import compare_stream, describe
 from streams.jetstream.stream_reader import Api, ApiError
 
@@ -29,20 +29,19 @@ async def description(api: Api, settings: Settings) -> list[str]:
 async def plan(
     api: Api,
     settings: Settings,
-    tenants: Iterable[Tenant],
+    specs: Iterable[ConsumerSpec],
     nodes: int = 1,
 ) -> list[TopologyChange]:
-    """The changes that are needed for these tenants. Raises `TopologyError` and `BrokerError`.
+    """The changes that are needed for these consumers. Raises `TopologyError` and `BrokerError`.
 
     `nodes`: how many NATS nodes there are, for the replicas of streams that are created.
     """
     consumer_changes: list[TopologyChange] = []
     missing: Counter[str] = Counter()
-    for tenant in tenants:
-        for consumer in consumers(settings, tenant):
-            changes = await plan_consumer(api, consumer)
-            missing[consumer.stream] += sum(change.action in ("create", "take_over") for change in changes)
-            consumer_changes += changes
+    for consumer in specs:
+        changes = await plan_consumer(api, consumer)
+        missing[consumer.stream] += sum(change.action in ("create", "take_over") for change in changes)
+        consumer_changes += changes
     stream_changes: list[TopologyChange] = []
     for stream in streams(settings, nodes):
         found = await look_up(api, "stream", stream.name)
@@ -72,26 +71,20 @@ async def plan_stream(api: Api, spec: StreamSpec) -> list[TopologyChange]:
     return compare_stream(spec, await look_up(api, "stream", spec.name))
 
 
-async def drop_old(api: Api, settings: Settings, tenants: Iterable[Tenant]) -> list[TopologyChange]:
-    """Delete the old durables of the tenants whose successors exist; the shared one of the DLQ stays.
+async def drop_old(api: Api, specs: Iterable[ConsumerSpec]) -> list[TopologyChange]:
+    """Delete the old durables whose successors exist; the existing service's shared one of the DLQ stays.
 
     Raises `TopologyError` if a successor is missing, and `BrokerError`.
     """
     changes = []
-    for tenant in tenants:
-        for spec in consumers(settings, tenant):
-            if spec.consumer_type == "dlq" or spec.predecessor == spec.durable:
-                continue
-            if await look_up(api, "consumer", spec.stream, spec.predecessor) is None:
-                continue
+    for spec in specs:
+        for old in await predecessors(api, spec):
             if await look_up(api, "consumer", spec.stream, spec.durable) is None:
                 raise TopologyError(
-                    f"consumer {spec.predecessor} keeps the position for {spec.durable}, "
+                    f"consumer {old.name} keeps the position for {spec.durable}, "
                     "which is not there yet: start the worker first"
                 )
-            request = (f"CONSUMER.DELETE.{spec.stream}.{spec.predecessor}", None)
-            changes.append(
-                TopologyChange("consumer", spec.predecessor, "delete", "delete the old durable", request)
-            )
+            request = (f"CONSUMER.DELETE.{spec.stream}.{old.name}", None)
+            changes.append(TopologyChange("consumer", old.name, "delete", "delete the old durable", request))
     await apply(api, changes)
     return changes

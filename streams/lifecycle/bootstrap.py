@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from tables.connection.pool import Database
 from tables.connection.replication import durability_warnings
 from tables.errors import StorageError
 from tables.schema import migrations
+from tables.schema.inspection import Prepared, inspect
 from tables.schema.key_backfill import message_keys_complete
 from tables.schema.publication import publish_changes
 from tables.tenant import TenantTables
@@ -87,28 +89,56 @@ class Bootstrap:
             await self.schema(tenant)
 
     async def schema(self, tenant: Tenant) -> None:
-        """Make or adopt a tenant's schema.
+        """Make or adopt the schema of a company that the settings name.
 
-        Raises `StorageError` with the schema's name, and `Fatal` where the settings are wrong: it holds another
-        spelling of the company, or no company has a schema that can be used as it is.
+        Raises `StorageError` with the schema's name, and `Fatal` where the settings are wrong: the schema is another
+        company's, or no company has a schema that can be used as it is.
         """
         try:
-            await self._migrate(tenant)
-            async with self._at_once:
-                await self._prepare(tenant)
+            await self.provision(tenant)
+        except migrations.SchemaTaken as error:
+            raise Fatal(f"COMPANY_ID: {error}") from error
         except migrations.SchemaProblem as error:
             self._misconfigured.add(tenant)
             if len(self._misconfigured) == len(self.settings.tenants):
                 raise Fatal(str(error)) from error
             raise
-        except StorageError as error:
-            raise StorageError(f"schema {tenant.schema}: {error}", error.sqlstate) from error
         self._misconfigured.discard(tenant)
 
-    async def _migrate(self, tenant: Tenant) -> None:
+    async def provision(self, tenant: Tenant, *, create: bool = True) -> None:
+        """Make or adopt a company's schema; one that needs nothing is only looked at, in some milliseconds.
+
+        Raises `SchemaProblem` if only an operator can help: `SchemaTaken` among it, and `SchemaMissing` without
+        `create`. Otherwise `StorageError` with the schema's name.
+        """
+        try:
+            async with self._at_once:
+                prepared = await self._inspect(tenant)
+            if prepared is None:
+                await self._migrate(tenant, create=create)
+                async with self._at_once:
+                    prepared = await self._prepare(tenant)
+        except migrations.SchemaProblem:
+            raise
+        except StorageError as error:
+            raise StorageError(f"schema {tenant.schema}: {error}", error.sqlstate) from error
+        self.tables[tenant].messages.keys_complete = prepared.keys_complete
+
+    async def _inspect(self, tenant: Tenant) -> Prepared | None:
+        return await inspect(
+            self.database,
+            tenant.schema,
+            tenant.company,
+            auto_migrate=self.settings.postgres_auto_migrate,
+            today=datetime.datetime.now(datetime.UTC).date(),
+        )
+
+    async def _migrate(self, tenant: Tenant, *, create: bool) -> None:
         applied = await migrations.migrate(
             self.database,
             tenant.schema,
+            company=tenant.company,
+            create=create,
             auto_migrate=self.settings.postgres_auto_migrate,
             at_once=self._at_once,
             builds=self._builds,
@@ -116,18 +146,12 @@ class Bootstrap:
         for name in applied:
             logger.info("migration %s applied", name, extra={"company_id": tenant.company})
 
-    async def _prepare(self, tenant: Tenant) -> None:
+    async def _prepare(self, tenant: Tenant) -> Prepared:
         """Look at what is in the schema, and publish its tables."""
-        other = await migrations.foreign_company(self.database, tenant.schema, tenant.company)
-        if other is not None:
-            raise Fatal(
-                f"COMPANY_ID {tenant.company!r}: schema {tenant.schema} holds rows of {other!r}, "
-                "which differs only in case"
-            )
         complete = await message_keys_complete(self.database, tenant.schema)
-        self.tables[tenant].messages.keys_complete = complete
         if self.settings.postgres_auto_migrate:
             await self._publish(tenant)
+        return Prepared(keys_complete=complete)
 
     async def _publish(self, tenant: Tenant) -> None:
         try:

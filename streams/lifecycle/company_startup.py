@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -49,7 +49,9 @@ class CompanyStartup:
     def __post_init__(self) -> None:
         specs = self.specs
         self._streams = {spec.stream: _Part(f"stream {spec.stream}") for spec in specs}
-        self._schemas = {spec.tenant: _Part(f"company {spec.tenant.company}") for spec in specs}
+        self._schemas = {
+            spec.tenant: _Part(f"company {spec.tenant.company}") for spec in specs if spec.tenant is not None
+        }
         self._consumers = {spec: _Part(spec.name) for spec in specs}
 
     def is_served(self, spec: ConsumerSpec) -> bool:
@@ -97,12 +99,18 @@ class CompanyStartup:
 
     async def _make_consumer(self, spec: ConsumerSpec) -> None:
         part = self._consumers[spec]
-        for needed in (self._schemas[spec.tenant], self._streams[spec.stream]):
+        for needed in self._needed(spec):
             await needed.tried.wait()
             if not needed.done.is_set():
                 self._waits(part, f"waits for {needed.name}")
                 await needed.done.wait()
         await self._make(part, partial(self.consumer, spec), partial(self.start_source, spec))
+
+    def _needed(self, spec: ConsumerSpec) -> Iterator[_Part]:
+        # A fleet's companies get their schemas with their events.
+        if spec.tenant is not None:
+            yield self._schemas[spec.tenant]
+        yield self._streams[spec.stream]
 
     async def _make(
         self,

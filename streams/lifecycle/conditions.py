@@ -61,17 +61,25 @@ class Conditions:
     """Keeps the reported conditions, and logs each when it begins, changes and ends.
 
     A part is known by its name, such as `storing KopiNusa` or `stream dlq_stream`, and has one reason at a time.
+    With `fleet` the waits of single companies are reported apart: of many companies one is often in trouble.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, fleet: bool = False) -> None:
+        self._fleet = fleet
         # The step of the start that is not done yet, or "stopping"; empty while the worker runs.
         self.phase = "starting"
         # Parts of the start that wait while the rest of the worker runs.
         self.unserved = WaitReasons("waiting: {name}: {reason}", "no longer waiting: {name}")
         # Processing that waits, by activity and company: `storing KopiNusa`.
         self.pauses = WaitReasons("{name} waits: {reason}", "{name} works again")
+        # Companies of a fleet that are not served.
+        self.companies = WaitReasons("waiting: {name}: {reason}", "no longer waiting: {name}")
         # Sources whose requests are not answered.
         self.unanswered = WaitReasons("{name}: {reason}", "{name} is there again")
+
+    def halted_companies(self) -> set[str]:
+        """The companies with events in hand that wait for their tables."""
+        return {name.partition(" ")[2] for name in self.pauses.all() if name.startswith(_FOR_DATABASE)}
 
     def paused(self, waiter: str, reason: str) -> None:
         """Processing waits."""
@@ -83,11 +91,16 @@ class Conditions:
 
     def waits(self) -> Mapping[str, str]:
         """Reason by name of what waits, without the waits for PostgreSQL."""
-        return {**self.unserved.all(), **self.pauses.all(exclude=_FOR_DATABASE)}
+        pauses = {} if self._fleet else self.pauses.all(exclude=_FOR_DATABASE)
+        return {**self.unserved.all(), **pauses}
 
     def database_waits(self) -> str | None:
         """One line about what waits for PostgreSQL."""
-        return self.pauses.summary(_FOR_DATABASE)
+        return None if self._fleet else self.pauses.summary(_FOR_DATABASE)
+
+    def company_troubles(self) -> Mapping[str, str]:
+        """What waits of single companies of a fleet, by activity and company; empty without a fleet."""
+        return {**self.companies.all(), **self.pauses.all()} if self._fleet else {}
 
 
 def _some(names: list[str]) -> str:

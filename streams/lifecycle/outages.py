@@ -36,7 +36,14 @@ class Outages:
             or next(iter(self.conditions.pauses.all().values()), None)
         )
 
+    async def database_down(self) -> bool:
+        """Whether PostgreSQL answers nobody, or takes no writes."""
+        return await self._ping_problem() is not None
+
     async def _database_problem(self) -> str | None:
+        return await self._ping_problem() or self.conditions.database_waits()
+
+    async def _ping_problem(self) -> str | None:
         # A ping that hangs is not cancelled, which would ask the same silent server, and no second one is sent
         # meanwhile, which would take another connection.
         ping = self._ping = self._ping or asyncio.ensure_future(self.ping_database())
@@ -44,6 +51,5 @@ class Outages:
         if not done:
             return "no answer"
         self._ping = None
-        if error := ping.exception():
-            return str(error)
-        return self.conditions.database_waits()
+        error = ping.exception()
+        return None if error is None else str(error)

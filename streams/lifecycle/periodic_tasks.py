@@ -128,7 +128,7 @@ class PeriodicTasks:
         return False
 
     async def _read_lag(self, spec: ConsumerSpec) -> None:
-        company = spec.tenant.company
+        company = spec.company
         state = await self.consumer_states.read(self.api, spec.stream, spec.durable)
         self.metrics.lag(company, spec.consumer_type, state.num_pending, state.num_ack_pending)
         if spec.consumer_type == "dlq":
@@ -137,9 +137,9 @@ class PeriodicTasks:
 
     # No number is better than an old one that looks fresh.
     def _clear_lag(self, spec: ConsumerSpec) -> None:
-        self.metrics.lag(spec.tenant.company, spec.consumer_type, None, None)
+        self.metrics.lag(spec.company, spec.consumer_type, None, None)
         if spec.consumer_type == "dlq":
-            self.metrics.dlq_state(spec.tenant.company, None, None)
+            self.metrics.dlq_state(spec.company, None, None)
 
     async def _read_tables(self, tenant: Tenant) -> None:
         tables = self.tables(tenant)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from events.delivery import SourceStatus
+from events.subjects import ALL_COMPANIES
 from streams.jetstream.consumer_state import ConsumerStates
 
 # Seconds between two looks.
@@ -65,10 +66,13 @@ class Watchdog:
         }
 
     def _compare(self, source: SourceStatus) -> None:
-        counters = source.progress_count, self.operations[source.tenant.company]
+        counters = source.progress_count, self._operations_of(source.company)
         before = self._progress.get(source.name)
         if before is None or before[:2] != counters or not self._backlog(source):
             self._progress[source.name] = _Progress(*counters, self.clock())
+
+    def _operations_of(self, company: str) -> int:
+        return self.operations.total() if company == ALL_COMPANIES else self.operations[company]
 
     def _idle(self) -> dict[str, tuple[float, str]]:
         """Seconds without progress, and what there is to process, by source."""

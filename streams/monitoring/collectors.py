@@ -233,6 +233,11 @@ class Collectors:
             "By how much these store times are earlier.",
             _CONSUMER,
         )
+        self.refused = self._counter(
+            "daisi_fleet_refused_events_total",
+            "Events of companies that COMPANY_ALLOW and COMPANY_EXCLUDE leave out.",
+            detail="Acknowledged without being handled; they stay in their stream. Only with `COMPANY_ID=*`.",
+        )
         self.reconnects = self._counter("daisi_nats_reconnects_total", "Reconnections to NATS.")
 
     def _declare_consumer_gauges(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import json
 import logging
 import os
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # Probes give up after 5 s.
 READINESS_TIMEOUT: Final = 4.0
+# Companies in trouble that /ready names.
+LISTED_TROUBLES: Final = 100
 # Seconds to answer pending requests at a stop; then their connections are closed.
 CLOSE_SECONDS: Final = 1.0
 # The log line for each reason why a port cannot be opened.
@@ -114,11 +117,13 @@ def register(
     *,
     metrics: Metrics | None,
     readiness: Callable[[], Awaitable[Mapping[str, str]]],
+    troubles: Callable[[], Mapping[str, str]] = dict,
     version: str,
 ) -> None:
     """Add the pages to the app's web server; /metrics only with `metrics`.
 
-    `readiness` returns the reasons not to be ready by part; none when the worker is ready.
+    `readiness` returns the reasons not to be ready by part; none when the worker is ready. `troubles` are those of
+    single companies of a fleet, which are listed only.
     """
 
     async def health(_: View, __: Any) -> Any:
@@ -126,7 +131,9 @@ def register(
 
     async def ready(_: View, __: Any) -> Any:
         reasons = await reasons_of(readiness)
-        details = {"timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **reasons}
+        details: dict[str, Any] = {"timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **reasons}
+        if listed := troubles():
+            details["companies"] = dict(itertools.islice(listed.items(), LISTED_TROUBLES))
         if reasons:
             return _answer(503, {"status": "NOT_READY", "details": details})
         return _answer(200, {"status": "READY", "details": details})

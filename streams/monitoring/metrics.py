@@ -54,9 +54,13 @@ class Metrics:
         for part in PARTS:
             self.collectors.ready.labels(part)
         for company in companies:
-            self._create_series(company or "unknown")
+            self.add_company(company or "unknown")
 
-    def _create_series(self, company: str) -> None:
+    def company_refused(self) -> None:
+        """An event of a company that is not served was not handled."""
+        self.collectors.refused.inc()
+
+    def add_company(self, company: str) -> None:
         """Create every series of a company that can occur."""
         on = self.collectors
         for event_type in EVENT_TYPES:

@@ -77,11 +77,11 @@ class WorkerStatus:
         unacknowledged = _values(self.collectors.unacknowledged)
         rows = []
         for source in self.sources:
-            labels = (source.tenant.company, source.consumer_type)
+            labels = (source.company, source.consumer_type)
             received = self.history.source_rates(*labels)
             rows.append(
                 {
-                    "company": source.tenant.company,
+                    "company": source.company,
                     "consumer": source.consumer_type,
                     "pending": pending.get(labels),
                     "unacknowledged": unacknowledged.get(labels),

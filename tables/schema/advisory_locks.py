@@ -57,7 +57,7 @@ async def briefly(
     while True:
         try:
             async with database.transaction() as connection:
-                await _limit_locks(connection, LOCK_WAIT)
+                await limit_locks(connection, LOCK_WAIT)
                 return await work(connection)
         except (QueryTimeout, SerializationFailure) as error:
             if error.sqlstate != _LOCK_NOT_AVAILABLE and not isinstance(error, SerializationFailure):
@@ -77,12 +77,12 @@ async def execute_briefly(
 
 
 async def _lock(connection: Connection, what: str) -> None:
-    await _limit_locks(connection, ADVISORY_LOCK_WAIT)
+    await limit_locks(connection, ADVISORY_LOCK_WAIT)
     await connection.execute(load("advisory_locks", "")["wait"], f"daisi {what}")
-    await _limit_locks(connection, LOCK_WAIT)
+    await limit_locks(connection, LOCK_WAIT)
 
 
-async def _limit_locks(connection: Connection, milliseconds: int) -> None:
+async def limit_locks(connection: Connection, milliseconds: int) -> None:
     """From now on the transaction waits only this long for each lock."""
     await connection.execute(load("advisory_locks", "")["limit_locks"], str(milliseconds))
 

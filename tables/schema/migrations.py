@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from tables.connection.pool import Database
 from tables.errors import StorageError
 from tables.queries import load, quoted
-from tables.schema import indexes, partitions
+from tables.schema import companies, indexes, partitions
 from tables.schema.advisory_locks import PATIENCE, briefly, migration_lock
+from tables.schema.problems import SchemaMissing as SchemaMissing
+from tables.schema.problems import SchemaProblem as SchemaProblem
+from tables.schema.problems import SchemaTaken as SchemaTaken
 from tables.schema.statements import missing_parts
 
 if TYPE_CHECKING:
@@ -35,10 +38,6 @@ _TABLE: Final = re.compile(r"CREATE TABLE IF NOT EXISTS \{schema\}\.(\w+) \((.*?
 _COLUMN: Final = re.compile(r"^    ([a-z_]+) ", re.MULTILINE)
 
 
-class SchemaProblem(StorageError):
-    """Tables or columns are missing, which only an operator can add; waiting does not help."""
-
-
 class _Migration(NamedTuple):
     name: str
     text: str
@@ -54,10 +53,17 @@ def _migrations() -> tuple[_Migration, ...]:
     return tuple(_Migration(file.stem, file.read_text(encoding="utf-8")) for file in files)
 
 
+def names(*, auto_migrate: bool) -> frozenset[str]:
+    """The migrations that a schema has once it is up to date."""
+    return frozenset(migration.name for migration in _migrations() if auto_migrate or not migration.shared)
+
+
 async def migrate(
     database: Database,
     schema: str,
     *,
+    company: str | None = None,
+    create: bool = True,
     auto_migrate: bool = True,
     today: datetime.date | None = None,
     at_once: AbstractAsyncContextManager[object] = _UNLIMITED,
@@ -65,46 +71,81 @@ async def migrate(
 ) -> list[str]:
     """Make or extend the tenant's schema; returns the names of the migrations applied.
 
-    Replicas that start together do it once. Tables of the existing service are taken over as they are; indexes that
-    writes need are built on them before this returns, while others write. `today` (default: the UTC day) decides
-    which partitions are made; a partition that cannot be made now is left to `ensure_partitions`, since the default
-    partition takes the rows. `at_once` limits how many schemas are looked at at a time, `builds` how many have indexes
-    built. No lock that others need is waited for longer than a moment. Raises `SchemaProblem` that
-    names the tables or columns that are missing, `QueryTimeout` that names who holds the lock in the way, otherwise
+    Without `create` it has to exist, else `SchemaMissing` is raised. `company` is noted as its owner, in this
+    spelling; another one is refused from then on, also while there are no rows. Replicas that start together do it
+    once. Tables of the existing service are taken over as they are; indexes that writes need are built on them before
+    this returns, while others write. `today` (default: the UTC day) decides which partitions are made; a partition
+    that cannot be made now is left to `ensure_partitions`, since the default partition takes the rows. `at_once`
+    limits how many schemas are looked at at a time, `builds` how many have indexes built. No lock that others need is
+    waited for longer than a moment. Raises `SchemaTaken` if it is another company's, `SchemaProblem` that names the
+    tables or columns that are missing, `QueryTimeout` that names who holds the lock in the way, otherwise
     `StorageError`; the next call goes on.
     """
-    extend = partial(_extend, schema=schema, auto_migrate=auto_migrate)
+    today = today or datetime.datetime.now(datetime.UTC).date()
+    extend = partial(
+        _extend, schema=schema, company=company, create=create, auto_migrate=auto_migrate, today=today
+    )
     async with at_once:
-        applied = await briefly(database, schema, "migration", extend, within=_TRIED_FOR)
+        extended = await briefly(database, schema, "migration", extend, within=_TRIED_FOR)
         wanted = await indexes.wanted(database, schema, required=True)
     if wanted:
         async with builds:
             await indexes.build(database, schema, required=True)
     async with at_once:
         try:
-            await partitions.make_partitions(
-                database, schema, today or datetime.datetime.now(datetime.UTC).date()
-            )
+            await partitions.make_partitions(database, schema, today)
         except StorageError as error:
             logger.warning("partitions of %s are made later: %s", schema, error)
         async with database.connection() as connection:
             await _require_tables(connection, schema)
             await _require_columns(connection, schema)
-    return applied
+        if company is not None and not extended.is_owned:
+            # Its tables may hold rows of another spelling; all of them are there now.
+            await companies.claim(database, schema, company, extended.done)
+    return extended.applied
 
 
-async def _extend(connection: Connection, *, schema: str, auto_migrate: bool) -> list[str]:
+class _Extended(NamedTuple):
+    applied: list[str]  # migrations, by this call
+    done: frozenset[str]  # by all calls so far
+    is_owned: bool  # whether the company is noted as the owner
+
+
+async def _extend(
+    connection: Connection,
+    *,
+    schema: str,
+    company: str | None,
+    create: bool,
+    auto_migrate: bool,
+    today: datetime.date,
+) -> _Extended:
     sql = load("schema", schema)
     await migration_lock(connection, schema)
-    if not await connection.fetchval(sql["schema_exists"], schema):
+    is_new = not await connection.fetchval(sql["schema_exists"], schema)
+    if is_new:
+        if not create:
+            raise SchemaMissing(schema)
         await connection.execute(sql["create_schema"])
     await connection.execute(sql["create_journal"])
+    note = await companies.read_note(connection, schema)
+    if company is not None:
+        companies.require_owner(note, schema, company)
     done = {row["name"] for row in await connection.fetch(sql["applied"])}
     pending = [m for m in _migrations() if m.name not in done and (auto_migrate or not m.shared)]
     if pending:
         await _apply(connection, schema, pending)
-    await connection.execute(load("message_keys", schema)["resume_fill"])
-    return [migration.name for migration in pending]
+    if is_new:
+        # Nobody else sees its tables yet, so no writer waits for their locks.
+        await partitions.make_first(connection, schema, today)
+    else:
+        await connection.execute(load("message_keys", schema)["resume_fill"])
+    applied = [migration.name for migration in pending]
+    done.update(applied)
+    is_owned = False
+    if company is not None and (is_new or note is not None):
+        is_owned = await companies.write_note(connection, schema, company, done)
+    return _Extended(applied, frozenset(done), is_owned)
 
 
 async def _apply(connection: Connection, schema: str, pending: list[_Migration]) -> None:
@@ -135,9 +176,14 @@ def _columns() -> tuple[tuple[str, str], ...]:
     return tuple((made[1], column) for made in tables for column in _COLUMN.findall(made[2]))
 
 
-async def _require_columns(connection: Connection, schema: str) -> None:
+def columns_made() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The tables of `_columns`, and beside each its column."""
     tables, columns = zip(*_columns(), strict=True)
-    if not await connection.fetchval(load("schema", schema)["lacks_columns"], schema, tables, columns):
+    return tables, columns
+
+
+async def _require_columns(connection: Connection, schema: str) -> None:
+    if not await connection.fetchval(load("schema", schema)["lacks_columns"], schema, *columns_made()):
         return
     # Not every column is used: the statements themselves are the measure, at one round trip each.
     if missing := await missing_parts(connection, schema):
@@ -145,14 +191,3 @@ async def _require_columns(connection: Connection, schema: str) -> None:
             f"schema {schema} lacks what is needed: {'; '.join(missing)}: "
             "add it; no migration changes a table that another program made"
         )
-
-
-async def foreign_company(database: Database, schema: str, company: str) -> str | None:
-    """Another spelling of `company` among the rows of a migrated schema, or None (SUB-5).
-
-    Looks at both ends of each table only, so that it costs the same whatever the size.
-    """
-    async with database.connection() as connection:
-        rows = await connection.fetch(load("schema", schema)["companies"], company)
-    spellings = (row["company_id"] for row in rows)
-    return next((found for found in sorted(spellings) if found.lower() == company.lower()), None)

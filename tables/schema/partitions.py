@@ -33,6 +33,19 @@ def months(today: datetime.date) -> list[datetime.date]:
     return [datetime.date(month // 12, month % 12 + 1, 1) for month in range(first, last + 1)]
 
 
+def name_of(month: datetime.date) -> str:
+    """The partition that takes the rows of a month, given by its first day."""
+    return f"messages_y{month.year}m{month.month:02}"
+
+
+async def make_first(connection: Connection, schema: str, today: datetime.date) -> None:
+    """Make the partitions of a schema that is new in this transaction. Raises the driver's errors."""
+    sql = load("partitions", schema)
+    await connection.execute(
+        await connection.fetchval(sql["make_first"], schema, months(today)), timeout=PATIENCE
+    )
+
+
 async def make_partitions(
     database: Database, schema: str, today: datetime.date, *, patient: bool = False
 ) -> list[str]:
@@ -94,7 +107,7 @@ async def months_ahead(database: Database, schema: str, today: datetime.date) ->
         attached = {row["relname"] for row in await connection.fetch(sql["attached"], schema)}
     month = today.year * 12 + today.month
     ahead = 0
-    while f"messages_y{month // 12}m{month % 12 + 1:02}" in attached:
+    while name_of(datetime.date(month // 12, month % 12 + 1, 1)) in attached:
         ahead, month = ahead + 1, month + 1
     return ahead
 

@@ -52,6 +52,14 @@ SELECT m.name, concat_ws('; ',
 FROM missing AS m CROSS JOIN parent AS p CROSS JOIN columns AS c
 ORDER BY m.month
 
+-- name: make_first
+-- The statements that give each month of $2 its partition, where nobody else uses the table yet.
+SELECT string_agg(
+    format('CREATE TABLE %I.%I PARTITION OF %I.messages FOR VALUES FROM (%L) TO (%L)',
+        $1::text, to_char(month, '"messages_y"YYYY"m"MM'), $1::text, month, (month + interval '1 month')::date),
+    '; ' ORDER BY month)
+FROM unnest($2::date[]) AS month
+
 -- name: attached
 -- The partitions in use: a table of the right name that is not attached takes no rows.
 SELECT c.relname

@@ -17,8 +17,8 @@ SELECT EXISTS (
     WHERE p.pubname = 'daisi_pub' AND n.nspname = $1 AND c.relname = 'messages')
 
 -- name: members
--- The tenant's four tables and every partition of its messages, each with the statements it still needs: for whole rows
--- in every message about it, and to be published. NULL: none.
+-- The tenant's four tables and every partition of its messages, each with what it still needs: the statement
+-- for whole rows in every message about it, and its name if it is to be published. NULL: nothing.
 WITH members AS (
     SELECT c.oid, c.relreplident, format('%I.%I', n.nspname, c.relname) AS name
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -37,6 +37,6 @@ SELECT
     CASE WHEN m.relreplident <> 'f' THEN format('ALTER TABLE %s REPLICA IDENTITY FULL', m.name) END AS identity,
     CASE WHEN NOT p.puballtables AND NOT EXISTS (
         SELECT FROM pg_publication_rel AS r WHERE r.prpubid = p.oid AND r.prrelid = m.oid)
-    THEN format('ALTER PUBLICATION daisi_pub ADD TABLE %s', m.name) END AS addition
+    THEN m.name END AS addition
 FROM members AS m LEFT JOIN pg_publication AS p ON p.pubname = 'daisi_pub'
 ORDER BY m.name

@@ -109,19 +109,53 @@ SELECT EXISTS (
         JOIN pg_attribute AS a ON a.attrelid = c.oid AND NOT a.attisdropped
         WHERE c.relname = made.table_name AND a.attname = made.column_name))
 
--- name: companies
--- The companies in both ends of each table: a full scan of a large table would take minutes at every start.
-SELECT DISTINCT company_id FROM (
-    (SELECT company_id FROM {schema}.agents LIMIT 1000)
-    UNION ALL (SELECT company_id FROM {schema}.messages ORDER BY id LIMIT 100)
-    UNION ALL (SELECT company_id FROM {schema}.messages ORDER BY id DESC LIMIT 100)
-    UNION ALL (SELECT company_id FROM {schema}.chats ORDER BY id LIMIT 100)
-    UNION ALL (SELECT company_id FROM {schema}.chats ORDER BY id DESC LIMIT 100)
-    UNION ALL (SELECT company_id FROM {schema}.contacts ORDER BY id LIMIT 100)
-    UNION ALL (SELECT company_id FROM {schema}.contacts ORDER BY id DESC LIMIT 100)
-    UNION ALL (SELECT company_id FROM {schema}.onboarding_log ORDER BY id LIMIT 100)
-    UNION ALL (SELECT company_id FROM {schema}.onboarding_log ORDER BY id DESC LIMIT 100)
-    UNION ALL (SELECT company_id FROM {schema}.exhausted_events ORDER BY id LIMIT 100)
-    UNION ALL (SELECT company_id FROM {schema}.exhausted_events ORDER BY id DESC LIMIT 100)
-) AS rows
-WHERE company_id IS NOT NULL AND company_id <> $1
+-- name: state
+-- What the catalogue says of the schema $1 and needs none of its tables: the note beside it, whether all tables $2 are
+-- there, all columns ($4, each of the table in $3), and whether everything of it is published. Milliseconds for one of
+-- a thousand schemas: the text is the same for all, and is planned once.
+WITH present AS MATERIALIZED (
+    SELECT c.oid, c.relname, c.relreplident
+    FROM pg_class AS c
+    WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
+      AND c.relname = ANY ($2::name[]) AND c.relkind IN ('r', 'p')
+), members AS (
+    SELECT oid, relreplident FROM present WHERE relname IN ('chats', 'agents', 'contacts', 'messages')
+    UNION ALL
+    SELECT c.oid, c.relreplident
+    FROM present AS m JOIN pg_inherits AS i ON i.inhparent = m.oid JOIN pg_class AS c ON c.oid = i.inhrelid
+    WHERE m.relname = 'messages'
+)
+SELECT
+    (SELECT obj_description(oid, 'pg_class') FROM present WHERE relname = 'schema_migrations') AS note,
+    (SELECT count(*) FROM present) = cardinality($2::name[]) AS has_tables,
+    NOT EXISTS (
+        SELECT FROM unnest($3::name[], $4::name[]) AS made (table_name, column_name)
+        LEFT JOIN present AS c ON c.relname = made.table_name
+        LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = made.column_name AND NOT a.attisdropped
+        WHERE a.attname IS NULL) AS has_columns,
+    NOT EXISTS (
+        SELECT FROM members AS m
+        WHERE m.relreplident <> 'f' OR NOT EXISTS (
+            SELECT FROM pg_publication AS p
+            WHERE p.pubname = 'daisi_pub' AND (p.puballtables OR EXISTS (
+                SELECT FROM pg_publication_rel AS r WHERE r.prpubid = p.oid AND r.prrelid = m.oid)))) AS is_published
+
+-- name: contents
+-- Whether every row of the schema $1 has its key, an index is missing without which nothing can be stored, and the newest
+-- row of these months has its key. Without such a row only a schema whose messages have no page at all is known to need
+-- no closer look. The days stand in the text: so two partitions are opened, not all of them with all their indexes.
+SELECT
+    f.complete,
+    EXISTS (SELECT FROM {schema}.wanted_indexes WHERE is_unique) AS lacks_index,
+    COALESCE((
+        SELECT newest.message_id IS NULL
+            OR EXISTS (SELECT FROM {schema}.message_keys AS k WHERE k.message_id = newest.message_id)
+        FROM (
+            SELECT message_id FROM {schema}.messages
+            WHERE message_date >= DATE '{since}' AND message_date < DATE '{until}'
+            ORDER BY id DESC LIMIT 1) AS newest
+    ), (
+        SELECT sum(pg_relation_size(i.inhrelid)) = 0
+        FROM pg_inherits AS i WHERE i.inhparent = to_regclass(format('%I.messages', $1::text))
+    )) AS newest_has_key
+FROM {schema}.message_keys_fill AS f

@@ -16,6 +16,7 @@ from nats.js.api import ConsumerInfo, PubAck
 
 from events.subjects import HISTORICAL, Tenant
 from tables.queries import quoted
+from testkit.worker import FLEETS
 from tests import builders
 
 PATIENCE: Final = 60.0
@@ -127,6 +128,12 @@ class CompanyProbe:
             HISTORY_STREAM: f"wa_history_{self.company}",
             DLQ_STREAM: f"v1_dlq_worker_consumer_{self.company}",
         }
+        if (prefix := FLEETS.get(self.company)) is not None:
+            names = {
+                REALTIME_STREAM: f"{prefix}realtime",
+                HISTORY_STREAM: f"{prefix}history",
+                DLQ_STREAM: f"{prefix}dlq",
+            }
         info: ConsumerInfo = await self.js.consumer_info(stream, names[stream])
         return info
 

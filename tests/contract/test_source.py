@@ -15,6 +15,7 @@ from events.subjects import Tenant
 from streams.jetstream.broker import Broker
 from streams.jetstream.pull_requests import EXPIRES
 from streams.jetstream.pull_source import PullSource
+from streams.jetstream.specs import consumers
 from tests.reconcile import Lag, default_settings, read_lag, reconcile
 from tests.sources import PATIENCE, SUBJECT, Reader, ack_all, connected, eventually, pull_source
 
@@ -24,16 +25,20 @@ _LONG_ACK_WAIT = 60.0
 # Of which the quickest counts, where the promise is that something is not waited for.
 _TRIES = 5
 
+# A fleet pulls on for the other companies.
+one_company = pytest.mark.parametrize("rig", [False], ids=["one company"], indirect=True)
 short_ack_wait = pytest.mark.parametrize("ack_wait", [ACK_WAIT])
 
 
 class Rig:
     """A place to publish, and sources that share it."""
 
-    def __init__(self, url: str, tenant: Tenant, ack_wait: float) -> None:
+    def __init__(self, url: str, tenant: Tenant, ack_wait: float, *, fleet: bool) -> None:
         self._url = url
         self._tenant = tenant
-        self._config = default_settings(realtime_ack_wait=ack_wait)
+        shared = {"tenants": (), "fleet_durable": f"wa_fleet_{tenant.company}_"} if fleet else {}
+        self._config = default_settings(realtime_ack_wait=ack_wait, **shared)
+        self._owner = None if fleet else tenant
         self._stack = AsyncExitStack()
         self._brokers: dict[PullSource, Broker] = {}
         self._broker: Broker | None = None
@@ -41,7 +46,7 @@ class Rig:
 
     async def begin(self) -> None:
         self._broker = await self._stack.enter_async_context(connected(self._url))
-        await reconcile(self._broker, self._config, [self._tenant])
+        await reconcile(self._broker, self._config, [self._owner])
         await self._client.connect(self._url)
 
     async def publish(self, *bodies: bytes) -> None:
@@ -69,7 +74,7 @@ class Rig:
 
     async def _lag(self) -> Lag:
         assert self._broker is not None
-        durable = self._config.realtime_durable + self._tenant.company
+        durable = consumers(self._config, self._owner)[0].durable
         return await read_lag(self._broker, self._config.realtime_stream, durable)
 
     async def close(self) -> None:
@@ -85,10 +90,12 @@ def ack_wait() -> float:
     return _LONG_ACK_WAIT
 
 
-@pytest.fixture
-async def rig(nats_url: str, tenant: Tenant, ack_wait: float) -> AsyncIterator[Rig]:
-    """A stream of the session's NATS."""
-    rig = Rig(nats_url, tenant, ack_wait)
+@pytest.fixture(params=[False, True], ids=["one company", "fleet"])
+async def rig(
+    request: pytest.FixtureRequest, nats_url: str, tenant: Tenant, ack_wait: float
+) -> AsyncIterator[Rig]:
+    """A stream of the session's NATS, and a consumer of one company's events, or of all companies'."""
+    rig = Rig(nats_url, tenant, ack_wait, fleet=request.param)
     await rig.begin()
     yield rig
     await rig.close()
@@ -319,6 +326,7 @@ async def test_a_clean_stop_leaves_nothing_unsettled_and_nothing_comes_again(
     await ack_all(left)
 
 
+@one_company
 async def test_the_next_batch_is_not_pulled_before_the_release_of_this_one(rig: Rig, reader: Reader) -> None:
     """So no source has more than two batches in a worker: the agent releases one when it begins to write it."""
     await rig.publish(*numbers(20))
@@ -332,6 +340,27 @@ async def test_the_next_batch_is_not_pulled_before_the_release_of_this_one(rig: 
     await all_settled(rig)
 
 
+@pytest.mark.parametrize("rig", [True], ids=["fleet"], indirect=True)
+async def test_a_stop_waits_for_all_that_waits_in_the_lanes(rig: Rig, reader: Reader) -> None:
+    await rig.publish(*numbers(20))
+    source = await rig.open(reader, batch_size=10, drain_budget=PATIENCE)
+    first = await reader.batch()
+
+    async def all_pulled() -> bool:
+        return await rig.waiting() == 0
+
+    await eventually(all_pulled)
+    stopping = asyncio.create_task(_as_coroutine(source))
+    first.release()
+    taken = [*first.deliveries, *await reader.take(10)]
+    await ack_all(taken)
+    await asyncio.wait_for(stopping, PATIENCE)
+    assert [delivery.data for delivery in taken] == numbers(20)
+    assert await reader.gets_nothing(0.1)
+    await all_settled(rig)
+
+
+@one_company
 async def test_a_stop_waits_for_the_batch_that_is_not_released(rig: Rig, reader: Reader) -> None:
     await rig.publish(*numbers(20))
     source = await rig.open(reader, batch_size=10)

@@ -17,7 +17,7 @@ import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
 
-from events.subjects import ConsumerType, Tenant
+from events.subjects import ConsumerType
 from streams.monitoring import http, status_page, worker_status
 from streams.monitoring.metrics import Metrics
 from streams.monitoring.worker_status import WorkerStatus
@@ -32,7 +32,7 @@ class Worker:
 
     def __init__(self, *companies: str) -> None:
         self.metrics = Metrics(companies, version="1.2.3")
-        self.sources = [StubSource(Tenant(each), role, in_flight=3) for each in companies for role in ROLES]
+        self.sources = [StubSource(each, role, in_flight=3) for each in companies for role in ROLES]
         self.reasons: dict[str, str] = {}
         self.agents = {"routing": True, "dlq": True, "onboarding": True}
         self.asked = 0

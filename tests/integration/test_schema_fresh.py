@@ -10,7 +10,7 @@ import pytest
 import tables.schema.migrations
 from events.subjects import Tenant
 from tables.connection.pool import Database
-from tables.schema.migrations import SHARED_TABLES, SchemaProblem, foreign_company, migrate
+from tables.schema.migrations import SHARED_TABLES, SchemaProblem, migrate
 
 _FILES = sorted((Path(tables.schema.migrations.__file__).parents[1] / "sql" / "migrations").glob("*.sql"))
 MIGRATIONS = [file.stem for file in _FILES]
@@ -335,29 +335,3 @@ async def test_an_existing_schema_needs_no_right_to_create_one(database: Databas
     await database.open()
 
     assert await migrate(database, tenant.schema) == MIGRATIONS
-
-
-@pytest.mark.rule("SUB-5")
-@pytest.mark.parametrize("table", sorted(COLUMNS))
-async def test_another_spelling_of_the_company_is_found_in_each_table(
-    database: Database, schema: str, company: str, table: str
-) -> None:
-    required = {
-        "messages": "(company_id, message_date) VALUES ($1, '2025-03-04')",
-        "contacts": "(company_id, id) VALUES ($1, 'one')",
-        "exhausted_events": "(company_id, source_subject, dlq_payload) VALUES ($1, 'v1', '{}')",
-    }
-    async with database.connection() as connection:
-        await connection.execute(
-            f'INSERT INTO "{schema}".{table} {required.get(table, "(company_id) VALUES ($1)")}',
-            company.upper(),
-        )
-
-    assert await foreign_company(database, schema, company) == company.upper()
-    assert await foreign_company(database, schema, company.upper()) is None
-
-
-async def test_a_schema_without_rows_has_no_other_spelling(
-    database: Database, schema: str, company: str
-) -> None:
-    assert await foreign_company(database, schema, company) is None

@@ -24,6 +24,7 @@ from tests.reconcile import default_settings, read_lag, reconcile
 from tests.sources import Reader, ack_all, connected, eventually, pull_source
 
 CONFIG = default_settings()
+FLEET = default_settings(tenants=())
 ACME = Tenant("Acme")
 OTHER = Tenant("Other")
 UPSERT = ACME.subject("v1.messages.upsert")
@@ -69,6 +70,89 @@ def actions(changes: list[TopologyChange]) -> list[tuple[str, str]]:
 
 async def _limited(broker: Broker) -> list[ConsumerSpec]:
     return [spec for spec in consumers(CONFIG, ACME) if await has_delivery_limit(broker, spec)]
+
+
+async def _settle(js: JetStreamContext, durable: str, count: int) -> None:
+    subscription = await js.pull_subscribe_bind(durable, "wa_events_stream")
+    for message in await subscription.fetch(count):
+        await message.ack_sync()
+
+
+async def _start_of_fleet(broker: Broker) -> str:
+    """What would be done for the shared consumer of real-time events."""
+    [change] = await plan_consumer(broker, consumers(FLEET, None)[0])
+    return change.text
+
+
+@pytest.mark.rule("FLT-1")
+async def test_a_fleet_begins_where_the_company_that_is_furthest_behind_is(
+    broker: Broker, js: JetStreamContext
+) -> None:
+    await reconcile(broker, CONFIG, [ACME, OTHER])
+    for number in range(10):
+        await js.publish(UPSERT if number % 2 == 0 else OTHER.subject("v1.messages.upsert"), b"%d" % number)
+    await _settle(js, "wa_realtime_Acme", 3)  # sequences 1, 3, 5
+    await _settle(js, "wa_realtime_Other", 2)  # sequences 2, 4
+    assert await _start_of_fleet(broker) == "take over from wa_realtime_Other at sequence 5"
+    await reconcile(broker, FLEET, [None])
+    assert await read_lag(broker, "wa_events_stream", "wa_fleet_realtime") == (6, 0)
+
+
+@pytest.mark.rule("FLT-1")
+async def test_a_company_that_has_nothing_left_does_not_take_a_fleet_back(
+    broker: Broker, js: JetStreamContext
+) -> None:
+    await reconcile(broker, CONFIG, [ACME, OTHER])
+    await js.publish(UPSERT, b"the only one of a quiet company")
+    await _settle(js, "wa_realtime_Acme", 1)
+    for number in range(5):
+        await js.publish(OTHER.subject("v1.messages.upsert"), b"%d" % number)
+    await _settle(js, "wa_realtime_Other", 4)
+    assert await _start_of_fleet(broker) == "take over from wa_realtime_Other at sequence 6"
+
+
+@pytest.mark.rule("FLT-1")
+async def test_a_fleet_takes_over_from_the_existing_service_and_trusts_no_narrower_durable(
+    broker: Broker, js: JetStreamContext
+) -> None:
+    await topology.apply(broker, await topology.plan(broker, CONFIG, []))
+    for number in range(4):
+        await js.publish(UPSERT, b"%d" % number)
+        await js.publish(ACME.subject("v1.chats.upsert"), b"%d" % number)
+    old = await js.pull_subscribe(UPSERT, durable="wa_listener_Acme", stream="wa_events_stream")
+    for message in await old.fetch(2):  # sequences 1 and 3
+        await message.ack_sync()
+    assert await _start_of_fleet(broker) == "take over from wa_listener_Acme at sequence 4"
+    for message in await old.fetch(2):  # 5 and 7: it has nothing left, but was told of no chats
+        await message.ack_sync()
+    assert await _start_of_fleet(broker) == "take over from wa_listener_Acme at sequence 8"
+
+
+@pytest.mark.rule("FLT-1")
+async def test_without_any_durable_a_fleet_begins_at_the_start_and_a_company_begins_where_it_is(
+    broker: Broker, js: JetStreamContext
+) -> None:
+    await topology.apply(broker, await topology.plan(broker, CONFIG, []))
+    assert await _start_of_fleet(broker) == "create, from the start of the stream"
+    await reconcile(broker, FLEET, [None])
+    for number in range(6):
+        await js.publish(UPSERT, b"%d" % number)
+    await _settle(js, "wa_fleet_realtime", 4)
+    [change] = await plan_consumer(broker, consumers(CONFIG, ACME)[0])
+    assert change.text == "take over from wa_fleet_realtime at sequence 5"
+
+
+@pytest.mark.rule("FLT-1")
+async def test_many_companies_are_read_page_by_page(broker: Broker, js: JetStreamContext) -> None:
+    tenants = [Tenant(f"Kopi{number}") for number in range(300)]
+    await topology.apply(broker, await topology.plan(broker, CONFIG, []))
+    for tenant in tenants:
+        [change] = await plan_consumer(broker, consumers(CONFIG, tenant)[0])
+        await topology.apply(broker, [change])
+    await js.publish(tenants[-1].subject("v1.messages.upsert"), b"1")
+    await js.publish(tenants[-1].subject("v1.messages.upsert"), b"2")
+    await _settle(js, f"wa_realtime_{tenants[-1].company}", 1)
+    assert await _start_of_fleet(broker) == f"take over from wa_realtime_{tenants[-1].company} at sequence 2"
 
 
 @pytest.mark.rule("CON-1")
@@ -173,7 +257,7 @@ async def test_the_dlq_durable_begins_where_the_shared_one_stands(
         await message.ack_sync()
     await reconcile(broker, CONFIG, [ACME])
     assert await read_lag(broker, "dlq_stream", "v1_dlq_worker_consumer_Acme") == (1, 0)
-    assert await topology.drop_old(broker, CONFIG, [ACME]) == []
+    assert await topology.drop_old(broker, consumers(CONFIG, ACME)) == []
     assert await js.consumer_info("dlq_stream", "v1_dlq_worker_consumer")
 
 
@@ -184,11 +268,13 @@ async def test_an_old_durable_is_dropped_only_by_command_and_only_after_its_succ
     await topology.apply(broker, await topology.plan(broker, CONFIG, []))
     await js.subscribe(UPSERT, durable="wa_listener_Acme", stream="wa_events_stream", manual_ack=True)
     with pytest.raises(TopologyError, match="start the worker first"):
-        await topology.drop_old(broker, CONFIG, [ACME])
+        await topology.drop_old(broker, consumers(CONFIG, ACME))
     await reconcile(broker, CONFIG, [ACME])
     assert await js.consumer_info("wa_events_stream", "wa_listener_Acme")
-    assert actions(await topology.drop_old(broker, CONFIG, [ACME])) == [("wa_listener_Acme", "delete")]
-    assert await topology.drop_old(broker, CONFIG, [ACME]) == []
+    assert actions(await topology.drop_old(broker, consumers(CONFIG, ACME))) == [
+        ("wa_listener_Acme", "delete")
+    ]
+    assert await topology.drop_old(broker, consumers(CONFIG, ACME)) == []
     assert await reconcile(broker, CONFIG, [ACME]) == []
 
 

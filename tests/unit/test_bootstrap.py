@@ -28,17 +28,18 @@ class Schemas:
         monkeypatch.setattr("tables.schema.indexes.wanted", self._wanted)
         monkeypatch.setattr("tables.schema.indexes.build", self._build)
         monkeypatch.setattr("tables.schema.partitions.make_partitions", self._nothing)
-        for name in ("_require_tables", "_require_columns", "foreign_company"):
+        monkeypatch.setattr("tables.schema.companies.claim", self._nothing)
+        for name in ("_require_tables", "_require_columns"):
             monkeypatch.setattr(f"tables.schema.migrations.{name}", self._nothing)
-        for name in ("message_keys_complete", "publish_changes"):
+        for name in ("inspect", "message_keys_complete", "publish_changes"):
             monkeypatch.setattr(f"streams.lifecycle.bootstrap.{name}", self._nothing)
 
-    async def _migrate(self, *_: object, **__: object) -> list[str]:
+    async def _migrate(self, *_: object, **__: object) -> SimpleNamespace:
         self.migrating += 1
         self.most_migrating = max(self.migrating, self.most_migrating)
         await asyncio.sleep(0)
         self.migrating -= 1
-        return []
+        return SimpleNamespace(applied=[], done=frozenset(), is_owned=True)
 
     async def _wanted(self, _: object, schema: str, *, required: bool) -> list[str]:
         return ["messages_key"] if schema in self.adopted else []
@@ -47,7 +48,7 @@ class Schemas:
         self.building.add(schema)
         await asyncio.Event().wait()
 
-    async def _nothing(self, *_: object) -> None:
+    async def _nothing(self, *_: object, **__: object) -> None:
         """Nothing is missing, and nothing is to be done."""
 
     @asynccontextmanager

@@ -93,6 +93,9 @@ def test_command_table_has_every_command_with_its_arguments() -> None:
     ]
 
     assert sorted(usages) == [
+        "companies [PATTERN]",
+        "companies-forget NAME",
+        "companies-provision NAME…",
         "exhausted",
         "exhausted-discard ID…",
         "exhausted-replay ID…",

@@ -8,8 +8,8 @@ import pytest
 
 from events.delivery import Batch
 from events.subjects import ConsumerType
-from streams.app import Container
 from streams.config.settings import Settings
+from streams.container import Container
 from tables.errors import QueryTimeout
 from tables.mutations import Mutation, WriteRejection
 from tests import builders
