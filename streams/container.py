@@ -240,11 +240,10 @@ class Container:
             return []
         status = WorkerStatus(
             version=VERSION,
-            companies=self.companies,
+            metrics=metrics,
             sources=list(self.pull_sources.values()),
             agents=self.app.running_agents,
             readiness=readiness,
-            collectors=metrics.collectors,
         )
         status_page.register(self.app, status)
         return [PeriodicTask("samples for the page", SNAPSHOT_EVERY, status.history.record)]

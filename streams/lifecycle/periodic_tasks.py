@@ -15,6 +15,7 @@ from streams.jetstream.specs import ConsumerSpec
 from streams.jetstream.stream_reader import Api
 from streams.lifecycle.scheduler import PeriodicTask
 from streams.lifecycle.schema_upkeep import LOOK_EVERY, CompanyTask
+from streams.lifecycle.turns import Turns
 from streams.monitoring.metrics import Metrics
 from tables.connection.pool import Database
 from tables.errors import QueryTimeout, SerializationFailure, StorageError, Unavailable
@@ -38,7 +39,7 @@ _OF_ONE_COMPANY: Final = ("22", "42", "3F")
 
 @dataclass(kw_only=True, eq=False)
 class PeriodicTasks:
-    """Makes the periodic tasks for all tenants of a worker."""
+    """Makes the periodic tasks for all tenants of a worker; what asks the tables of each takes turns."""
 
     database: Database
     tenants: Sequence[Tenant]  # may grow: a company joins when its schema is there
@@ -52,6 +53,8 @@ class PeriodicTasks:
     post_scan: Callable[[Tenant], Awaitable[int]]
     publish: bool  # whether the tables are to be in the publication
     _published: set[Tenant] = field(default_factory=set, init=False)
+    _syncs: Turns[Tenant] = field(default_factory=Turns, init=False)
+    _measured: Turns[Tenant] = field(default_factory=Turns, init=False)
 
     def all(self) -> list[PeriodicTask]:
         """Every task with its interval."""
@@ -106,7 +109,8 @@ class PeriodicTasks:
 
     async def sync_contacts(self) -> bool:
         """Sync the contacts of accounts whose import has ended."""
-        await _for_each(self.tenants, self.post_scan, lambda _: None, is_outage=_is_server_outage)
+        tenants = self._syncs.take(self.tenants)
+        await _for_each(tenants, self.post_scan, lambda _: None, is_outage=_is_server_outage)
         return False
 
     async def compare_streams(self) -> bool:
@@ -124,7 +128,14 @@ class PeriodicTasks:
 
     async def measure_tables(self) -> bool:
         """Count the unresolved exhausted events, and check whether the next months have their partitions."""
-        await _for_each(self.tenants, self._read_tables, self._clear_tables, is_outage=_is_server_outage)
+        tenants = self._measured.take(self.tenants)
+        try:
+            await _for_each(tenants, self._read_tables, self._clear_tables, is_outage=_is_server_outage)
+        except Exception as error:
+            if _is_server_outage(error):
+                for tenant in self.tenants:
+                    self._clear_tables(tenant)
+            raise
         return False
 
     async def _read_lag(self, spec: ConsumerSpec) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import Counter
-
 from events.sanitize import valid_text
 from events.subjects import EVENT_TYPES
+from streams.monitoring.series import Number, Numbers
 
 OTHER: Final = "other"
 AGENT_LIMIT: Final = 1000
@@ -34,11 +33,11 @@ class _Bounded:
 class AgentSeries:
     """The series of `counter` by agent and jid: at most 1000 agents, `jid_limit` jids, and not all pairs of them."""
 
-    def __init__(self, counter: Counter, *, jid_limit: int) -> None:
+    def __init__(self, counter: Numbers, *, jid_limit: int) -> None:
         self._counter = counter
         self._agents = _Bounded(AGENT_LIMIT)
         self._jids = _Bounded(jid_limit)
-        self._children: dict[tuple[str, str, str, str], Counter] = {}
+        self._children: dict[tuple[str, str, str, str], Number] = {}
         self._limit = len(EVENT_TYPES) * max(AGENT_LIMIT, jid_limit)
 
     def count(self, company: str, event_type: str, agent_id: str, jid: str) -> None:
@@ -51,7 +50,7 @@ class AgentSeries:
             child = self._child(company, event_type, agent, contact)
         child.inc()
 
-    def _child(self, company: str, event_type: str, agent: str, contact: str) -> Counter:
+    def _child(self, company: str, event_type: str, agent: str, contact: str) -> Number:
         if len(self._children) >= self._limit:
             agent = contact = OTHER
         key = (company, event_type, agent, contact)

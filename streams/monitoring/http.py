@@ -18,7 +18,8 @@ from aiohttp import web
 from faust.web.drivers.aiohttp import Web as FaustWeb
 from faust.web.views import View
 
-from streams.monitoring.metrics import CONTENT_TYPE, Metrics
+from streams.monitoring import exposition
+from streams.monitoring.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -142,8 +143,8 @@ def register(
     app.page("/ready", name="ready")(ready)
     if metrics is not None:
 
-        async def page(_: View, __: Any) -> Any:
-            return web.Response(body=await metrics.page(), headers={"Content-Type": CONTENT_TYPE})
+        async def page(_: View, request: Any) -> Any:
+            return await exposition.send(request, await metrics.page())
 
         app.page("/metrics", name="metrics")(page)
 

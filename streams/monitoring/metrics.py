@@ -1,96 +1,119 @@
 """The metrics of a worker: one method for each thing that can happen, and the page of all series.
 
-All series of a company exist from the start, at 0: a series that appears with its first failure hides that failure
-from `rate()`. Exceptions: deliveries by agent, whose labels come from events, and gauges that are read from NATS or
-PostgreSQL, which are absent while they cannot be read.
+Which series exist at 0 before anything is counted in them is in `company_series`. Deliveries by agent do not, as their
+labels come from events. Gauges that are read from NATS or PostgreSQL are absent while they cannot be read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
-import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from prometheus_client import Counter, Gauge, generate_latest
-
-from events.subjects import EVENT_TYPES, consumer_type
+from events.subjects import ALL_COMPANIES
 from streams.monitoring.agent_series import AgentSeries
-from streams.monitoring.collectors import Collectors
-from streams.monitoring.label_values import CONSUMERS, ONBOARDING_STATUSES, OPERATIONS, PARTS, outcomes
+from streams.monitoring.collectors import PROCESSING_BUCKETS, Collectors
+from streams.monitoring.company_series import (
+    UNKNOWN,
+    add_all,
+    add_consumers,
+    add_event_type,
+    add_quiet,
+    event_labels,
+)
+from streams.monitoring.exposition import gathered
+from streams.monitoring.label_values import PARTS
+from streams.monitoring.series import Distribution, Number, Numbers
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+# Companies of a list whose series all exist from the start: 200 KB each.
+FEW: Final = 10
+DEAD_LETTERED: Final = "dlq_published_ack_success"
+
+
+@dataclass(slots=True)
+class CompanyCounts:
+    """Deliveries of one company since the start, of all types."""
+
+    received: int = 0
+    processed: int = 0
+    failed: int = 0
+    dead_lettered: int = 0
+
+
+class _Received(NamedTuple):
+    """What a delivery of this company and type counts in."""
+
+    series: Number
+    company: CompanyCounts
 
 
 class _Outcome(NamedTuple):
-    """The series that a delivery with this outcome counts in."""
+    """What a delivery with this outcome counts in."""
 
-    action: Callable[[], None]
-    ended: Callable[[], None]
-    processing: Callable[[float], None]
-    routing: Callable[[float], None]
+    action: Number
+    ended: Number
+    processing: Distribution
+    routing: Distribution
+    company: CompanyCounts
 
 
 class Metrics:
-    """The metrics of one process, on a registry of their own.
+    """The metrics of one process.
 
-    `companies` are the worker's tenants, `jid_limit` is `METRICS_JID_LIMIT`. All methods are called in the thread of
-    the event loop.
+    `companies` are those of the settings, none for a fleet: its companies are added. `jid_limit` is
+    `METRICS_JID_LIMIT`. All methods are called in the thread of the event loop.
     """
 
     def __init__(self, companies: Sequence[str], *, jid_limit: int = 1000, version: str) -> None:
         self.collectors = Collectors(version)  # the status page reads them without a scrape
         # Operations of the database that succeeded, by company.
         self.operations = collections.Counter[str]()
-        self._received: dict[tuple[str, str], Counter] = {}
+        self.counts: dict[str, CompanyCounts] = {}  # by company
+        self.processing = Distribution("", PROCESSING_BUCKETS)  # of all companies
+        self._complete = 0 < len(companies) <= FEW
+        self._received: dict[tuple[str, str], _Received] = {}
         self._outcomes: dict[tuple[str, str, str, str], _Outcome] = {}
         self._agents = AgentSeries(self.collectors.events_with_agent, jid_limit=jid_limit)
-        self._watched: list[tuple[Gauge, Callable[[], int]]] = []
+        self._watched: list[tuple[Number, Callable[[], int]]] = []
         self._reasons: Callable[[], Awaitable[Mapping[str, str]]] | None = None
         self._scrape = asyncio.Lock()
-        # `labels` checks and looks up its values anew each time, which small batches feel.
-        self._batches = functools.cache(self.collectors.batches.labels)
         for part in PARTS:
             self.collectors.ready.labels(part)
+        add_consumers(self.collectors, companies or (ALL_COMPANIES,), batches=self._complete)
         for company in companies:
-            self.add_company(company or "unknown")
+            self.add_company(company)
 
     def company_refused(self) -> None:
         """An event of a company that is not served was not handled."""
         self.collectors.refused.inc()
 
+    @property
+    def companies(self) -> Sequence[str]:
+        """Those of the settings, and those that were added."""
+        return list(self.counts)
+
     def add_company(self, company: str) -> None:
-        """Create every series of a company that can occur."""
-        on = self.collectors
-        for event_type in EVENT_TYPES:
-            labels = _event_labels(company, event_type)
-            self._received[company, event_type] = on.events_received.labels(*labels)
-            for action, error_type in outcomes(event_type):
-                self._outcome(company, event_type, action, error_type)
-        for counter in (on.dlq_submitted, on.dlq_retries, on.dlq_acks, on.dlq_failures, on.dlq_dropped):
-            counter.labels(company)
-        on.dlq_duration.labels(company)
-        for operation, entity in OPERATIONS:
-            for status in ("success", "error"):
-                on.database.labels(operation, entity, company, status)
-        on.onboarding_submitted.labels(company)
-        on.onboarding_duration.labels(company)
-        for status in ONBOARDING_STATUSES:
-            on.onboarding_processed.labels(company, status)
-        for consumer in CONSUMERS:
-            on.batches.labels(company, consumer)
-            on.source_errors.labels(company, consumer)
-            on.store_time_steps_back.labels(company, consumer)
-            on.store_time_step_back_seconds.labels(company, consumer)
+        """Make the series of a company, before its first event is handled; nothing if it is known."""
+        if company not in self.counts:
+            self.counts[company] = CompanyCounts()
+            (add_all if self._complete else add_quiet)(self.collectors, company or UNKNOWN)
 
     def received(self, company: str, event_type: str, count: int = 1) -> None:
         """Deliveries arrived, redeliveries included."""
-        counter = self._received.get((company, event_type))
-        if counter is None:
-            counter = self.collectors.events_received.labels(*_event_labels(company, event_type))
-            self._received[company, event_type] = counter
-        counter.inc(count)
+        found = self._received.get((company, event_type))
+        if found is None:
+            found = self._first_delivery(company, event_type)
+        found.series.inc(count)
+        found.company.received += count
+
+    def _first_delivery(self, company: str, event_type: str) -> _Received:
+        self.add_company(company)
+        add_event_type(self.collectors, company, event_type)
+        series = self.collectors.events_received.labels(*event_labels(company, event_type))
+        found = self._received[company, event_type] = _Received(series, self.counts[company])
+        return found
 
     def agent_seen(self, company: str, event_type: str, agent_id: str, jid: str) -> None:
         """The payload of a delivery names an agent."""
@@ -109,20 +132,28 @@ class Metrics:
         outcome = self._outcomes.get((company, event_type, action, error_type))
         if outcome is None:
             outcome = self._outcome(company, event_type, action, error_type)
-        outcome.action()
-        outcome.ended()
-        outcome.processing(processing_seconds)
-        outcome.routing(routing_seconds)
+        outcome.action.inc()
+        outcome.ended.inc()
+        outcome.processing.observe(processing_seconds)
+        outcome.routing.observe(routing_seconds)
+        self.processing.observe(processing_seconds)
+        if action == "ack_success":
+            outcome.company.processed += 1
+        else:
+            outcome.company.failed += 1
+            outcome.company.dead_lettered += action == DEAD_LETTERED
 
     def _outcome(self, company: str, event_type: str, action: str, error_type: str) -> _Outcome:
-        on, labels = self.collectors, _event_labels(company, event_type)
+        self.add_company(company)
+        on, labels = self.collectors, event_labels(company, event_type)
         # Both are created, whichever this outcome counts in.
         processed, failed = on.events_processed.labels(*labels), on.events_failed.labels(*labels)
         outcome = _Outcome(
-            on.actions.labels(*labels, action, error_type).inc,
-            (processed if action == "ack_success" else failed).inc,
-            on.processing.labels(*labels).observe,
-            on.routing.labels(*labels).observe,
+            on.actions.labels(*labels, action, error_type),
+            processed if action == "ack_success" else failed,
+            on.processing.labels(*labels),
+            on.routing.labels(*labels),
+            self.counts[company],
         )
         self._outcomes[company, event_type, action, error_type] = outcome
         return outcome
@@ -130,7 +161,7 @@ class Metrics:
     def stuck(self, company: str, event_type: str, action: str) -> None:
         """A dead letter could not be built or published yet; its event is settled later."""
         error_type = "unknown" if action == "nak_dlq_marshal_fail" else "nats"
-        self.collectors.actions.labels(*_event_labels(company, event_type), action, error_type).inc()
+        self.collectors.actions.labels(*event_labels(company, event_type), action, error_type).inc()
 
     def watch_dlq(self, queue_length: Callable[[], int], active: Callable[[], int]) -> None:
         """Read these at each scrape; several queues are added up."""
@@ -176,11 +207,9 @@ class Metrics:
     def database_observer(self, company: str) -> Callable[[str, str, float, bool], None]:
         """A callback for after each database operation: its name, entity, seconds, and whether it succeeded."""
 
-        series = functools.cache(self.collectors.database.labels)
-
         def observe(operation: str, entity: str, seconds: float, succeeded: bool) -> None:
             status = "success" if succeeded else "error"
-            series(operation, entity, company or "unknown", status).observe(seconds)
+            self.collectors.database.labels(operation, entity, company or UNKNOWN, status).observe(seconds)
             self.operations[company] += succeeded
 
         return observe
@@ -198,7 +227,7 @@ class Metrics:
 
     def batch_received(self, company: str, consumer_type: str, size: int) -> None:
         """A batch of deliveries arrived."""
-        self._batches(company, consumer_type).observe(size)
+        self.collectors.batches.labels(company, consumer_type).observe(size)
 
     def store_time_stepped_back(self, company: str, consumer_type: str, seconds: float) -> None:
         """An event has a store time so much earlier than one of a lower sequence."""
@@ -232,15 +261,15 @@ class Metrics:
         """Ask this for each page: why the worker is not ready, by part."""
         self._reasons = reasons
 
-    async def page(self) -> bytes:
-        """The page in text format 0.0.4; made in a thread: with many tenants it takes long enough to delay events.
+    async def page(self) -> list[bytes]:
+        """The page in text format 0.0.4, in pieces. One is made at a time; events go on meanwhile.
 
-        Queue lengths are read before, in the thread of the event loop. One page is made at a time.
+        Queue lengths are those of its beginning.
         """
         async with self._scrape:
             await self._read_readiness()
             self._read_watched()
-            return await asyncio.to_thread(generate_latest, self.collectors.registry)
+            return await gathered(self.collectors.text())
 
     async def _read_readiness(self) -> None:
         if self._reasons is None:
@@ -255,18 +284,14 @@ class Metrics:
             self.collectors.ready.labels(part).set(part not in broken)
 
     def _read_watched(self) -> None:
-        totals: dict[Gauge, int] = {}
+        totals: dict[Number, int] = {}
         for gauge, read in self._watched:
             totals[gauge] = totals.get(gauge, 0) + read()
         for gauge, total in totals.items():
             gauge.set(total)
 
 
-def _event_labels(company: str, event_type: str) -> tuple[str, str, str]:
-    return event_type, company or "unknown", consumer_type(event_type)
-
-
-def _set(gauge: Gauge, labels: tuple[str, ...], value: float | None) -> None:
+def _set(gauge: Numbers, labels: tuple[str, ...], value: float | None) -> None:
     if value is None:
         gauge.remove(*labels)
     else:

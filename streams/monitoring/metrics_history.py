@@ -1,28 +1,24 @@
-"""The last minutes of a worker's metrics: snapshots of its collectors in a bounded ring, for the status page."""
+"""The last minutes of a worker's metrics: snapshots of its counters in a bounded ring, for the status page."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from prometheus_client import Metric
-
-from events.subjects import EVENT_TYPES, consumer_type
-from streams.monitoring.collectors import PROCESSING_BUCKETS, Collectors
-from streams.monitoring.label_values import CONSUMERS, outcomes
+from streams.monitoring.collectors import PROCESSING_BUCKETS
+from streams.monitoring.metrics import CompanyCounts, Metrics
 
 # Seconds between two snapshots, and how long they are kept.
 SNAPSHOT_EVERY: Final = 5.0
 HISTORY_SECONDS: Final = 900.0
 # Over which the current rate is computed.
 RATE_WINDOW: Final = 60.0
-DEAD_LETTERED: Final = "dlq_published_ack_success"
-
-Collect = Callable[[], Iterable[Metric]]
+# Companies that are read between two turns of the event loop: 100 microseconds.
+_AT_A_TIME: Final = 100
 
 
 class Snapshot(NamedTuple):
@@ -46,61 +42,26 @@ class Received(NamedTuple):
     messages: float
 
 
-class _CompanySeries:
-    """The series of one company. Reading them takes under a millisecond."""
+class _Parts(NamedTuple):
+    """Counters by company, in the order of `COUNTS`, and by source, at one moment."""
 
-    def __init__(self, collectors: Collectors, company: str) -> None:
-        labels = [(event_type, company, consumer_type(event_type)) for event_type in EVENT_TYPES]
-        self._counts: tuple[list[Collect], ...] = (
-            [collectors.events_received.labels(*each).collect for each in labels],
-            [collectors.events_processed.labels(*each).collect for each in labels],
-            [collectors.events_failed.labels(*each).collect for each in labels],
-            [
-                collectors.actions.labels(*each, action, error_type).collect
-                for each in labels
-                for action, error_type in outcomes(each[0])
-                if action == DEAD_LETTERED
-            ],
-        )
-        self._processing = [collectors.processing.labels(*each).collect for each in labels]
-        self._batches = {
-            (company, consumer): collectors.batches.labels(company, consumer).collect
-            for consumer in CONSUMERS
-        }
-
-    def counts(self) -> list[float]:
-        return [sum(value for each in group for _, value in _values(each)) for group in self._counts]
-
-    def processing(self) -> list[float]:
-        return _sums(_buckets(collect) for collect in self._processing)
-
-    def sources(self) -> Iterator[tuple[tuple[str, str], Received]]:
-        for source, collect in self._batches.items():
-            values = dict(_values(collect))
-            yield source, Received(_ending(values, "_count"), _ending(values, "_sum"))
+    at: float
+    companies: Mapping[str, Sequence[int]]
+    sources: Mapping[tuple[str, ...], Received]
 
 
 class MetricsHistory:
     """Snapshots of the last 15 minutes, and the rates that follow from them.
 
-    Events are not slowed down: their counters are read from outside, one company at a time, and the event loop gets
+    Events are not slowed down: their counters are read from outside, some companies at a time, and the event loop gets
     its turn in between.
     """
 
-    def __init__(
-        self,
-        collectors: Collectors,
-        companies: Sequence[str],
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, metrics: Metrics, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._companies = [_CompanySeries(collectors, company) for company in companies]
+        self._metrics = metrics
         self._snapshots: deque[Snapshot] = deque(maxlen=int(HISTORY_SECONDS / SNAPSHOT_EVERY) + 1)
-        # By company and consumer.
-        self._sources: deque[tuple[float, dict[tuple[str, str], Received]]] = deque(
-            maxlen=int(RATE_WINDOW / SNAPSHOT_EVERY) + 1
-        )
+        self._parts: deque[_Parts] = deque(maxlen=int(RATE_WINDOW / SNAPSHOT_EVERY) + 1)
 
     @property
     def latest(self) -> Snapshot | None:
@@ -110,16 +71,20 @@ class MetricsHistory:
     async def record(self) -> bool:
         """Record one snapshot; a periodic task, to be run every `SNAPSHOT_EVERY` seconds."""
         at = self._clock()
-        counts = [0.0] * len(COUNTS)
-        processing = [0.0] * (len(PROCESSING_BUCKETS) + 1)
-        sources: dict[tuple[str, str], Received] = {}
-        for company in self._companies:
-            counts = _sums((counts, company.counts()))
-            processing = _sums((processing, company.processing()))
-            sources.update(company.sources())
-            await asyncio.sleep(0)
-        self._snapshots.append(Snapshot(at, counts, processing))
-        self._sources.append((at, sources))
+        processing = self._metrics.processing.cumulative()
+        before = self._parts[-1].companies if self._parts else {}
+        companies: dict[str, Sequence[int]] = {}
+        for number, (company, counts) in enumerate(list(self._metrics.counts.items()), 1):
+            now, then = _in_order(counts), before.get(company)
+            # Of the many quiet companies one copy is kept, and not one for each moment.
+            companies[company] = then if then == now else now
+            if number % _AT_A_TIME == 0:
+                await asyncio.sleep(0)
+        totals = [sum(column) for column in zip(*companies.values(), strict=True)] or [0] * len(COUNTS)
+        self._snapshots.append(Snapshot(at, totals, processing))
+        batches = self._metrics.collectors.batches.children.items()
+        sources = {source: Received(each.count, each.sum) for source, each in batches}
+        self._parts.append(_Parts(at, companies, sources))
         return False
 
     def window(self) -> tuple[Snapshot, Snapshot] | None:
@@ -136,12 +101,22 @@ class MetricsHistory:
 
     def source_rates(self, company: str, consumer: str) -> Received | None:
         """Batches and messages a second of a source in the last minute; None before the second snapshot."""
-        if len(self._sources) < 2:
+        if len(self._parts) < 2:
             return None
-        (since, old), (until, new) = self._sources[0], self._sources[-1]
-        before, after = old[company, consumer], new[company, consumer]
-        span = until - since
+        old, new = self._parts[0], self._parts[-1]
+        nothing = Received(0, 0)
+        before, after = (each.sources.get((company, consumer), nothing) for each in (old, new))
+        span = new.at - old.at
         return Received((after.batches - before.batches) / span, (after.messages - before.messages) / span)
+
+    def company_rates(self, company: str) -> dict[str, float] | None:
+        """Each of `COUNTS` a second for a company in the last minute; None before the second snapshot."""
+        if len(self._parts) < 2:
+            return None
+        old, new = self._parts[0], self._parts[-1]
+        nothing = (0,) * len(COUNTS)
+        before, after = (each.companies.get(company, nothing) for each in (old, new))
+        return _rates(before, after, new.at - old.at)
 
     def intervals(self) -> Iterator[tuple[Snapshot, Snapshot]]:
         """Each two neighbouring snapshots, oldest first."""
@@ -150,8 +125,11 @@ class MetricsHistory:
 
 def rates(older: Snapshot, newer: Snapshot) -> dict[str, float]:
     """Each counter's increase a second between two snapshots."""
-    span = newer.at - older.at
-    pairs = zip(older.counts, newer.counts, strict=True)
+    return _rates(older.counts, newer.counts, newer.at - older.at)
+
+
+def _rates(older: Sequence[float], newer: Sequence[float], span: float) -> dict[str, float]:
+    pairs = zip(older, newer, strict=True)
     return {name: (after - before) / span for name, (before, after) in zip(COUNTS, pairs, strict=True)}
 
 
@@ -173,17 +151,5 @@ def percentile(share: float, older: Snapshot, newer: Snapshot) -> float | None:
     return low
 
 
-def _values(collect: Collect) -> Iterator[tuple[str, float]]:
-    return ((sample.name, sample.value) for metric in collect() for sample in metric.samples)
-
-
-def _buckets(collect: Collect) -> list[float]:
-    return [value for name, value in _values(collect) if name.endswith("_bucket")]
-
-
-def _ending(values: dict[str, float], suffix: str) -> float:
-    return next(value for name, value in values.items() if name.endswith(suffix))
-
-
-def _sums(rows: Iterable[Sequence[float]]) -> list[float]:
-    return [sum(column) for column in zip(*rows, strict=True)]
+def _in_order(counts: CompanyCounts) -> tuple[int, ...]:
+    return counts.received, counts.processed, counts.failed, counts.dead_lettered

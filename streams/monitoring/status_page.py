@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import faust
 from aiohttp import web
 from faust.web.views import View
 
-from streams.monitoring.worker_status import WorkerStatus
+from streams.monitoring.worker_status import LISTED, MOST_LISTED, Question, WorkerStatus
 
 _FOLDER: Final = Path(__file__).parent / "static"
 _HEADERS: Final = {
@@ -36,11 +37,22 @@ def register(app: faust.App, status: WorkerStatus) -> None:
             headers={**_HEADERS, "Content-Security-Policy": policy},
         )
 
-    async def content(_: View, __: Any) -> Any:
-        return web.Response(body=await status.body(), content_type="application/json", headers=_HEADERS)
+    async def content(_: View, request: Any) -> Any:
+        body = await status.body(_question(request.query))
+        return web.Response(body=body, content_type="application/json", headers=_HEADERS)
 
     app.page("/", name="page")(page)
     app.page("/status.json", name="status")(content)
+
+
+def _question(query: Mapping[str, str]) -> Question:
+    """What the address asks for: `company`, or `search`, and `limit`. Raises `HTTPBadRequest`."""
+    limit = query.get("limit", str(LISTED))
+    if not limit.isascii() or not limit.isdigit():
+        raise web.HTTPBadRequest(text="limit: expected a number")
+    return Question(
+        company=query.get("company"), search=query.get("search", ""), limit=min(int(limit[:9]), MOST_LISTED)
+    )
 
 
 def _document() -> tuple[bytes, str]:

@@ -11,11 +11,12 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import faust
 import pytest
 from aiohttp import ClientSession
-from aiohttp.test_utils import TestServer
+from aiohttp.test_utils import BaseTestServer, TestServer
 
 from events.subjects import ConsumerType
 from streams.monitoring import http, status_page, worker_status
@@ -24,7 +25,7 @@ from streams.monitoring.worker_status import WorkerStatus
 from tests.sources import StubSource
 
 ROLES: Final[tuple[ConsumerType, ...]] = ("realtime", "historical", "dlq")
-FIFTY: Final = tuple(f"Toko{number:02d}Nusantara" for number in range(50))
+THOUSAND: Final = tuple(f"Toko{number:03d}Nusantara" for number in range(1000))
 
 
 class Worker:
@@ -38,11 +39,10 @@ class Worker:
         self.asked = 0
         self.status = WorkerStatus(
             version="1.2.3",
-            companies=companies,
+            metrics=self.metrics,
             sources=self.sources,
             agents=lambda: self.agents,
             readiness=self.readiness,
-            collectors=self.metrics.collectors,
         )
         self.history = self.status.history
 
@@ -65,11 +65,17 @@ class App(faust.App):
 
 
 @asynccontextmanager
-async def served(worker: Worker) -> AsyncIterator[ClientSession]:
+async def serving(worker: Worker) -> AsyncIterator[BaseTestServer]:
     app = App("tiny", autodiscover=False)
     http.register(app, metrics=worker.metrics, readiness=worker.readiness, version="1.2.3")
     status_page.register(app, worker.status)
-    async with TestServer(await app.web.wsgi()) as server, ClientSession(server.make_url("/")) as client:
+    async with TestServer(await app.web.wsgi()) as server:
+        yield server
+
+
+@asynccontextmanager
+async def served(worker: Worker) -> AsyncIterator[ClientSession]:
+    async with serving(worker) as server, ClientSession(server.make_url("/")) as client:
         yield client
 
 
@@ -219,8 +225,8 @@ async def test_many_viewers_cost_the_database_one_question(monkeypatch: pytest.M
     assert worker.asked == 1
 
 
-async def test_fifty_companies_leave_the_loop_free_and_the_content_small() -> None:
-    worker = Worker(*FIFTY)
+async def test_a_thousand_companies_leave_the_loop_free_and_the_content_small() -> None:
+    worker = Worker(*THOUSAND)
     rounds = 0
 
     async def others() -> None:
@@ -231,12 +237,131 @@ async def test_fifty_companies_leave_the_loop_free_and_the_content_small() -> No
 
     task = asyncio.create_task(others())
     await worker.history.record()
-    # Events get their turn between any two companies.
-    assert rounds >= len(FIFTY) - 1
-    task.cancel()
+    # Events get their turn after each hundred companies.
+    assert rounds >= len(THOUSAND) // 100 - 1
+    rounds = 0
     for _ in range(180):
         worker.history._snapshots.append(worker.history._snapshots[-1]._replace(at=time.monotonic()))
-    assert len(await worker.status.body()) < 64 * 1024
+    body = await worker.status.body()
+    task.cancel()
+    assert rounds >= len(THOUSAND) // 100
+    assert len(body) < 80 * 1024
+
+
+async def answered(worker: Worker, address: str) -> Any:
+    """What one address of /status.json says."""
+    async with served(worker) as client, client.get(f"/status.json{address}") as answer:
+        assert answer.status == 200
+        return await answer.json()
+
+
+def names(content: Any, rows: str = "companies") -> list[str]:
+    return [row["company"] for row in content[rows]]
+
+
+async def test_companies_are_listed_by_trouble_then_by_lag_then_by_dead_letters() -> None:
+    worker = Worker("Quiet", "Letters", "Lagging", "Broken", "Busy")
+    for source in worker.sources:
+        source.in_flight = 0
+    for company, pending in (("Busy", 5), ("Lagging", 7), ("Quiet", 0), ("Letters", 0)):
+        worker.metrics.lag(company, "realtime", pending, 1)
+    worker.metrics.exhausted("Letters", 2, 0.0)
+    worker.reasons = {"company Broken": "its schema is not ours", "realtime Broken": "waits", "postgres": "x"}
+    content = await worker.content()
+    assert names(content) == ["Broken", "Lagging", "Busy", "Letters", "Quiet"]
+    assert names(content, "dead_letters") == names(content)
+    first = content["companies"][0]
+    assert (first["problem"], first["lag"]) == ("company: its schema is not ours; realtime: waits", None)
+    assert content["companies"][1]["lag"] == 8
+    assert content["totals"]["troubled"] == 1
+    assert content["totals"]["companies"] == content["found"] == 5
+
+
+async def test_of_a_thousand_companies_some_are_listed_but_all_are_counted() -> None:
+    worker = Worker(*THOUSAND)
+    for company in THOUSAND:
+        worker.metrics.lag(company, "realtime", 2, 0)
+        worker.metrics.exhausted(company, 1, 0.0)
+    worker.reasons = {f"realtime {company}": "refused" for company in THOUSAND[:70]}
+    content = await worker.content()
+    assert names(content) == list(THOUSAND[:50])
+    assert {len(content[rows]) for rows in ("companies", "dead_letters", "reasons")} == {50}
+    assert len(content["sources"]) == 150
+    assert content["more_reasons"] == 20
+    totals = content["totals"]
+    assert (totals["sources"], totals["refused"], totals["pulling"]) == (3000, 70, 2930)
+    assert (totals["pending"], totals["exhausted"]) == (2000, 1000)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("?search=toko99", [f"Toko99{number}Nusantara" for number in range(10)]),
+        ("?search=nothing+like+it", []),
+        ("?search=toko99&limit=3", [f"Toko99{number}Nusantara" for number in range(3)]),
+        ("?limit=0", []),
+        ("?company=Toko123Nusantara", ["Toko123Nusantara"]),
+        ("?company=toko123nusantara", []),
+        ("?company=", []),
+    ],
+)
+async def test_companies_are_found(address: str, expected: list[str]) -> None:
+    content = await answered(Worker(*THOUSAND), address)
+    assert names(content) == names(content, "dead_letters") == expected
+    assert sorted({row["company"] for row in content["sources"]}) == expected
+
+
+async def test_no_address_makes_a_document_without_bounds_or_an_error_of_ours() -> None:
+    worker = Worker(*THOUSAND)
+    assert len(names(await answered(worker, "?limit=999999999999999999"))) == worker_status.MOST_LISTED
+    async with served(worker) as client:
+        for limit in ("-1", "many", "1e3", "%C2%B2"):
+            async with client.get(f"/status.json?limit={limit}") as answer:
+                assert answer.status == 400, limit
+    for number in range(200):
+        await worker.status.body(worker_status.Question(search=f"nothing {number}"))
+    assert len(worker.status._answers) <= 50
+
+
+async def test_a_company_in_full_has_its_event_types_and_its_reasons() -> None:
+    name = 'Kopi&?#"<Ã'
+    worker = Worker(name, "Other")
+    worker.reasons = {f"realtime {name}": "refused", "realtime Other": "not this"}
+    worker.metrics.received(name, "v1.messages.upsert", 3)
+    worker.metrics.settled(name, "v1.messages.upsert", "nack_retryable", "timeout", 0.1, 0.1)
+    worker.metrics.received("Other", "v1.chats.upsert", 9)
+    content = await answered(worker, f"?{urlencode({'company': name})}")
+    assert content["company"] == {
+        "company": name,
+        "served": True,
+        "reasons": {f"realtime {name}": "refused"},
+        "events": [{"type": "v1.messages.upsert", "received": 3, "processed": 0, "failed": 1}],
+    }
+    content = await answered(worker, "?company=Elsewhere")
+    assert content["company"]["served"] is False
+
+
+async def test_rates_of_a_company_are_its_own() -> None:
+    worker = Worker("KopiNusa01", "WarungSari")
+    await worker.history.record()
+    worker.metrics.received("KopiNusa01", "v1.messages.upsert", 12)
+    await worker.history.record()
+    rates = {row["company"]: row["received"] for row in (await worker.content())["companies"]}
+    assert rates["KopiNusa01"] > 0
+    assert rates["WarungSari"] == 0
+
+
+async def test_a_fleet_shows_what_is_in_hand_of_each_company_and_its_three_sources() -> None:
+    worker = Worker("*")
+    worker.metrics.counts.clear()
+    for company in ("KopiNusa01", "WarungSari"):
+        worker.metrics.add_company(company)
+    worker.status.in_hand = lambda: {"WarungSari": 40}
+    content = await worker.content()
+    assert names(content) == ["WarungSari", "KopiNusa01"]
+    assert [(row["lag"], row["held"]) for row in content["companies"]] == [(40, 40), (0, 0)]
+    assert [row["company"] for row in content["sources"]] == ["*"] * 3
+    assert content["totals"]["companies"] == 2
 
 
 async def test_the_documented_pages_stay_what_they_are() -> None:

@@ -31,8 +31,10 @@ class Sample(NamedTuple):
 class Prometheus(testkit.prometheus.Prometheus):
     """The demo's, asked the tests' questions; `jobs` are targets by job name, `rules` files."""
 
-    def __init__(self, jobs: Mapping[str, Sequence[str]], rules: Sequence[Path] = ()) -> None:
-        super().__init__(required("prometheus"), jobs, rules, interval=_INTERVAL)
+    def __init__(
+        self, jobs: Mapping[str, Sequence[str]], rules: Sequence[Path] = (), *, interval: str = _INTERVAL
+    ) -> None:
+        super().__init__(required("prometheus"), jobs, rules, interval=interval)
 
     def get(self, resource: str, **parameters: str) -> Any:
         """`data` of an answer of the HTTP API. Fails with Prometheus's own words."""

@@ -211,7 +211,7 @@ def test_missing_metric_never_scales_up() -> None:
 
 
 def test_lag_is_that_of_the_namespace_with_all_its_companies() -> None:
-    exposed = asyncio.run(Metrics([COMPANY], jid_limit=0, version=VERSION).page()).decode()
+    exposed = b"".join(asyncio.run(Metrics([COMPANY], jid_limit=0, version=VERSION).page())).decode()
     metrics = set(re.findall(r"\bdaisi_\w+", query()))
     assert metrics == {"daisi_consumer_pending_messages", "daisi_consumer_unacknowledged_messages"}
     assert all(f"# TYPE {name} gauge" in exposed for name in metrics)

@@ -111,16 +111,30 @@ async def browser() -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def opened(
-    browser: Browser, worker: Worker, *, scheme: Scheme = "light", width: int = 1180, complains: bool = False
+    browser: Browser,
+    worker: Worker,
+    *,
+    scheme: Scheme = "light",
+    width: int = 1180,
+    complains: bool = False,
 ) -> AsyncIterator[Page]:
     """The page; fails if the browser complained about it, unless it is to complain."""
+    async with opened_at(browser, f"{worker.url}/", scheme=scheme, width=width, complains=complains) as page:
+        yield page
+
+
+@asynccontextmanager
+async def opened_at(
+    browser: Browser, url: str, *, scheme: Scheme = "light", width: int = 1180, complains: bool = False
+) -> AsyncIterator[Page]:
+    """The page at this address."""
     context = await browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800})
     page = await context.new_page()
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.set_default_timeout(PATIENCE)
-    await page.goto(f"http://127.0.0.1:{worker.port}/")
+    await page.goto(url)
     await expect(page.locator("html")).not_to_have_attribute("data-state", "loading", timeout=PATIENCE)
     yield page
     await context.close()
@@ -304,15 +318,18 @@ async def test_nothing_that_is_shown_becomes_markup_or_breaks_the_page(
     figures = json.loads(worker.page("/status.json")[1])
     figures |= {"state": "not_ready", "reasons": {"postgres": hostile, hostile: hostile}, "version": hostile}
     figures["connections"]["postgres"]["problem"] = hostile
-    for row in figures["sources"]:
+    for row in (*figures["sources"], *figures["companies"]):
         row["company"] = hostile
-    figures["sources"][0]["problem"] = hostile
+    figures["sources"][0] |= {"problem": hostile, "state": hostile}
+    figures["companies"] = [figures["companies"][0] | {"problem": hostile}] * 2
     dead_letters = {"company": hostile, "waiting": 123_456_789, "oldest": 86_399, "exhausted": 123_456}
     figures["dead_letters"] = [dead_letters] * 2
+    figures["totals"] |= {"companies": 2, "waiting": 246_913_578, "oldest": 86_399}
     async with opened(browser, worker, width=width) as page:
         await page.route("**/status.json", lambda route: route.fulfill(json=figures))
         await says(page.locator("#version"), hostile)
         await says(page.locator("#dead tbody td").first, hostile)
+        await says(page.locator("#rows tbody td").first, hostile)
         await says(page.locator("#waiting dd").first, "246.9M")
         assert await page.locator("img").count() == 0
         assert await overflow(page) <= 0

@@ -37,7 +37,7 @@ class Recorder:
     def __init__(self) -> None:
         self.metrics = Metrics(COMPANIES, version="1.2.3")
         self.clock = Clock()
-        self.history = MetricsHistory(self.metrics.collectors, COMPANIES, clock=self.clock)
+        self.history = MetricsHistory(self.metrics, clock=self.clock)
 
     async def after(self, seconds: float = SNAPSHOT_EVERY) -> None:
         self.clock.now += seconds

@@ -15,6 +15,8 @@ from streams.jetstream.consumer_state import ConsumerStates
 from streams.jetstream.specs import consumers
 from streams.jetstream.stream_reader import ApiError
 from streams.lifecycle.periodic_tasks import PeriodicTasks
+from streams.lifecycle.schema_upkeep import CompanyTask
+from streams.lifecycle.turns import BURST, Turns
 from streams.monitoring.metrics import Metrics
 from tables.errors import DatabaseError, StorageError, Unavailable
 from tests.reconcile import default_settings
@@ -169,3 +171,57 @@ async def test_contacts_of_one_company_that_cannot_be_synced_keep_no_others_from
     with pytest.raises(type(trouble)):
         await probe.periodic_tasks.sync_contacts()
     assert synced == ([COMPANIES[1]] if served else [])
+
+
+@pytest.fixture
+def many(probe: CompanyProbe) -> CompanyProbe:
+    """The same with a thousand companies."""
+    probe.periodic_tasks.tenants = [Tenant(f"Toko{number:03d}") for number in range(1000)]
+    return probe
+
+
+async def test_a_thousand_companies_are_asked_no_more_than_fifty_at_a_time(many: CompanyProbe) -> None:
+    synced: list[Tenant] = []
+
+    async def sync(tenant: Tenant) -> int:
+        synced.append(tenant)
+        return 0
+
+    many.periodic_tasks.post_scan = sync
+    await many.periodic_tasks.measure_tables()
+    await many.periodic_tasks.sync_contacts()
+    assert many.tables.asked == len(synced) == BURST
+    assert len(label_values(many.metrics, "daisi_exhausted_events", "company_id")) == BURST
+
+
+async def test_figures_of_companies_whose_turn_it_is_not_stay_but_not_through_an_outage(
+    many: CompanyProbe,
+) -> None:
+    name, tasks = "daisi_exhausted_events", many.periodic_tasks
+    await tasks.measure_tables()
+    first = label_values(many.metrics, name, "company_id")
+    tasks._measured = Turns()
+    tasks.tenants = list(reversed(tasks.tenants))
+    await tasks.measure_tables()
+    assert first < label_values(many.metrics, name, "company_id")
+    tasks._measured = Turns()
+    many.tables.away = True
+    with pytest.raises(Unavailable):
+        await tasks.measure_tables()
+    assert label_values(many.metrics, name, "company_id") == set()
+
+
+async def test_upkeep_of_a_thousand_companies_begins_with_some_and_goes_on_with_what_it_began() -> None:
+    ran: list[Tenant] = []
+    tenants = [Tenant(f"Toko{number:03d}") for number in range(1000)]
+
+    async def run(tenant: Tenant) -> bool:
+        ran.append(tenant)
+        # One has more to do at once.
+        return tenant == tenants[0]
+
+    task = CompanyTask("upkeep", tenants, 3600, run)
+    assert await task.run_due()
+    assert ran == tenants[:BURST]
+    assert await task.run_due()
+    assert ran.count(tenants[0]) == 2

@@ -47,7 +47,7 @@ _VARIABLE: Final = (
 @pytest.fixture(scope="module")
 def families() -> dict[str, str]:
     """Name and type of everything on a page of metrics."""
-    page = asyncio.run(Metrics(["KopiNusa01"], version="1").page()).decode()
+    page = b"".join(asyncio.run(Metrics(["KopiNusa01"], version="1").page())).decode()
     return dict(re.findall(r"^# TYPE (\w+) (\w+)$", page, re.MULTILINE))
 
 

@@ -121,7 +121,7 @@ def test_option_table_has_defaults_and_no_option_without_meaning() -> None:
 
 def test_every_metric_is_declared_with_its_type_and_labels_and_is_in_one_table() -> None:
     declared = Collectors("1").declared
-    page = asyncio.run(Metrics(["KopiNusa01"], version="1").page()).decode()
+    page = b"".join(asyncio.run(Metrics(["KopiNusa01"], version="1").page())).decode()
     kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", page, re.MULTILINE))
     ours = {name: kind for name, kind in kinds.items() if not name.startswith(("process_", "python_"))}
     prefixes = ("message_event_service_event", "dlq_", "message_event_service_db_", "onboarding_", "daisi_")

@@ -1,7 +1,7 @@
 
 "use strict";
 (() => {
-  const EVERY = 2000, PATIENCE = 10000, SILENCE = 5, SPANS = [300, 900], WIDTH = 300, HEIGHT = 100;
+  const EVERY = 2000, PATIENCE = 10000, SPANS = [300, 900], WIDTH = 300, HEIGHT = 100;
   const PARTS = { nats: "NATS", postgres: "PostgreSQL", worker: "Worker", agents: "Agents", readiness: "Readiness" };
   const STATES = { ready: "Ready", not_ready: "Not ready", starting: "Starting", stopping: "Stopping" };
   const CHARTS = [
@@ -12,7 +12,10 @@
     { id: "latency", title: "Processing time", lines: ["p50", "p95"], unit: "s" },
   ];
   const NAMES = { p50: "half within", p95: "95 % within" };
-  let last = null, answered = 0, cursor = null, reach = SPANS[0], timer = 0;
+  const EVERY_COMPANY = "*";
+  // The company whose page this is; none on the page of all.
+  const chosenCompany = new URLSearchParams(location.search).get("company");
+  let last = null, answered = 0, cursor = null, reach = SPANS[0], timer = 0, asking = 0;
 
   const byId = (id) => document.getElementById(id);
   const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
@@ -66,10 +69,7 @@
 
   const clock = (epoch) => new Date(epoch * 1000).toLocaleTimeString("en-GB");
 
-  function sum(rows, field) {
-    const known = rows.map((row) => row[field]).filter((value) => value !== null);
-    return known.length < rows.length ? null : known.reduce((a, b) => a + b, 0);
-  }
+  const named = (company) => (company === EVERY_COMPANY ? "every company" : company);
 
   // ---- charts ----
 
@@ -175,7 +175,8 @@
   }
 
   const charts = CHARTS.map(tile);
-  const resting = byId("moment").textContent;
+  const resting = chosenCompany === null ? byId("moment").textContent
+    : "All companies of this worker: rate over the last minute, total since its start";
 
   function showEvents(status) {
     const at = chosen(status);
@@ -194,39 +195,31 @@
     return [...list.children];
   }
 
-  /** What a source without a problem does; it fetches no further batch while one waits to be stored. */
-  function condition(source) {
-    if (source.fetched === null) return "not started";
-    return source.held && source.fetched > SILENCE ? "waiting to store" : "pulling";
-  }
-
   function showParts(status) {
     const { nats, postgres } = status.connections;
     const dead = status.agents.filter((agent) => !agent.running).map((agent) => agent.name);
-    const stuck = status.sources.filter((source) => source.problem);
-    const pulling = status.sources.filter((source) => !source.problem && condition(source) === "pulling").length;
+    const { sources, pulling, refused, pending } = status.totals;
     const parts = [
       ["NATS", nats.problem, "Connected", nats.reconnects ? `${count(nats.reconnects)} reconnects since the start` : "No reconnects since the start"],
       ["PostgreSQL", postgres.problem, "Answers", "Takes writes"],
       ["Agents", dead.length ? `Not running: ${dead.join(", ")}` : null, `${status.agents.length} of ${status.agents.length} running`, status.agents.map((agent) => agent.name).join(", ")],
-      ["Sources", stuck.length || pulling < status.sources.length ? `${pulling} of ${status.sources.length} pulling` : null,
-        `${pulling} of ${status.sources.length} pulling`, `${count(sum(status.sources, "pending"))} pending`],
+      ["Sources", refused || pulling < sources ? `${pulling} of ${sources} pulling` : null,
+        `${pulling} of ${sources} pulling`, `${count(pending)} pending`],
     ];
     fill(byId("parts"), parts, () => element("li", {}, element("b"), element("span", { class: "tell" }), element("p", { class: "note" })))
       .forEach((item, i) => {
         const [name, problem, fine, note] = parts[i];
         item.id = `part-${name.toLowerCase()}`;
-        item.className = problem ? (name === "Sources" && !stuck.length ? "care" : "bad") : "";
+        item.className = problem ? (name === "Sources" && !refused ? "care" : "bad") : "";
         write(item.children[0], name);
         write(item.children[1], problem ? (i < 2 ? "Down" : problem) : fine);
         write(item.children[2], problem && i < 2 ? problem : name === "Agents" && problem ? "" : note);
       });
   }
 
-  function showDead(rows) {
-    const ages = rows.map((row) => row.oldest).filter((value) => value !== null);
-    const oldest = ages.length ? Math.max(...ages) : null;
-    const totals = { waiting: sum(rows, "waiting"), oldest, exhausted: sum(rows, "exhausted") };
+  function showDead(rows, { waiting, oldest, exhausted }) {
+    const [row] = chosenCompany === null ? [{ waiting, oldest, exhausted }] : rows;
+    const totals = { waiting: null, oldest: null, exhausted: null, ...(row && { waiting: row.waiting, oldest: row.oldest, exhausted: row.exhausted }) };
     for (const [id, value] of Object.entries(totals)) {
       write(byId(id).children[1], id === "oldest" ? (totals.waiting === 0 ? "none" : age(value)) : brief(value));
       byId(id).className = value && id !== "oldest" ? "care" : "";
@@ -243,15 +236,50 @@
   function showSources(sources) {
     const ordered = [...sources].sort((a, b) => Boolean(b.problem) - Boolean(a.problem));
     table("sources", ordered, (row) => [
-      [row.company], [row.consumer, "words"],
-      [row.problem || condition(row), `words ${row.problem || condition(row) === "pulling" ? "fine" : "mild"}`],
+      [named(row.company)], [row.consumer, "words"],
+      [row.state, `words ${row.problem || row.state === "pulling" ? "fine" : "mild"}`],
       [count(row.pending)], [count(row.unacknowledged)], [count(row.held)],
       [row.messages === null ? "–" : `${rate(row.messages)} /s`], [row.batches === null ? "–" : `${rate(row.batches)} /s`],
       [row.fetched === null ? "–" : `${row.fetched.toFixed(1)} s ago`],
     ], (row) => row.problem);
   }
 
-  function table(id, rows, cells, bad = () => false) {
+  /** A company's page; the address carries its name. */
+  function companyLink(cell, company) {
+    if (!cell.firstElementChild) cell.replaceChildren(element("a"));
+    cell.firstElementChild.href = `?company=${encodeURIComponent(company)}`;
+    write(cell.firstElementChild, company);
+  }
+
+  function showCompanies({ companies, found, totals }) {
+    byId("companies-list").hidden = chosenCompany !== null || totals.companies < 2;
+    if (chosenCompany !== null) return;
+    const all = `${count(found)}${found < totals.companies ? ` of ${count(totals.companies)}` : ""}`;
+    const shown = companies.length < found ? `, the first ${count(companies.length)} shown` : "";
+    write(byId("listed"), `${all}${shown}; ${count(totals.troubled)} with trouble. Those first, then those that lag most`);
+    const persecond = (value) => (value === null ? "–" : `${rate(value)} /s`);
+    table("rows", companies, (row) => [
+      [row.company], [row.problem || "in order", "words fine"], [count(row.lag)], [count(row.held)],
+      [persecond(row.received)], [persecond(row.failed), row.failed && "care"],
+      [count(row.waiting), row.waiting && "care"], [count(row.exhausted), row.exhausted && "care"],
+    ], (row) => row.problem, companyLink);
+  }
+
+  function showCompany(status) {
+    byId("company").hidden = chosenCompany === null;
+    if (chosenCompany === null || !status.company) return;
+    const { company, served, reasons, events } = status.company;
+    write(byId("company-title"), `Company ${company}`);
+    const told = served ? Object.entries(reasons).map(([part, reason]) => `${part}: ${reason}`)
+      : ["This worker does not serve it, or has had no event of it yet."];
+    fill(byId("company-reasons"), told, () => element("li")).forEach((item, i) => write(item, told[i]));
+    byId("types").hidden = !events.length;
+    table("types", events, (row) => [
+      [row.type], [count(row.received)], [count(row.processed)], [count(row.failed), row.failed && "care"],
+    ]);
+  }
+
+  function table(id, rows, cells, bad = () => false, first = write) {
     const names = [...byId(id).querySelectorAll("th")].map((cell) => cell.dataset.short || cell.textContent);
     const make = () => element("tr", {}, ...names.map((name) => {
       const cell = element("td");
@@ -261,7 +289,7 @@
     fill(byId(id).tBodies[0], rows, make).forEach((line, i) => {
       line.className = bad(rows[i]) ? "bad" : "";
       cells(rows[i]).forEach(([text, style], column) => {
-        write(line.children[column], text);
+        (column ? write : first)(line.children[column], text);
         line.children[column].className = style || "";
       });
     });
@@ -269,7 +297,8 @@
 
   function showReasons(reasons) {
     const entries = Object.entries(reasons);
-    const exhausted = last ? sum(last.dead_letters, "exhausted") : 0;
+    const exhausted = last ? last.totals.exhausted : 0;
+    if (last && last.more_reasons) entries.push(["And", `${count(last.more_reasons)} more`]);
     if (!entries.length && exhausted) {
       entries.push(["Attention", `${count(exhausted)} exhausted ${exhausted === 1 ? "event waits" : "events wait"} for a person`]);
     }
@@ -290,16 +319,19 @@
   }
 
   function show(status) {
-    const names = [...new Set(status.sources.map((source) => source.company))];
+    const names = status.companies.map((row) => row.company);
+    const { companies } = status.totals;
     state(status.state, STATES[status.state]);
-    write(byId("companies"), names.length > 3 ? `${names.slice(0, 2).join(", ")} and ${names.length - 2} more companies` : names.join(", "));
+    write(byId("companies"), companies > 3 ? `${count(companies)} companies` : names.sort().join(", "));
     write(byId("version"), status.version);
     write(byId("uptime"), age(status.uptime));
     byId("lost").hidden = true;
     showReasons(status.reasons);
     showParts(status);
     showEvents(status);
-    showDead(status.dead_letters);
+    showDead(status.dead_letters, status.totals);
+    showCompany(status);
+    showCompanies(status);
     showSources(status.sources);
   }
 
@@ -310,24 +342,38 @@
     write(byId("lost"), last ? `What is shown below was true at ${clock(last.time)}. Trying again every 2 seconds.` : "Trying again every 2 seconds.");
   }
 
+  function address() {
+    const search = byId("search").value.trim();
+    if (chosenCompany !== null) return `status.json?company=${encodeURIComponent(chosenCompany)}`;
+    return search ? `status.json?search=${encodeURIComponent(search)}` : "status.json";
+  }
+
   async function refresh() {
+    clearTimeout(timer);
     timer = 0;
+    const mine = ++asking;
     try {
-      const answer = await fetch("status.json", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+      const answer = await fetch(address(), { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
       if (!answer.ok) throw new Error(`status ${answer.status}`);
-      last = await answer.json();
+      const status = await answer.json();
+      // What was asked for meanwhile comes later.
+      if (mine !== asking) return;
+      last = status;
       answered = Date.now();
       show(last);
     } catch (error) {
+      if (mine !== asking) return;
       console.warn("no status:", error);
       showLoss();
     }
     timer = setTimeout(refresh, EVERY);
   }
 
+  byId("search").addEventListener("input", refresh);
+
   // A page in the background is slowed down by the browser.
   document.addEventListener("visibilitychange", () => {
-    if (document.visibilityState === "visible" && timer) { clearTimeout(timer); refresh(); }
+    if (document.visibilityState === "visible" && timer) refresh();
   });
 
   setInterval(() => {
