@@ -62,7 +62,7 @@ class Database:
         self._connector = Connector(self._dsn)
         self._pool: Pool | None = None
         # Loans that nobody uses. The driver's pool takes a task, three timers and some turns of the event loop for each
-        # loan, which was a tenth of the processor's time of small batches.
+        # loan: a tenth of the time of small batches in a profile.
         self._spare: list[_Loan] = []
         self._borrowing = 0  # from the driver's pool
         self._known: WeakSet[HostConnection] = WeakSet()
