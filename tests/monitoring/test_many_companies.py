@@ -19,8 +19,9 @@ from typing import Any, Final
 
 import pytest
 
+from events.subjects import ALL_COMPANIES
 from streams.monitoring.exposition import CONTENT_TYPE
-from streams.monitoring.metrics import EVERY_COMPANY, Metrics
+from streams.monitoring.metrics import Metrics
 from tests.monitoring.dashboards import Panel, dashboards, panels, substituted
 from tests.monitoring.environment import RULES
 from tests.monitoring.prometheus import Prometheus
@@ -50,8 +51,8 @@ class Fleet:
             self.metrics.exhausted(company, 0, 0.0)
             self.metrics.partitions(company, 2)
         for consumer in CONSUMERS:
-            self.metrics.lag(EVERY_COMPANY, consumer, 0, 0)
-        self.metrics.dlq_state(EVERY_COMPANY, 0, 0.0)
+            self.metrics.lag(ALL_COMPANIES, consumer, 0, 0)
+        self.metrics.dlq_state(ALL_COMPANIES, 0, 0.0)
 
     async def ready(self) -> dict[str, str]:
         return {}
@@ -60,7 +61,7 @@ class Fleet:
         for company in BUSY:
             work(self.metrics, company)
         for consumer in CONSUMERS:
-            self.metrics.batch_received(EVERY_COMPANY, consumer, 200)
+            self.metrics.batch_received(ALL_COMPANIES, consumer, 200)
         return b"".join(asyncio.run(self.metrics.page()))
 
 

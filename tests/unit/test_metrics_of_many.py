@@ -6,8 +6,8 @@ from typing import Final
 
 import pytest
 
-from events.subjects import EVENT_TYPES, MAX_COMPANY_BYTES
-from streams.monitoring.metrics import EVERY_COMPANY, FEW, Metrics
+from events.subjects import ALL_COMPANIES, EVENT_TYPES, MAX_COMPANY_BYTES
+from streams.monitoring.metrics import FEW, Metrics
 from tests.unit.test_metrics import ACTION, PREFIX, families, label_values, pairs, rendered, series, value
 
 UPSERT: Final = "v1.messages.upsert"
@@ -148,11 +148,11 @@ def test_why_an_event_type_fails_is_a_step_from_0_after_its_first_delivery() -> 
 def test_a_histogram_comes_with_its_first_observation() -> None:
     metrics = fleet("KopiNusa")
     work(metrics, "KopiNusa")
-    metrics.batch_received(EVERY_COMPANY, "realtime", 5)
+    metrics.batch_received(ALL_COMPANIES, "realtime", 5)
     for name in _HISTOGRAMS:
         samples = families(metrics)[name].samples
         assert all(sample.value for sample in samples if sample.name.endswith("_count")), name
-        assert {sample.labels["company_id"] for sample in samples} <= {"KopiNusa", EVERY_COMPANY}
+        assert {sample.labels["company_id"] for sample in samples} <= {"KopiNusa", ALL_COMPANIES}
 
 
 def test_a_company_is_added_once_and_known_from_its_first_event_at_the_latest() -> None:
@@ -170,7 +170,7 @@ def test_a_company_is_added_once_and_known_from_its_first_event_at_the_latest() 
 def test_consumers_of_a_fleet_are_of_every_company() -> None:
     metrics = fleet("KopiNusa")
     for name in ("source_errors", "store_time_steps_back", "store_time_step_back_seconds"):
-        found = {frozenset({("company_id", EVERY_COMPANY), ("consumer_type", each)}) for each in CONSUMERS}
+        found = {frozenset({("company_id", ALL_COMPANIES), ("consumer_type", each)}) for each in CONSUMERS}
         assert set(series(metrics, f"daisi_{name}_total")) == found
 
 
