@@ -152,10 +152,6 @@ class Accounting:
         text = "has neither a row of its version or newer, nor a dead letter, nor an exhausted row"
         return MISSING, Problem("lost", text)
 
-    def given_up(self, fact: Fact) -> bool:
-        """Whether a dead letter or an exhausted row carries this item for its own sake."""
-        return self._letters.has(fact, whole=False) or self._exhausted.has(fact, whole=False)
-
     def _stored(self, fact: Fact) -> bool:
         rows = self._evidence.rows[fact.item.table].get(fact.item.key, ())
         if fact.item.refused:

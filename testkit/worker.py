@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -32,10 +31,6 @@ _BOUND: Final = (
 )
 
 
-# Prefix of the durables that deliver a company's events, where a fleet serves it.
-FLEETS: Final[dict[str, str]] = {}
-
-
 class WorkerError(RuntimeError):
     """The worker does not start, or has died; the message says what it wrote last."""
 
@@ -47,13 +42,6 @@ def environment(
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ}
     ours = {"NATS_URL": nats_url, "POSTGRES_DSN": postgres_dsn, "COMPANY_ID": ",".join(companies)}
     return {**kept, **ours, **settings}
-
-
-def as_fleet(companies: Sequence[str]) -> dict[str, str]:
-    """What makes a worker serve these companies, and only them, through shared consumers."""
-    prefix = f"wa_fleet_{hashlib.sha256(','.join(companies).encode()).hexdigest()[:16]}_"
-    FLEETS.update(dict.fromkeys(companies, prefix))
-    return {"COMPANY_ID": "*", "COMPANY_ALLOW": ",".join(companies), "NATS_FLEET_DURABLE": prefix}
 
 
 class Scrape(NamedTuple):
@@ -91,8 +79,6 @@ class Worker:
         self.log = log
         self.errors = log.with_suffix(".err")
         self._env = environment(companies, nats_url, postgres_dsn, **settings)
-        if os.environ.get("FLEET"):
-            self._env |= as_fleet(companies)
         self.port = int(self._env.setdefault("SERVER_PORT", str(free_port())))
         self._process: subprocess.Popen[bytes] | None = None
 

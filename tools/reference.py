@@ -71,8 +71,8 @@ def command_table() -> str:
 
 
 def _usage(command: click.Command) -> str:
-    arguments = [each for each in command.params if isinstance(each, click.Argument)]
-    return f"`{' '.join((_RUN, str(command.name), *map(_argument, arguments)))}`"
+    words = [_argument(each) for each in command.params if isinstance(each, click.Argument)]
+    return f"`{' '.join((_RUN, str(command.name), *words))}`"
 
 
 def _argument(argument: click.Argument) -> str:

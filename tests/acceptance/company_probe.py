@@ -16,8 +16,8 @@ from nats.js.api import ConsumerInfo, PubAck
 
 from events.subjects import HISTORICAL, Tenant
 from tables.queries import quoted
-from testkit.worker import FLEETS
 from tests import builders
+from tests.fleets import FLEETS
 
 PATIENCE: Final = 60.0
 REALTIME_STREAM: Final = "wa_events_stream"

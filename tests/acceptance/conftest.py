@@ -16,6 +16,7 @@ from nats.aio.client import Client
 from events.subjects import Tenant
 from testkit.worker import Worker
 from tests.acceptance.company_probe import CompanyProbe
+from tests.fleets import as_fleet
 
 # One after the other for the tests of a module; more of them only cost the shared worker its start.
 _COMPANIES = 8
@@ -45,7 +46,7 @@ class Launch:
             nats_url=self._servers[0] if nats_url is None else nats_url,
             postgres_dsn=self._servers[1] if postgres_dsn is None else postgres_dsn,
             log=self._folder / f"{'-'.join(companies[:1])}-{len(self.made)}.log",
-            **{**also, **settings},
+            **{**as_fleet(companies), **also, **settings},
         )
         self.made.append(worker)
         worker.start()
@@ -120,7 +121,14 @@ def sharing(
 
     def start(companies: Sequence[str]) -> Worker:
         log = tmp_path_factory.mktemp("shared") / "worker.log"
-        worker = Worker(companies, nats_url=nats_url, postgres_dsn=postgres_dsn, log=log, **settings)
+        worker = Worker(
+            companies,
+            nats_url=nats_url,
+            postgres_dsn=postgres_dsn,
+            log=log,
+            **as_fleet(companies),
+            **settings,
+        )
         worker.start()
         return worker
 
