@@ -111,8 +111,8 @@ class Accounting:
         self._published = published
         self._by_version = {one.version: one for one in published}
         self._evidence = evidence
-        self._letters = _GivenUp("dead letters", evidence.letters)
-        self._exhausted = _GivenUp("exhausted rows", evidence.exhausted)
+        self.letters = _GivenUp("dead letters", evidence.letters)
+        self.exhausted = _GivenUp("exhausted rows", evidence.exhausted)
         self._before = before
 
     def add_to(self, report: Report) -> None:
@@ -131,23 +131,23 @@ class Accounting:
                     report.problems.append(Problem(problem.kind, text, str(fact.item)))
         stored = [fact for fact, place in places if place == STORED]
         report.problems += differences(self._company, expected(stored, self._before), self._evidence)
-        report.problems += self._letters.problems(self._by_version)
-        report.problems += self._exhausted.problems(self._by_version)
+        report.problems += self.letters.problems(self._by_version)
+        report.problems += self.exhausted.problems(self._by_version)
         waiting = {fact.event.version for fact, place in places if place == WAITING}
         report.problems += self._wrong_queue(waiting)
 
     def place(self, fact: Fact) -> tuple[str, Problem | None]:
         """Where an item has ended, and what is wrong with that."""
-        stored, exhausted = self._stored(fact), self._exhausted.has(fact)
+        stored, exhausted = self._stored(fact), self.exhausted.has(fact)
         if fact.item.refused and stored:
             return MISSING, Problem("wrong", "can never be stored, but there is a row")
-        if stored and self._exhausted.has(fact, whole=False):
+        if stored and self.exhausted.has(fact, whole=False):
             return MISSING, Problem("doubled", "has a row and is in exhausted_events as well")
         if stored:
             return STORED, None
         if exhausted:
             return EXHAUSTED, None
-        if self._letters.has(fact):
+        if self.letters.has(fact):
             return WAITING, None
         text = "has neither a row of its version or newer, nor a dead letter, nor an exhausted row"
         return MISSING, Problem("lost", text)
@@ -171,7 +171,7 @@ class Accounting:
             yield Problem("wrong", f"{self._company}: the consumers have {text}")
         if backlog.waiting != len(waiting):
             text = f"{backlog.waiting} dead letters wait in the consumer, but {len(waiting)} events need one"
-            letters = self._letters.by_version.keys() & self._by_version.keys() - waiting
+            letters = self.letters.by_version.keys() & self._by_version.keys() - waiting
             doubtful = [self._by_version[version].name for version in letters]
             text += f"; in two places perhaps: {', '.join(doubtful[:3])}" if doubtful else ""
             yield Problem("wrong", f"{self._company}: {text}")

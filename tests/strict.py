@@ -20,7 +20,8 @@ def problems(
         fact.event.name
         for fact in facts(published)
         if not fact.item.refused and fact.version not in orphans
-        if accounting.place(fact)[0] in (WAITING, EXHAUSTED) or accounting.given_up(fact)
+        if accounting.place(fact)[0] in (WAITING, EXHAUSTED)
+        or any(given_up.has(fact, whole=False) for given_up in (accounting.letters, accounting.exhausted))
     }
     for name in needless:
         yield Problem("needless", f"{name}: nothing is wrong with it, but it became a dead letter")
