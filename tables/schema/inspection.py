@@ -6,7 +6,7 @@ import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from tables.connection.pool import Database
-from tables.queries import load
+from tables.queries import load, of_days
 from tables.schema import companies, migrations, partitions
 from tables.schema.advisory_locks import briefly
 
@@ -51,10 +51,7 @@ async def inspect(
 
 async def _contents(database: Database, schema: str, today: datetime.date) -> Prepared | None:
     """What only the tables themselves tell."""
-    this_month = today.replace(day=1)
-    since = (this_month - datetime.timedelta(days=1)).replace(day=1)
-    until = (this_month + datetime.timedelta(days=31)).replace(day=1)
-    text = load("schema", schema)["contents"].replace("{since}", str(since)).replace("{until}", str(until))
+    text = of_days(load("schema", schema)["contents"], *partitions.this_and_last_month(today))
 
     async def work(connection: Connection) -> Prepared | None:
         row = await connection.fetchrow(text, schema)

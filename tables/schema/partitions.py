@@ -33,6 +33,13 @@ def months(today: datetime.date) -> list[datetime.date]:
     return [datetime.date(month // 12, month % 12 + 1, 1) for month in range(first, last + 1)]
 
 
+def this_and_last_month(today: datetime.date) -> tuple[datetime.date, datetime.date]:
+    """Their first and last day."""
+    first = today.replace(day=1)
+    last = (first + datetime.timedelta(days=31)).replace(day=1) - datetime.timedelta(days=1)
+    return (first - datetime.timedelta(days=1)).replace(day=1), last
+
+
 def name_of(month: datetime.date) -> str:
     """The partition that takes the rows of a month, given by its first day."""
     return f"messages_y{month.year}m{month.month:02}"

@@ -143,7 +143,7 @@ SELECT
 -- name: contents
 -- Whether every row of the schema $1 has its key, an index is missing without which nothing can be stored, and the newest
 -- row of these months has its key. Without such a row only a schema whose messages have no page at all is known to need
--- no closer look. The days stand in the text: so two partitions are opened, not all of them with all their indexes.
+-- no closer look. For some days, so that two partitions are opened, not all of them with all their indexes.
 SELECT
     f.complete,
     EXISTS (SELECT FROM {schema}.wanted_indexes WHERE is_unique) AS lacks_index,
@@ -152,7 +152,7 @@ SELECT
             OR EXISTS (SELECT FROM {schema}.message_keys AS k WHERE k.message_id = newest.message_id)
         FROM (
             SELECT message_id FROM {schema}.messages
-            WHERE message_date >= DATE '{since}' AND message_date < DATE '{until}'
+            WHERE message_date BETWEEN DATE '-infinity' AND DATE 'infinity'
             ORDER BY id DESC LIMIT 1) AS newest
     ), (
         SELECT sum(pg_relation_size(i.inhrelid)) = 0
