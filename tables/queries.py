@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,15 +48,6 @@ def load(file: str, schema: str) -> dict[str, str]:
     schema.
     """
     return {name: text.replace("{schema}", quoted(schema)) for name, text in _statements(file).items()}
-
-
-def of_days(text: str, first: datetime.date, last: datetime.date) -> str:
-    """A statement that says `BETWEEN DATE '-infinity' AND DATE 'infinity'`, for these days only.
-
-    The planner then opens the partitions of these days, where it otherwise opens all of them with all their indexes: in
-    a server that knows hundreds of schemas that is most of its time and memory.
-    """
-    return text.replace("DATE '-infinity'", f"DATE '{first}'").replace("DATE 'infinity'", f"DATE '{last}'")
 
 
 class RowsStatement:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -13,6 +12,7 @@ from faust.cli import AppCommand
 
 from events.errors import EventError
 from streams.cli.exhausted_events import CommandFailed, ExhaustedEventService
+from streams.cli.schema_migration import SchemaMigration
 from streams.config.settings import Settings
 from streams.jetstream.broker import Broker
 from streams.jetstream.changes import TopologyError
@@ -23,8 +23,6 @@ from streams.worker.application import EventsApp
 from tables.connection.pool import Database
 from tables.connection.replication import durability_warnings
 from tables.errors import StorageError
-from tables.schema import indexes
-from tables.schema.partitions import make_partitions
 
 # Seconds a command waits for a server before it says that there is none; the worker waits for ever.
 PATIENCE: Final = 15.0
@@ -41,15 +39,10 @@ class Operations:
     broker: Broker
     bootstrap: Bootstrap
 
-    async def migrate(self) -> None:
-        """Make or extend every tenant's schema. Raises `Fatal`, `CommandFailed` and `StorageError`."""
+    async def migrate(self, companies: Sequence[str], say: Callable[[str], None]) -> None:
+        """Make or extend the schemas of these companies, or of all. Raises `Fatal` and `CommandFailed`."""
         async with self.storage():
-            await self.bootstrap.migrate()
-            # What a worker does in its periodic tasks.
-            today = datetime.datetime.now(datetime.UTC).date()
-            for tenant in self.settings.tenants:
-                await make_partitions(self.database, tenant.schema, today, patient=True)
-                await indexes.build(self.database, tenant.schema)
+            await SchemaMigration(self.settings, self.database, self.bootstrap, say).run(companies)
 
     async def durability_warnings(self) -> list[str]:
         """What PostgreSQL may lose of what is acknowledged; a server that does not answer is a warning, too."""

@@ -119,15 +119,16 @@ WITH present AS MATERIALIZED (
     WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
       AND c.relname = ANY ($2::name[]) AND c.relkind IN ('r', 'p')
 ), members AS (
-    SELECT oid, relreplident FROM present WHERE relname IN ('chats', 'agents', 'contacts', 'messages')
+    SELECT oid, relname, relreplident FROM present WHERE relname IN ('chats', 'agents', 'contacts', 'messages')
     UNION ALL
-    SELECT c.oid, c.relreplident
+    SELECT c.oid, c.relname, c.relreplident
     FROM present AS m JOIN pg_inherits AS i ON i.inhparent = m.oid JOIN pg_class AS c ON c.oid = i.inhrelid
     WHERE m.relname = 'messages'
 )
 SELECT
     (SELECT obj_description(oid, 'pg_class') FROM present WHERE relname = 'schema_migrations') AS note,
     (SELECT count(*) FROM present) = cardinality($2::name[]) AS has_tables,
+    ARRAY(SELECT relname::text FROM members WHERE starts_with(relname, 'messages_')) AS partitions,
     NOT EXISTS (
         SELECT FROM unnest($3::name[], $4::name[]) AS made (table_name, column_name)
         LEFT JOIN present AS c ON c.relname = made.table_name
