@@ -60,6 +60,42 @@ async def test_the_database_cannot_be_used_before_it_is_open(database_dsn: str) 
             pass
 
 
+async def _process(database: Database, home: str | None = None) -> int:
+    async with database.connection(home) as connection:
+        return int(await connection.fetchval("SELECT pg_backend_pid()"))
+
+
+async def test_a_company_comes_back_to_its_connection_and_is_not_kept_waiting_for_it(
+    database: Database,
+) -> None:
+    """There its statements are planned already."""
+    homes = [f"daisi_{number}" for number in range(40)]
+    first = {home: await _process(database, home) for home in homes}
+    assert {home: await _process(database, home) for home in homes} == first
+    assert 1 < len(set(first.values())) <= 10
+    async with database.transaction(homes[0]) as connection:
+        assert await connection.fetchval("SELECT pg_backend_pid()") == first[homes[0]]
+        assert await _process(database, homes[0]) != first[homes[0]]
+    assert await _process(database, homes[0]) == first[homes[0]]
+
+
+async def test_what_belongs_to_no_company_opens_no_further_connection(database: Database) -> None:
+    assert len({await _process(database) for _ in range(20)}) == 1
+
+
+async def test_whoever_waits_for_a_connection_while_the_pool_closes_is_told(database_dsn: str) -> None:
+    database = Database(database_dsn, size=1)
+    await database.open()
+    async with database.connection("daisi_kopi"):
+        waiting = asyncio.create_task(_process(database, "daisi_kopi"))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(database.close())
+        await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        await waiting
+    await closing
+
+
 class _Calm:
     """Nobody to be told of pauses."""
 
