@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -14,6 +13,7 @@ from faust.cli import AppCommand
 from events.errors import EventError
 from events.subjects import Tenant
 from streams.cli.exhausted_events import CommandFailed, ExhaustedEventService
+from streams.cli.schema_migration import SchemaMigration, provision
 from streams.config.settings import Settings
 from streams.jetstream.broker import Broker
 from streams.jetstream.changes import TopologyError
@@ -24,9 +24,7 @@ from streams.worker.application import EventsApp
 from tables.connection.pool import Database
 from tables.connection.replication import durability_warnings
 from tables.errors import StorageError
-from tables.schema import indexes
 from tables.schema.companies import list_companies, name_in_rows
-from tables.schema.partitions import make_partitions
 from tables.schema.removal import count_exhausted
 
 # Seconds a command waits for a server before it says that there is none; the worker waits for ever.
@@ -44,23 +42,14 @@ class Operations:
     broker: Broker
     bootstrap: Bootstrap
 
-    async def migrate(self) -> None:
-        """Make or extend every tenant's schema. Raises `Fatal`, `CommandFailed` and `StorageError`."""
+    async def migrate(self, companies: Sequence[str], say: Callable[[str], None]) -> None:
+        """Make or extend the schemas of these companies, or of all. Raises `Fatal` and `CommandFailed`."""
         async with self.storage():
-            await self.bootstrap.migrate()
-            for tenant in self.settings.tenants:
-                await self._keep_up(tenant)
+            await SchemaMigration(self.settings, self.database, self.bootstrap, say).run(companies)
 
     async def provision(self, tenant: Tenant) -> None:
         """Make or extend one company's schema, within `storage`. Raises `StorageError`."""
-        await self.bootstrap.provision(tenant)
-        await self._keep_up(tenant)
-
-    async def _keep_up(self, tenant: Tenant) -> None:
-        """What a worker does in its periodic tasks."""
-        today = datetime.datetime.now(datetime.UTC).date()
-        await make_partitions(self.database, tenant.schema, today, patient=True)
-        await indexes.build(self.database, tenant.schema)
+        await provision(self.bootstrap, tenant)
 
     async def durability_warnings(self) -> list[str]:
         """What PostgreSQL may lose of what is acknowledged; a server that does not answer is a warning, too."""

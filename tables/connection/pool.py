@@ -13,6 +13,7 @@ from weakref import WeakSet
 import asyncpg
 
 from tables.connection.dsn import Host, parse
+from tables.connection.home_slots import HomeSlots
 from tables.connection.hosts import ONLY_HOST_TIMEOUT, Connector, HostConnection
 from tables.connection.session import is_pooled, require_prepared, warn_of_missing
 from tables.errors import POOLED, READ_ONLY, QueryTimeout, StorageError, Unavailable, connecting, translated
@@ -33,7 +34,7 @@ RELEASE_TIMEOUT: Final = 2.0
 CLOSE_TIMEOUT: Final = 1.5
 # Seconds of use after which another connection checks the host, and between two such checks.
 SUSPECT_AFTER: Final = 5.0
-# Seconds after which a loan goes back to the driver's pool, which closes connections that are idle or worn out.
+# Seconds after which a loan goes back to the driver's pool, which closes connections that are worn out.
 LOAN_SECONDS: Final = 60.0
 
 
@@ -42,8 +43,9 @@ async def _keep_session(_: object) -> None:
 
 
 class _Loan(NamedTuple):
-    """A connection of the driver's pool: its proxy, which is useless once it has been given back, and itself."""
+    """A connection of a driver's pool: its proxy, which is useless once it has been given back, and itself."""
 
+    pool: Pool
     proxy: Proxy
     itself: HostConnection
     since: float  # `time.monotonic()`
@@ -60,11 +62,12 @@ class Database:
         self._dsn = parse(dsn)
         self._size = size
         self._connector = Connector(self._dsn)
-        self._pool: Pool | None = None
-        # Loans that nobody uses. The driver's pool takes a task, three timers and some turns of the event loop for each
-        # loan: a tenth of the time of small batches in a profile.
-        self._spare: list[_Loan] = []
-        self._borrowing = 0  # from the driver's pool
+        # One connection each: the driver's pool does not let us choose among several.
+        self._pools: Sequence[Pool] = ()
+        self._slots = HomeSlots(size)
+        # Loans that nobody uses, by slot. The driver's pool takes a task, three timers and some turns of the event loop
+        # for each loan: a tenth of the time of small batches in a profile.
+        self._spare: dict[int, _Loan] = {}
         self._known: WeakSet[HostConnection] = WeakSet()
         self._lent: dict[HostConnection, float] = {}
         self._trials: dict[Host | None, asyncio.Task[None]] = {}
@@ -72,23 +75,15 @@ class Database:
 
     async def open(self) -> None:
         """Connect. Raises `Unavailable` when no server answers or a pooler is in the way; may be called again."""
-        with connecting():
-            pool = await asyncpg.create_pool(
-                connect=self._connect,
-                connection_class=HostConnection,
-                # None is kept open for its own sake: the driver would do that with stack traces in our log.
-                min_size=0,
-                init_size=1,
-                max_size=self._size,
-                reset=_keep_session,
-            )
-        self._pool = pool
+        self._pools = await self._make_pools()
         try:
             async with self.connection() as connection:
                 await warn_of_missing(connection)
         except BaseException:
-            self._pool = None
-            pool.terminate()
+            pools, self._pools = self._pools, ()
+            self._spare.clear()
+            for pool in pools:
+                pool.terminate()
             raise
         for note in self._dsn.notes:
             logger.warning("%s", note)
@@ -97,77 +92,89 @@ class Database:
 
     async def close(self) -> None:
         """Give every connection back, within some seconds; safe before `open` and when repeated."""
-        pool, self._pool = self._pool, None
-        spare, self._spare = self._spare, []
+        pools, self._pools = self._pools, ()
+        spare, self._spare = list(self._spare.values()), {}
         tasks = [task for task in (self._watcher, *self._trials.values()) if task is not None]
         self._watcher = None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if pool is None:
+        if not pools:
             return
-        closing = asyncio.ensure_future(_close(pool, spare))
+        closing = asyncio.ensure_future(_close(pools, spare))
         done, _ = await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
         if not done:
-            pool.terminate()
+            for pool in pools:
+                pool.terminate()
             closing.cancel()
         await asyncio.gather(closing, return_exceptions=True)
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """A connection, outside any transaction. Raises `Unavailable` before `open`."""
-        pool = self._pool
-        if pool is None:
-            raise Unavailable("not connected yet")
-        loan = await self._borrow(pool)
-        self._lent[loan.itself] = time.monotonic()
-        kept = False
-        try:
-            with translated():
-                yield loan.proxy
-            kept = self._keep(pool, loan)
-        except StorageError as error:
-            self._judge(loan.itself, error)
-            raise
-        finally:
-            self._lent.pop(loan.itself, None)
-            if not kept:
-                await _give_back(pool, loan)
+    async def connection(self, home: str | None = None) -> AsyncIterator[Connection]:
+        """A connection, outside any transaction. Raises `Unavailable` before `open`.
 
-    async def _borrow(self, pool: Pool) -> _Loan:
-        """A connection that nobody uses. Raises `Unavailable`."""
-        while self._spare:
-            loan = self._spare.pop()
-            if not loan.itself.is_closed():
-                return loan
-            await _give_back(pool, loan)
+        `home` is the schema whose statements are run: it gets the connection that has their plans, if that is idle.
+        """
         # Every host has its own time; what goes beyond that of one comes on top.
         limit = ACQUIRE_TIMEOUT + max(0.0, self._connector.longest - ONLY_HOST_TIMEOUT)
-        self._borrowing += 1
-        try:
+        deadline = time.monotonic() + limit
+        slot = self._slots.take_idle(home)
+        if slot is None:
             with connecting():
-                proxy: Any = await pool.acquire(timeout=limit)
+                async with asyncio.timeout(limit):
+                    slot = await self._slots.take(home)
+        try:
+            loan = await self._borrow(slot, deadline)
+            self._lent[loan.itself] = time.monotonic()
+            kept = False
+            try:
+                with translated():
+                    yield loan.proxy
+                kept = self._keep(slot, loan)
+            except StorageError as error:
+                self._judge(loan.itself, error)
+                raise
+            finally:
+                self._lent.pop(loan.itself, None)
+                if not kept:
+                    await _give_back(loan)
         finally:
-            self._borrowing -= 1
-        return _Loan(proxy, proxy.itself, time.monotonic())
+            self._slots.put_back(slot)
 
-    def _keep(self, pool: Pool, loan: _Loan) -> bool:
-        """Keep a loan for the next one who needs it; False if it has to go back to the driver's pool."""
+    async def _borrow(self, slot: int, deadline: float) -> _Loan:
+        """The connection of a slot. Raises `Unavailable`."""
+        loan = self._spare.pop(slot, None)
+        if loan is not None:
+            if not loan.itself.is_closed():
+                return loan
+            await _give_back(loan)
+        if not self._pools:
+            raise Unavailable("not connected yet")
+        pool = self._pools[slot]
+        with connecting():
+            proxy: Any = await pool.acquire(timeout=deadline - time.monotonic())
+        return _Loan(pool, proxy, proxy.itself, time.monotonic())
+
+    def _keep(self, slot: int, loan: _Loan) -> bool:
+        """Keep a loan for the next one who has the slot; False if it has to go back to the driver's pool."""
         if (
-            self._borrowing
-            or pool is not self._pool
+            not self._pools
+            or loan.pool is not self._pools[slot]
             or loan.itself.is_closed()
             or loan.itself.is_in_transaction()
             or time.monotonic() - loan.since > LOAN_SECONDS
         ):
             return False
-        self._spare.append(loan)
+        self._spare[slot] = loan
         return True
 
     @asynccontextmanager
-    async def transaction(self, *, commit: bool = True) -> AsyncIterator[Connection]:
-        """A connection in a transaction: committed on leaving, rolled back on an exception and without `commit`."""
-        async with self.connection() as connection:
+    async def transaction(self, home: str | None = None, *, commit: bool = True) -> AsyncIterator[Connection]:
+        """A connection in a transaction: committed on leaving, rolled back on an exception and without `commit`.
+
+        `home` as for `connection`.
+        """
+        async with self.connection(home) as connection:
             with translated():
                 transaction = connection.transaction()
                 try:
@@ -188,6 +195,22 @@ class Database:
         async with self.connection() as connection:
             if await connection.fetchval("SELECT pg_is_in_recovery()"):
                 raise Unavailable("the server is a read-only standby", READ_ONLY)
+
+    async def _make_pools(self) -> list[Pool]:
+        pools: list[Pool] = []
+        with connecting():
+            for number in range(self._size):
+                pool = await asyncpg.create_pool(
+                    connect=self._connect,
+                    connection_class=HostConnection,
+                    # None is kept open for its own sake: the driver would do that with stack traces in our log.
+                    min_size=0,
+                    init_size=0 if number else 1,
+                    max_size=1,
+                    reset=_keep_session,
+                )
+                pools.append(pool)
+        return pools
 
     async def _connect(self, *_: object, **__: object) -> HostConnection:
         connection = await self._connector.connect()
@@ -241,15 +264,14 @@ class Database:
                     self._try_host(connection.host)
 
 
-async def _give_back(pool: Pool, loan: _Loan) -> None:
+async def _give_back(loan: _Loan) -> None:
     with translated(), suppress(TimeoutError):
-        await pool.release(loan.proxy, timeout=RELEASE_TIMEOUT)
+        await loan.pool.release(loan.proxy, timeout=RELEASE_TIMEOUT)
 
 
-async def _close(pool: Pool, spare: Sequence[_Loan]) -> None:
-    for loan in spare:
-        await _give_back(pool, loan)
-    await pool.close()
+async def _close(pools: Sequence[Pool], spare: Sequence[_Loan]) -> None:
+    await asyncio.gather(*map(_give_back, spare))
+    await asyncio.gather(*(pool.close() for pool in pools))
 
 
 async def _roll_back(connection: Connection, transaction: Transaction, error: BaseException) -> None:

@@ -29,9 +29,10 @@ async def publish_changes(database: Database, schema: str) -> None:
     sql = load("publication", schema)
 
     async def create(connection: Connection) -> list[str]:
-        await publication_lock(connection)
         if not await connection.fetchval(sql["exists"]):
-            await connection.execute(sql["create"])
+            await publication_lock(connection)
+            if not await connection.fetchval(sql["exists"]):
+                await connection.execute(sql["create"])
         return [row["identity"] for row in await connection.fetch(sql["members"], schema) if row["identity"]]
 
     async def add(connection: Connection) -> None:

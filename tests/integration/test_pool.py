@@ -79,7 +79,8 @@ async def test_a_connection_that_the_server_ended_is_not_lent_again(
     administrator = await asyncpg.connect(database_dsn)
     await administrator.execute("SELECT pg_terminate_backend($1)", process)
     await administrator.close()
-    while not database._spare[0].itself.is_closed():
+    [spare] = database._spare.values()
+    while not spare.itself.is_closed():
         await asyncio.sleep(0.01)
     async with database.connection() as connection:
         assert await connection.fetchval("SELECT pg_backend_pid()") != process
@@ -100,8 +101,43 @@ async def test_a_connection_goes_back_to_the_drivers_pool_after_a_while(
     """Which closes connections that are idle or worn out."""
     monkeypatch.setattr(pool, "LOAN_SECONDS", seconds)
     await database.ping()
-    assert database._pool is not None
-    assert database._pool.get_idle_size() == idle
+    assert sum(pool.get_idle_size() for pool in database._pools) == idle
+
+
+async def _process(database: Database, home: str | None = None) -> int:
+    async with database.connection(home) as connection:
+        return int(await connection.fetchval("SELECT pg_backend_pid()"))
+
+
+async def test_a_company_comes_back_to_its_connection_and_is_not_kept_waiting_for_it(
+    database: Database,
+) -> None:
+    """There its statements are planned already."""
+    homes = [f"daisi_{number}" for number in range(40)]
+    first = {home: await _process(database, home) for home in homes}
+    assert {home: await _process(database, home) for home in homes} == first
+    assert 1 < len(set(first.values())) <= 10
+    async with database.transaction(homes[0]) as connection:
+        assert await connection.fetchval("SELECT pg_backend_pid()") == first[homes[0]]
+        assert await _process(database, homes[0]) != first[homes[0]]
+    assert await _process(database, homes[0]) == first[homes[0]]
+
+
+async def test_what_belongs_to_no_company_opens_no_further_connection(database: Database) -> None:
+    assert len({await _process(database) for _ in range(20)}) == 1
+
+
+async def test_whoever_waits_for_a_connection_while_the_pool_closes_is_told(database_dsn: str) -> None:
+    database = Database(database_dsn, size=1)
+    await database.open()
+    async with database.connection("daisi_kopi"):
+        waiting = asyncio.create_task(_process(database, "daisi_kopi"))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(database.close())
+        await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        await waiting
+    await closing
 
 
 class _Calm:
