@@ -69,12 +69,13 @@ class OnboardingTables:
 
     def __init__(self, database: Database, schema: str, observer: Observer) -> None:
         self._database = database
+        self._schema = schema
         self._contacts = Contacts(schema, observer)
         self._logs = OnboardingLogs(schema, observer)
 
     async def known(self, company: str, pairs: Iterable[Pair]) -> dict[Pair, Version | None]:
         """Which of `pairs` are in the log, with the version of their first message (None: it has none)."""
-        async with self._database.connection() as connection:
+        async with self._database.connection(self._schema) as connection:
             logs = await self._logs.find(connection, company, pairs)
         return {pair: log.version for pair, log in logs.items()}
 
@@ -86,7 +87,7 @@ class OnboardingTables:
         """
         if not messages:
             return []
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._schema) as connection:
             return await self.write(connection, messages, company=company)
 
     async def write(

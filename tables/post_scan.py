@@ -60,6 +60,7 @@ class PostScanJobs:
     def __init__(self, database: Database, schema: str, observer: Observer, *, delay: float = DELAY) -> None:
         """`delay` is the time between the last history batch and the job, in seconds."""
         self._database = database
+        self._schema = schema
         self._sql = load("post_scan", schema)
         self._observer = observer
         self._contacts = Contacts(schema, observer)
@@ -74,7 +75,7 @@ class PostScanJobs:
     async def claim(self, now: datetime.datetime) -> Claim | None:
         """Lease the job that is due the longest, if there is one; no other replica gets it meanwhile."""
         until = now + LEASE
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._schema) as connection:
             row = await connection.fetchrow(self._sql["claim"], now, until)
         return None if row is None else Claim(row["agent_id"], until, row["last_metadata"])
 
@@ -84,7 +85,7 @@ class PostScanJobs:
         Without `more` the job is done, or no longer leased: it was scheduled again, for later.
         """
         until = now + LEASE
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._schema) as connection:
             if not await connection.fetchval(self._sql["extend"], claim.agent_id, claim.until, until):
                 return Progress(0, more=False)
             with operation(self._observer, "FindContactsWithoutOrigin", "Contact"):
@@ -99,7 +100,7 @@ class PostScanJobs:
 
     async def finish(self, claim: Claim) -> None:
         """Delete the job, unless it was scheduled again meanwhile."""
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._schema) as connection:
             await connection.execute(self._sql["finish"], claim.agent_id, claim.until, claim.last_metadata)
 
     async def _sync(

@@ -49,6 +49,7 @@ class WriteProbe:
     def __init__(self, database: Database, schema: str, *, limit: float = LIMIT) -> None:
         """`limit` is the time for each statement, in seconds."""
         self._database = database
+        self._schema = schema
         self._limit = limit
         self._sql = load("write_probe", schema)
         # Instances of its own: probes are in no metric, and have no influence on how events are written.
@@ -63,7 +64,7 @@ class WriteProbe:
         """
         rejection = None
         try:
-            async with self._database.transaction(commit=False) as connection:
+            async with self._database.transaction(self._schema, commit=False) as connection:
                 await connection.fetchrow(self._sql["limit"], str(int(self._limit * 1000)))
                 agent_id = await connection.fetchval(self._sql["known_agent"]) or ""
                 for row in _rows(like, company, agent_id):
@@ -74,7 +75,7 @@ class WriteProbe:
         except DataError as error:
             # A constraint that only the probe's row meets says nothing of a commit, which may be refused to all.
             rejection = None if error.sqlstate == _FOREIGN_KEY else error
-        async with self._database.connection() as connection:
+        async with self._database.connection(self._schema) as connection:
             await self._commit(connection)
         if rejection is not None:
             raise rejection

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -14,6 +14,7 @@ from faust.cli import AppCommand
 from events.errors import EventError
 from events.subjects import Tenant
 from streams.cli.exhausted_events import CommandFailed, ExhaustedEventService
+from streams.cli.schema_migration import SchemaMigration
 from streams.config.settings import Settings
 from streams.jetstream.broker import Broker
 from streams.jetstream.changes import TopologyError
@@ -44,12 +45,10 @@ class Operations:
     broker: Broker
     bootstrap: Bootstrap
 
-    async def migrate(self) -> None:
-        """Make or extend every tenant's schema. Raises `Fatal`, `CommandFailed` and `StorageError`."""
+    async def migrate(self, companies: Sequence[str], say: Callable[[str], None]) -> None:
+        """Make or extend the schemas of these companies, or of all. Raises `Fatal` and `CommandFailed`."""
         async with self.storage():
-            await self.bootstrap.migrate()
-            for tenant in self.settings.tenants:
-                await self._keep_up(tenant)
+            await SchemaMigration(self.settings, self.database, self.bootstrap, say).run(companies)
 
     async def provision(self, tenant: Tenant) -> None:
         """Make or extend one company's schema, within `storage`. Raises `StorageError`."""

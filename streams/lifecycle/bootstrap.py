@@ -21,6 +21,7 @@ from tables.errors import StorageError
 from tables.schema import migrations
 from tables.schema.inspection import Prepared, inspect
 from tables.schema.key_backfill import message_keys_complete
+from tables.schema.partitions import attached
 from tables.schema.publication import publish_changes
 from tables.tenant import TenantTables
 
@@ -83,11 +84,6 @@ class Bootstrap:
         except StorageError as error:
             logger.info("PostgreSQL does not show its standbys: %s", error)
 
-    async def migrate(self) -> None:
-        """Make or adopt every tenant's schema. Raises `Fatal` and `StorageError`."""
-        for tenant in self.settings.tenants:
-            await self.schema(tenant)
-
     async def schema(self, tenant: Tenant) -> None:
         """Make or adopt the schema of a company that the settings name.
 
@@ -122,7 +118,8 @@ class Bootstrap:
             raise
         except StorageError as error:
             raise StorageError(f"schema {tenant.schema}: {error}", error.sqlstate) from error
-        self.tables[tenant].messages.keys_complete = prepared.keys_complete
+        messages = self.tables[tenant].messages
+        messages.keys_complete, messages.partitions = prepared
 
     async def _inspect(self, tenant: Tenant) -> Prepared | None:
         return await inspect(
@@ -148,10 +145,13 @@ class Bootstrap:
 
     async def _prepare(self, tenant: Tenant) -> Prepared:
         """Look at what is in the schema, and publish its tables."""
-        complete = await message_keys_complete(self.database, tenant.schema)
+        prepared = Prepared(
+            keys_complete=await message_keys_complete(self.database, tenant.schema),
+            partitions=await attached(self.database, tenant.schema),
+        )
         if self.settings.postgres_auto_migrate:
             await self._publish(tenant)
-        return Prepared(keys_complete=complete)
+        return prepared
 
     async def _publish(self, tenant: Tenant) -> None:
         try:

@@ -20,7 +20,7 @@ from tables.connection.pool import Database
 from tables.errors import QueryTimeout, SerializationFailure, StorageError, Unavailable
 from tables.schema import indexes
 from tables.schema.key_backfill import fill_message_keys
-from tables.schema.partitions import ensure_partitions, months_ahead
+from tables.schema.partitions import attached, ensure_partitions, months_ahead
 from tables.schema.publication import publish_changes
 from tables.tenant import TenantTables
 
@@ -78,6 +78,7 @@ class PeriodicTasks:
     async def make_partitions(self, tenant: Tenant) -> bool:
         """The months ahead, and what the start could not publish."""
         await ensure_partitions(self.database, tenant.schema, _today())
+        self.tables(tenant).messages.partitions = await attached(self.database, tenant.schema)
         if self.publish and tenant not in self._published:
             await self._publish(tenant)
             self._published.add(tenant)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
@@ -13,6 +13,7 @@ from weakref import WeakSet
 import asyncpg
 
 from tables.connection.dsn import Host, parse
+from tables.connection.home_slots import HomeSlots
 from tables.connection.hosts import ONLY_HOST_TIMEOUT, Connector, HostConnection
 from tables.connection.session import is_pooled, require_prepared, warn_of_missing
 from tables.errors import POOLED, READ_ONLY, QueryTimeout, StorageError, Unavailable, connecting, translated
@@ -49,7 +50,9 @@ class Database:
         self._dsn = parse(dsn)
         self._size = size
         self._connector = Connector(self._dsn)
-        self._pool: Pool | None = None
+        # One connection each: the driver's pool does not let us choose among several.
+        self._pools: Sequence[Pool] = ()
+        self._slots = HomeSlots(size)
         self._known: WeakSet[HostConnection] = WeakSet()
         self._lent: dict[HostConnection, float] = {}
         self._trials: dict[Host | None, asyncio.Task[None]] = {}
@@ -57,23 +60,14 @@ class Database:
 
     async def open(self) -> None:
         """Connect. Raises `Unavailable` when no server answers or a pooler is in the way; may be called again."""
-        with connecting():
-            pool = await asyncpg.create_pool(
-                connect=self._connect,
-                connection_class=HostConnection,
-                # None is kept open for its own sake: the driver would do that with stack traces in our log.
-                min_size=0,
-                init_size=1,
-                max_size=self._size,
-                reset=_keep_session,
-            )
-        self._pool = pool
+        self._pools = await self._make_pools()
         try:
             async with self.connection() as connection:
                 await warn_of_missing(connection)
         except BaseException:
-            self._pool = None
-            pool.terminate()
+            pools, self._pools = self._pools, ()
+            for pool in pools:
+                pool.terminate()
             raise
         for note in self._dsn.notes:
             logger.warning("%s", note)
@@ -82,31 +76,48 @@ class Database:
 
     async def close(self) -> None:
         """Give every connection back, within some seconds; safe before `open` and when repeated."""
-        pool, self._pool = self._pool, None
+        pools, self._pools = self._pools, ()
         tasks = [task for task in (self._watcher, *self._trials.values()) if task is not None]
         self._watcher = None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if pool is None:
+        closing = [asyncio.ensure_future(pool.close()) for pool in pools]
+        if not closing:
             return
-        closing = asyncio.ensure_future(pool.close())
-        done, _ = await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT)
-        if not done:
-            pool.terminate()
-            closing.cancel()
-        await asyncio.gather(closing, return_exceptions=True)
+        _, late = await asyncio.wait(closing, timeout=CLOSE_TIMEOUT)
+        if late:
+            for pool in pools:
+                pool.terminate()
+            for task in late:
+                task.cancel()
+        await asyncio.gather(*closing, return_exceptions=True)
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """A connection, outside any transaction. Raises `Unavailable` before `open`."""
-        pool = self._pool
-        if pool is None:
-            raise Unavailable("not connected yet")
+    async def connection(self, home: str | None = None) -> AsyncIterator[Connection]:
+        """A connection, outside any transaction. Raises `Unavailable` before `open`.
+
+        `home` is the schema whose statements are run: it gets the connection that has their plans, if that is idle.
+        """
         # Every host has its own time; what goes beyond that of one comes on top.
         limit = ACQUIRE_TIMEOUT + max(0.0, self._connector.longest - ONLY_HOST_TIMEOUT)
+        deadline = time.monotonic() + limit
         with connecting():
-            lent: Any = await pool.acquire(timeout=limit)
+            async with asyncio.timeout(limit):
+                slot = await self._slots.take(home)
+        try:
+            async with self._lend(slot, deadline) as connection:
+                yield connection
+        finally:
+            self._slots.put_back(slot)
+
+    @asynccontextmanager
+    async def _lend(self, slot: int, deadline: float) -> AsyncIterator[Connection]:
+        if not self._pools:
+            raise Unavailable("not connected yet")
+        pool = self._pools[slot]
+        with connecting():
+            lent: Any = await pool.acquire(timeout=deadline - time.monotonic())
         # The proxy that is lent is useless once it has been given back.
         itself: HostConnection = lent.itself
         self._lent[itself] = time.monotonic()
@@ -122,9 +133,12 @@ class Database:
                 await pool.release(lent, timeout=RELEASE_TIMEOUT)
 
     @asynccontextmanager
-    async def transaction(self, *, commit: bool = True) -> AsyncIterator[Connection]:
-        """A connection in a transaction: committed on leaving, rolled back on an exception and without `commit`."""
-        async with self.connection() as connection:
+    async def transaction(self, home: str | None = None, *, commit: bool = True) -> AsyncIterator[Connection]:
+        """A connection in a transaction: committed on leaving, rolled back on an exception and without `commit`.
+
+        `home` as for `connection`.
+        """
+        async with self.connection(home) as connection:
             with translated():
                 transaction = connection.transaction()
                 try:
@@ -145,6 +159,22 @@ class Database:
         async with self.connection() as connection:
             if await connection.fetchval("SELECT pg_is_in_recovery()"):
                 raise Unavailable("the server is a read-only standby", READ_ONLY)
+
+    async def _make_pools(self) -> list[Pool]:
+        pools: list[Pool] = []
+        with connecting():
+            for number in range(self._size):
+                pool = await asyncpg.create_pool(
+                    connect=self._connect,
+                    connection_class=HostConnection,
+                    # None is kept open for its own sake: the driver would do that with stack traces in our log.
+                    min_size=0,
+                    init_size=0 if number else 1,
+                    max_size=1,
+                    reset=_keep_session,
+                )
+                pools.append(pool)
+        return pools
 
     async def _connect(self, *_: object, **__: object) -> HostConnection:
         connection = await self._connector.connect()

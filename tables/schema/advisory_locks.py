@@ -56,7 +56,7 @@ async def briefly(
     deadline, pause = time.monotonic() + within, _FIRST_PAUSE
     while True:
         try:
-            async with database.transaction() as connection:
+            async with database.transaction(schema) as connection:
                 await limit_locks(connection, LOCK_WAIT)
                 return await work(connection)
         except (QueryTimeout, SerializationFailure) as error:

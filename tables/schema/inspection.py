@@ -6,6 +6,7 @@ import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from tables.connection.pool import Database
+from tables.month_partition import name_of, of_days
 from tables.queries import load
 from tables.schema import companies, migrations, partitions
 from tables.schema.advisory_locks import briefly
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
 
 
 class Prepared(NamedTuple):
-    """A schema that needs nothing, and whether every message of it has its key."""
+    """What there is to know of a schema that needs nothing."""
 
-    keys_complete: bool
+    keys_complete: bool  # whether every message has its key
+    partitions: frozenset[str]  # those of the messages, by name
 
 
 async def inspect(
@@ -28,7 +30,7 @@ async def inspect(
     Without `auto_migrate` nothing is published, and that is no obstacle. Raises `SchemaTaken` if it is another
     company's, otherwise as `briefly`.
     """
-    wanted = [partitions.name_of(month) for month in partitions.months(today)]
+    wanted = [name_of(month) for month in partitions.months(today)]
     wanted += [
         *migrations.SHARED_TABLES,
         "messages",
@@ -46,20 +48,18 @@ async def inspect(
     is_complete = state["has_tables"] and state["has_columns"] and (state["is_published"] or not auto_migrate)
     if not is_complete or not note.migrations >= migrations.names(auto_migrate=auto_migrate):
         return None
-    return await _contents(database, schema, today)
+    complete = await _keys_complete(database, schema, today)
+    return None if complete is None else Prepared(complete, frozenset(state["partitions"]))
 
 
-async def _contents(database: Database, schema: str, today: datetime.date) -> Prepared | None:
-    """What only the tables themselves tell."""
-    this_month = today.replace(day=1)
-    since = (this_month - datetime.timedelta(days=1)).replace(day=1)
-    until = (this_month + datetime.timedelta(days=31)).replace(day=1)
-    text = load("schema", schema)["contents"].replace("{since}", str(since)).replace("{until}", str(until))
+async def _keys_complete(database: Database, schema: str, today: datetime.date) -> bool | None:
+    """What only the tables themselves tell: whether every message has its key; None if something is to be done."""
+    text = of_days(load("schema", schema)["contents"], *partitions.this_and_last_month(today))
 
-    async def work(connection: Connection) -> Prepared | None:
+    async def work(connection: Connection) -> bool | None:
         row = await connection.fetchrow(text, schema)
         if row is None or row["lacks_index"] or (row["complete"] and not row["newest_has_key"]):
             return None
-        return Prepared(keys_complete=row["complete"])
+        return bool(row["complete"])
 
     return await briefly(database, schema, "inspection", work)

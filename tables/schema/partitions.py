@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from tables.connection.pool import Database
 from tables.errors import DatabaseError
+from tables.month_partition import last_day, name_of
 from tables.queries import load
 from tables.schema import publication
 from tables.schema.advisory_locks import PATIENCE, briefly, migration_lock
@@ -33,9 +34,10 @@ def months(today: datetime.date) -> list[datetime.date]:
     return [datetime.date(month // 12, month % 12 + 1, 1) for month in range(first, last + 1)]
 
 
-def name_of(month: datetime.date) -> str:
-    """The partition that takes the rows of a month, given by its first day."""
-    return f"messages_y{month.year}m{month.month:02}"
+def this_and_last_month(today: datetime.date) -> tuple[datetime.date, datetime.date]:
+    """Their first and last day."""
+    first = today.replace(day=1)
+    return (first - datetime.timedelta(days=1)).replace(day=1), last_day(first)
 
 
 async def make_first(connection: Connection, schema: str, today: datetime.date) -> None:
@@ -97,17 +99,22 @@ async def _make(
     return await briefly(database, schema, "partitions", work, within=_PATIENT if patient else 0.0)
 
 
+async def attached(database: Database, schema: str) -> frozenset[str]:
+    """The names of the partitions in use. Raises `StorageError`."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(load("partitions", schema)["attached"], schema)
+    return frozenset(row["relname"] for row in rows)
+
+
 async def months_ahead(database: Database, schema: str, today: datetime.date) -> int:
     """How many months after the one of `today` have their partition, up to the first that has none.
 
     Raises `StorageError`.
     """
-    sql = load("partitions", schema)
-    async with database.connection() as connection:
-        attached = {row["relname"] for row in await connection.fetch(sql["attached"], schema)}
+    known = await attached(database, schema)
     month = today.year * 12 + today.month
     ahead = 0
-    while name_of(datetime.date(month // 12, month % 12 + 1, 1)) in attached:
+    while name_of(datetime.date(month // 12, month % 12 + 1, 1)) in known:
         ahead, month = ahead + 1, month + 1
     return ahead
 

@@ -29,18 +29,20 @@ ON CONFLICT (message_id, message_date) DO NOTHING
 RETURNING message_id
 
 -- name: lock
--- Lock the rows of these message_ids, in the order of all writers. The key's date leaves one partition a row;
+-- Lock the rows of these message_ids, in the order of all writers: by month, then by message_id. If the key of one of them
+-- leads to another day than these, none is locked. Without a row `id` is NULL. The key's date leaves one partition a row;
 -- LATERAL keeps the planner from reading whole partitions. Days travel as numbers: the existing service stored
 -- dates that the driver takes for infinity (0001-01-01) or cannot express (years beyond 9999). `gaps`: whether one
 -- of the columns that are stored once is still empty; most rows have none, and need none of them again.
-SELECT m.*
-FROM (
-    SELECT message_id, message_date FROM {schema}.message_keys WHERE message_id = ANY ($1::text[])
-    ORDER BY message_id COLLATE "C"
-) AS k
-CROSS JOIN LATERAL (
+WITH keys AS MATERIALIZED (
+    SELECT message_id, message_date, message_date BETWEEN DATE '-infinity' AND DATE 'infinity' AS is_inside
+    FROM {schema}.message_keys WHERE message_id = ANY ($1::text[])
+)
+SELECT k.message_id, k.message_date - DATE '1970-01-01' AS key_day, m.*
+FROM (SELECT * FROM keys ORDER BY date_trunc('month', message_date), message_id COLLATE "C") AS k
+LEFT JOIN LATERAL (
     SELECT
-        id, message_id, message_date - DATE '1970-01-01' AS day, company_id, last_metadata,
+        id, message_date - DATE '1970-01-01' AS day, company_id, last_metadata,
         array_remove(ARRAY[
             CASE WHEN status <> '' THEN 'status' END,
             CASE WHEN message_text <> '' THEN 'message_text' END,
@@ -54,10 +56,15 @@ CROSS JOIN LATERAL (
             COALESCE(from_phone, ''), COALESCE(to_phone, ''), COALESCE(chat_id, ''), COALESCE(jid, ''),
             COALESCE(flow, ''), COALESCE(agent_id, ''), COALESCE(company_id, '')
         ) OR key IS NULL AS gaps
-    FROM {schema}.messages
-    WHERE message_id = k.message_id AND message_date = k.message_date
+    FROM {schema}.messages AS m
+    WHERE message_id = k.message_id AND message_date = k.message_date AND (SELECT bool_and(is_inside) FROM keys)
     FOR UPDATE
-) AS m
+) AS m ON true
+
+-- name: key_days
+-- Where the keys of these message_ids lead.
+SELECT message_id, message_date - DATE '1970-01-01' AS key_day
+FROM {schema}.message_keys WHERE message_id = ANY ($1::text[])
 
 -- name: update
 -- Locked rows: NULL leaves a column as it is; the columns from $11 on are only filled where they are empty.

@@ -119,15 +119,16 @@ WITH present AS MATERIALIZED (
     WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
       AND c.relname = ANY ($2::name[]) AND c.relkind IN ('r', 'p')
 ), members AS (
-    SELECT oid, relreplident FROM present WHERE relname IN ('chats', 'agents', 'contacts', 'messages')
+    SELECT oid, relname, relreplident FROM present WHERE relname IN ('chats', 'agents', 'contacts', 'messages')
     UNION ALL
-    SELECT c.oid, c.relreplident
+    SELECT c.oid, c.relname, c.relreplident
     FROM present AS m JOIN pg_inherits AS i ON i.inhparent = m.oid JOIN pg_class AS c ON c.oid = i.inhrelid
     WHERE m.relname = 'messages'
 )
 SELECT
     (SELECT obj_description(oid, 'pg_class') FROM present WHERE relname = 'schema_migrations') AS note,
     (SELECT count(*) FROM present) = cardinality($2::name[]) AS has_tables,
+    ARRAY(SELECT relname::text FROM members WHERE starts_with(relname, 'messages_')) AS partitions,
     NOT EXISTS (
         SELECT FROM unnest($3::name[], $4::name[]) AS made (table_name, column_name)
         LEFT JOIN present AS c ON c.relname = made.table_name
@@ -143,7 +144,7 @@ SELECT
 -- name: contents
 -- Whether every row of the schema $1 has its key, an index is missing without which nothing can be stored, and the newest
 -- row of these months has its key. Without such a row only a schema whose messages have no page at all is known to need
--- no closer look. The days stand in the text: so two partitions are opened, not all of them with all their indexes.
+-- no closer look. For some days, so that two partitions are opened, not all of them with all their indexes.
 SELECT
     f.complete,
     EXISTS (SELECT FROM {schema}.wanted_indexes WHERE is_unique) AS lacks_index,
@@ -152,7 +153,7 @@ SELECT
             OR EXISTS (SELECT FROM {schema}.message_keys AS k WHERE k.message_id = newest.message_id)
         FROM (
             SELECT message_id FROM {schema}.messages
-            WHERE message_date >= DATE '{since}' AND message_date < DATE '{until}'
+            WHERE message_date BETWEEN DATE '-infinity' AND DATE 'infinity'
             ORDER BY id DESC LIMIT 1) AS newest
     ), (
         SELECT sum(pg_relation_size(i.inhrelid)) = 0

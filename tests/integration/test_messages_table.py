@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import re
 from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
@@ -13,13 +14,15 @@ import pytest
 from asyncpg.connection import LoggedQuery
 
 from tables.connection.pool import Database
-from tables.errors import DataError
+from tables.errors import DataError, Unavailable
 from tables.last_writer_wins import EventStamp, Version
 from tables.mutations import MessagePatch, MessageRow, WriteRejection
+from tables.schema.partitions import attached
 from tables.tenant import TenantTables
 
 EPOCH = datetime.date(1970, 1, 1)
 TODAY = datetime.datetime.now(datetime.UTC).date()
+TODAY_NS = (TODAY - EPOCH).days * 24 * 3600 * 10**9
 LAST_MONTH = TODAY.replace(day=1) - datetime.timedelta(days=3)
 REFS = count()
 
@@ -95,8 +98,12 @@ class Store:
 
 
 @pytest.fixture(params=[False, True], ids=["alone", "beside others"])
-def store(request: pytest.FixtureRequest, database: Database, schema: str) -> Store:
-    return Store(database, schema, beside_others=request.param)
+async def store(request: pytest.FixtureRequest, database: Database, schema: str) -> Store:
+    """The one that is alone knows its partitions, as all do whose schema was looked at."""
+    store = Store(database, schema, beside_others=request.param)
+    if not request.param:
+        store.table.partitions = await attached(database, schema)
+    return store
 
 
 async def test_nothing_but_new_messages_is_one_round_trip(database: Database, schema: str) -> None:
@@ -104,7 +111,7 @@ async def test_nothing_but_new_messages_is_one_round_trip(database: Database, sc
     store = Store(database, schema, beside_others=False)
     await store.write(row(at(1), "M0"))  # the driver gets to know the types
     sent: list[LoggedQuery] = []
-    async with database.connection() as connection:
+    async with database.connection(schema) as connection:
         connection.add_query_logger(sent.append)
     await store.write(row(at(1), "M1"), row(at(2), "M2"))
     assert len(sent) == 1
@@ -307,7 +314,7 @@ async def test_history_repeats_touch_updated_at_and_metadata(store: Store) -> No
 @pytest.mark.rule("MET-7")
 async def test_each_operation_has_its_documented_label(store: Store) -> None:
     await store.write(row(at(1)))
-    await store.write(patch(at(2)), row(at(3), "M2"))
+    await store.write(patch(at(TODAY_NS)), row(at(3), "M2"))
     assert store.operations == [
         ("UpsertMessage", "Message", True),
         ("UpsertMessage", "Message", True),
@@ -457,6 +464,70 @@ async def test_updates_and_look_ups_touch_one_partition(store: Store) -> None:
     for name, arguments in zip(names, (["M1", "M2"], None), strict=True):
         executed = await _executed_partitions(store, name, arguments)
         assert executed == {f"messages_y{TODAY:%Y}m{TODAY:%m}"}, name
+
+
+@pytest.mark.parametrize("stored", [TODAY, LAST_MONTH, datetime.date(2024, 2, 29), datetime.date(1, 1, 2)])
+@pytest.mark.parametrize("sent", [TODAY, LAST_MONTH, datetime.date(1971, 1, 1)])
+async def test_an_update_finds_its_message_whatever_the_months_of_both(
+    store: Store, stored: datetime.date, sent: datetime.date
+) -> None:
+    """Where it is likely to be is looked at first; the dates here are also those of the default partition."""
+    sent_ns = (sent - EPOCH).days * 24 * 3600 * 10**9
+    await store.write(row(at(1), message_date=stored), row(at(1), "M2", message_date=LAST_MONTH))
+    assert await store.write(patch(at(sent_ns), status="read")) == []
+    assert (
+        await store.write(patch(at(sent_ns), "M2", status="read"), patch(at(sent_ns + 1), status="last"))
+        == []
+    )
+    assert {r["message_id"]: r["status"] for r in await store.rows()} == {"M1": "last", "M2": "read"}
+
+
+async def test_a_batch_for_many_months_is_stored(store: Store) -> None:
+    days = [EPOCH + datetime.timedelta(days=365 * 50 + 31 * n) for n in range(80)]
+    rows = [row(at(1), f"M{n}", message_date=day) for n, day in enumerate(days)]
+    for status in ("sent", "read"):
+        await store.write(*(each._replace(stamp=at(TODAY_NS), status=status) for each in rows))
+    assert [r["status"] for r in await store.rows()] == ["read"] * 80
+
+
+async def test_what_changes_messages_of_this_month_is_planned_for_one_partition(store: Store) -> None:
+    """26 of them, with eight indexes each, would be opened for each company and connection."""
+    store.table.partitions = await attached(store.database, store.schema)
+    sent: list[LoggedQuery] = []
+    async with store.database.connection(store.schema) as connection:
+        connection.add_query_logger(sent.append)
+    await store.write(row(at(1)))
+    await store.write(row(at(2), status="sent"), patch(at(TODAY_NS), status="read"))
+    changing = (f'UPDATE "{store.schema}".messages', " FOR UPDATE")
+    texts = {one.query for one in sent if any(words in one.query for words in changing)}
+    assert len(texts) == 2
+    async with store.database.connection() as connection:
+        for number, text in enumerate(texts):
+            await connection.execute(f"PREPARE changing_{number} AS {text}")
+            nulls = ", ".join(["NULL"] * len(set(re.findall(r"\$\d+", text))))
+            explain = f"EXPLAIN (FORMAT JSON) EXECUTE changing_{number} ({nulls})"
+            plan = json.loads(await connection.fetchval(explain))
+            assert set(_planned(plan[0]["Plan"])) == {f"messages_y{TODAY:%Y}m{TODAY:%m}"}
+
+
+def _planned(node: dict[str, Any]) -> Iterator[str]:
+    relation = node.get("Relation Name", "")
+    if relation.startswith("messages_"):
+        yield relation
+    for child in node.get("Plans", ()):
+        yield from _planned(child)
+
+
+async def test_a_partition_that_is_dropped_under_us_is_nobodys_fault(store: Store) -> None:
+    """The next try goes without it."""
+    store.table.partitions = await attached(store.database, store.schema)
+    await store.write(row(at(1), message_date=LAST_MONTH), row(at(1), "M2"))
+    await store.sql(f"DROP TABLE {{s}}.messages_y{LAST_MONTH:%Y}m{LAST_MONTH:%m}")
+    changes = [row(at(2), message_date=LAST_MONTH, status="again"), row(at(2), "M2", status="again")]
+    with pytest.raises(Unavailable):
+        await store.tables.write(changes)
+    assert await store.tables.write(changes) == []
+    assert {r["message_id"]: r["status"] for r in await store.rows()} == {"M1": "again", "M2": "again"}
 
 
 async def _executed_partitions(store: Store, name: str, ids: list[str] | None) -> set[str]:

@@ -243,7 +243,8 @@ def test_no_statement_is_put_together_from_values() -> None:
 
     assert built == {
         ("partitions.py", "'; '.join((row['ddl'] for row in missing))"),
-        ("publication.py", "'; '.join(additions)"),
+        ("publication.py", "'; '.join(statements)"),
+        ("publication.py", "f\"ALTER PUBLICATION daisi_pub ADD TABLE {', '.join(additions)}\""),
     }
 
 

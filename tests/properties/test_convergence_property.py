@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from events.subjects import HISTORICAL
 from tables.queries import quoted
+from tables.schema.partitions import attached
 from testkit.evidence import gather_rows
 from tests.properties.conftest import Simulation, cases, takes_long
 from tests.properties.outcome import Adopted, leave, problems
@@ -112,9 +113,11 @@ async def _drain(replicas: Sequence[Replica], messages: Sequence[Message]) -> No
 
 async def _prepare(replicas: Sequence[Replica], adopted: Sequence[Adopted]) -> None:
     """Leave nothing of earlier cases, and the rows of the existing service."""
+    tenant = replicas[0].tenant
     for replica in replicas:
         replica.tables.messages.keys_complete = not adopted
-    tenant = replicas[0].tenant
+    # One knows the partitions, the others look for messages in all of them.
+    replicas[0].tables.messages.partitions = await attached(replicas[0].database, tenant.schema)
     async with replicas[0].database.transaction() as connection:
         for table in _TABLES:
             await connection.execute(f"DELETE FROM {quoted(tenant.schema)}.{table}")

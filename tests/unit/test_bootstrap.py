@@ -31,7 +31,7 @@ class Schemas:
         monkeypatch.setattr("tables.schema.companies.claim", self._nothing)
         for name in ("_require_tables", "_require_columns"):
             monkeypatch.setattr(f"tables.schema.migrations.{name}", self._nothing)
-        for name in ("inspect", "message_keys_complete", "publish_changes"):
+        for name in ("inspect", "message_keys_complete", "attached", "publish_changes"):
             monkeypatch.setattr(f"streams.lifecycle.bootstrap.{name}", self._nothing)
 
     async def _migrate(self, *_: object, **__: object) -> SimpleNamespace:
