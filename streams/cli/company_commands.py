@@ -26,9 +26,7 @@ class companies(OperatorCommand):  # noqa: N801 - Faust takes the command's name
 
     options = [  # noqa: RUF012 - Faust's own way
         argument("pattern", required=False, default="*"),
-        option(
-            "--lag/--no-lag", default=True, help="Without the lag, which is asked for company by company."
-        ),
+        option("--no-lag", is_flag=True, help="Without the lag, which is asked for company by company."),
         option("--limit", type=int, default=1000, show_default=True, help="At most so many."),
     ]
 

@@ -49,9 +49,11 @@ class Overview:
     def trouble(self) -> tuple[Any, ...]:
         """The order in which an operator looks at them."""
         lag, dead = self.lag or NONE, self.dead_letters or NONE
-        waits = bool(self.stored if self.lag is None else lag.most)
-        unserved = waits and not self.is_served and self.service != _EXCLUDED
-        return not unserved, -lag.most, -dead.most, -(self.exhausted or 0), self.company or self.schema or ""
+        # Of whom nobody takes care, although somebody should, all that is stored waits.
+        is_neglected = self.lag is None and not self.is_served and self.service != _EXCLUDED
+        waiting = self.stored if is_neglected else lag.most
+        unserved = waiting > 0 and not self.is_served
+        return not unserved, -waiting, -dead.most, -(self.exhausted or 0), self.company or self.schema or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,9 @@ class CompanyService:
     def durables(self, company: str, kinds: Iterable[ConsumerType]) -> Sequence[Durable]:
         """Those that decide how far its events are handled."""
         wanted = tuple(kinds)
-        if self.by_fleet(company) == "fleet":
-            found = [self.survey.shared(kind) for kind in wanted]
-        else:
+        found = [self.survey.shared(kind) for kind in wanted] if self.by_fleet(company) == "fleet" else []
+        if not any(found):
+            # Before the first start of a fleet, too.
             owner: Owner = "company" if self.survey.of(company) else "existing"
             found = [*self.survey.of(company, owner)]
             if owner == "existing" and found:

@@ -133,11 +133,12 @@ def _needed(durable: Durable, shared: Durable | None) -> str | None:
         return None
     if durable.position < shared.start:
         return f"{durable.left} events are left to it, and {shared.name} began after them"
-    # Whoever used it while the fleet ran had the company to itself: the fleet may have left its events out.
+    # Whoever used it while the fleet ran had the company to itself: the fleet may have left its events out. A server
+    # that was restarted no longer knows when that was.
     if not 0 < durable.active < shared.created:
         return (
             f"{durable.left} events are left to it, and it may have been used while {shared.name} left them out: "
-            f"let a worker for {durable.company} finish them"
+            f"let a worker for {durable.company} finish them, or companies-forget delete it if the fleet did all along"
         )
     return None
 
