@@ -16,6 +16,8 @@ from prometheus_client.utils import floatToGoString
 
 # It has no annotations there.
 _written: Callable[[float], str] = floatToGoString
+# Whole numbers up to here are written digit by digit.
+_EXACT: Final = 2**53
 _ESCAPES: Final = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 
@@ -34,7 +36,7 @@ class Number:
 
     def set(self, value: float) -> None:
         """Replace it; gauges only."""
-        self.value = value
+        self.value = float(value)
 
 
 class Distribution:
@@ -116,7 +118,7 @@ class Numbers(Family[Number]):
     def lines(self, child: Number) -> str:
         """The one line of a series."""
         labels = f"{{{child.text}}}" if child.text else ""
-        return f"{self.name}{labels} {_written(child.value)}\n"
+        return f"{self.name}{labels} {_text(child.value)}\n"
 
 
 class Distributions(Family[Distribution]):
@@ -130,11 +132,12 @@ class Distributions(Family[Distribution]):
     def lines(self, child: Distribution) -> str:
         """One line for each bucket, cumulative, then count and sum."""
         begin, counts = f"{self.name}_bucket{{{child.text},", child.cumulative()
-        found = [f"{begin}{le} {_whole(count)}\n" for le, count in zip(self._buckets, counts, strict=True)]
-        found.append(f"{self.name}_count{{{child.text}}} {_whole(counts[-1])}\n")
-        found.append(f"{self.name}_sum{{{child.text}}} {_written(child.sum)}\n")
+        found = [f"{begin}{le} {count}\n" for le, count in zip(self._buckets, counts, strict=True)]
+        found.append(f"{self.name}_count{{{child.text}}} {counts[-1]}\n")
+        found.append(f"{self.name}_sum{{{child.text}}} {_text(child.sum)}\n")
         return "".join(found)
 
 
-def _whole(count: int) -> str:
-    return f"{count}.0" if count < 1_000_000 else _written(count)
+def _text(value: float) -> str:
+    """The shortest text of a number: most are whole, and "0" is two bytes less than "0.0" in each line."""
+    return str(int(value)) if value.is_integer() and abs(value) < _EXACT else _written(value)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from streams.worker.application import use_fast_loop
-from tests.bench import fairness, growth, matrix, report
+from tests.bench import fairness, growth, matrix, report, scrapes
 from tests.bench import options as command_line
 from tests.bench.environment import environment
 from tests.bench.lines import Line
@@ -21,7 +21,12 @@ from tests.bench.measuring import Section
 from tests.bench.options import SECTIONS, SIZES, Options
 from tests.bench.runs import Runs
 
-_MEASURE: Final = {"matrix": matrix.measure, "growth": growth.measure, "fairness": fairness.measure}
+_MEASURE: Final = {
+    "matrix": matrix.measure,
+    "growth": growth.measure,
+    "fairness": fairness.measure,
+    "scrapes": scrapes.measure,
+}
 
 
 def main() -> int:

@@ -31,6 +31,8 @@ FIGURES: Final = {
     **dict.fromkeys(("memory_mb", "memory_peak_mb"), Figure("{:.0f} MB", max)),
     "connections": Figure("{:.0f}", max),
     "start_s": Figure("{:.2f} s"),
+    "page_mb": Figure("{:.2f} MB"),
+    "page_s": Figure("{:.3f} s"),
 }
 
 

@@ -17,6 +17,7 @@ SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "matrix": (*DRAINS, "paced", "start"),
     "growth": ("companies", "partitions", "stored", "backlog"),
     "fairness": ("fairness",),
+    "scrapes": ("metrics",),
 }
 LINES: Final = tuple(chain.from_iterable(SECTIONS.values()))
 # Where the results of this machine are kept.
@@ -30,6 +31,7 @@ SIZES: Final = {
     "partitions": (100, int, "monthly partitions, against 26"),
     "stored": (500_000, int, "messages that are stored already, against none"),
     "backlog": (200_000, int, "messages in the long backlog, against n"),
+    "scraped": (200, int, "companies whose page of metrics is measured"),
     "history": (300_000, int, "rows of the history import beside which fairness is measured"),
 }
 
@@ -45,6 +47,7 @@ class Options(argparse.Namespace):
     partitions: int
     stored: int
     backlog: int
+    scraped: int
     history: int
     out: Path
 

@@ -179,7 +179,7 @@ async def test_metrics_are_served_as_text_0_0_4(tmp_path: Path) -> None:
             assert answer.status == 200
             assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
             page = await answer.text()
-        assert 'dlq_tasks_dropped_total{company_id="KopiNusa"} 0.0\n' in page
+        assert 'dlq_tasks_dropped_total{company_id="KopiNusa"} 0\n' in page
         async with client.head("/metrics") as answer:
             assert answer.status == 200
             assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"

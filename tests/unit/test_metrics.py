@@ -382,7 +382,7 @@ async def test_page_is_made_while_the_event_loop_goes_on(monkeypatch: pytest.Mon
         turns += 1
     # One for each series at least.
     assert turns > 1000
-    assert b"onboarding_queue_length 5.0\n" in b"".join(page.result())
+    assert b"onboarding_queue_length 5\n" in b"".join(page.result())
 
 
 def test_two_processes_worth_of_metrics_do_not_meet() -> None:
