@@ -1,4 +1,4 @@
-"""Programs that some tests need: skipped with a reason where they are missing, most of them a failure in CI."""
+"""Programs that some tests need: skipped with a reason where they are missing; in CI a failure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def required(program: str) -> str:
 
 
 def missing(what: str, how: str = _SYSTEM_DEPS) -> NoReturn:
-    """Skip the test with a word on how to get it; what `make system-deps` installs must be there in CI."""
+    """Skip the test with a word on how to get it; what `make system-deps` installs must be there in CI.
+
+    With another `how` it is something that nobody can install here, such as an answer of the network.
+    """
     reason = f"{what} is not installed: {how}"
     if os.environ.get("CI") and how == _SYSTEM_DEPS:
         pytest.fail(f"{reason}; in CI no such test is skipped")
