@@ -38,11 +38,11 @@ def main(arguments: list[str]) -> int:
         if foreign.answers():
             return _in_foreign(foreign, options.render)
         if missing := machine.programs():
-            _not_here(missing)
+            _lacks(missing)
             # As the tests: what `make system-deps` installs must be there in CI.
             return 1 if os.environ.get("CI") else NOT_HERE
         if lacks := machine.lacks():
-            return _not_here(lacks)
+            return _lacks(lacks)
         return sandbox.run("tests.containers", ["--inside", *arguments])
     except KeyboardInterrupt:
         return 130
@@ -61,7 +61,7 @@ def _in_own(work: Path, pictures: Path | None) -> int:
     try:
         engine = base_images.seeded(work)
     except base_images.Unavailable as error:
-        return _not_here([str(error)])
+        return _not_here(str(error))
     except (EngineError, subprocess.CalledProcessError) as error:
         return _failed(error)
     _say("the engine has all that it needs")
@@ -70,7 +70,7 @@ def _in_own(work: Path, pictures: Path | None) -> int:
 
 def _in_foreign(engine: Engine, pictures: Path | None) -> int:
     if not engine.has_compose():
-        return _not_here(["Compose v2 (`docker compose`) for the engine that answers"])
+        return _lacks(["Compose v2 (`docker compose`) for the engine that answers"])
     made: list[str] = []
     with tempfile.TemporaryDirectory(prefix="containers-") as work:
         try:
@@ -97,8 +97,12 @@ def _failed(error: Exception) -> int:
     return 1
 
 
-def _not_here(lacks: Sequence[str]) -> int:
-    _say(f"containers were not tried, there is not: {', '.join(lacks)}")
+def _lacks(what: Sequence[str]) -> int:
+    return _not_here(f"there is not {', '.join(what)}")
+
+
+def _not_here(reason: str) -> int:
+    _say(f"containers were not tried: {reason}")
     return NOT_HERE
 
 

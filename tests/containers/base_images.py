@@ -55,7 +55,7 @@ def seeded(work: Path) -> Engine:
         provide(engine, work, partial(_build, engine, OURS, "worker"))
     except (EngineError, subprocess.CalledProcessError) as error:
         if unreachable := debian.unreachable():
-            raise Unavailable(f"{unreachable} does not answer: {_last_line(error)}") from error
+            raise Unavailable(f"{unreachable} does not answer") from error
         raise
     daemon.stop()
     _keep(work / "data", kept)
@@ -137,7 +137,3 @@ def _key() -> str:
     for path in _SOURCES:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]

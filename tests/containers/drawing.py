@@ -50,8 +50,8 @@ class _Box:
     height: float
 
 
-def drawn(dashboard: Dashboard, ask: Ask) -> str:
-    """The whole dashboard; `ask` answers an expression of it."""
+def drawn(dashboard: Dashboard, ask: Ask, span: tuple[float, float]) -> str:
+    """The whole dashboard from one moment to another (Unix seconds); `ask` answers an expression of it."""
     body = dashboard.body["panels"]
     height = max(one["gridPos"]["y"] + one["gridPos"]["h"] for one in body) * _LINE
     parts = [
@@ -67,7 +67,7 @@ def drawn(dashboard: Dashboard, ask: Ask) -> str:
             place["w"] * _COLUMN - _GAP,
             place["h"] * _LINE - _GAP,
         )
-        parts += _row(one, box) if one["type"] == "row" else _panel(one, box, ask)
+        parts += _row(one, box) if one["type"] == "row" else _panel(one, box, ask, span)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -75,7 +75,7 @@ def _row(one: Node, box: _Box) -> list[str]:
     return [_text(box.x + 4, box.y + 17, one["title"], "t r")]
 
 
-def _panel(one: Node, box: _Box, ask: Ask) -> list[str]:
+def _panel(one: Node, box: _Box, ask: Ask, span: tuple[float, float]) -> list[str]:
     parts = [
         f'<rect class="p" rx="3" x="{box.x:g}" y="{box.y:g}" width="{box.width:g}" height="{box.height:g}"/>',
         _text(box.x + 8, box.y + 16, _fitting(one["title"], box.width - 16), "t"),
@@ -83,7 +83,7 @@ def _panel(one: Node, box: _Box, ask: Ask) -> list[str]:
     lines = [line for target in one["targets"] for line in _lines(target, ask)]
     if not lines:
         return [*parts, _text(box.x + box.width / 2, box.y + box.height / 2, "No data", "m")]
-    return parts + (_stat if one["type"] == "stat" else _chart)(one, box, lines)
+    return parts + (_stat(one, box, lines) if one["type"] == "stat" else _chart(one, box, lines, span))
 
 
 def _lines(target: Node, ask: Ask) -> Iterator[_Line]:
@@ -129,12 +129,12 @@ def _colour(defaults: Node, value: float) -> str:
     return _STEPS[reached[-1]]
 
 
-def _chart(one: Node, box: _Box, lines: list[_Line]) -> list[str]:
+def _chart(one: Node, box: _Box, lines: list[_Line], span: tuple[float, float]) -> list[str]:
     unit = one["fieldConfig"]["defaults"]["unit"]
     every = [point for line in lines for point in line.points]
     if not every:
         return []
-    begin, end = min(time for time, _ in every), max(time for time, _ in every)
+    begin, end = span
     marks = ticks(min(0.0, *(value for _, value in every)), max(value for _, value in every))
     named = [line for line in lines if line.name][:_MOST]
     below = _LEGEND * math.ceil(len(named) / 2) + 20

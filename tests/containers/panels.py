@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,9 +31,13 @@ def are_shown(test: LoadTest) -> None:
 
 def draw(test: LoadTest, folder: Path) -> None:
     """Write a picture of each dashboard."""
+    end = time.time()
+    span = end - test.age(), end
     for dashboard in dashboards().values():
         picture = folder / f"dashboard-{dashboard.file.stem}.svg"
-        picture.write_text(drawn(dashboard, lambda expression: answer(test, expression)), encoding="utf-8")
+        picture.write_text(
+            drawn(dashboard, lambda expression: answer(test, expression), span), encoding="utf-8"
+        )
 
 
 def answer(test: LoadTest, expression: str) -> list[dict[str, Any]]:

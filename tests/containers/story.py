@@ -12,7 +12,7 @@ from typing import Final
 from tests.containers import calm, outages, panels
 from tests.containers.engine import Engine
 from tests.containers.load_test import NOTICED, LoadTest, Say
-from tests.containers.stack import DOCKER, Instead, Stack, eventually
+from tests.containers.stack import DOCKER, Instead, Node, Stack, eventually
 
 _DEVELOPMENT: Final = DOCKER / "docker-compose.yaml"
 _CHAPTERS: Final[tuple[Callable[[LoadTest], None], ...]] = (
@@ -49,8 +49,8 @@ def run(engine: Engine, work: Path, say: Say, pictures: Path | None) -> None:
 
 def develop(engine: Engine, work: Path, say: Say) -> None:
     """The compose file for a laptop: its worker becomes ready, and `down` leaves nothing. Raises `Unmet`."""
-    # The load test's NATS has these ports.
-    changes = {"nats": {"ports": Instead()}}
+    # The load test's NATS has these ports; a busy machine may start a worker slowly.
+    changes: Node = {"nats": {"ports": Instead()}, "worker": {"healthcheck": {"start_period": "60s"}}}
     images = {"worker": "daisi-wa-events-check:dev"}
     stack = Stack(engine, _DEVELOPMENT, "daisi-wa-events-check", images, work, changes)
     try:
