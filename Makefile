@@ -8,7 +8,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 SYSTEM_PACKAGES := prometheus prometheus-alertmanager chromium openjdk-17-jre-headless pgbouncer \
-	docker.io debootstrap slirp4netns
+	docker.io debootstrap slirp4netns iptables
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
@@ -44,8 +44,8 @@ faults: $(READY) ## inject faults under load, on single servers and clusters (AR
 monitoring-check: $(READY) ## check what watches the worker: Prometheus, alerts, dashboards, containers, page
 	$(BIN)/python -m pytest tests/monitoring $(ARGS)
 
-containers: $(READY) ## build the images and run both compose files for real: load, a crash, restarts, scaling, outages, alerts
-	$(BIN)/python -m tests.containers
+containers: $(READY) ## build the images and run both compose files for real (ARGS="--render docs/images": pictures of dashboards)
+	$(BIN)/python -m tests.containers $(ARGS)
 
 check: $(READY) ## style, types, who imports whom, and whether constraints.txt, schemas and tables of docs/ are in step
 	$(BIN)/ruff check .
@@ -72,6 +72,7 @@ constraints: $(READY) ## choose the newest versions that pyproject.toml allows, 
 system-deps: ## install what some tests need from the system (Debian, root): without it they are skipped
 	@missing=; for package in $(SYSTEM_PACKAGES); do \
 		dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \
+	command -v npm >/dev/null || missing="$$missing npm"; \
 	test -z "$$missing" || apt-get update -q; \
 	failed=; for package in $$missing; do \
 		DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$package \

@@ -45,7 +45,10 @@ def command(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess
 
 
 def missing(what: str, how: str = _SYSTEM_DEPS) -> NoReturn:
-    """Skip the test with a word on how to get it."""
+    """Skip the test with a word on how to get it; what `make system-deps` installs must be there in CI.
+
+    With another `how` it is something that nobody can install here, such as an answer of the network.
+    """
     reason = f"{what} is not installed: {how}"
     if os.environ.get("CI") and how == _SYSTEM_DEPS:
         pytest.fail(f"{reason}; in CI no such test is skipped")

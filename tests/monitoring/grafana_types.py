@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from testkit.worker import ROOT
 from tests.monitoring.composed import LOADTEST, services
-from tests.programs import missing
+from tests.programs import missing, required
 
 CACHE: Final = ROOT / ".grafana"
 _TYPES: Final = Path(__file__).parent / "grafana" / "dashboard.ts"
@@ -39,7 +39,7 @@ def fetched() -> Path:
     folder = CACHE / version()
     if folder.exists():
         return folder
-    npm = _program("npm")
+    npm = required("npm")
     CACHE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         made = Path(name) / version()
@@ -54,11 +54,6 @@ def fetched() -> Path:
     return folder
 
 
-def _program(name: str) -> str:
-    """The path of a program of Node.js."""
-    return shutil.which(name) or missing(name, "install Node.js with npm (Debian: nodejs, npm)")
-
-
 def _run(folder: Path, *words: str) -> None:
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=180, check=False)
     if done.returncode:
@@ -70,7 +65,7 @@ def problems(dashboards: Mapping[str, Any]) -> dict[str, list[str]]:
 
     What it says against the types themselves is under "dashboard".
     """
-    node, folder = _program("node"), fetched()
+    node, folder = required("node"), fetched()
     with tempfile.TemporaryDirectory(dir=folder) as name:
         place = Path(name)
         shutil.copy(_TYPES, place)

@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 from typing import Any, Final
+from xml.etree import ElementTree
 
 import promql_parser
 import pytest
@@ -293,3 +294,15 @@ def test_grafana_serves_the_troubleshooting_page_that_the_links_lead_to() -> Non
 
 def test_the_folder_holds_nothing_but_dashboards() -> None:
     assert {path.suffix for path in FOLDER.iterdir()} == {".json"}
+
+
+@_EVERY
+def test_a_picture_for_the_docs_shows_every_panel(dashboard: Dashboard) -> None:
+    """`make containers ARGS="--render docs/images"` draws it from a run."""
+    picture = ROOT / "docs" / "images" / f"dashboard-{dashboard.file.stem}.svg"
+    drawn = [element.text for element in ElementTree.parse(picture).iter("{http://www.w3.org/2000/svg}text")]
+    titles = [text for text in drawn if text and not text.endswith("…")]
+    cut = [text[:-1] for text in drawn if text and text.endswith("…")]
+    for title in [*dashboard.rows, *(panel.title for panel in dashboard.panels)]:
+        assert title in titles or any(title.startswith(text) for text in cut), title
+    assert "No data" not in titles

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import signal
@@ -341,6 +342,13 @@ def test_entry_answers_the_health_check_and_stops_in_order(
         comes_up(image, worker, **given)
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(STOP) == 0
+
+
+def test_health_check_asks_the_port_that_a_worker_without_settings_has() -> None:
+    worker = stages()["worker"]
+    (port,) = re.findall(r"\$\{SERVER_PORT:-(\d+)\}", worker.all("HEALTHCHECK")[0])
+    (default,) = [variable.default for variable in variables() if variable.name == "SERVER_PORT"]
+    assert [port] == worker.all("EXPOSE") == [default]
 
 
 @pytest.mark.parametrize("option", ["--web-port {}", "--web-port={}", "-p {}", "-p{}"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from streams.config.settings import Settings
 from streams.version import VERSION
 from tests.containers.debian import KUSTOMIZE
 from tests.monitoring.test_kubernetes import KUBERNETES, Node, fits, generated, kustomization, query
-from tests.programs import missing
+from tests.programs import required
 
 # Of base and scaled: company, NATS of the same namespace, namespace, image without a registry.
 OF_THE_BASE: Final = (
@@ -32,8 +31,7 @@ NAME: Final = "daisi-wa-events-processor"
 @pytest.fixture(scope="session")
 def kustomize() -> str:
     """kustomize of the path, else the one that `make system-deps` downloads."""
-    found = shutil.which("kustomize", path=f"{os.environ['PATH']}:{KUSTOMIZE.parent}")
-    return found or missing("kustomize", "`make system-deps` could not download it from Debian 13")
+    return shutil.which("kustomize") or (str(KUSTOMIZE) if KUSTOMIZE.exists() else required("kustomize"))
 
 
 def rendered(kustomize: str, folder: Path) -> str:

@@ -14,7 +14,7 @@ EACH = pytest.mark.parametrize("mutation", mutations(), ids=lambda mutation: mut
 
 @EACH
 def test_a_mutation_is_where_the_list_says(mutation: Mutation, tmp_path: Path) -> None:
-    (tmp_path / mutation.file).parent.mkdir(parents=True)
+    (tmp_path / mutation.file).parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / mutation.file, tmp_path / mutation.file)
 
     apply(mutation, tmp_path)
