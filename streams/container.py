@@ -17,7 +17,7 @@ from agents.retry_policy import RetryPolicy
 from agents.routing import Routing
 from agents.settlement import DeadLetterSettlement, Settlement
 from events.delivery import Batch, Delivery
-from events.subjects import ConsumerType, Tenant
+from events.subjects import Tenant
 from streams.cli.commands import CommandApp, Operations
 from streams.config.settings import Settings
 from streams.jetstream.batch_slots import BatchSlots
@@ -71,7 +71,7 @@ class Container:
         self.batches: DirectChannel[Batch] = DirectChannel(self.app)
         self.dead_letter_batches: DirectChannel[Batch] = DirectChannel(self.app)
         self.stored_events: DirectChannel[Sequence[ReceivedEvent]] = DirectChannel(self.app)
-        self.policies = retry_policies(settings)
+        self.policies = {kind: RetryPolicy(*limits) for kind, limits in settings.retries.items()}
         self.throttle = HistoryThrottle()
         self.settlement = self._settlement()
         self.writer = EventWriter(
@@ -288,17 +288,3 @@ class Container:
         )
         watchdog = PeriodicTask("watchdog", LOOK_EVERY, self.watchdog.look)
         return [*tasks.all(), *self._register_pages(), watchdog]
-
-
-def retry_policies(settings: Settings) -> dict[ConsumerType, RetryPolicy]:
-    """How often and how late each kind of event is tried again; seconds."""
-    of = settings
-    return {
-        "realtime": RetryPolicy(
-            of.realtime_max_deliver, of.realtime_nak_base_delay, of.realtime_nak_max_delay
-        ),
-        "historical": RetryPolicy(
-            of.historical_max_deliver, of.historical_nak_base_delay, of.historical_nak_max_delay
-        ),
-        "dlq": RetryPolicy(of.dlq_max_deliver, of.dlq_base_delay_minutes * 60, of.dlq_max_delay_minutes * 60),
-    }

@@ -1,7 +1,4 @@
-"""Every metric of the worker, declared once: name, type, labels, buckets and meaning.
-
-Documented metrics keep their names; our own begin with `daisi_`.
-"""
+"""Every metric of the worker, declared once. Documented ones keep their names; our own begin with `daisi_`."""
 
 from __future__ import annotations
 

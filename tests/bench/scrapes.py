@@ -61,7 +61,7 @@ async def _started(section: Section, place: Place) -> AsyncIterator[_Scraped]:
     try:
         # Each company has a schema and three consumers to be looked at.
         await asyncio.to_thread(process.wait_ready, 60 + len(place.companies))
-        async with publisher(section.env.nats.url) as to:
+        async with publisher(section.env.broker.url) as to:
             yield _Scraped(process, under_test(process, place), to)
         await asyncio.to_thread(process.stop)
     except WorkerError as error:
