@@ -118,7 +118,7 @@ class Database:
         # Every host has its own time; what goes beyond that of one comes on top.
         limit = ACQUIRE_TIMEOUT + max(0.0, self._connector.longest - ONLY_HOST_TIMEOUT)
         deadline = time.monotonic() + limit
-        slot = self._slots.take_idle(home)
+        slot = self._slots.take_at_once(home)
         if slot is None:
             with connecting():
                 async with asyncio.timeout(limit):

@@ -22,9 +22,8 @@ async def publish_changes(database: Database, schema: str) -> None:
 
     Tenants that start together do so one after the other, some milliseconds each. All tables are changed at once if
     nobody uses them, as in a new schema, otherwise each by itself, so that a writer waits for one lock for a moment
-    only. Raises `QueryTimeout` that names who holds the lock in the way, otherwise
-    `StorageError`. Without it the service works all the same: the server may lack logical WAL or the role the rights.
-    The next call goes on.
+    only. Raises `QueryTimeout` that names who holds the lock in the way, otherwise `StorageError`. Without it the
+    service works all the same: the server may lack logical WAL or the role the rights. The next call goes on.
     """
     sql = load("publication", schema)
 

@@ -32,10 +32,52 @@ async def test_a_company_always_gets_the_same_slot_while_it_is_idle() -> None:
             slots.put_back(slot)
 
 
-async def test_a_busy_home_is_no_reason_to_wait_while_another_slot_is_idle() -> None:
+async def test_a_busy_home_is_waited_for_a_moment_only_while_another_slot_is_idle() -> None:
     slots = HomeSlots(SIZE)
     first, second = _homes(2, 2)
     assert [await slots.take(first), await slots.take(second), await slots.take(first)] == [2, 3, 0]
+
+
+async def test_a_home_that_comes_back_in_that_moment_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(home_slots, "CHOOSY", 3600.0)
+    slots = HomeSlots(SIZE)
+    first, second = _homes(2, 2)
+    assert await slots.take(first) == 2
+    waiting = asyncio.create_task(slots.take(second))
+    await _settled()
+    assert await slots.take(_homes(0, 1)[0]) == 0
+    slots.put_back(0)  # not what it waits for
+    await _settled()
+    assert not waiting.done()
+    slots.put_back(2)
+    assert await waiting == 2
+
+
+async def test_a_slot_that_a_company_has_used_is_taken_without_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One company with several batches at a time pays once."""
+    slots = HomeSlots(SIZE)
+    [name] = _homes(1, 1)
+    assert [await slots.take(name), await slots.take(name)] == [1, 2]
+    slots.put_back(1)
+    slots.put_back(2)
+    monkeypatch.setattr(home_slots, "CHOOSY", 3600.0)
+    assert [await slots.take(name), await slots.take(name)] == [1, 2]
+
+
+async def test_which_slots_were_used_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(home_slots, "MEMORY", -1.0)
+    slots = HomeSlots(SIZE)
+    [name] = _homes(1, 1)
+    assert [await slots.take(name), await slots.take(name)] == [1, 2]
+    slots.put_back(2)
+    monkeypatch.setattr(home_slots, "CHOOSY", 3600.0)
+    waiting = asyncio.create_task(slots.take(name))
+    await _settled()
+    assert not waiting.done()
+    slots.put_back(1)
+    assert await waiting == 1
 
 
 async def test_what_has_no_home_gets_the_slot_that_was_used_last() -> None:
