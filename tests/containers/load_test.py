@@ -125,7 +125,7 @@ class LoadTest:
 
 
 def exhaust(company: str, like: str) -> None:
-    """Give a company a copy of an exhausted event that another company has."""
+    """Give a company a copy of an exhausted event that another company has, of which it has many more."""
     asyncio.run(_exhaust(company, like))
 
 
@@ -134,7 +134,7 @@ async def _exhaust(company: str, like: str) -> None:
     connection = await asyncpg.connect(DSN)
     try:
         await connection.execute(
-            f"INSERT INTO {ours}.exhausted_events SELECT * FROM {theirs}.exhausted_events LIMIT 1"
+            f"INSERT INTO {ours}.exhausted_events SELECT * FROM {theirs}.exhausted_events ORDER BY id DESC LIMIT 1"
         )
     finally:
         await connection.close()
