@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from agents.batch_writer import BatchWriter
@@ -244,9 +245,16 @@ class Container:
             sources=list(self.pull_sources.values()),
             agents=self.app.running_agents,
             readiness=readiness,
+            in_hand=self._in_hand,
+            troubles=self.conditions.company_troubles,
         )
         status_page.register(self.app, status)
         return [PeriodicTask("samples for the page", SNAPSHOT_EVERY, status.history.record)]
+
+    def _in_hand(self) -> Mapping[str, int]:
+        """Deliveries in flight of each company of a fleet."""
+        shared = [source for spec, source in self.pull_sources.items() if spec.tenant is None]
+        return sum((source.in_flight_by_company() for source in shared), Counter())
 
     def _register_services(self) -> None:
         companies = CompanyStartup(

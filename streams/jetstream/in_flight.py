@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final
@@ -153,6 +154,10 @@ class InFlight:
         self._open[delivery] = None
         self.progress_count += 1
         return delivery
+
+    def by_company(self) -> Counter[str]:
+        """How many there are of each company, by the last token of their subjects."""
+        return Counter(delivery.subject.rpartition(".")[2] for delivery in self._open)
 
     async def settle(self, delivery: JetDelivery, reply: str, payload: bytes) -> None:
         """Send the ack, nak or term. Raises `BrokerError`: then it is delivered again after its ack wait."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -93,6 +94,10 @@ class PullSource(mode.Service):
     def in_flight(self) -> int:
         """How many messages are in flight."""
         return len(self._in_flight)
+
+    def in_flight_by_company(self) -> Counter[str]:
+        """How many messages of each company are in flight."""
+        return self._in_flight.by_company()
 
     @property
     def progress_count(self) -> int:

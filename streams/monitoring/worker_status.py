@@ -64,11 +64,14 @@ class WorkerStatus:
     readiness: Callable[[], Awaitable[Mapping[str, str]]]
     # Deliveries in flight by company, of consumers that serve several.
     in_hand: Callable[[], Mapping[str, int]] = dict
+    # What waits of single companies, named as in `readiness`, where that does not make the worker not ready.
+    troubles: Callable[[], Mapping[str, str]] = dict
     history: MetricsHistory = field(init=False)
     _started: float = field(default_factory=time.monotonic, init=False)
     _building: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _asked: float = field(default=float("-inf"), init=False)
     _reasons: Mapping[str, str] = field(default_factory=dict, init=False)
+    _problems: Mapping[str, str] = field(default_factory=dict, init=False)
     _rows: list[CompanyRow] = field(default_factory=list, init=False)
     _answers: dict[Question, bytes] = field(default_factory=dict, init=False)
 
@@ -90,8 +93,9 @@ class WorkerStatus:
     async def _ask(self) -> None:
         """What all answers of a moment share."""
         self._reasons = await reasons_of(self.readiness)
+        self._problems = {**self._reasons, **self.troubles()}
         self._rows = await ordered(
-            self.metrics.companies, self.metrics.collectors, self.sources, self.in_hand(), self._reasons
+            self.metrics.companies, self.metrics.collectors, self.sources, self.in_hand(), self._problems
         )
         self._answers.clear()
         self._asked = time.monotonic()
@@ -132,7 +136,7 @@ class WorkerStatus:
         return {
             "company": company,
             "served": any(row.company == company for row in self._rows),
-            "reasons": of_company(self._reasons, company),
+            "reasons": of_company(self._problems, company),
             "events": event_rows(self.metrics.collectors, company),
         }
 

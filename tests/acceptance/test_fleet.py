@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
@@ -97,6 +98,12 @@ def troubles(worker: Worker) -> dict[str, str]:
     return found
 
 
+def first_on_page(worker: Worker) -> dict[str, Any]:
+    """The company that the status page lists first."""
+    companies: list[dict[str, Any]] = json.loads(worker.page("/status.json")[1])["companies"]
+    return companies[0]
+
+
 @pytest.mark.rule("FLT-6")
 async def test_a_new_company_is_served_by_its_first_event(
     fleet: StartFleet, visit: Visit, prefix: str
@@ -142,6 +149,8 @@ async def test_a_company_whose_table_is_locked_holds_up_no_other(
             await other.publish(UPSERT, builders.message(message_id=f"M{number}"))
             await stored(other, number + 1)
         await comes_true(lambda: f"storing {stuck.company}" in troubles(worker))
+        await comes_true(lambda: first_on_page(worker)["company"] == stuck.company)
+        assert first_on_page(worker)["problem"]
     await stored(stuck, 101)
     await comes_true(lambda: not troubles(worker))
     assert await stuck.letters() == 0
