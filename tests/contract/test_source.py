@@ -48,6 +48,9 @@ class Rig:
         self._broker = await self._stack.enter_async_context(connected(self._url))
         await reconcile(self._broker, self._config, [self._owner])
         await self._client.connect(self._url)
+        if self._owner is None:
+            # Else what earlier tests left would be in its batches' places.
+            await self._client.jetstream().purge_stream(self._config.realtime_stream)
 
     async def publish(self, *bodies: bytes) -> None:
         js = self._client.jetstream()
