@@ -26,7 +26,7 @@ load: $(READY) ## publish load for test companies (ARGS="--companies A,B --rate 
 	$(BIN)/python -m demo.load $(ARGS)
 
 test: $(READY) ## run all tests (WORKERS=n, ARGS="options of pytest")
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 rules: $(READY) ## print each rule of the specification with the tests that hold it; fail if one has none
 	$(BIN)/python -m tools.rules

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
@@ -42,6 +43,25 @@ for _name in [name for name in os.environ if name.startswith(_OURS)]:
 # No speed is asserted: a busy machine is not a bug.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+# Folders with the slowest files first: a file runs in one worker, and the others are idle while the last one waits.
+_SLOWEST_FIRST = (
+    "faults",
+    "soak",
+    "properties",
+    "acceptance",
+    "monitoring",
+    "contract",
+    "integration",
+    "unit",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files; within one the tests stay as they are."""
+    root = Path(__file__).parent
+    items.sort(key=lambda item: _SLOWEST_FIRST.index(item.path.relative_to(root).parts[0]))
+
 
 _EMPTY = "template_empty"
 _MIGRATED = "template_migrated"
