@@ -162,7 +162,7 @@ class SlowClient:
 
     async def _confirm(self, reply: str) -> None:
         await asyncio.sleep(random.uniform(0, 0.02))
-        await self._answer(Msg(Client(), reply, data=b'{"seq":1}'))
+        await self._answer(Msg(Client(), reply, data=b'{"stream":"wa_events_stream","seq":1}'))
 
 
 async def test_what_is_about_one_row_is_published_in_order_however_slow_a_confirmation_is() -> None:
