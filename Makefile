@@ -2,7 +2,7 @@
 PYTHON ?= python3
 EVENTS ?=
 # Two servers run for each pytest worker. Further options of pytest: make test ARGS="-k history -x".
-WORKERS ?= 2
+WORKERS ?= 3
 ARGS ?=
 
 BIN := .venv/bin
