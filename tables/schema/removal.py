@@ -89,7 +89,7 @@ async def count_exhausted(database: Database, schemas: Sequence[str]) -> Mapping
 
 def _counting(schemas: Sequence[str]) -> str:
     texts = (
-        load("removal", schema)["exhausted"].replace("{number}", str(number), 1)
+        f"SELECT {number} AS number, ({load('removal', schema)['exhausted']}) AS rows"
         for number, schema in enumerate(schemas)
     )
     return " UNION ALL ".join(texts)

@@ -48,5 +48,5 @@ JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = 'resolved' AND NOT 
 WHERE n.nspname = ANY ($1::text[]) AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
 
 -- name: exhausted
--- What waits for an operator in one schema; the name is $NUMBER.
-SELECT {number} AS number, count(*) AS rows FROM {schema}.exhausted_events WHERE resolved IS NOT TRUE
+-- What waits for an operator in one schema.
+SELECT count(*) FROM {schema}.exhausted_events WHERE resolved IS NOT TRUE

@@ -71,8 +71,11 @@ def run(server: NatsServer, database_dsn: str) -> Run:
 
 
 @pytest.fixture
-def start(launch: Launch, server: NatsServer, database_dsn: str, client: Client) -> Start:
-    """Starts workers on these servers; `client` is asked for so that they begin with no streams."""
+def start(client: Client, launch: Launch, server: NatsServer, database_dsn: str) -> Start:
+    """Starts workers on these servers; they begin with no streams.
+
+    `client` is asked for first: it deletes the streams at the end, when no worker is left to make them again.
+    """
 
     def start(company: str, **settings: str) -> Worker:
         return launch(company, nats_url=server.url, postgres_dsn=database_dsn, also=settings)
