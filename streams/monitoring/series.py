@@ -7,6 +7,7 @@ loop. Their text says what prometheus_client's says.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
@@ -68,7 +69,7 @@ class Distribution:
 Child = TypeVar("Child", Number, Distribution)
 
 
-class Family(Generic[Child]):
+class Family(ABC, Generic[Child]):
     """All series of one metric, by the values of its labels."""
 
     def __init__(
@@ -99,9 +100,9 @@ class Family(Generic[Child]):
     def _text(self, values: tuple[str, ...]) -> str:
         return ",".join(f'{self._names[at]}="{values[at].translate(_ESCAPES)}"' for at in self._places)
 
+    @abstractmethod
     def lines(self, child: Child) -> str:
         """The lines of one series, of one moment."""
-        raise NotImplementedError
 
     def text(self) -> Iterator[str]:
         """The whole text: the head, then each series. Series may come and go meanwhile."""
